@@ -1,0 +1,1 @@
+"""Visual encoders: names, weights, preprocessing, and the patch-token contract."""

@@ -1,0 +1,51 @@
+"""Content hashes: of text, files, JSON-like values and a module's weights.
+
+What belongs here: sha256 of things that determine a score, always in full hexadecimal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def hash_text(*parts: str) -> str:
+    """Return the sha256 of the parts, each length-prefixed so that no two lists collide."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode("utf-8", "surrogatepass")
+        digest.update(f"{len(data)}:".encode())
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def hash_json(value: Any) -> str:
+    """Return the sha256 of a JSON-serialisable value, whatever the order of its keys."""
+    return hash_text(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False))
+
+
+def hash_file(path: Path) -> str:
+    """Return the sha256 of a file's bytes, read in pieces.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def hash_parameters(module: nn.Module) -> str:
+    """Return the sha256 of a module's state dict: names, dtypes, shapes and exact bits."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+    return digest.hexdigest()

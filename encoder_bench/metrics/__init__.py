@@ -1,0 +1,1 @@
+"""Metrics: pure functions, each named after the paper or reference code it equals."""

@@ -1,0 +1,1 @@
+"""The multimodal LLM: projector, language model, and the splice between them."""

@@ -1,0 +1,1 @@
+"""Training an adapter: loop, optimizer, checkpoints, feature cache."""
