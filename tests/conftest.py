@@ -1,0 +1,28 @@
+"""Shared by all tests: a private cache, no network, few threads, and the real slice where it is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep caches out of the user's own; `ENCODER_BENCH_TEST_CACHE` keeps them for longer."""
+    kept = os.environ.get("ENCODER_BENCH_TEST_CACHE")
+    os.environ["ENCODER_BENCH_CACHE"] = kept or str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """A folder of real data in the official layouts; tests that want it are skipped without it."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data" / "real"
+    folder = Path(os.environ.get("ENCODER_BENCH_REAL_DATA", default))
+    if not folder.is_dir():
+        pytest.skip("no real data here; set ENCODER_BENCH_REAL_DATA to a folder that has some")
+    return folder

@@ -1,0 +1,102 @@
+"""Errors, hashes, atomic files, caches' place."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from encoder_bench import atomic
+from encoder_bench.errors import EncoderBenchError, UnknownNameError
+from encoder_bench.hashing import hash_file, hash_json, hash_parameters, hash_text
+from encoder_bench.paths import cache_dir
+
+
+def test_unknown_name_suggests_the_nearest() -> None:
+    error = UnknownNameError("encoder", "dinov2-xl", ["dinov2-l", "clip-l", "dinov2-b"])
+    assert "did you mean 'dinov2-l'" in str(error)
+
+
+def test_unknown_name_lists_all_where_nothing_is_near() -> None:
+    assert "choose one of a, b" in str(UnknownNameError("part", "zzzzzz", ["b", "a"]))
+
+
+def test_write_replaces_whole_files_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "file.txt"
+    atomic.write_text(target, "old")
+    atomic.write_text(target, "new")
+    assert target.read_text() == "new"
+    assert [path.name for path in target.parent.iterdir()] == ["file.txt"]
+
+
+def test_a_failed_write_keeps_the_old_content(tmp_path: Path) -> None:
+    target = tmp_path / "file.txt"
+    atomic.write_text(target, "old")
+
+    def fail_half_way() -> None:
+        with atomic.atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_a_full_disk_is_named_with_a_way_out(tmp_path: Path) -> None:
+    def fill_disk() -> None:
+        with atomic.atomic_path(tmp_path / "file.txt"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(EncoderBenchError, match=r"no space left.*file\.txt.*--results"):
+        fill_disk()
+
+
+def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "blocked").write_text("")
+    with pytest.raises(EncoderBenchError, match="cannot write"):
+        atomic.write_bytes(tmp_path / "blocked" / "file", b"x")
+
+
+def test_hash_text_keeps_parts_apart() -> None:
+    assert hash_text("ab", "c") != hash_text("a", "bc")
+
+
+def test_hash_json_ignores_the_order_of_keys() -> None:
+    assert hash_json({"a": 1, "b": [2]}) == hash_json({"b": [2], "a": 1})
+
+
+def test_hash_file_is_sha256(tmp_path: Path) -> None:
+    path = tmp_path / "abc"
+    path.write_bytes(b"abc")
+    # FIPS 180-2, appendix B.1
+    assert hash_file(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_hash_parameters_sees_one_bit() -> None:
+    module = nn.Linear(3, 2)
+    before = hash_parameters(module)
+    assert hash_parameters(module) == before
+    with torch.no_grad():
+        module.bias.view(torch.int32)[0] ^= 1
+    assert hash_parameters(module) != before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_hash_parameters_tells_dtypes_apart(dtype: torch.dtype) -> None:
+    zeros = nn.Linear(2, 2, bias=False)
+    nn.init.zeros_(zeros.weight)
+    reference = hash_parameters(zeros)
+    assert (hash_parameters(zeros.to(dtype)) == reference) == (dtype is torch.float32)
+
+
+def test_cache_dir_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ENCODER_BENCH_CACHE", str(tmp_path))
+    assert cache_dir("scenes", "x") == tmp_path / "scenes" / "x"
+    monkeypatch.delenv("ENCODER_BENCH_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_dir() == tmp_path / "xdg" / "encoder-bench"
