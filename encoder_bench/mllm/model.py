@@ -1,0 +1,171 @@
+"""The multimodal LLM: encoder, projector and language model in one module.
+
+What belongs here: pixels to features, features to visual tokens, their splice between the text
+tokens, and the loss. How rows are laid out is `packing.py`'s job, answers are `generation.py`'s,
+what trains is `trainable.py`'s.
+
+Axes: B images, N patch tokens, D encoder width, M visual tokens, D_llm language model width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from encoder_bench.encoders.encoder import Encoder
+from encoder_bench.mllm.language import LanguageModel
+from encoder_bench.mllm.packing import Rows, TrainingBatch, lay_out
+from encoder_bench.mllm.projectors.projector import Projector
+
+
+@dataclass(frozen=True, slots=True)
+class LossSum:
+    """A sum of token cross-entropies (nats) and the number of tokens in it.
+
+    Divide the sums of all micro-batches and processes by the sum of their tokens: that is the
+    mean over the global batch, however it was cut.
+    """
+
+    total: Tensor
+    tokens: int
+
+
+class MLLM(nn.Module):
+    """Encoder -> projector -> language model.
+
+    Attributes:
+        encoder: `(B, 3, H, W) -> (B, N, D)`.
+        projector: `(B, N, D) -> (B, M, D_llm)`.
+        language: the causal language model with its tokenizer.
+    """
+
+    def __init__(self, encoder: Encoder, projector: Projector, language: LanguageModel) -> None:
+        """Join the three parts as they are; `trainable.set_trainable` says what trains."""
+        super().__init__()
+        self.encoder = encoder
+        self.projector = projector
+        self.language = language
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Return the parts that are trained, frozen and proved each on its own."""
+        return {"encoder": self.encoder, "projector": self.projector, "llm": self.language.model}
+
+    @property
+    def visual_tokens_per_image(self) -> int:
+        """M, the visual tokens that the language model sees of one image."""
+        return self.projector.num_tokens(self.encoder.num_tokens)
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Return patch tokens `(B, N, D)` of `(B, 3, H, W)` pixels.
+
+        No graph is recorded exactly when no parameter of the encoder is trainable.
+        """
+        trainable = any(parameter.requires_grad for parameter in self.encoder.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and trainable):
+            tokens: Tensor = self.encoder(pixels)
+        return tokens
+
+    def visual_tokens(self, features: Tensor) -> Tensor:
+        """Return `(B, M, D_llm)` visual tokens of `(B, N, D)` patch tokens."""
+        dtype = next(self.projector.parameters()).dtype
+        tokens: Tensor = self.projector(features.to(dtype))
+        return tokens
+
+    def loss(self, batch: TrainingBatch) -> LossSum:
+        """Return the cross-entropy of the answers, summed over their tokens.
+
+        Only answer tokens, each with its end token, are taught; the head of the language model is
+        applied at the positions that predict them and nowhere else.
+
+        Raises:
+            DataError: a question is longer than the context; names the image.
+        """
+        visual = self._visual_of(batch)
+        rows = lay_out(batch, visual_tokens=0 if visual is None else visual.shape[1])
+        rows = rows.to(self.language.device)
+        logits = self.answer_logits(rows, visual)
+        total = F.cross_entropy(logits.float(), rows.targets, reduction="sum")
+        return LossSum(total, len(rows.targets))
+
+    def forward(self, batch: TrainingBatch) -> LossSum:
+        """Return `loss(batch)`; wrappers such as DDP call modules through `forward`."""
+        return self.loss(batch)
+
+    def answer_logits(self, rows: Rows, visual: Tensor | None) -> Tensor:
+        """Return `(T, vocabulary)` logits that predict the answer tokens of `rows`."""
+        arguments: dict[str, Any] = {"attention_mask": self.language.prepare_mask(rows.mask())}
+        if self.language.takes_positions:
+            arguments["position_ids"] = rows.positions
+        with _head_only_at(self.language.model, rows.loss_rows, rows.loss_columns):
+            output = self.language.model(
+                inputs_embeds=self.splice(rows, visual), use_cache=False, **arguments
+            )
+        logits: Tensor = output.logits
+        return logits
+
+    def splice(self, rows: Rows, visual: Tensor | None) -> Tensor:
+        """Return `(R, L, D_llm)` input embeddings: text embedded, visual tokens in their places."""
+        text = self.language.embed(rows.input_ids)
+        if visual is None:
+            return text
+        flat = visual.flatten(0, 1).to(text.dtype)
+        is_visual = rows.visual_index >= 0
+        return text.index_put(is_visual.nonzero(as_tuple=True), flat[rows.visual_index[is_visual]])
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode; a part without trainable parameters stays in eval mode."""
+        super().train(mode)
+        for part in self.parts().values():
+            _quieten(part)
+        return self
+
+    def _visual_of(self, batch: TrainingBatch) -> Tensor | None:
+        if batch.features is not None:
+            return self.visual_tokens(batch.features)
+        if batch.pixels is not None:
+            return self.visual_tokens(self.features(batch.pixels))
+        return None
+
+
+def _quieten(part: nn.Module) -> None:
+    """Keep what is frozen free of dropout and of running statistics.
+
+    A frozen part goes to eval mode whole; in a part with low-rank adapters only the adapters'
+    own modules train. Recomputation (gradient checkpointing) is switched by the `training` flag
+    of the blocks themselves, which holds no dropout, so it is kept on where it was asked for.
+    """
+    training = part.training
+    parameters = dict(part.named_parameters())
+    has_adapters = any(".lora_" in name for name in parameters)
+    if not has_adapters and any(p.requires_grad for p in parameters.values()):
+        return
+    part.eval()
+    for name, module in part.named_modules():
+        adapter = has_adapters and "lora_" in name
+        if adapter or getattr(module, "gradient_checkpointing", False):
+            module.training = training
+
+
+@contextlib.contextmanager
+def _head_only_at(model: Any, rows: Tensor, columns: Tensor) -> Iterator[None]:
+    """Let the language model's head see only the hidden states at `(rows, columns)`.
+
+    The vocabulary is the widest layer of a small language model, and most positions predict
+    nothing that is taught. What follows the head (scaling, soft-capping) is elementwise.
+    """
+    head: nn.Module = model.get_output_embeddings()
+
+    def select(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (arguments[0][rows, columns], *arguments[1:])
+
+    handle = head.register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,67 @@
+"""C-Abstractor: convolutions around an average pooling (Honeybee's projector)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from timm.layers import LayerNorm2d
+from timm.models.regnet import RegStage
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from encoder_bench.mllm.projectors.grid import grid_of, to_map, to_tokens
+from encoder_bench.mllm.projectors.projector import Projector
+from encoder_bench.recipes import ProjectorSettings
+
+_DEFAULT_TOKENS = 64
+
+
+class CAbstractor(Projector):
+    """`depth` RegNet blocks, average pooling to `visual_tokens` (64), `depth` blocks, an MLP.
+
+    Honeybee's has depth 3 and is 1024 wide inside; here it is as wide as the encoder. Learned
+    position embeddings are added to the patch tokens first.
+
+    Reference: Cha et al. 2023, Honeybee (arXiv 2312.06742); blocks are timm's, as there.
+    """
+
+    def __init__(
+        self, settings: ProjectorSettings, *, grid: tuple[int, int], width: int, llm_width: int
+    ) -> None:
+        """Build the stages.
+
+        Raises:
+            RecipeError: `visual_tokens` makes no grid near the encoder's.
+        """
+        super().__init__(settings, grid=grid, width=width, llm_width=llm_width)
+        budget = settings.visual_tokens or min(_DEFAULT_TOKENS, grid[0] * grid[1])
+        self.target = grid_of(budget, grid)
+        self.positions = nn.Parameter(torch.empty(grid[0] * grid[1], width))
+        nn.init.trunc_normal_(self.positions, std=0.02)
+        stage = partial(
+            RegStage,
+            settings.depth,
+            width,
+            width,
+            stride=1,
+            dilation=1,
+            act_layer=nn.SiLU,
+            norm_layer=LayerNorm2d,
+        )
+        self.before = stage()
+        self.after = stage()
+        self.readout = nn.Sequential(
+            nn.Linear(width, llm_width), nn.SiLU(), nn.Linear(llm_width, llm_width)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return `(B, M, D_llm)`."""
+        feature_map = self.before(to_map(features + self.positions, self.grid))
+        pooled = F.adaptive_avg_pool2d(feature_map, self.target)
+        projected: Tensor = self.readout(to_tokens(self.after(pooled)))
+        return projected
+
+    def num_tokens(self, patch_tokens: int) -> int:
+        """Return the budget."""
+        return self.target[0] * self.target[1]
