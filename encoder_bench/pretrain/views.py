@@ -1,0 +1,87 @@
+"""The augmentations that objectives see images through, drawn from one generator.
+
+What belongs here: crops, shifts, jitter and normalisation of batches of images in 0..1.
+
+Axes: B images, H and W pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+MEAN = (0.5, 0.5, 0.5)
+STD = (0.5, 0.5, 0.5)
+"""What the bundled encoders' preprocessors declare."""
+
+
+def normalise(images: Tensor) -> Tensor:
+    """Return `(B, 3, H, W)` images of 0..1 in -1..1."""
+    return (images - 0.5) / 0.5
+
+
+def jitter(images: Tensor, generator: torch.Generator, strength: float) -> Tensor:
+    """Return images with brightness and contrast each scaled by 1 - strength .. 1 + strength."""
+    count = len(images)
+    brightness, contrast = (
+        1.0 + strength * (2.0 * torch.rand(2, count, 1, 1, 1, generator=generator) - 1.0)
+    ).to(images)
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    return ((images - mean) * contrast + mean * brightness).clamp(0.0, 1.0)
+
+
+def shift_and_jitter(images: Tensor, generator: torch.Generator, *, most: int = 4) -> Tensor:
+    """Return images moved by up to `most` pixels each way (edges repeated), then jittered.
+
+    Left stays left and every object stays in sight, so that captions and labels stay true.
+    """
+    count, _, height, width = images.shape
+    padded = F.pad(images, (most, most, most, most), mode="replicate")
+    offsets = torch.randint(0, 2 * most + 1, (count, 2), generator=generator).to(images.device)
+    rows = offsets[:, :1] + torch.arange(height, device=images.device)
+    columns = offsets[:, 1:] + torch.arange(width, device=images.device)
+    index = torch.arange(count, device=images.device)[:, None, None]
+    moved = padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]]
+    return jitter(moved.permute(0, 3, 1, 2), generator, 0.2)
+
+
+def random_crops(
+    images: Tensor, generator: torch.Generator, *, scale: tuple[float, float], size: int
+) -> Tensor:
+    """Return `(B, 3, size, size)` random crops, flipped half of the time and jittered.
+
+    Args:
+        images: `(B, 3, H, W)`.
+        generator: draws area, place, flip and jitter.
+        scale: smallest and largest share of the image's area.
+        size: side of the result, in pixels.
+    """
+    count = len(images)
+    draw = torch.rand(5, count, generator=generator)
+    side = (scale[0] + (scale[1] - scale[0]) * draw[0]).sqrt()
+    flip = 1.0 - 2.0 * (draw[1] < 0.5).float()
+    place = (2.0 * draw[2:4] - 1.0) * (1.0 - side)
+    zero = torch.zeros(count)
+    affine = torch.stack(
+        [
+            torch.stack([side * flip, zero, place[0]], dim=-1),
+            torch.stack([zero, side, place[1]], dim=-1),
+        ],
+        dim=1,
+    ).to(images)
+    grid = F.affine_grid(affine, [count, 3, size, size], align_corners=False)
+    cut = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    return jitter(cut, generator, 0.4)
+
+
+def global_and_local_crops(
+    images: Tensor, generator: torch.Generator, *, pairs: int = 2
+) -> tuple[Tensor, Tensor]:
+    """Return `pairs * B` wide crops at full size and as many narrow ones at half of it."""
+    size = images.shape[-1]
+    wide = [random_crops(images, generator, scale=(0.4, 1.0), size=size) for _ in range(pairs)]
+    narrow = [
+        random_crops(images, generator, scale=(0.1, 0.4), size=size // 2) for _ in range(pairs)
+    ]
+    return torch.cat(wide), torch.cat(narrow)
