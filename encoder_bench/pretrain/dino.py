@@ -127,7 +127,9 @@ class DinoObjective(Objective):
             normalise(narrow), interpolate_pos_encoding=True
         ).last_hidden_state[:, 0]
         student = self.head(torch.cat([seen_wide, seen_narrow]))
-        loss = cross_view_loss(targets.split(count), student.split(count), self.student_temperature)
+        loss = cross_view_loss(
+            torch.split(targets, count), torch.split(student, count), self.student_temperature
+        )
         terms = {"teacher_entropy": entropy(targets)}
         return ObjectiveLoss(loss, said[:count].float(), terms)
 

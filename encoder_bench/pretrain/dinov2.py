@@ -61,7 +61,8 @@ def masked_patch_cross_entropy(
     per_patch = -(teacher * F.log_softmax(student / student_temperature, dim=-1)).sum(dim=-1)
     masked = mask.sum(dim=1)
     weight = (1.0 / masked.clamp_min(1)).repeat_interleave(masked)
-    return (per_patch * weight).sum() / (masked > 0).sum().clamp_min(1)
+    loss: Tensor = (per_patch * weight).sum() / (masked > 0).sum().clamp_min(1)
+    return loss
 
 
 def koleo_loss(features: Tensor) -> Tensor:
@@ -117,7 +118,7 @@ class Dinov2Objective(Objective):
             targets = torch.cat(
                 [
                     sinkhorn_knopp(logits, self.teacher_temperature)
-                    for logits in self.teacher_head(said[:, 0]).split(count)
+                    for logits in torch.split(self.teacher_head(said[:, 0]), count)
                 ]
             )
             patch_logits = self.teacher_patch_head(said[:, 1:][mask])
@@ -126,12 +127,12 @@ class Dinov2Objective(Objective):
         seen_narrow = self.encoder(normalise(narrow)).last_hidden_state[:, 0]
         student = self.head(torch.cat([seen[:, 0], seen_narrow]))
         image_loss = cross_view_loss(
-            targets.split(count), student.split(count), self.student_temperature
+            torch.split(targets, count), torch.split(student, count), self.student_temperature
         )
         patch_loss = masked_patch_cross_entropy(
             patch_targets, self.patch_head(seen[:, 1:][mask]), mask, self.student_temperature
         )
-        koleo = torch.stack([koleo_loss(c.float()) for c in seen[:, 0].split(count)]).mean()
+        koleo = torch.stack([koleo_loss(c.float()) for c in torch.split(seen[:, 0], count)]).mean()
         terms = {
             "image": image_loss.item(),
             "patch": patch_loss.item(),

@@ -34,7 +34,15 @@ def build_tokenizer(words: Iterable[str]) -> Any:
 
     Ids: `<pad>` 0, `</s>` 1, `<s>` 2, then 256 bytes, the space, printable ASCII, then the words.
     """
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import (
+        AddedToken,
+        Regex,
+        Tokenizer,
+        decoders,
+        models,
+        pre_tokenizers,
+        processors,
+    )
     from transformers import PreTrainedTokenizerFast
 
     pieces = [PAD, EOS, BOS, *(f"<0x{byte:02X}>" for byte in range(256)), SPACE]
@@ -59,6 +67,9 @@ def build_tokenizer(words: Iterable[str]) -> Any:
             decoders.Fuse(),
             decoders.Strip(" ", 1, 0),
         ]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", special_tokens=[(BOS, vocabulary[BOS])]
     )
     tokenizer.add_special_tokens([AddedToken(t, special=True) for t in (PAD, EOS, BOS)])
     return PreTrainedTokenizerFast(

@@ -18,7 +18,7 @@ STD = (0.5, 0.5, 0.5)
 
 def normalise(images: Tensor) -> Tensor:
     """Return `(B, 3, H, W)` images of 0..1 in -1..1."""
-    return (images - 0.5) / 0.5
+    return images * 2.0 - 1.0
 
 
 def jitter(images: Tensor, generator: torch.Generator, strength: float) -> Tensor:
