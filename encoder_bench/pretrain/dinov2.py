@@ -71,7 +71,8 @@ def koleo_loss(features: Tensor) -> Tensor:
     similarity = (unit @ unit.T).fill_diagonal_(-2.0).detach()
     nearest = similarity.argmax(dim=1)
     distance = (unit - unit[nearest] + 1e-8).norm(dim=-1)
-    return -(distance + 1e-8).log().mean()
+    loss: Tensor = -(distance + 1e-8).log().mean()
+    return loss
 
 
 def random_patch_mask(

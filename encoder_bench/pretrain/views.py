@@ -24,9 +24,8 @@ def normalise(images: Tensor) -> Tensor:
 def jitter(images: Tensor, generator: torch.Generator, strength: float) -> Tensor:
     """Return images with brightness and contrast each scaled by 1 - strength .. 1 + strength."""
     count = len(images)
-    brightness, contrast = (
-        1.0 + strength * (2.0 * torch.rand(2, count, 1, 1, 1, generator=generator) - 1.0)
-    ).to(images)
+    draw = 2.0 * torch.rand(2, count, 1, 1, 1, generator=generator) - 1.0
+    brightness, contrast = (1.0 + strength * draw).to(images).unbind()
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
     return ((images - mean) * contrast + mean * brightness).clamp(0.0, 1.0)
 
