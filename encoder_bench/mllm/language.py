@@ -7,7 +7,9 @@ weights is `language_sources.py`'s job.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +85,7 @@ class LanguageModel(nn.Module):
         self.end_id = self._end_of_turn()
         self.end_ids = self._all_ends()
         self.pad_id = self._padding()
+        self._forget_decoding_defaults()
         self.max_length = min(settings.max_length, self._context())
 
     @property
@@ -132,6 +135,53 @@ class LanguageModel(nn.Module):
             return False
         return self.sliding_window is None or self.sliding_window >= self.max_length
 
+    @property
+    def resumes_from_cache(self) -> bool:
+        """Whether questions can go on from the keys and values of a shared prefix, padded."""
+        config = self.model.config.get_text_config()
+        kinds = set(getattr(config, "layer_types", None) or ("full_attention",))
+        return self.takes_positions and kinds <= {"full_attention", "sliding_attention"}
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Bytes of keys and values that one token of one row takes."""
+        config = self.model.config.get_text_config()
+        heads = config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // heads
+        kept = getattr(config, "num_key_value_heads", None) or heads
+        return int(2 * config.num_hidden_layers * kept * width * self.dtype.itemsize)
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        *,
+        at: tuple[Tensor, Tensor],
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: Any = None,
+    ) -> Tensor:
+        """Return `(T, vocabulary)` logits at T chosen places of `(R, L, D_llm)` embeddings.
+
+        Args:
+            embeddings: `(R, L, D_llm)`.
+            at: rows and columns `(T,)` whose logits are wanted; the head sees no others.
+            mask: `(R, K)` with 1 for tokens, 0 for padding, or `(R, 1, L, K)` booleans (True:
+                may attend) that replace the causal mask; K counts cached tokens too.
+            positions: `(R, L)` position ids.
+            cache: the library's cache of keys and values, extended in place.
+        """
+        arguments: dict[str, Any] = {}
+        if positions is not None and self.takes_positions:
+            arguments["position_ids"] = positions
+        if mask is not None:
+            arguments["attention_mask"] = mask if mask.ndim == 2 else self.prepare_mask(mask)
+        if cache is not None:
+            arguments["past_key_values"] = cache
+        with _head_only_at(self.model, *at):
+            output = self.model(inputs_embeds=embeddings, use_cache=cache is not None, **arguments)
+        logits: Tensor = output.logits
+        return logits
+
     def embed(self, ids: Tensor) -> Tensor:
         """Return input embeddings `(..., D_llm)` of token ids `(...)`."""
         embeddings: Tensor = self.model.get_input_embeddings()(ids)
@@ -179,12 +229,12 @@ class LanguageModel(nn.Module):
         reply = joint[len(question) :] if in_context else self.encode(joiner + answer)
         return question, [*reply, self.end_id]
 
-    def prepare_mask(self, mask: Tensor | None) -> Tensor | None:
+    def prepare_mask(self, mask: Tensor) -> Tensor:
         """Return a mask `(R, 1, Q, K)` (True: may attend) in the form that the attention takes.
 
         SDPA takes booleans; eager attention adds its mask to the scores.
         """
-        if mask is None or self.model.config._attn_implementation == "sdpa":
+        if self.model.config._attn_implementation == "sdpa":
             return mask
         blocked = torch.finfo(self.dtype).min
         return torch.zeros_like(mask, dtype=self.dtype).masked_fill(~mask, blocked)
@@ -228,6 +278,16 @@ class LanguageModel(nn.Module):
         several = configured if isinstance(configured, list) else [configured]
         ends = {self.end_id, self.tokenizer.eos_token_id, *several}
         return frozenset(end for end in ends if end is not None)
+
+    def _forget_decoding_defaults(self) -> None:
+        """Drop sampling, penalties and lengths that a checkpoint sets: recipes decide on those."""
+        from transformers import GenerationConfig
+
+        self.model.generation_config = GenerationConfig(
+            bos_token_id=self.tokenizer.bos_token_id,
+            eos_token_id=sorted(self.end_ids),
+            pad_token_id=self.pad_id,
+        )
 
     def _padding(self) -> int:
         choices = (self.tokenizer.pad_token_id, self.tokenizer.unk_token_id, self.end_id)
@@ -283,3 +343,22 @@ def _template(tokenizer: Any, settings: LanguageModelSettings) -> ChatTemplate:
         )
     head, _, tail = text.partition(_CONTENT)
     return ChatTemplate(head, tail, joiner="")
+
+
+@contextlib.contextmanager
+def _head_only_at(model: Any, rows: Tensor, columns: Tensor) -> Iterator[None]:
+    """Let the language model's head see only the hidden states at `(rows, columns)`.
+
+    The vocabulary is the widest layer of a small language model, and most positions predict
+    nothing that is taught. What follows the head (scaling, soft-capping) is elementwise.
+    """
+    head: nn.Module = model.get_output_embeddings()
+
+    def select(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (arguments[0][rows, columns], *arguments[1:])
+
+    handle = head.register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        handle.remove()

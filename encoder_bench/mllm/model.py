@@ -9,10 +9,8 @@ Axes: B images, N patch tokens, D encoder width, M visual tokens, D_llm language
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +18,8 @@ from torch.nn import functional as F
 
 from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.mllm.language import LanguageModel
-from encoder_bench.mllm.packing import Rows, TrainingBatch, lay_out
+from encoder_bench.mllm.layout import Rows, lay_out
+from encoder_bench.mllm.packing import TrainingBatch
 from encoder_bench.mllm.projectors.projector import Projector
 
 
@@ -86,28 +85,34 @@ class MLLM(nn.Module):
         Raises:
             DataError: a question is longer than the context; names the image.
         """
-        visual = self._visual_of(batch)
-        rows = lay_out(batch, visual_tokens=0 if visual is None else visual.shape[1])
-        rows = rows.to(self.language.device)
-        logits = self.answer_logits(rows, visual)
-        total = F.cross_entropy(logits.float(), rows.targets, reduction="sum")
-        return LossSum(total, len(rows.targets))
+        logits, targets = self._answers(batch)
+        total = F.cross_entropy(logits.float(), targets, reduction="sum")
+        return LossSum(total, len(targets))
 
     def forward(self, batch: TrainingBatch) -> LossSum:
         """Return `loss(batch)`; wrappers such as DDP call modules through `forward`."""
         return self.loss(batch)
 
-    def answer_logits(self, rows: Rows, visual: Tensor | None) -> Tensor:
-        """Return `(T, vocabulary)` logits that predict the answer tokens of `rows`."""
-        arguments: dict[str, Any] = {"attention_mask": self.language.prepare_mask(rows.mask())}
-        if self.language.takes_positions:
-            arguments["position_ids"] = rows.positions
-        with _head_only_at(self.language.model, rows.loss_rows, rows.loss_columns):
-            output = self.language.model(
-                inputs_embeds=self.splice(rows, visual), use_cache=False, **arguments
-            )
-        logits: Tensor = output.logits
-        return logits
+    def logits(self, batch: TrainingBatch) -> Tensor:
+        """Return `(T, vocabulary)` logits that predict the T answer tokens of a batch.
+
+        Raises:
+            DataError: a question is longer than the context; names the image.
+        """
+        return self._answers(batch)[0]
+
+    def _answers(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
+        """Return the answer tokens' logits `(T, vocabulary)` and their ids `(T,)`."""
+        visual = self._visual_of(batch)
+        rows = lay_out(batch, visual_tokens=0 if visual is None else visual.shape[1])
+        rows = rows.to(self.language.device)
+        logits: Tensor = self.language(
+            self.splice(rows, visual),
+            mask=rows.mask(),
+            positions=rows.positions,
+            at=(rows.loss_rows, rows.loss_columns),
+        )
+        return logits, rows.targets
 
     def splice(self, rows: Rows, visual: Tensor | None) -> Tensor:
         """Return `(R, L, D_llm)` input embeddings: text embedded, visual tokens in their places."""
@@ -150,22 +155,3 @@ def _quieten(part: nn.Module) -> None:
         adapter = has_adapters and "lora_" in name
         if adapter or getattr(module, "gradient_checkpointing", False):
             module.training = training
-
-
-@contextlib.contextmanager
-def _head_only_at(model: Any, rows: Tensor, columns: Tensor) -> Iterator[None]:
-    """Let the language model's head see only the hidden states at `(rows, columns)`.
-
-    The vocabulary is the widest layer of a small language model, and most positions predict
-    nothing that is taught. What follows the head (scaling, soft-capping) is elementwise.
-    """
-    head: nn.Module = model.get_output_embeddings()
-
-    def select(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (arguments[0][rows, columns], *arguments[1:])
-
-    handle = head.register_forward_pre_hook(select)
-    try:
-        yield
-    finally:
-        handle.remove()
