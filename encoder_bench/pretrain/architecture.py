@@ -71,9 +71,13 @@ def build_encoder(name: str) -> Any:
     """Return the family's own transformers model with fresh weights; MAE's with its decoder."""
     import transformers
 
-    shape = dict(
-        hidden_size=128, num_hidden_layers=6, num_attention_heads=4, image_size=64, patch_size=8
-    )
+    shape = {
+        "hidden_size": 128,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 4,
+        "image_size": 64,
+        "patch_size": 8,
+    }
     wide = shape | {"intermediate_size": 512}
     if name == "deit":
         return transformers.DeiTModel(transformers.DeiTConfig(**wide), add_pooling_layer=False)

@@ -31,6 +31,12 @@ class PretrainingBatch:
     captions: Tensor
     labels: Tensor
 
+    def to(self, device: torch.device) -> PretrainingBatch:
+        """Return the batch on `device`."""
+        return PretrainingBatch(
+            self.images.to(device), self.captions.to(device), self.labels.to(device)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectiveLoss:

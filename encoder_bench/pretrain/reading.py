@@ -22,13 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from encoder_bench.mllm.language import LanguageModel
-from encoder_bench.mllm.packing import (
-    ImageDialogue,
-    Rows,
-    TrainingBatch,
-    lay_out,
-    tokenize_dialogue,
-)
+from encoder_bench.mllm.layout import Rows, lay_out
+from encoder_bench.mllm.packing import ImageDialogue, TrainingBatch, tokenize_dialogue
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +103,13 @@ def answer_logits(language: LanguageModel, batch: PageBatch, cells: Tensor) -> T
         batch: the rows.
         cells: `(B, M, D)` what stands in the place of visual tokens.
     """
-    rows = batch.rows
+    rows, mask = batch.rows, batch.rows.mask()
     text = language.embed(rows.input_ids)
     is_cell = rows.visual_index >= 0
     flat = cells.flatten(0, 1)[rows.visual_index[is_cell]].to(text.dtype)
     output = language.model.model(
         inputs_embeds=text.index_put(is_cell.nonzero(as_tuple=True), flat),
-        attention_mask=language.prepare_mask(rows.mask()),
+        attention_mask=None if mask is None else language.prepare_mask(mask),
         position_ids=rows.positions,
         use_cache=False,
     )
