@@ -329,6 +329,23 @@ def load_language_model(
     return language.eval()
 
 
+def count_parameters(settings: LanguageModelSettings) -> int | None:
+    """Return a language model's parameters from its configuration alone; None if not at hand.
+
+    No weights are read and the network is not used.
+    """
+    from transformers import AutoModelForCausalLM
+
+    from encoder_bench.mllm.language_sources import find_config
+
+    config = find_config(settings.name)
+    if config is None:
+        return None
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    return sum(int(parameter.numel()) for parameter in model.parameters())
+
+
 def _template(tokenizer: Any, settings: LanguageModelSettings) -> ChatTemplate:
     """Cut the tokenizer's chat template around its content; without one, plain text."""
     if not settings.chat_template or not getattr(tokenizer, "chat_template", None):

@@ -25,6 +25,7 @@ from encoder_bench.hashing import hash_file
 from encoder_bench.paths import cache_dir
 
 _SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+_BUNDLED = Path(str(resources.files("encoder_bench"))) / "bundled" / "llm" / "tiny-llama"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -66,6 +67,27 @@ def load_source(name: str, *, dtype: torch.dtype, weights: Path | None = None) -
         return _load_hub(name, dtype)
     hint = "A folder, a .gguf file or a Hub id (owner/name) works too."
     raise UnknownNameError("language model", name, language_model_names(), hint)
+
+
+def find_config(name: str) -> Any | None:
+    """Return the configuration that a name stands for, read on this machine; None if not there."""
+    from transformers import AutoConfig
+
+    if name == "tiny-llama" and not _is_bundled():
+        from encoder_bench.mllm.tiny_llama import seeded_config, seeded_tokenizer
+
+        return seeded_config(seeded_tokenizer())
+    path, packaged = Path(name).expanduser(), _packaged_smollm2()
+    if name == "tiny-llama":
+        path = _BUNDLED
+    elif name == "smollm2-135m" and packaged is not None:
+        path = packaged
+    place, file = (path.parent, path.name) if path.suffix == ".gguf" else (path, None)
+    source = str(place) if place.is_dir() else {"smollm2-135m": _SMOLLM2}.get(name, name)
+    try:
+        return AutoConfig.from_pretrained(source, gguf_file=file, local_files_only=True)
+    except (OSError, ValueError):
+        return None
 
 
 def load_gguf(file: Path, *, dtype: torch.dtype) -> LoadedModel:
@@ -114,14 +136,17 @@ def _convert_gguf(file: Path, folder: Path) -> None:
 
 
 def _load_tiny_llama(dtype: torch.dtype) -> LoadedModel:
-    folder = Path(str(resources.files("encoder_bench"))) / "bundled" / "llm" / "tiny-llama"
-    if (folder / "model.safetensors").is_file() and (folder / "config.json").is_file():
-        return _from_folder(folder, dtype=dtype, source="bundled:tiny-llama", revision=None)
+    if _is_bundled():
+        return _from_folder(_BUNDLED, dtype=dtype, source="bundled:tiny-llama", revision=None)
     from encoder_bench.mllm.tiny_llama import seeded_tiny_llama, seeded_tokenizer
 
     tokenizer = seeded_tokenizer()
     model = seeded_tiny_llama(tokenizer).to(dtype)
     return LoadedModel(model, tokenizer, "seeded:tiny-llama", revision=None, pretrained=False)
+
+
+def _is_bundled() -> bool:
+    return all((_BUNDLED / name).is_file() for name in ("model.safetensors", "config.json"))
 
 
 def _load_smollm2(dtype: torch.dtype) -> LoadedModel:

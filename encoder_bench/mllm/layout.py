@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from encoder_bench.errors import DataError
-from encoder_bench.mllm.packing import TokenizedTurn, TrainingBatch
+from encoder_bench.mllm.batch import TokenizedTurn, TrainingBatch
 
 _PREFIX = 0
 _PADDING = -1

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from encoder_bench.encoders.encoder import Encoder
+from encoder_bench.mllm.batch import TrainingBatch
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.layout import Rows, lay_out
-from encoder_bench.mllm.packing import TrainingBatch
 from encoder_bench.mllm.projectors.projector import Projector
 
 

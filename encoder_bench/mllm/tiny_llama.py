@@ -48,14 +48,18 @@ def tiny_llama_config(vocabulary: int, *, pad: int, begin: int, end: int) -> Any
     )
 
 
-def seeded_tiny_llama(tokenizer: Any) -> Any:
-    """Return the same random float32 weights at every call, leaving torch's generator as it was."""
-    config = tiny_llama_config(
+def seeded_config(tokenizer: Any) -> Any:
+    """Return the architecture of `tiny-llama` for a tokenizer."""
+    return tiny_llama_config(
         len(tokenizer),
         pad=tokenizer.pad_token_id,
         begin=tokenizer.bos_token_id,
         end=tokenizer.eos_token_id,
     )
+
+
+def seeded_tiny_llama(tokenizer: Any) -> Any:
+    """Return the same random float32 weights at every call, leaving torch's generator as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
-        return LlamaForCausalLM(config)
+        return LlamaForCausalLM(seeded_config(tokenizer))

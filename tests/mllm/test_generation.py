@@ -1,0 +1,202 @@
+"""The engine answers as the plain library does, one question at a time, token for token."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from encoder_bench.errors import DataError
+from encoder_bench.mllm import generation
+from encoder_bench.mllm.generation import generate, score
+from encoder_bench.mllm.language import LanguageModel
+from encoder_bench.mllm.model import MLLM
+from encoder_bench.recipes import DecodingSettings
+
+from .models import pixels, small_language, small_mllm
+
+PROMPTS = [
+    ["How many dogs are there?", "Is it red?", "Describe the image in one sentence."],
+    ["What?"],
+    ["Is there a cat in the image, or a dog, or neither of them?", "Is it red?", "x"],
+]
+
+
+def plain_answer(
+    language: LanguageModel, visual: Tensor | None, prompt: str, *, tokens: int, beams: int = 1
+) -> str:
+    """The library's own generate on one sequence: no cache shared, no batch, no padding."""
+    image = visual is not None
+    begin = torch.tensor([language.prefix_ids(image=image)], dtype=torch.long)
+    question = torch.tensor([language.question_ids(prompt, image=image)])
+    parts = [language.embed(begin), language.embed(question)]
+    if visual is not None:
+        parts.insert(1, visual[None])
+    embeddings = torch.cat(parts, dim=1)
+    ids = language.model.generate(
+        inputs_embeds=embeddings,
+        attention_mask=torch.ones(embeddings.shape[:2], dtype=torch.long),
+        max_new_tokens=tokens,
+        do_sample=False,
+        num_beams=beams,
+    )
+    answer = ids[0].tolist()
+    end = next((n for n, token in enumerate(answer) if token in language.end_ids), len(answer))
+    return language.decode(answer[:end])
+
+
+def visual_of(mllm: MLLM, images: int = 3) -> Tensor:
+    with torch.no_grad():
+        # the projector is untrained: scale its tokens so that images change answers
+        return 10 * mllm.visual_tokens(mllm.features(pixels(images)))
+
+
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize("rows", [256, 2])
+def test_equal_to_the_plain_library(chat: bool, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("encoder_bench.mllm.prefix._MOST_ROWS", rows)
+    mllm = small_mllm(language=small_language(chat=chat))
+    visual = visual_of(mllm)
+    answers = generate(mllm, visual, PROMPTS, DecodingSettings(max_new_tokens=12))
+    expected = [
+        [plain_answer(mllm.language, image, prompt, tokens=12) for prompt in group]
+        for image, group in zip(visual, PROMPTS, strict=True)
+    ]
+    assert answers == expected
+    assert len({text for group in answers for text in group}) > 3
+    assert answers[0][1] != answers[2][1]  # the same question on another image
+
+
+def test_without_an_image_only_the_prompt_is_seen() -> None:
+    mllm = small_mllm(language=small_language(image_prefix="<Img>", image_suffix="</Img>"))
+    answers = generate(mllm, None, PROMPTS, DecodingSettings(max_new_tokens=8))
+    expected = [
+        [plain_answer(mllm.language, None, prompt, tokens=8) for prompt in group]
+        for group in PROMPTS
+    ]
+    assert answers == expected
+    assert answers[0][1] == answers[2][1]
+
+
+def test_rows_that_end_leave_without_changing_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    mllm = small_mllm()
+    visual = visual_of(mllm)
+    free = generate(mllm, visual, PROMPTS, DecodingSettings(max_new_tokens=16))
+    # make a token that some answers hold early, and others late or never, the end of an answer
+    ids = [mllm.language.encode(text) for group in free for text in group]
+    ending = next(
+        token
+        for token in ids[0]
+        if len({row.index(token) if token in row else 99 for row in ids}) > 2
+    )
+    mllm.language.end_ids = mllm.language.end_ids | {ending}
+    sizes: list[int] = []
+    forward = mllm.language.forward
+    monkeypatch.setattr(
+        mllm.language, "forward", lambda e, **k: (sizes.append(len(e)), forward(e, **k))[1]
+    )
+    found = generate(mllm, visual, PROMPTS, DecodingSettings(max_new_tokens=16))
+    mllm.language.model.generation_config.eos_token_id = sorted(mllm.language.end_ids)
+    expected = [
+        [plain_answer(mllm.language, image, prompt, tokens=16) for prompt in group]
+        for image, group in zip(visual, PROMPTS, strict=True)
+    ]
+    assert found == expected
+    assert found != free
+    assert min(sizes[1:]) < max(sizes)
+
+
+def test_beam_search_is_the_librarys() -> None:
+    mllm = small_mllm()
+    visual = visual_of(mllm)
+    decoding = DecodingSettings(max_new_tokens=6, num_beams=3)
+    expected = [
+        [plain_answer(mllm.language, image, prompt, tokens=6, beams=3) for prompt in group]
+        for image, group in zip(visual, PROMPTS, strict=True)
+    ]
+    assert generate(mllm, visual, PROMPTS, decoding) == expected
+
+
+def test_stop_strings_cut_the_answer_and_end_it_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    mllm = small_mllm()
+    visual = visual_of(mllm)
+    whole = generate(mllm, visual, PROMPTS, DecodingSettings(max_new_tokens=12))
+    stop = next(c for c in whole[0][0][2:] if not c.isspace() and c.isascii())
+    steps: list[int] = []
+    forward = mllm.language.forward
+    monkeypatch.setattr(
+        mllm.language, "forward", lambda e, **k: (steps.append(len(e)), forward(e, **k))[1]
+    )
+    decoding = DecodingSettings(max_new_tokens=12, stop=(stop,))
+    (answer,) = generate(mllm, visual[:1], [[PROMPTS[0][0]]], decoding)[0]
+    assert answer == whole[0][0].partition(stop)[0].strip()
+    assert len(steps) - 1 < 12  # one call reads the prefix
+
+
+def test_empty_prompts_are_answered_after_the_image() -> None:
+    mllm = small_mllm()
+    visual = visual_of(mllm, 1)
+    decoding = DecodingSettings(max_new_tokens=5)
+    answer = generate(mllm, visual, [["", "What?"]], decoding)
+    begin = mllm.language.embed(torch.tensor([mllm.language.prefix_ids(image=True)]))
+    joined = torch.cat([begin, visual], dim=1)
+    mask = torch.ones(joined.shape[:2], dtype=torch.long)
+    ids = mllm.language.model.generate(
+        inputs_embeds=joined, attention_mask=mask, max_new_tokens=5, do_sample=False
+    )
+    assert answer[0][0] == mllm.language.decode(ids[0].tolist())
+    assert answer[0][1] == plain_answer(mllm.language, visual[0], "What?", tokens=5)
+
+
+def test_likelihoods_are_those_of_separate_sequences() -> None:
+    mllm = small_mllm()
+    visual = visual_of(mllm)
+    candidates = ["Yes.", "No.", "10", "1"]
+    found = score(mllm, visual, PROMPTS, candidates)
+    language = mllm.language
+    for image, group, scores in zip(visual, PROMPTS, found, strict=True):
+        for prompt, row in zip(group, scores, strict=True):
+            for candidate, value in zip(candidates, row, strict=True):
+                question, reply = language.turn_ids(prompt, candidate, image=True)
+                begin = torch.tensor(language.prefix_ids(image=True))
+                ids = torch.tensor([*question, *reply])
+                joined = torch.cat([language.embed(begin), image, language.embed(ids)])[None]
+                with torch.no_grad():
+                    spread = language.model(inputs_embeds=joined).logits[0].log_softmax(-1)
+                at = joined.shape[1] - len(reply) - 1
+                expected = sum(spread[at + n, token].item() for n, token in enumerate(reply))
+                assert value == pytest.approx(expected, abs=1e-4)
+
+
+def test_likelihoods_without_masks_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    mllm = small_mllm()
+    visual = visual_of(mllm)
+    packed = score(mllm, visual, PROMPTS, ["Yes.", "No."])
+    monkeypatch.setattr(LanguageModel, "keeps_questions_apart", False)
+    apart = score(mllm, visual, PROMPTS, ["Yes.", "No."])
+    for left, right in zip(packed, apart, strict=True):
+        for a, b in zip(left, right, strict=True):
+            assert a == pytest.approx(b, abs=1e-4)
+
+
+def test_a_prompt_beyond_the_context_is_shown() -> None:
+    mllm = small_mllm(language=small_language(max_length=64))
+    with pytest.raises(DataError, match=r"prompt 'How many dogs.*context has 64"):
+        generate(mllm, visual_of(mllm, 1), [["How many dogs? " * 5]], DecodingSettings())
+
+
+def test_generating_leaves_modes_as_they_were() -> None:
+    mllm = small_mllm()
+    mllm.train()
+    before = {name: module.training for name, module in mllm.named_modules()}
+    generate(mllm, None, [["What?"]], DecodingSettings(max_new_tokens=2))
+    assert {name: module.training for name, module in mllm.named_modules()} == before
+    assert mllm.language.model.training
+
+
+@pytest.mark.parametrize(
+    ("text", "stop", "cut"),
+    [("A dog. It runs", (".",), "A dog"), ("A dog", (".",), "A dog"), ("a!b.c", (".", "!"), "a")],
+)
+def test_cut_at_stop(text: str, stop: tuple[str, ...], cut: str) -> None:
+    assert generation.cut_at_stop(text, stop) == cut

@@ -1,0 +1,177 @@
+"""Names, templates, special tokens and contexts of language models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from encoder_bench.errors import UnknownNameError, WeightsError
+from encoder_bench.hashing import hash_parameters
+from encoder_bench.mllm.language import LanguageModel, count_parameters, load_language_model
+from encoder_bench.mllm.tiny_llama import seeded_tiny_llama, seeded_tokenizer
+from encoder_bench.recipes import LanguageModelSettings
+from encoder_bench.results.record import LanguageModelFacts
+
+from .models import small_language
+
+
+def test_seeded_weights_are_always_the_same_and_leave_the_generator_alone() -> None:
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    first = seeded_tiny_llama(seeded_tokenizer())
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(6)
+    assert hash_parameters(first) == hash_parameters(seeded_tiny_llama(seeded_tokenizer()))
+
+
+@pytest.mark.parametrize("text", ["How many dogs?", "Ünïcode 漢字 🙂", " two  spaces\n"])
+def test_the_seeded_tokenizer_keeps_every_text(text: str) -> None:
+    tokenizer = seeded_tokenizer()
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(ids) == text
+
+
+def test_tiny_llama_loads_offline_with_facts() -> None:
+    language = load_language_model(LanguageModelSettings(name="tiny-llama"))
+    facts = LanguageModelFacts.model_validate(language.facts())
+    assert facts.name == "tiny-llama"
+    assert facts.pretrained == language.pretrained == facts.source.startswith("bundled")
+    assert facts.weights_sha256 == hash_parameters(language.model)
+    assert facts.parameters == count_parameters(LanguageModelSettings(name="tiny-llama"))
+    assert language.width == 192
+    assert not language.training
+
+
+def test_a_folder_is_loaded_in_the_asked_dtype(tmp_path: Path) -> None:
+    tokenizer = seeded_tokenizer()
+    model = seeded_tiny_llama(tokenizer)
+    model.save_pretrained(tmp_path / "llm")
+    tokenizer.save_pretrained(tmp_path / "llm")
+    settings = LanguageModelSettings(name=str(tmp_path / "llm"), dtype="bfloat16")
+    language = load_language_model(settings)
+    assert language.dtype == torch.bfloat16
+    assert language.pretrained
+    assert str(tmp_path) not in str(language.facts()["source"])
+    exact = load_language_model(settings.model_copy(update={"dtype": "float32"}))
+    assert exact.weights_sha256 == hash_parameters(model)
+
+
+def test_a_model_without_pad_token_is_padded_by_a_token_that_it_has() -> None:
+    tokenizer = seeded_tokenizer()
+    tokenizer.pad_token = None
+    language = LanguageModel(
+        seeded_tiny_llama(seeded_tokenizer()),
+        tokenizer,
+        LanguageModelSettings(),
+        pretrained=False,
+        source="seeded",
+        revision=None,
+    )
+    assert language.pad_id == tokenizer.eos_token_id
+
+
+def test_a_model_without_end_token_is_refused() -> None:
+    model = seeded_tiny_llama(seeded_tokenizer())
+    tokenizer = seeded_tokenizer()
+    tokenizer.eos_token = None
+    with pytest.raises(WeightsError, match="no end-of-sequence token"):
+        LanguageModel(
+            model,
+            tokenizer,
+            LanguageModelSettings(),
+            pretrained=False,
+            source="seeded",
+            revision=None,
+        )
+
+
+def test_a_chat_template_is_used_where_there_is_one() -> None:
+    language = small_language(chat=True, image_prefix="<Img>", image_suffix="</Img>")
+    assert language.tokenizer.decode(language.prefix_ids(image=True)) == "<s>user\n<Img>"
+    assert language.tokenizer.decode(language.prefix_ids(image=False)) == "<s>user\n"
+    question, answer = language.turn_ids("What?", "a dog", image=True)
+    assert language.tokenizer.decode(question) == "</Img>What?</s>\n<s>assistant\n"
+    assert language.tokenizer.decode(answer) == "a dog</s>"
+    rendered = language.tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What?"}], tokenize=False, add_generation_prompt=True
+    )
+    ids = [*language.prefix_ids(image=False), *language.question_ids("What?", image=False)]
+    assert language.tokenizer.decode(ids) == rendered
+
+
+def test_without_a_template_text_begins_with_the_begin_token_and_answers_with_a_space() -> None:
+    language = small_language()
+    assert language.prefix_ids(image=True) == [language.tokenizer.bos_token_id]
+    question, answer = language.turn_ids("Answer:", "2", image=True)
+    assert language.tokenizer.decode(question) == "Answer:"
+    assert language.tokenizer.decode(answer) == " 2</s>"
+    assert language.tokenizer.decode(language.turn_ids("A: ", "2", image=True)[1]) == "2</s>"
+
+
+def test_a_template_that_changes_its_content_is_refused() -> None:
+    tokenizer = seeded_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content|lower }}{% endfor %}"
+    with pytest.raises(WeightsError, match=r"llm\.chat_template = false"):
+        LanguageModel(
+            seeded_tiny_llama(tokenizer),
+            tokenizer,
+            LanguageModelSettings(),
+            pretrained=False,
+            source="seeded",
+            revision=None,
+        )
+
+
+def test_the_shorter_context_holds() -> None:
+    assert small_language(max_length=64).max_length == 64
+    assert small_language(max_length=100_000).max_length == 2048
+
+
+def test_decoding_defaults_of_a_checkpoint_are_dropped() -> None:
+    tokenizer = seeded_tokenizer()
+    model = seeded_tiny_llama(tokenizer)
+    model.generation_config.repetition_penalty = 1.3
+    model.generation_config.eos_token_id = [2, 9]
+    language = LanguageModel(
+        model,
+        tokenizer,
+        LanguageModelSettings(),
+        pretrained=False,
+        source="seeded",
+        revision=None,
+    )
+    assert language.end_ids == {2, 9}
+    assert language.model.generation_config.repetition_penalty in (None, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("tiny-lama", UnknownNameError, "did you mean 'tiny-llama'"),
+        ("nobody/nothing-of-the-kind", WeightsError, "pass --llm FOLDER"),
+        ("gone.gguf", WeightsError, "no such GGUF file"),
+    ],
+)
+def test_what_cannot_be_loaded_is_one_clear_line(
+    name: str, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message) as raised:
+        load_language_model(LanguageModelSettings(name=name))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_folder_without_a_model_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"no config\.json"):
+        load_language_model(LanguageModelSettings(name=str(tmp_path)))
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(WeightsError, match=f"LLM folder {tmp_path} cannot be loaded"):
+        load_language_model(LanguageModelSettings(name=str(tmp_path)))
+
+
+def test_a_damaged_gguf_file_is_one_clear_line(tmp_path: Path) -> None:
+    file = tmp_path / "broken.gguf"
+    file.write_bytes(b"GGUF" + bytes(40))
+    with pytest.raises(WeightsError, match=r"broken\.gguf cannot be loaded"):
+        load_language_model(LanguageModelSettings(name=str(file)))

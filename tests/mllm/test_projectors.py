@@ -1,0 +1,102 @@
+"""Every projector keeps the contract; each family keeps its paper's shape."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from encoder_bench.errors import RecipeError, UnknownNameError
+from encoder_bench.mllm.projectors import build_projector, projector_names
+from encoder_bench.mllm.projectors.grid import grid_of
+from encoder_bench.recipes import ProjectorSettings
+
+
+@pytest.mark.parametrize("name", projector_names())
+@pytest.mark.parametrize("budget", [None, 4, 9, 32])
+@pytest.mark.parametrize("grid", [(8, 8), (7, 7), (4, 6)])
+def test_shape_and_gradients(name: str, budget: int | None, grid: tuple[int, int]) -> None:
+    settings = ProjectorSettings(name=name, visual_tokens=budget, heads=2, head_width=8, depth=2)
+    projector = build_projector(settings, grid=grid, width=24, llm_width=40)
+    patches = grid[0] * grid[1]
+    tokens = projector(torch.randn(2, patches, 24))
+    assert tokens.shape == (2, projector.num_tokens(patches), 40)
+    if budget is not None:
+        assert projector.num_tokens(patches) == budget
+    tokens.square().mean().backward()
+    silent = [name for name, p in projector.named_parameters() if p.grad is None]
+    assert not silent
+
+
+@pytest.mark.parametrize("name", projector_names())
+def test_an_image_does_not_depend_on_its_batch(name: str) -> None:
+    settings = ProjectorSettings(name=name, heads=2, head_width=8)
+    projector = build_projector(settings, grid=(4, 4), width=24, llm_width=40).eval()
+    features = torch.randn(3, 16, 24)
+    with torch.no_grad():
+        torch.testing.assert_close(projector(features)[1:2], projector(features[1:2]))
+
+
+def test_resampler_has_the_published_size() -> None:
+    # GVT: depth 6, 16 heads of 64, 32 latents, on a ViT-L's 1024: attention without bias
+    # 4 * 1024 * 1024, feed-forward 8 * 1024 * 1024, three normalisations a layer.
+    settings = ProjectorSettings(
+        name="resampler", depth=6, heads=16, head_width=64, visual_tokens=32
+    )
+    with torch.device("meta"):
+        projector = build_projector(settings, grid=(16, 16), width=1024, llm_width=4096)
+    layer = 12 * 1024 * 1024 + 3 * 2 * 1024
+    rest = 32 * 1024 + 2 * 1024 + 1024 * 4096 + 4096
+    assert sum(p.numel() for p in projector.parameters()) == 6 * layer + rest
+
+
+def test_pixel_shuffle_keeps_every_value_of_a_grid_that_divides() -> None:
+    projector = build_projector(
+        ProjectorSettings(name="pixel-shuffle"), grid=(4, 4), width=2, llm_width=8
+    )
+    with torch.no_grad():
+        projector.linear.weight.copy_(torch.eye(8))
+        projector.linear.bias.zero_()
+        features = torch.randn(1, 16, 2)
+        tokens = projector(features)
+    corner = features[0].reshape(4, 4, 2)[:2, :2].permute(2, 0, 1).flatten()
+    torch.testing.assert_close(tokens[0, 0], corner)
+
+
+def test_pooling_averages_neighbours() -> None:
+    projector = build_projector(
+        ProjectorSettings(name="linear", visual_tokens=4), grid=(4, 4), width=2, llm_width=2
+    )
+    with torch.no_grad():
+        projector.linear.weight.copy_(torch.eye(2))
+        projector.linear.bias.zero_()
+        features = torch.randn(1, 16, 2)
+        tokens = projector(features)
+    corner = features[0].reshape(4, 4, 2)[:2, 2:].mean((0, 1))
+    torch.testing.assert_close(tokens[0, 1], corner)
+
+
+def test_a_budget_that_makes_no_grid_says_which_do() -> None:
+    with pytest.raises(RecipeError, match=r"visual_tokens 17.*16, 18"):
+        grid_of(17, (16, 16))
+
+
+def test_a_grid_is_found_in_the_encoders_shape() -> None:
+    assert grid_of(64, (16, 16)) == (8, 8)
+    assert grid_of(32, (16, 16)) == (4, 8)
+    assert grid_of(8, (8, 16)) == (2, 4)
+
+
+def test_an_unknown_projector_suggests_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'resampler'"):
+        build_projector(ProjectorSettings(name="resampel"), grid=(4, 4), width=8, llm_width=8)
+
+
+def test_listing_names_needs_no_torch() -> None:
+    code = (
+        "import sys; from encoder_bench.mllm.projectors import projector_names; "
+        "projector_names(); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
