@@ -1,0 +1,51 @@
+"""The table on a terminal, through Rich."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from encoder_bench.results.layout import Cell, Page, lay_out
+from encoder_bench.results.record import RunRecord
+from encoder_bench.results.table import table
+
+_STYLES = {"best": "bold", "second": "underline", "": ""}
+
+
+def print_table(
+    records: Sequence[RunRecord], console: Console, *, extra: Sequence[str] = ()
+) -> None:
+    """Print the comparison table of records, with its footnotes.
+
+    Raises:
+        UnknownNameError: an optional column that does not exist.
+    """
+    for page in lay_out(table(records, extra=extra)):
+        _print_page(page, console)
+
+
+def _print_page(page: Page, console: Console) -> None:
+    grid = Table(title=Text(page.heading), title_justify="left", title_style="bold")
+    for cell in page.header:
+        grid.add_column(Text(cell.text), justify="right" if cell.number else "left")
+    for index, line in enumerate(page.lines):
+        if line.opens and index:
+            grid.add_section()
+        grid.add_row(*(_text(cell) for cell in line.cells), style="italic" if line.blind else "")
+    console.print(grid)
+    for letter, text in page.footnotes:
+        mark = f"[{letter}] " if letter else ""
+        console.print(mark + text, style="dim", markup=False, highlight=False)
+    console.print()
+
+
+def _text(cell: Cell) -> Text:
+    text = Text(cell.text, style=_STYLES[cell.emphasis])
+    if cell.half_width:
+        text.append(f" ±{cell.half_width}", style="not bold not underline dim")
+    if cell.note:
+        text.append(f" [{cell.note}]", style="not bold not underline dim")
+    return text

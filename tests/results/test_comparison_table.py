@@ -1,0 +1,361 @@
+"""The comparison table: its shape, its arithmetic, what it refuses to mix, its formats."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from result_builders import COLUMNS, encoder_facts, make_record, task_scores
+from rich.console import Console
+
+from encoder_bench.errors import RecordError, UnknownNameError
+from encoder_bench.results.estimates import Estimate, over_seeds
+from encoder_bench.results.formats.latex import escape as latex_escape
+from encoder_bench.results.formats.markdown import escape as markdown_escape
+from encoder_bench.results.load import load_results
+from encoder_bench.results.record import RunRecord, write_record
+from encoder_bench.results.table import (
+    table,
+    to_csv,
+    to_html,
+    to_json,
+    to_latex,
+    to_markdown,
+    write_tables,
+)
+from encoder_bench.results.terminal import print_table
+
+BLIND = {"no-image": 30.0, "shuffled-images": 28.0, "constant": 20.0, "majority": 35.0}
+
+
+def encoders(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[frame["Row"] == "encoder"]
+
+
+def test_the_published_shape_in_its_order() -> None:
+    frame = table([make_record()])
+    assert list(frame.columns[1:12]) == [
+        "Joint Tuning", "Row", "Supervision", "Visual Encoder", "Pretraining Images",
+        "VQA Acc", "CIDEr", "SPICE", "OC Acc", "MCI Acc", "Avg",
+    ]  # fmt: skip
+
+
+def test_avg_is_the_mean_without_spice() -> None:
+    # DeiT, frozen, of the published table: 48.3, 65.8, 37.5, 83.6 with Avg printed as 58.8.
+    row = table([make_record(values=(48.3, 65.8, 37.5, 83.6))]).iloc[0]
+    assert row["Avg"] == pytest.approx(58.8)
+    assert row["Avg ±"] == pytest.approx(2.0)
+
+
+def test_avg_is_not_available_where_a_score_is_missing_and_says_which() -> None:
+    frame = table([make_record(values=(50, None, 40, 80))])
+    assert pd.isna(frame["Avg"][0])
+    assert frame["Avg reason"][0] == "no CIDEr"
+    assert frame["CIDEr reason"][0] == "no Java found"
+    text = to_markdown(frame)
+    assert "n/a<sup>" in text
+    assert "no Java found" in text
+    assert " 0.0 " not in text
+
+
+def test_a_task_that_was_not_run_is_not_available() -> None:
+    frame = table([make_record(tasks={"vqa": task_scores("vqa", 50.0)})])
+    assert pd.isna(frame["OC Acc"][0])
+    assert frame["OC Acc reason"][0] == "task not run"
+
+
+def test_best_and_second_are_marked_within_each_half_as_printed() -> None:
+    records = [
+        make_record("a", values=(50.04, 1, 1, 1)),
+        make_record("b", values=(50.01, 2, 1, 1)),
+        make_record("c", values=(49.0, 3, 1, 1)),
+        make_record("a", joint=True, values=(10, 1, 1, 1)),
+        make_record("b", joint=True, values=(20, 1, 1, 1)),
+    ]
+    frame = encoders(table(records)).set_index(["Joint Tuning", "Visual Encoder"])
+    assert frame["VQA Acc rank"].to_dict() == {
+        (False, "A"): 1, (False, "B"): 1, (False, "C"): 2, (True, "A"): 2, (True, "B"): 1,
+    }  # fmt: skip
+    assert frame["CIDEr rank"].isna().to_dict()[False, "A"]
+
+
+def test_a_half_of_one_row_has_no_best() -> None:
+    assert table([make_record()])["VQA Acc rank"].isna().all()
+
+
+def test_blind_rows_are_never_best() -> None:
+    controls = {"no-image": 99.0}
+    frame = table([make_record(name, controls=controls) for name in ("a", "b")])
+    blind = frame[frame["Row"] == "blind"]
+    assert blind["VQA Acc"].tolist() == [99.0]
+    assert blind["VQA Acc rank"].isna().all()
+
+
+def test_blind_rows_of_the_model_end_each_half_and_those_of_the_data_the_table() -> None:
+    records = [make_record(joint=joint, controls=BLIND) for joint in (False, True)]
+    frame = table(records)
+    assert list(zip(frame["Joint Tuning"], frame["Visual Encoder"], strict=True)) == [
+        (False, "DINO"), (False, "no image"), (False, "shuffled images"),
+        (True, "DINO"), (True, "no image"), (True, "shuffled images"),
+        (None, "constant answer"), (None, "majority per question"),
+    ]  # fmt: skip
+
+
+def test_a_control_that_was_not_run_has_no_row() -> None:
+    frame = table([make_record(controls={"constant": 20.0})])
+    assert frame[frame["Row"] == "blind"]["Visual Encoder"].tolist() == ["constant answer"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        make_record("b", data="coco"),
+        make_record("b", limit=10),
+        make_record("b", adapter="resampler"),
+        make_record("b", tasks={"vqa": task_scores("vqa", 50.0, prompt="Q: {question}")}),
+    ],
+    ids=["data", "limit", "adapter", "prompt"],
+)
+def test_records_that_may_not_be_compared_stand_in_different_tables(other: RunRecord) -> None:
+    frame = encoders(table([make_record("a"), other]))
+    assert (
+        frame["Setting"].nunique() == 2 or other.tasks["vqa"].definition["prompt"] != "{question}"
+    )
+    assert frame["VQA Acc rank"].isna().all()
+
+
+def test_frozen_and_joint_runs_of_one_recipe_share_a_table() -> None:
+    assert table([make_record(), make_record(joint=True)])["Setting"].nunique() == 1
+
+
+def test_an_adapter_renamed_is_the_same_adapter() -> None:
+    renamed = make_record("b")
+    renamed = renamed.model_copy(update={"adapter": {**renamed.adapter, "name": "copy.toml"}})
+    frame = encoders(table([make_record("a"), renamed]))
+    assert frame["Setting"].nunique() == 1
+
+
+def test_seeds_are_averaged_with_both_spreads() -> None:
+    records = [make_record(seed=seed, values=(50 + seed, 60, 40, 80)) for seed in range(3)]
+    row = table(records).iloc[0]
+    assert row["VQA Acc"] == pytest.approx(51.0)
+    # s = 1, t(2, 97.5%) = 4.302653 (tables), so the seeds' part is 2.484138.
+    assert row["VQA Acc ±"] == pytest.approx((2.0**2 + 2.484138**2) ** 0.5, abs=1e-5)
+    assert row["Seeds"] == 3
+    assert "Means over seeds" in to_markdown(table(records))
+
+
+def test_the_newest_run_of_a_seed_replaces_older_ones_and_says_so() -> None:
+    old = make_record(values=(1, 1, 1, 1), torch="2.8.0")
+    new = make_record(created="2026-02-01T00:00:00+00:00")
+    frame = table([new, old])
+    assert frame["VQA Acc"].tolist() == [50.0]
+    assert "replaces 1 older run" in frame["Marks"][0]
+
+
+def test_rows_of_one_name_say_what_tells_them_apart() -> None:
+    deep = make_record(facts=encoder_facts("dino", layer=(-2,)))
+    fast = make_record(joint=True, encoder_lr=1e-4)
+    labels = encoders(table([make_record(), deep, make_record(joint=True), fast]))["Visual Encoder"]
+    assert labels.tolist() == [
+        "DINO (layer -1)", "DINO (layer -2)",
+        "DINO (encoder lr 0.0001)", "DINO (encoder lr 1e-05)",
+    ]  # fmt: skip
+
+
+def test_random_weights_are_marked_in_every_format() -> None:
+    record = make_record(facts=encoder_facts("dino", pretrained=False), llm_pretrained=False)
+    frame = table([record])
+    assert frame["Pretraining Images"][0] == "none"
+    for text in (
+        to_markdown(frame),
+        to_html(frame),
+        to_latex(frame),
+        to_csv(frame),
+        to_json(frame),
+    ):
+        assert text.count("random weights") >= 2
+
+
+@given(st.permutations(range(6)))
+@settings(max_examples=10, deadline=None)
+def test_the_order_of_records_changes_nothing(order: list[int]) -> None:
+    records = [
+        make_record(name, joint=joint, controls=BLIND)
+        for name in ("a", "b", "c")
+        for joint in (False, True)
+    ]
+    assert to_csv(table([records[i] for i in order])) == to_csv(table(records))
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=5))
+@settings(max_examples=30, deadline=None)
+def test_the_mean_over_seeds_lies_within_them_and_is_no_surer_than_one(values: list[float]) -> None:
+    combined = over_seeds([Estimate(value, 2.0, 10, 10) for value in values])
+    assert combined.value is not None
+    assert min(values) - 1e-9 <= combined.value <= max(values) + 1e-9
+    assert combined.half_width is not None
+    assert combined.half_width >= 2.0 - 1e-9
+
+
+def test_one_seed_without_a_score_leaves_the_mean_unknown() -> None:
+    combined = over_seeds([Estimate(50.0, 2.0), Estimate(None, reason="no Java found")])
+    assert combined.value is None
+    assert combined.reason == "not measured in every seed: no Java found"
+
+
+def test_optional_columns() -> None:
+    frame = table([make_record(controls=BLIND)], extra=["lift", "parameters", "throughput"])
+    assert frame["Lift"][0] == pytest.approx(57.5 - 35.0)
+    assert frame["Encoder parameters (M)"][0] == 86.0
+    assert frame["Training images/s"][0] == 12.5
+    assert "86.0" in to_markdown(frame)
+
+
+def test_an_optional_column_that_the_record_lacks_is_a_dash() -> None:
+    record = make_record().model_copy(update={"training": {}})
+    text = to_markdown(table([record], extra=["throughput"]))
+    assert "| – |" in text
+
+
+def test_an_unknown_column_suggests_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'parameters'"):
+        table([make_record()], extra=["paramters"])
+
+
+HOSTILE = "<script>alert(1)</script> | a_b & 50% $x$ \\cmd{} `c` *d* #e\nf"
+
+
+def hostile_frame() -> pd.DataFrame:
+    facts = encoder_facts("x").model_copy(update={"display_name": HOSTILE})
+    return table([make_record(facts=facts)])
+
+
+class _Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.tags.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_html_escapes_and_needs_nothing_from_outside() -> None:
+    page = to_html(hostile_frame())
+    parser = _Tags()
+    parser.feed(page)
+    assert "script" not in parser.tags
+    assert "<script>alert(1)</script> | a_b" in parser.text
+    assert "http" not in page
+
+
+def test_markdown_keeps_hostile_text_in_its_cell() -> None:
+    lines = to_markdown(hostile_frame()).splitlines()
+    header = next(line for line in lines if line.startswith("| Joint"))
+    row = next(line for line in lines if "alert" in line)
+    assert "<script" not in row
+    assert row.replace("\\|", "").count("|") == header.count("|")
+
+
+@given(st.text(max_size=40))
+@settings(max_examples=60, deadline=None)
+def test_escaped_markdown_opens_no_tag_and_no_cell(text: str) -> None:
+    escaped = markdown_escape(text)
+    assert "<" not in escaped
+    assert "\n" not in escaped
+    assert "|" not in escaped.replace("\\|", "")
+
+
+@given(st.text(alphabet=st.characters(codec="ascii"), max_size=40))
+@settings(max_examples=60, deadline=None)
+def test_escaped_latex_has_balanced_braces_and_no_bare_special(text: str) -> None:
+    escaped = latex_escape(text)
+    for pair in ("\\{", "\\}", "\\&", "\\%", "\\$", "\\#", "\\_"):
+        escaped = escaped.replace(pair, "")
+    assert escaped.count("{}") == escaped.count("{") == escaped.count("}")
+    assert not set("&%$#_~^<>|") & set(escaped)
+
+
+def test_csv_and_json_hold_the_frame() -> None:
+    frame = table([make_record(values=(50, None, 40, 80)), make_record("b", joint=True)])
+    read = pd.read_csv(io.StringIO(to_csv(frame)))
+    assert list(read.columns) == list(frame.columns)
+    assert read["VQA Acc"].tolist() == frame["VQA Acc"].tolist()
+    rows = json.loads(to_json(frame))
+    assert rows[0]["CIDEr"] is None
+    assert rows[1]["Joint Tuning"] is True
+    assert rows[1]["VQA Acc n"] == 200
+
+
+def test_latex_marks_best_and_second() -> None:
+    records = [make_record(name, values=(value, 1, 1, 1)) for name, value in (("a", 9), ("b", 8))]
+    text = to_latex(table(records))
+    assert r"\textbf{9.0}" in text
+    assert r"\underline{8.0}" in text
+    assert text.count(r"\toprule") == text.count(r"\bottomrule") == 1
+
+
+def test_the_terminal_shows_every_score_and_footnote() -> None:
+    console = Console(width=220, record=True, file=io.StringIO())
+    print_table([make_record(values=(51.5, None, 40, 80), controls=BLIND)], console)
+    text = console.export_text()
+    for expected in ("51.5 ±2.0", "n/a", "no Java found", "majority per question"):
+        assert expected in text
+
+
+def test_write_tables_is_deterministic_and_follows_the_records_alone(tmp_path: Path) -> None:
+    records = [make_record(name, controls=BLIND) for name in ("a", "b")]
+    random.Random(0).shuffle(records)
+    for record in records:
+        write_record(tmp_path, record)
+    paths = write_tables(tmp_path)
+    assert [path.name for path in paths] == ["table.md", "table.csv", "table.tex", "table.html"]
+    first = [path.read_bytes() for path in paths]
+    (tmp_path / "table.md").write_text("edited by hand")
+    assert [path.read_bytes() for path in write_tables(tmp_path)] == first
+    (tmp_path / "records" / f"{records[0].run_id}.json").unlink()
+    write_tables(tmp_path)
+    assert records[0].run_id not in (tmp_path / "table.csv").read_text()
+
+
+def test_no_records_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="no run records yet"):
+        write_tables(tmp_path)
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    path = write_record(tmp_path, make_record())
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(RecordError, match=path.name):
+        write_tables(tmp_path)
+
+
+def test_load_results_holds_every_score_once(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_record(tmp_path, make_record(name, controls=BLIND, values=(50, None, 40, 80)))
+    frame = load_results(tmp_path)
+    assert len(frame) == 2 * (len(COLUMNS) * (1 + len(BLIND)) + 1)
+    own = frame.query("primary and control == '' and encoder == 'A'").set_index("column")["value"]
+    assert own["VQA Acc"] == 50.0
+    assert pd.isna(own["CIDEr"])
+    assert (
+        frame.query("metric == 'cider' and control == ''")["reason"].tolist()
+        == ["no Java found"] * 2
+    )
+
+
+def test_load_results_of_nothing_has_the_columns(tmp_path: Path) -> None:
+    frame = load_results(tmp_path)
+    assert len(frame) == 0
+    assert "value" in frame.columns
