@@ -85,9 +85,10 @@ class MLLM(nn.Module):
         Raises:
             DataError: a question is longer than the context; names the image.
         """
-        logits, targets = self._answers(batch)
-        total = F.cross_entropy(logits.float(), targets, reduction="sum")
-        return LossSum(total, len(targets))
+        rows, visual = self._laid_out(batch)
+        logits = self.answer_logits(rows, visual)
+        total = F.cross_entropy(logits.float(), rows.targets, reduction="sum")
+        return LossSum(total, len(rows.targets))
 
     def forward(self, batch: TrainingBatch) -> LossSum:
         """Return `loss(batch)`; wrappers such as DDP call modules through `forward`."""
@@ -99,20 +100,27 @@ class MLLM(nn.Module):
         Raises:
             DataError: a question is longer than the context; names the image.
         """
-        return self._answers(batch)[0]
+        return self.answer_logits(*self._laid_out(batch))
 
-    def _answers(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
-        """Return the answer tokens' logits `(T, vocabulary)` and their ids `(T,)`."""
-        visual = self._visual_of(batch)
-        rows = lay_out(batch, visual_tokens=0 if visual is None else visual.shape[1])
-        rows = rows.to(self.language.device)
+    def answer_logits(self, rows: Rows, visual: Tensor | None) -> Tensor:
+        """Return `(T, vocabulary)` logits that predict the answer tokens of `rows`.
+
+        Args:
+            rows: on the language model's device.
+            visual: `(B, M, D_llm)`, None for text only.
+        """
         logits: Tensor = self.language(
             self.splice(rows, visual),
             mask=rows.mask(),
             positions=rows.positions,
             at=(rows.loss_rows, rows.loss_columns),
         )
-        return logits, rows.targets
+        return logits
+
+    def _laid_out(self, batch: TrainingBatch) -> tuple[Rows, Tensor | None]:
+        visual = self._visual_of(batch)
+        rows = lay_out(batch, visual_tokens=0 if visual is None else visual.shape[1])
+        return rows.to(self.language.device), visual
 
     def splice(self, rows: Rows, visual: Tensor | None) -> Tensor:
         """Return `(R, L, D_llm)` input embeddings: text embedded, visual tokens in their places."""

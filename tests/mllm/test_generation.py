@@ -82,14 +82,11 @@ def test_rows_that_end_leave_without_changing_the_others(monkeypatch: pytest.Mon
     mllm = small_mllm()
     visual = visual_of(mllm)
     free = generate(mllm, visual, PROMPTS, DecodingSettings(max_new_tokens=16))
-    # make a token that some answers hold early, and others late or never, the end of an answer
-    ids = [mllm.language.encode(text) for group in free for text in group]
-    ending = next(
-        token
-        for token in ids[0]
-        if len({row.index(token) if token in row else 99 for row in ids}) > 2
-    )
-    mllm.language.end_ids = mllm.language.end_ids | {ending}
+    # make characters of four answers the end of an answer, so that four rows or more end early
+    texts = [text for group in free for text in group][:4]
+    early = {next(c for c in text[1:] if c.isascii() and not c.isspace()) for text in texts}
+    ending = {mllm.language.encode(character)[0] for character in early}
+    mllm.language.end_ids = mllm.language.end_ids | ending
     sizes: list[int] = []
     forward = mllm.language.forward
     monkeypatch.setattr(
