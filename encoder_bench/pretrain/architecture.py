@@ -80,7 +80,7 @@ def build_encoder(name: str) -> Any:
     }
     wide = shape | {"intermediate_size": 512}
     if name == "deit":
-        return transformers.DeiTModel(transformers.DeiTConfig(**wide), add_pooling_layer=False)
+        return transformers.DeiTModel(transformers.DeiTConfig(**wide))
     if name == "clip":
         return transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**wide))
     if name == "siglip":
@@ -97,7 +97,7 @@ def build_encoder(name: str) -> Any:
         )
         return transformers.ViTMAEForPreTraining(config)
     if name == "dino":
-        return transformers.ViTModel(transformers.ViTConfig(**wide), add_pooling_layer=False)
+        return transformers.ViTModel(transformers.ViTConfig(**wide))
     return transformers.Dinov2Model(transformers.Dinov2Config(**shape, mlp_ratio=4))
 
 
