@@ -325,7 +325,10 @@ def load_language_model(
         revision=loaded.revision,
     )
     if settings.gradient_checkpointing:
-        language.model.gradient_checkpointing_enable({"use_reentrant": False})
+        enable = "activation_checkpointing_enable"  # the later name in transformers
+        if not hasattr(language.model, enable):
+            enable = "gradient_checkpointing_enable"
+        getattr(language.model, enable)({"use_reentrant": False})
     return language.eval()
 
 

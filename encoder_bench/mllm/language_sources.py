@@ -7,6 +7,8 @@ GGUF files. What is done with them is `language.py`'s job.
 from __future__ import annotations
 
 import contextlib
+import copy
+import io
 import os
 import re
 import shutil
@@ -77,17 +79,25 @@ def find_config(name: str) -> Any | None:
         from encoder_bench.mllm.tiny_llama import seeded_config, seeded_tokenizer
 
         return seeded_config(seeded_tokenizer())
-    path, packaged = Path(name).expanduser(), _packaged_smollm2()
-    if name == "tiny-llama":
-        path = _BUNDLED
-    elif name == "smollm2-135m" and packaged is not None:
-        path = packaged
-    place, file = (path.parent, path.name) if path.suffix == ".gguf" else (path, None)
-    source = str(place) if place.is_dir() else {"smollm2-135m": _SMOLLM2}.get(name, name)
+    path = _local_path(name)
+    gguf = None
+    if path.suffix == ".gguf" and path.is_file():
+        converted = _converted_folder(path, hash_file(path))
+        path, gguf = (converted, None) if converted.is_dir() else (path.parent, path.name)
     try:
-        return AutoConfig.from_pretrained(source, gguf_file=file, local_files_only=True)
+        return AutoConfig.from_pretrained(
+            str(path) if path.is_dir() else name, gguf_file=gguf, local_files_only=True
+        )
     except (OSError, ValueError):
         return None
+
+
+def _local_path(name: str) -> Path:
+    """Return where a name's files would be on this machine, whether or not they are."""
+    if name == "tiny-llama":
+        return _BUNDLED
+    packaged = _packaged_smollm2() if name == "smollm2-135m" else None
+    return packaged or Path(name).expanduser()
 
 
 def load_gguf(file: Path, *, dtype: torch.dtype) -> LoadedModel:
@@ -101,7 +111,7 @@ def load_gguf(file: Path, *, dtype: torch.dtype) -> LoadedModel:
     if not file.is_file():
         raise WeightsError(f"{file}: no such GGUF file")
     digest = hash_file(file)
-    folder = cache_dir("llm", f"{file.stem}-{digest[:16]}")
+    folder = _converted_folder(file, digest)
     if not folder.is_dir():
         _convert_gguf(file, folder)
     return _from_folder(
@@ -109,14 +119,19 @@ def load_gguf(file: Path, *, dtype: torch.dtype) -> LoadedModel:
     )
 
 
+def _converted_folder(file: Path, digest: str) -> Path:
+    return cache_dir("llm", f"{file.stem}-{digest[:16]}")
+
+
 def _convert_gguf(file: Path, folder: Path) -> None:
     """Write `folder` in transformers' layout; the rename at the end makes it whole or absent."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    with _explained(f"GGUF file {file}"):
-        model = AutoModelForCausalLM.from_pretrained(
+    with _explained(f"GGUF file {file}"), _without_bars():
+        dequantised = AutoModelForCausalLM.from_pretrained(
             str(file.parent), gguf_file=file.name, dtype=torch.float32
         )
+        model = _plain_copy(dequantised)
         tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -124,7 +139,8 @@ def _convert_gguf(file: Path, folder: Path) -> None:
     except OSError as error:
         raise EncoderBenchError(f"cannot write {folder}: {error.strerror or error}") from error
     try:
-        model.save_pretrained(partial)
+        with _without_bars():
+            model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         with contextlib.suppress(FileExistsError):
             partial.rename(folder)
@@ -133,6 +149,21 @@ def _convert_gguf(file: Path, folder: Path) -> None:
             raise EncoderBenchError(f"cannot write {folder}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _plain_copy(dequantised: Any) -> Any:
+    """Return a model of the same weights that does not remember having been quantised.
+
+    The library refuses to save one that does. Tensors are shared, not copied.
+    """
+    config = copy.deepcopy(dequantised.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.device("meta"):
+        model = type(dequantised)(config)
+    model.load_state_dict(dequantised.state_dict(), assign=True)
+    model.tie_weights()
+    return model
 
 
 def _load_tiny_llama(dtype: torch.dtype) -> LoadedModel:
@@ -211,7 +242,7 @@ def _from_folder(
 
     if not (folder / "config.json").is_file():
         raise WeightsError(f"LLM folder {folder}: it has no config.json")
-    with _explained(f"LLM folder {folder}"):
+    with _explained(f"LLM folder {folder}"), _without_bars():
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(
             str(folder), dtype=dtype, local_files_only=True, use_safetensors=True
@@ -229,3 +260,18 @@ def _explained(what: str, hint: str = "") -> Iterator[None]:
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise WeightsError(f"{what} cannot be loaded: {reason[0]}{hint}") from error
+
+
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keep the libraries' own progress bars off; the run reports its phases itself."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # GGUF's bar has no switch
+            yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

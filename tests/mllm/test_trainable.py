@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from encoder_bench.errors import ProofError, RecipeError
+from encoder_bench.mllm.language import load_language_model
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.packing import ImageDialogue, make_batch
 from encoder_bench.mllm.trainable import add_lora, prove, set_trainable, snapshot
-from encoder_bench.recipes import LoraSettings
+from encoder_bench.recipes import LanguageModelSettings, LoraSettings
 
 from .models import pixels, small_language, small_mllm
 
@@ -183,9 +184,8 @@ def test_lora_targets_that_name_nothing_are_a_recipe_error() -> None:
 
 def test_checkpointing_recomputes_in_a_frozen_model_with_equal_gradients() -> None:
     def gradient(checkpointing: bool) -> torch.Tensor:
-        mllm = small_mllm()
-        if checkpointing:
-            mllm.language.model.gradient_checkpointing_enable({"use_reentrant": False})
+        settings = LanguageModelSettings(gradient_checkpointing=checkpointing)
+        mllm = small_mllm(language=load_language_model(settings))
         set_trainable(mllm, encoder=False, llm="frozen")
         mllm.train()
         one_step(mllm)
