@@ -15,7 +15,9 @@ Split = Literal["train", "val", "test"]
 TaskName = str
 """`vqa`, `captioning`, `oc` (counting), `mci` (multi-class identification), or a plug-in's."""
 
-_NO_FACETS: Mapping[str, str | int] = MappingProxyType({})
+
+def _no_facets() -> Mapping[str, str | int]:
+    return MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,4 +44,4 @@ class Sample:
     question: str
     references: tuple[str, ...]
     target: str
-    facets: Mapping[str, str | int] = field(default=_NO_FACETS, hash=False)
+    facets: Mapping[str, str | int] = field(default_factory=_no_facets, hash=False)

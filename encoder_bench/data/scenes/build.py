@@ -1,0 +1,299 @@
+"""Drawing the embedded data set to disk, once, in the official layouts.
+
+What belongs here: sizes, seeds, files. The same name always gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from encoder_bench.atomic import write_text
+from encoder_bench.data.scenes.answers import ten_answers
+from encoder_bench.data.scenes.grammar import (
+    Question,
+    captions,
+    counting_questions,
+    identification_questions,
+    visual_questions,
+)
+from encoder_bench.data.scenes.graph import KINDS, Scene, sample_scene
+from encoder_bench.data.scenes.render import render
+from encoder_bench.errors import DataError, EncoderBenchError
+from encoder_bench.paths import cache_dir
+from encoder_bench.progress import Reporter
+
+GENERATOR_VERSION = 1
+_STREAMS = {"train": 1, "val": 2, "test": 3}
+_FIRST_ID = {"train": 1_000_001, "val": 2_000_001, "test": 3_000_001}
+_FOLDER = {"train": "train2017", "val": "val2017", "test": "val2017"}
+
+
+@dataclass(frozen=True, slots=True)
+class SceneSizes:
+    """How many images of each split, and the seed that decides everything else."""
+
+    seed: int = 0
+    train: int = 4000
+    val: int = 200
+    test: int = 300
+
+    @property
+    def key(self) -> str:
+        """The cache folder's name."""
+        return f"v{GENERATOR_VERSION}-seed{self.seed}-{self.train}-{self.val}-{self.test}"
+
+
+def parse_sizes(name: str) -> SceneSizes:
+    """Read `scenes`, `scenes:SEED` or `scenes:SEED:TRAIN:VAL:TEST`.
+
+    Raises:
+        DataError: anything else.
+    """
+    parts = name.split(":")[1:]
+    if len(parts) in (0, 1, 4) and all(part.isdigit() for part in parts):
+        numbers = [int(part) for part in parts]
+        if all(number > 0 for number in numbers[1:]):
+            return SceneSizes(*numbers)
+    raise DataError(f"--data {name}: give scenes, scenes:SEED or scenes:SEED:TRAIN:VAL:TEST")
+
+
+def scenes_folder(name: str, reporter: Reporter) -> Path:
+    """Return the folder of an embedded data set, drawn first where the cache lacks it.
+
+    Raises:
+        DataError: the name is malformed.
+        EncoderBenchError: the cache cannot be written.
+    """
+    sizes = parse_sizes(name)
+    folder = cache_dir("scenes", sizes.key)
+    if folder.is_dir():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise EncoderBenchError(f"cannot write {folder}: {error.strerror or error}") from error
+    try:
+        write_scenes(partial, sizes, reporter)
+        with contextlib.suppress(OSError):
+            partial.rename(folder)
+        if not folder.is_dir():
+            raise EncoderBenchError(f"cannot write {folder}")
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def scene_stream(seed: int, split: str) -> Iterator[tuple[Scene, np.random.Generator]]:
+    """Yield the endless scenes of a split and each one's own generator of language.
+
+    Streams of different splits have different seeds, so that text made from the training stream
+    never describes a test scene, duplicates aside, which `write_scenes` drops.
+    """
+    for child in _children(seed, split):
+        rng = np.random.default_rng(child)
+        yield sample_scene(rng), rng
+
+
+def _children(seed: int, split: str) -> Iterator[np.random.SeedSequence]:
+    root = np.random.SeedSequence([seed, _STREAMS[split], GENERATOR_VERSION])
+    while True:
+        yield from root.spawn(256)
+
+
+def write_scenes(root: Path, sizes: SceneSizes, reporter: Reporter) -> None:
+    """Draw all splits into `root` and write their files in the official layouts.
+
+    No two images of the data set are alike: a scene whose picture was drawn before, in any
+    split, is passed over.
+    """
+    seen: set[str] = set()
+    drawn: dict[str, list[_Drawn]] = {}
+    total = sizes.train + sizes.val + sizes.test
+    with reporter.phase("drawing scenes", total, "images") as phase:
+        for split, number in (("test", sizes.test), ("val", sizes.val), ("train", sizes.train)):
+            drawn[split] = _draw_split(root, sizes.seed, split, number, seen, phase.advance)
+    for part, splits in (("train", ("train",)), ("val", ("val", "test"))):
+        items = [item for split in splits for item in drawn[split]]
+        _write_json(root, f"coco/annotations/captions_{part}2017.json", _captions(items))
+        _write_json(root, f"coco/annotations/instances_{part}2017.json", _instances(items))
+    _write_json(root, "coco/dataset_coco.json", _karpathy(drawn))
+    for part, split in (("train", "train"), ("val", "test")):
+        questions, annotations = _vqa(drawn[split], split)
+        name = f"{part}2014"
+        _write_json(root, f"vqav2/v2_OpenEnded_mscoco_{name}_questions.json", questions)
+        _write_json(root, f"vqav2/v2_mscoco_{name}_annotations.json", annotations)
+    for source in ("oc", "mci"):
+        _write_json(root, f"gvtbench/coco_{source}.json", _gvtbench(drawn["test"], source))
+    text = json.dumps({"seed": sizes.seed, "generator_version": GENERATOR_VERSION})
+    write_text(root / "ABOUT.json", text + "\n")
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """A scene on disk: its id, file and sentences, and the generator for what is asked of it."""
+
+    image_id: int
+    split: str
+    scene: Scene
+    captions: list[str]
+    rng: np.random.Generator
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.image_id:012}.png"
+
+
+def _draw_split(
+    root: Path, seed: int, split: str, number: int, seen: set[str], advance: Any
+) -> list[_Drawn]:
+    folder = root / "coco" / _FOLDER[split]
+    folder.mkdir(parents=True, exist_ok=True)
+    items: list[_Drawn] = []
+    for scene, rng in scene_stream(seed, split):
+        if len(items) == number:
+            break
+        image = render(scene)
+        digest = hashlib.sha256(image.tobytes()).hexdigest()
+        if digest in seen:
+            continue
+        seen.add(digest)
+        item = _Drawn(_FIRST_ID[split] + len(items), split, scene, captions(scene, rng), rng)
+        _save(image, folder / item.file_name)
+        items.append(item)
+        advance()
+    return items
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    image.save(path, format="PNG", compress_level=1)
+
+
+def _images(items: list[_Drawn]) -> list[dict[str, Any]]:
+    return [
+        {"id": item.image_id, "file_name": item.file_name, "width": 64, "height": 64}
+        for item in items
+    ]
+
+
+def _captions(items: list[_Drawn]) -> dict[str, Any]:
+    rows = [(item.image_id, caption) for item in items for caption in item.captions]
+    annotations = [
+        {"image_id": image_id, "id": number, "caption": caption}
+        for number, (image_id, caption) in enumerate(rows, start=1)
+    ]
+    return {"images": _images(items), "annotations": annotations}
+
+
+def _instances(items: list[_Drawn]) -> dict[str, Any]:
+    annotations: list[dict[str, Any]] = []
+    for item in items:
+        for thing in item.scene.things:
+            left, top, width = thing.x - thing.radius, thing.y - thing.radius, 2 * thing.radius
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": item.image_id,
+                    "category_id": KINDS.index(thing.kind) + 1,
+                    "bbox": [round(left, 2), round(top, 2), round(width, 2), round(width, 2)],
+                    "area": round(width * width, 2),
+                    "iscrowd": 0,
+                }
+            )
+    categories = [{"id": number, "name": kind} for number, kind in enumerate(KINDS, start=1)]
+    return {"images": _images(items), "annotations": annotations, "categories": categories}
+
+
+def _karpathy(drawn: dict[str, list[_Drawn]]) -> dict[str, Any]:
+    images = [
+        {
+            "filepath": _FOLDER[split],
+            "filename": item.file_name,
+            "cocoid": item.image_id,
+            "imgid": item.image_id,
+            "split": split,
+            "sentences": [
+                {"raw": c, "tokens": c.split(), "imgid": item.image_id} for c in item.captions
+            ],
+        }
+        for split in ("train", "val", "test")
+        for item in drawn[split]
+    ]
+    return {"dataset": "coco", "images": images}
+
+
+def _vqa(items: list[_Drawn], split: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    per_image = 6 if split == "train" else 3
+    balance = _Balance()
+    questions, annotations = [], []
+    for item in items:
+        candidates = visual_questions(item.scene, item.rng, 12)
+        for number, question in enumerate(balance.choose(candidates, per_image)):
+            ids = {"image_id": item.image_id, "question_id": item.image_id * 100 + number}
+            questions.append({**ids, "question": question.text})
+            annotations.append(
+                {
+                    **ids,
+                    "question_type": question.kind,
+                    "answer_type": _answer_type(question.answer),
+                    "multiple_choice_answer": question.answer,
+                    "answers": ten_answers(question.answer, item.rng),
+                }
+            )
+    subtype = {"data_type": "scenes", "data_subtype": split}
+    head = {"task_type": "Open-Ended", **subtype}
+    return {**head, "questions": questions}, {**subtype, "annotations": annotations}
+
+
+def _answer_type(answer: str) -> str:
+    if answer in ("yes", "no"):
+        return "yes/no"
+    return "number" if answer.isdigit() else "other"
+
+
+def _gvtbench(items: list[_Drawn], source: str) -> list[dict[str, Any]]:
+    make = counting_questions if source == "oc" else identification_questions
+    balance = _Balance()
+    return [
+        {
+            "image_id": item.image_id,
+            "text_in": question.text,
+            "text_out": question.answer,
+            "n_obj_exist": len(item.scene.things),
+        }
+        for item in items
+        for question in balance.choose(make(item.scene, item.rng), 2)
+    ]
+
+
+class _Balance:
+    """Chooses questions so that, text by text, each answer comes up about equally often."""
+
+    def __init__(self) -> None:
+        self._used: dict[tuple[str, str], int] = {}
+
+    def choose(self, candidates: list[Question], number: int) -> list[Question]:
+        """Return the candidates whose (question, answer) was chosen least so far."""
+        chosen = sorted(candidates, key=self._surplus)[:number]
+        for question in chosen:
+            key = (question.text, question.answer)
+            self._used[key] = self._used.get(key, 0) + 1
+        return chosen
+
+    def _surplus(self, question: Question) -> tuple[int, str]:
+        return self._used.get((question.text, question.answer), 0), ""
+
+
+def _write_json(root: Path, name: str, content: Any) -> None:
+    write_text(root / name, json.dumps(content, separators=(",", ":")) + "\n")
