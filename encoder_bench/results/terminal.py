@@ -24,10 +24,11 @@ def print_table(
         UnknownNameError: an optional column that does not exist.
     """
     for page in lay_out(table(records, extra=extra)):
-        _print_page(page, console)
+        print_page(page, console)
 
 
-def _print_page(page: Page, console: Console) -> None:
+def print_page(page: Page, console: Console) -> None:
+    """Print one laid-out table and its footnotes."""
     grid = Table(title=Text(page.heading), title_justify="left", title_style="bold")
     for cell in page.header:
         grid.add_column(Text(cell.text), justify="right" if cell.number else "left")

@@ -26,7 +26,7 @@ small { opacity: .75; }
 
 def to_html(frame: pd.DataFrame) -> str:
     """Return the frame of `table` as one HTML page without outside parts; text is escaped."""
-    pages = "\n".join(_page(page) for page in lay_out(frame))
+    pages = "\n".join(render_page(page) for page in lay_out(frame))
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -49,7 +49,8 @@ def table_section(page: Page) -> str:
     return f"<table>\n<thead><tr>{header}</tr></thead>\n{rows}\n</tbody>\n</table>"
 
 
-def _page(page: Page) -> str:
+def render_page(page: Page) -> str:
+    """Return one laid-out table as HTML: `<h2>`, `<table>`, list of footnotes."""
     notes = "\n".join(
         "<li>" + (f"<sup>{letter}</sup> " if letter else "") + escape(text) + "</li>"
         for letter, text in page.footnotes

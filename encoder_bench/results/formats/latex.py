@@ -32,7 +32,7 @@ def to_latex(frame: pd.DataFrame) -> str:
     head = (
         "% \\usepackage{booktabs,graphicx} and, before LaTeX 2018, \\usepackage[utf8]{inputenc}\n"
     )
-    return head + "\n".join(_page(page) for page in lay_out(frame))
+    return head + "\n".join(render_page(page) for page in lay_out(frame))
 
 
 def escape(text: str) -> str:
@@ -44,7 +44,8 @@ def escape(text: str) -> str:
     return "".join(_ESCAPES.get(character, character) for character in " ".join(text.split()))
 
 
-def _page(page: Page) -> str:
+def render_page(page: Page) -> str:
+    """Return one laid-out table as a LaTeX `table` environment."""
     alignment = "".join("r" if cell.number else "l" for cell in page.header)
     lines = []
     for index, line in enumerate(page.lines):

@@ -13,7 +13,7 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]#|~$@])")
 
 def to_markdown(frame: pd.DataFrame) -> str:
     """Return the frame of `table` as Markdown; all its text is escaped."""
-    return "\n".join(_page(page) for page in lay_out(frame))
+    return "\n".join(render_page(page) for page in lay_out(frame))
 
 
 def escape(text: str) -> str:
@@ -27,7 +27,8 @@ def escape(text: str) -> str:
     return _SPECIAL.sub(r"\\\1", flat)
 
 
-def _page(page: Page) -> str:
+def render_page(page: Page) -> str:
+    """Return one laid-out table as Markdown: heading, table, footnotes."""
     header = "| " + " | ".join(escape(cell.text) for cell in page.header) + " |"
     rule = "|" + "|".join("---:" if cell.number else "---" for cell in page.header) + "|"
     lines = [_line(line) for line in page.lines]
