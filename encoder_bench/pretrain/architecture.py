@@ -23,7 +23,7 @@ SUPERVISION: dict[ObjectiveName, str] = {
     "dino": "self",
     "dinov2": "self",
 }
-CAPTION_TOKENS = 32
+CAPTION_TOKENS = 20
 TEXT_LAYERS = 2
 
 

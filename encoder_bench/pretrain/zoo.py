@@ -87,6 +87,7 @@ def pretrain(
         eos=tokenizer.eos_token_id,
         seed=seed,
     )
+    untrained = measure(name, objective.eval().shipped(), probe_pool, test_pool)
     device = device or torch.device("cpu")
     objective.to(device)
     run = _run(name, objective, budget, train_pool, seed, device)
@@ -95,7 +96,7 @@ def pretrain(
         return {}
     objective.to("cpu").eval()
     scores = measure(name, objective.shipped(), probe_pool, test_pool)
-    reporter.note(f"{name}: {scores}")
+    reporter.note(f"{name}: held-out {scores}, with untrained weights {untrained}")
     card = {
         "name": f"tiny-{name}",
         "class": type(objective.shipped()).__name__,
@@ -109,6 +110,7 @@ def pretrain(
         "precision": "bfloat16 autocast, float32 weights; shipped as float16",
         "seed": seed,
         "held_out": scores,
+        "held_out_untrained": untrained,
         "probe_images": len(probe_pool),
         "test_images": len(test_pool),
         "loss_curve": curve,

@@ -15,8 +15,8 @@ from encoder_bench.pretrain.views import global_and_local_crops, shift_and_jitte
 def batch() -> PretrainingBatch:
     generator = torch.Generator().manual_seed(3)
     images = torch.rand(4, 3, 64, 64, generator=generator)
-    captions = torch.randint(3, 40, (4, 32), generator=generator)
-    captions[:, 20], captions[:, 21:] = 1, 0
+    captions = torch.randint(3, 40, (4, 20), generator=generator)
+    captions[:, 14], captions[:, 15:] = 1, 0
     labels = (torch.rand(4, 5, generator=generator) > 0.5).float()
     return PretrainingBatch(images, captions, labels)
 

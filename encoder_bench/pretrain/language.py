@@ -1,0 +1,217 @@
+"""The tiny Llama: pretrained on text alone to read a written scene and answer about it.
+
+What belongs here: tokenizer and model from the grammar, the training run, the held-out accuracy
+and the folder that ships. What is written on a page belongs to `written_scenes.py`, how it is
+read to `reading.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from encoder_bench.mllm.language import LanguageModel
+from encoder_bench.mllm.tiny_llama import tiny_llama_config
+from encoder_bench.pretrain.card import ship
+from encoder_bench.pretrain.loop import Run, train
+from encoder_bench.pretrain.objective import ObjectiveLoss
+from encoder_bench.pretrain.reading import Page, encode_pages, exact_answers, reading_loss
+from encoder_bench.pretrain.schedule import Budget
+from encoder_bench.pretrain.tokenizer import build_tokenizer, words_of
+from encoder_bench.pretrain.written_scenes import (
+    LAYOUTS,
+    Layout,
+    TaskPrompts,
+    grammar_texts,
+    written_page,
+)
+from encoder_bench.progress import Reporter
+from encoder_bench.recipes import LanguageModelSettings
+
+HELD_OUT_PAGES = 64
+_TRAINING_STREAM, _HELD_OUT_STREAM = 6_001, 6_002
+_LAYOUT_CYCLE: tuple[Layout, ...] = (
+    "cover",
+    "objects",
+    "centres",
+    "cover",
+    "sentence",
+    "centres",
+    "cover",
+)
+"""Which layout each step's pages have; an odd number, so that noise comes to each."""
+NOISE, DROPOUT = 0.3, 0.02
+"""Noise on cells (share of a word's root mean square) and share of emptied cells, half the time."""
+
+
+PROMPTS = TaskPrompts(
+    question=(
+        "Question: {question} Short answer:",
+        "Question: {question} Answer:",
+        "{question}",
+        "{question} Answer with a single word or phrase.",
+    ),
+    caption=(
+        "A short image description:",
+        "A short image caption:",
+        "Describe the image in one sentence.",
+        "Write a short description of the image:",
+        "Caption:",
+    ),
+)
+WORDING = (
+    *PROMPTS.question,
+    *PROMPTS.caption,
+    "Is there a object picture photo of this that it yes no Yes No the what who where when why",
+    "Provide a brief one-sentence caption for what is shown. USER ASSISTANT: \n",
+)
+
+
+def build_language_model(*, seed: int) -> LanguageModel:
+    """Return the untrained tiny Llama with a tokenizer that knows the grammar's words."""
+    from transformers import LlamaForCausalLM
+
+    tokenizer = build_tokenizer(words_of([*grammar_texts(), *WORDING]))
+    config = tiny_llama_config(
+        len(tokenizer),
+        pad=tokenizer.pad_token_id,
+        begin=tokenizer.bos_token_id,
+        end=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    return LanguageModel(
+        model,
+        tokenizer,
+        LanguageModelSettings(),
+        pretrained=False,
+        source="bundled:tiny-llama",
+        revision=None,
+    )
+
+
+def pretrain_language_model(
+    budget: Budget,
+    *,
+    work: Path,
+    output: Path,
+    prompts: TaskPrompts,
+    reporter: Reporter,
+    seed: int = 0,
+    checkpoint_every: int = 100,
+) -> None:
+    """Pretrain the tiny Llama and ship it, a snapshot at every checkpoint.
+
+    Args:
+        budget: steps and optimizer; its images are pages here.
+        work: folder of the checkpoint.
+        output: folder that ships (`encoder_bench/bundled/llm/tiny-llama`).
+        prompts: the tasks' own prompts.
+        reporter: told loss and held-out accuracy.
+        seed: of weights and of the stream of pages.
+        checkpoint_every: steps between checkpoints, each measured on held-out pages.
+    """
+    language = build_language_model(seed=seed)
+    held_out = {layout: held_out_pages(layout, prompts, HELD_OUT_PAGES) for layout in LAYOUTS}
+
+    def step_loss(step: int, generator: torch.Generator) -> ObjectiveLoss:
+        pages = training_pages(step, budget.images_per_step, prompts, seed=seed)
+        noisy = step % 2 == 1
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = reading_loss(
+                language,
+                encode_pages(language, pages),
+                generator=generator,
+                noise=NOISE if noisy else 0.0,
+                dropout=DROPOUT if noisy else 0.0,
+            )
+        table = language.model.get_input_embeddings().weight.detach()
+        return ObjectiveLoss(loss, table[:256])
+
+    def snapshot(step: int, curve: list[dict[str, Any]]) -> None:
+        language.model.eval()
+        accuracy = {name: measure(language, pages) for name, pages in held_out.items()}
+        reporter.note(f"step {step}: held-out exact answers, percent: {accuracy}")
+        card = _card(budget, prompts, step, curve, accuracy, seed)
+        ship(language.model, output, card=card, companions=(language.tokenizer,))
+
+    run = Run(
+        name="tiny-llama",
+        module=language.model,
+        step_loss=step_loss,
+        after_step=lambda _: None,
+        generator=torch.Generator().manual_seed(seed),
+        identity={
+            "model": "tiny-llama",
+            "budget": budget.as_json(),
+            "seed": seed,
+            "prompts": asdict(prompts),
+        },
+    )
+    train(
+        run,
+        budget,
+        folder=work,
+        reporter=reporter,
+        checkpoint_every=checkpoint_every,
+        on_checkpoint=snapshot,
+    )
+
+
+def training_pages(step: int, count: int, prompts: TaskPrompts, *, seed: int) -> list[Page]:
+    """Return the pages of one step, all of one layout; the same at every call."""
+    rng = np.random.default_rng([_TRAINING_STREAM, seed, step])
+    layout = _LAYOUT_CYCLE[step % len(_LAYOUT_CYCLE)]
+    return [written_page(rng, layout, prompts, name=f"train/{step}/{i}") for i in range(count)]
+
+
+def held_out_pages(layout: Layout, prompts: TaskPrompts, count: int) -> list[Page]:
+    """Return pages of scenes that no training step draws."""
+    rng = np.random.default_rng([_HELD_OUT_STREAM, LAYOUTS.index(layout)])
+    return [written_page(rng, layout, prompts, name=f"held-out/{i}") for i in range(count)]
+
+
+def measure(language: LanguageModel, pages: Sequence[Page], *, batch: int = 16) -> dict[str, float]:
+    """Return task -> share of answers that greedy decoding gives exactly, in percent."""
+    counts: dict[str, tuple[int, int]] = {}
+    for start in range(0, len(pages), batch):
+        for task, (hits, total) in exact_answers(language, pages[start : start + batch]).items():
+            before = counts.get(task, (0, 0))
+            counts[task] = (before[0] + hits, before[1] + total)
+    return {task: round(100 * hits / total, 2) for task, (hits, total) in sorted(counts.items())}
+
+
+def _card(
+    budget: Budget,
+    prompts: TaskPrompts,
+    step: int,
+    curve: list[dict[str, Any]],
+    accuracy: dict[str, dict[str, float]],
+    seed: int,
+) -> dict[str, Any]:
+    return {
+        "name": "tiny-llama",
+        "class": "LlamaForCausalLM",
+        "data": {
+            "kind": "text alone: written scenes with questions and captions; no image was seen",
+            "scenes": f"random scenes drawn step by step from seed {seed}; no scene is shared with "
+            "the embedded suite's files",
+            "layouts": list(LAYOUTS),
+            "prompts": asdict(prompts),
+        },
+        "budget": budget.as_json(),
+        "steps_done": step,
+        "pages_seen": step * budget.images_per_step,
+        "precision": "bfloat16 autocast, float32 weights; shipped as float16",
+        "noise": {"cells": NOISE, "emptied": DROPOUT, "share_of_steps": 0.5},
+        "seed": seed,
+        "held_out_exact_answers_percent": accuracy,
+        "held_out_pages_per_layout": HELD_OUT_PAGES,
+        "loss_curve": curve,
+    }

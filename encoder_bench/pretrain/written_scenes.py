@@ -1,0 +1,167 @@
+"""Scenes as written pages: what the tiny language model reads instead of images.
+
+What belongs here: layouts of a page and the questions behind it. No pixel is drawn or read.
+
+Four layouts, from ordinary text to what a projector will be asked to make of patch tokens:
+
+- `sentence`: the grammar's own description, one word a cell;
+- `objects`: one cell a thing (size, colour, kind and its square), in random order;
+- `centres`: an 8 by 8 board, row by row; a thing stands in the square of its centre;
+- `cover`: the same board; a thing stands in every square whose middle it covers.
+
+Squares are named as on a chessboard, by two letters. On a board the names are written on half of
+the pages, so that place can be read from order alone as well. On three quarters of the `cover`
+pages a thing's size is written in the square of its centre only, which makes things countable.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from encoder_bench.data.plurals import plural
+from encoder_bench.data.scenes.grammar import (
+    NUMBERS,
+    Question,
+    captions,
+    counting_questions,
+    describe,
+    identification_questions,
+    visual_questions,
+)
+from encoder_bench.data.scenes.graph import (
+    BACKGROUNDS,
+    CANVAS,
+    COLOURS,
+    KINDS,
+    SIZES,
+    Scene,
+    Thing,
+    sample_scene,
+)
+from encoder_bench.pretrain.reading import Page
+
+Layout = Literal["sentence", "objects", "centres", "cover"]
+LAYOUTS: tuple[Layout, ...] = ("sentence", "objects", "centres", "cover")
+BOARD = 8
+COLUMN_NAMES, ROW_NAMES = "ijklmnop", "stuvwxyz"
+EMPTY = "nothing"
+
+_COUNTING, _IDENTIFICATION, _VISUAL, _CAPTIONS = 4, 4, 7, 1
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPrompts:
+    """The tasks' own prompts first, then other wordings, used on one page in four.
+
+    Attributes:
+        question: templates with `{question}`, for VQA, OC and MCI.
+        caption: prompts that ask for a caption.
+    """
+
+    question: tuple[str, ...]
+    caption: tuple[str, ...]
+
+
+def written_page(
+    rng: np.random.Generator, layout: Layout, prompts: TaskPrompts, *, name: str
+) -> Page:
+    """Return a random scene written in a layout, with questions of every task behind it."""
+    scene = sample_scene(rng)
+    question = _pick(prompts.question, rng)
+    caption = _pick(prompts.caption, rng)
+    asked = [
+        *_balanced(counting_questions(scene, rng), "0", _COUNTING),
+        *_balanced(identification_questions(scene, rng), "No.", _IDENTIFICATION),
+        *visual_questions(scene, rng, _VISUAL),
+    ]
+    turns = [(question.format(question=q.text), q.answer) for q in asked]
+    tasks = [q.task for q in asked]
+    for text in captions(scene, rng, _CAPTIONS):
+        turns.append((caption, text))
+        tasks.append("captioning")
+    return Page(name, tuple(written_cells(scene, layout, rng)), tuple(turns), tuple(tasks))
+
+
+def written_cells(scene: Scene, layout: Layout, rng: np.random.Generator) -> list[tuple[str, ...]]:
+    """Return the cells of a scene's page: 64 on a board, else as many as there are words."""
+    if layout == "sentence":
+        return [(word,) for word in describe(scene, rng).split()]
+    if layout == "objects":
+        order = rng.permutation(len(scene.things))
+        things = [scene.things[int(i)] for i in order]
+        return [(*_named(t, with_size=True), *_square_name(*square_of(t))) for t in things]
+    named = bool(rng.random() < 0.5)
+    size_everywhere = layout == "cover" and bool(rng.random() < 0.25)
+    board = _board(scene, cover=layout == "cover", size_everywhere=size_everywhere)
+    return [
+        (*board.get((row, column), (EMPTY,)), *(_square_name(row, column) if named else ()))
+        for row in range(BOARD)
+        for column in range(BOARD)
+    ]
+
+
+def square_of(thing: Thing) -> tuple[int, int]:
+    """Return the (row, column) of the square that holds a thing's centre."""
+    side = CANVAS / BOARD
+    return min(BOARD - 1, int(thing.y / side)), min(BOARD - 1, int(thing.x / side))
+
+
+def grammar_texts() -> Iterator[str]:
+    """Yield texts that hold every word that the grammar and the pages use."""
+    rng = np.random.default_rng(0)
+    yield " ".join([*KINDS, *map(plural, KINDS), *COLOURS, *SIZES, *BACKGROUNDS, *NUMBERS, EMPTY])
+    yield " ".join([*COLUMN_NAMES, *ROW_NAMES, *"0123456789", "Yes.", "No.", "yes no maybe zero"])
+    for _ in range(500):
+        scene = sample_scene(rng)
+        yield describe(scene, rng)
+        yield from captions(scene, rng)
+        for question in (
+            *counting_questions(scene, rng),
+            *identification_questions(scene, rng),
+            *visual_questions(scene, rng, 12),
+        ):
+            yield f"{question.text} {question.answer}"
+
+
+def _board(
+    scene: Scene, *, cover: bool, size_everywhere: bool
+) -> dict[tuple[int, int], tuple[str, ...]]:
+    """Return the words of the squares that are not empty; a later thing lies on an earlier one."""
+    board: dict[tuple[int, int], tuple[str, ...]] = {}
+    side = CANVAS / BOARD
+    for thing in scene.things if cover else ():
+        for row in range(BOARD):
+            for column in range(BOARD):
+                across, down = (column + 0.5) * side - thing.x, (row + 0.5) * side - thing.y
+                if math.hypot(across, down) <= thing.radius:
+                    board[row, column] = _named(thing, with_size=size_everywhere)
+    for thing in scene.things:
+        square = square_of(thing)
+        before = board.get(square, ()) if not cover else ()
+        board[square] = (*before, *_named(thing, with_size=True))
+    return board
+
+
+def _named(thing: Thing, *, with_size: bool) -> tuple[str, ...]:
+    return (thing.size, thing.colour, thing.kind) if with_size else (thing.colour, thing.kind)
+
+
+def _square_name(row: int, column: int) -> tuple[str, str]:
+    return COLUMN_NAMES[column], ROW_NAMES[row]
+
+
+def _balanced(questions: list[Question], absent: str, number: int) -> list[Question]:
+    """Return about as many questions about present kinds as about absent ones."""
+    present = [q for q in questions if q.answer != absent][: (number + 1) // 2]
+    return [*present, *[q for q in questions if q.answer == absent][: number - len(present)]]
+
+
+def _pick(choices: tuple[str, ...], rng: np.random.Generator) -> str:
+    if len(choices) == 1 or rng.random() < 0.75:
+        return choices[0]
+    return choices[int(rng.integers(1, len(choices)))]
