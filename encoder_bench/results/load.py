@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from encoder_bench.results.record import RunRecord, Score, TaskScores, read_records
+from encoder_bench.results.predictions import predictions_path
+from encoder_bench.results.record import RunRecord, Score, read_records
 
 _COLUMNS = (
     "run_id", "created", "encoder", "encoder_name", "family", "supervision", "pretraining_images",
@@ -50,7 +51,7 @@ def _rows(record: RunRecord, folder: Path) -> Iterator[dict[str, Any]]:
             "task": task,
             "column": scores.column,
             "parse_failures": scores.parse_failures,
-            "predictions": str(predictions_path(folder, record, scores)),
+            "predictions": str(predictions_path(folder, record, task)),
         }
         for control, metrics in {"": scores.metrics, **scores.controls}.items():
             for metric, score in metrics.items():
@@ -64,11 +65,6 @@ def _rows(record: RunRecord, folder: Path) -> Iterator[dict[str, Any]]:
                         "primary": primary,
                     }
                 )
-
-
-def predictions_path(results: Path, record: RunRecord, scores: TaskScores) -> Path:
-    """Return where a task's predictions lie: `results/predictions/RUN/FILE`."""
-    return results / "predictions" / record.run_id / Path(scores.predictions_file).name
 
 
 def _facts(record: RunRecord) -> dict[str, Any]:

@@ -1,0 +1,5 @@
+"""The report to look at: one HTML file with the table, charts, samples and proofs."""
+
+from encoder_bench.results.report.page import write_report
+
+__all__ = ["write_report"]

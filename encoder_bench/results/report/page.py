@@ -1,0 +1,115 @@
+"""The report: one self-contained HTML file, made from records and predictions.
+
+What belongs here: filling the template and writing the file. The page asks the network for
+nothing: styles, script, charts, pictures and samples all lie in it, and its content security
+policy forbids the rest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from encoder_bench.atomic import write_text
+from encoder_bench.errors import RecordError
+from encoder_bench.results.formats.html import table_section
+from encoder_bench.results.record import RunRecord, read_records
+from encoder_bench.results.report.content import Chapter, chapters, row_name
+from encoder_bench.results.report.samples import browse, thumbnails
+
+PICTURE_BYTES = 9_000_000
+"""The room that pictures may take; with 20 runs of 1,000 samples a page stays under 15 MB."""
+
+
+def write_report(
+    results: Path,
+    *,
+    output: Path | None = None,
+    images: Mapping[str, Path] | None = None,
+    samples_per_task: int = 250,
+) -> Path:
+    """Write `results/report.html` from the records and the predictions beside them.
+
+    Args:
+        results: the results folder.
+        output: another place for the file.
+        images: `str(image_id)` -> image file, for the browser of samples; without it, samples
+            have no pictures.
+        samples_per_task: at most so many samples a task in the browser.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        RecordError: there are no records, or one is damaged.
+    """
+    records = read_records(results)
+    if not records:
+        raise RecordError(f"{results}: no run records yet; make one with `encoder-bench run`")
+    path = output or results / "report.html"
+    write_text(path, render(results, records, images or {}, samples_per_task=samples_per_task))
+    return path
+
+
+def render(
+    results: Path,
+    records: Sequence[RunRecord],
+    images: Mapping[str, Path],
+    *,
+    samples_per_task: int,
+) -> str:
+    """Return the report's HTML; predictions that cannot be read are named on the page."""
+    parts = chapters(records)
+    tables, problems = browse(results, [part.group for part in parts], limit=samples_per_task)
+    pictures = thumbnails(tables, images, budget_bytes=PICTURE_BYTES)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters["pretty"] = _pretty
+    template = environment.from_string(_resource("template.html.j2"))
+    return template.render(
+        style=Markup(_resource("style.css")),
+        script=Markup(_resource("script.js")),
+        chapters=[_template_chapter(part) for part in parts],
+        problems=problems,
+        samples=_embedded({"tables": tables, "images": pictures}),
+        has_samples=any(entry["tasks"] for entry in tables),
+    )
+
+
+def _template_chapter(part: Chapter) -> dict[str, Any]:
+    return {
+        "heading": part.heading,
+        "table": Markup(table_section(part.page)),
+        "footnotes": part.page.footnotes,
+        "slopes": [Markup(chart) for chart in part.slopes],
+        "intervals": [Markup(chart) for chart in part.intervals],
+        "pareto": [Markup(chart) for chart in part.pareto],
+        "curves": Markup(part.curves) if part.curves else None,
+        "breakdowns": [(each.title, Markup(each.chart)) for each in part.breakdowns],
+        "runs": [
+            (row_name(row), record.model_dump(mode="json"))
+            for row in part.group.rows
+            for record in row.records
+        ],
+    }
+
+
+def _embedded(value: Any) -> Markup:
+    """Return JSON that no text within can end the script element of."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _pretty(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def _resource(name: str) -> str:
+    return (resources.files("encoder_bench.results.report") / name).read_text(encoding="utf-8")
