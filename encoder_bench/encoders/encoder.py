@@ -9,7 +9,7 @@ Axes: B images, H and W pixels, N patch tokens, h and w the patch grid (N = h * 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -37,7 +37,7 @@ class Encoder(nn.Module, ABC):
     """
 
     spec: EncoderSpec
-    backbone: nn.Module
+    backbone: Any
     width: int
     grid: tuple[int, int]
     resolution: tuple[int, int]

@@ -1,0 +1,67 @@
+"""What every source has in common when weights are read: clear errors, and quiet libraries."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from encoder_bench.errors import EncoderBenchError, WeightsError
+
+_UNREACHABLE = ("LocalEntryNotFound", "OfflineMode", "ConnectError", "ConnectionError", "Timeout")
+
+
+@contextlib.contextmanager
+def explained(name: str, place: str) -> Iterator[None]:
+    """Turn a library's failure to read an encoder into one line.
+
+    Raises:
+        WeightsError: with what to pass instead where the Hub could not be reached.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except EncoderBenchError:
+        raise
+    except SafetensorError as error:
+        raise WeightsError(
+            f"encoder {name}: the weights in {place} are truncated or damaged ({error}); "
+            "fetch them again"
+        ) from error
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        kinds = {type(e).__name__ for e in _chain(error)}
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if any(word in kind for kind in kinds for word in _UNREACHABLE) or "offline" in first:
+            raise unreachable(name, place) from error
+        raise WeightsError(f"encoder {name}: {place} cannot be read: {first}") from error
+
+
+def unreachable(name: str, place: str) -> WeightsError:
+    """Return the error for weights that are neither here nor to be had, with what to do."""
+    return WeightsError(
+        f"encoder {name}: {place} is not on this machine and the Hub cannot be reached; pass "
+        "--weights PATH with the checkpoint's folder, or fetch it into HF_HOME where there is a "
+        "network and set HF_HUB_OFFLINE=1"
+    )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+@contextlib.contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Silence transformers' loading bar and its table of unexpected keys; they are checked here."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

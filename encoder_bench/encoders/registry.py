@@ -1,0 +1,171 @@
+"""From a name to an encoder: exact names, general forms, and nothing in between.
+
+What belongs here: look-up and dispatch. Importing this module imports no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from encoder_bench.encoders.catalog import CATALOG
+from encoder_bench.encoders.spec import EncoderSpec, Source
+from encoder_bench.errors import EncoderBenchError, UnknownNameError, WeightsError
+
+if TYPE_CHECKING:
+    from encoder_bench.encoders.encoder import Encoder
+
+ENTRY_POINTS = "encoder_bench.encoders"
+_FORMS: dict[str, Source] = {"timm": "timm", "open_clip": "open_clip", "hf": "hf", "dir": "dir"}
+_HINT = "Besides: timm:NAME, open_clip:ARCH/PRETRAINED, hf:REPO[@REV], dir:PATH, or A+B."
+
+
+def encoder_names() -> list[str]:
+    """Return every registered name, the catalogue's first and then plug-ins'."""
+    return [*CATALOG, *sorted(plugin_specs())]
+
+
+def plugin_specs() -> dict[str, EncoderSpec]:
+    """Return encoders that other packages add through the `encoder_bench.encoders` entry point.
+
+    Each entry point is an `EncoderSpec`.
+
+    Raises:
+        EncoderBenchError: an entry point is something else, or takes a name that is taken.
+    """
+    found: dict[str, EncoderSpec] = {}
+    for entry in metadata.entry_points(group=ENTRY_POINTS):
+        spec = entry.load()
+        if not isinstance(spec, EncoderSpec):
+            raise EncoderBenchError(f"entry point {entry.name} ({entry.value}): not an EncoderSpec")
+        if spec.name in CATALOG or spec.name in found:
+            raise EncoderBenchError(f"entry point {entry.name}: the name '{spec.name}' is taken")
+        found[spec.name] = spec
+    return found
+
+
+def find_spec(name: str) -> EncoderSpec:
+    """Return the record of a name or of a general form.
+
+    Raises:
+        UnknownNameError: neither; the nearest names are suggested.
+    """
+    if name in CATALOG:
+        return CATALOG[name]
+    plugins = plugin_specs()
+    if name in plugins:
+        return plugins[name]
+    form, colon, locator = name.partition(":")
+    if colon and form in _FORMS and locator:
+        return _general(name, _FORMS[form], locator)
+    if "+" in name:
+        return _combined(name, [find_spec(part) for part in name.split("+")])
+    raise UnknownNameError("encoder", name, encoder_names(), _HINT)
+
+
+def _general(name: str, source: Source, locator: str) -> EncoderSpec:
+    revision = None
+    if source == "hf" and "@" in locator:
+        locator, _, revision = locator.partition("@")
+    return EncoderSpec(
+        name=name,
+        display_name=Path(locator).name if source == "dir" else locator,
+        family="unknown",
+        source=source,
+        locator=str(Path(locator).expanduser().resolve()) if source == "dir" else locator,
+        supervision="none",
+        pretraining_data="unknown",
+        pretraining_images="unknown",
+        revision=revision,
+    )
+
+
+def _combined(name: str, specs: list[EncoderSpec]) -> EncoderSpec:
+    kinds = {spec.supervision for spec in specs}
+    parameters = [spec.parameters for spec in specs]
+    return EncoderSpec(
+        name=name,
+        display_name=" + ".join(spec.display_name for spec in specs),
+        family="+".join(spec.family for spec in specs),
+        source="combined",
+        locator=name,
+        supervision=kinds.pop() if len(kinds) == 1 else "mixed",
+        pretraining_data=" + ".join(spec.pretraining_data for spec in specs),
+        pretraining_images=" + ".join(spec.pretraining_images for spec in specs),
+        parameters=None if None in parameters else sum(p or 0 for p in parameters),
+        patch=specs[0].patch,
+        resolution=specs[0].resolution,
+    )
+
+
+def load_encoder(
+    name: str,
+    *,
+    layer: tuple[int, ...] = (-1,),
+    resolution: int | None = None,
+    dtype: str = "float32",
+    weights: Path | None = None,
+    trust_remote_code: bool = False,
+) -> Encoder:
+    """Load an encoder, in eval mode, on the CPU.
+
+    Args:
+        name: a registered name or a general form.
+        layer: blocks whose tokens are returned, joined along channels.
+        resolution: pixels of a side; None for the checkpoint's own.
+        dtype: float32, bfloat16 or float16.
+        weights: the checkpoint on disk, in its library's own format, instead of the Hub.
+        trust_remote_code: let a Hub repository run its own code.
+
+    Raises:
+        UnknownNameError: no such name.
+        WeightsError: the weights are unreachable, damaged, or do not fit.
+    """
+    import torch
+
+    spec = find_spec(name)
+    kind = getattr(torch, dtype)
+    if weights is not None and not weights.exists():
+        raise WeightsError(f"--weights {weights}: no such file or folder")
+    if spec.source == "combined":
+        from encoder_bench.encoders.combine import CombinedEncoder
+
+        if weights is not None:
+            raise WeightsError("--weights works on one encoder; name folders as dir:A+dir:B")
+        parts = [
+            load_encoder(
+                part,
+                layer=layer,
+                resolution=resolution,
+                dtype=dtype,
+                trust_remote_code=trust_remote_code,
+            )
+            for part in name.split("+")
+        ]
+        return CombinedEncoder(spec, parts)
+    if spec.source == "timm":
+        from encoder_bench.encoders.timm import load_timm
+
+        return load_timm(spec, weights, layer=layer, resolution=resolution, dtype=kind)
+    if spec.source == "open_clip":
+        from encoder_bench.encoders.open_clip import load_open_clip
+
+        return load_open_clip(spec, weights, layer=layer, resolution=resolution, dtype=kind)
+    if spec.source == "bundled" and weights is None:
+        from encoder_bench.encoders.bundled import load_bundled
+
+        return load_bundled(spec, layer=layer, resolution=resolution, dtype=kind)
+    from encoder_bench.encoders.transformers import load_transformers
+
+    place = str(weights or spec.locator)
+    if spec.source == "dir" and not Path(place).is_dir():
+        raise WeightsError(f"encoder {name}: no such folder {place}")
+    return load_transformers(
+        spec,
+        place,
+        layer=layer,
+        resolution=resolution,
+        dtype=kind,
+        trust_remote_code=trust_remote_code,
+    )
