@@ -23,7 +23,6 @@ from encoder_bench.mllm.projectors import build_projector
 from encoder_bench.mllm.trainable import set_trainable
 from encoder_bench.recipes import DecodingSettings, LanguageModelSettings, ProjectorSettings
 
-_QUESTIONS_PER_IMAGE = (1, 2, 5, 18)
 _ENCODER_WIDTH = 128
 _THINGS = ("dog", "cat", "red ball", "tree", "blue car", "small bird", "chair", "house", "cup")
 _FORMS = (
@@ -42,6 +41,7 @@ def run_bench(
     images: int = 8,
     repeats: int = 5,
     new_tokens: int = 8,
+    questions_per_image: Sequence[int] = (1, 2, 5, 18),
 ) -> dict[str, Any]:
     """Measure shared prefix and generation engine and return seconds and ratios as JSON.
 
@@ -51,6 +51,7 @@ def run_bench(
         images: images in a batch.
         repeats: timed repeats of each variant, after one that is not counted.
         new_tokens: tokens that every answer has at most.
+        questions_per_image: numbers of questions for which the shared prefix is measured.
 
     Returns:
         `settings`, `shared_prefix` (one entry a number of questions an image) and `generation`.
@@ -72,7 +73,7 @@ def run_bench(
         },
         "shared_prefix": {
             str(count): _training_ratio(mllm, features, count, repeats)
-            for count in _QUESTIONS_PER_IMAGE
+            for count in questions_per_image
         },
         "generation": {
             str(count): _generation_ratios(mllm, features, count, repeats, new_tokens)
@@ -133,7 +134,8 @@ def _training_ratio(
     at = (rows.loss_rows, rows.loss_columns)
 
     def limit() -> None:
-        mllm.language(dense, at=at).float().logsumexp(-1).sum().backward()
+        logits: Tensor = mllm.language(dense, at=at)
+        torch.autograd.grad(logits.float().logsumexp(-1).sum(), dense)
 
     separate, shared, fastest = _medians(
         [lambda: _step(mllm, batches[False]), lambda: _step(mllm, batches[True]), limit], repeats

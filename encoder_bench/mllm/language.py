@@ -7,10 +7,7 @@ weights is `language_sources.py`'s job.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +16,9 @@ from torch import Tensor, nn
 
 from encoder_bench.errors import WeightsError
 from encoder_bench.hashing import hash_parameters
+from encoder_bench.mllm.chat import plain_text, read_template
+from encoder_bench.mllm.head import head_only_at
 from encoder_bench.recipes import LanguageModelSettings
-
-_CONTENT = "ENCODER-BENCH-CONTENT"
-_REPLY = "ENCODER-BENCH-REPLY"
-
-
-@dataclass(frozen=True, slots=True)
-class ChatTemplate:
-    """The text around one question and its answer.
-
-    Attributes:
-        head: what comes before the question (system message, start of the user's turn).
-        tail: what comes between the question and the answer.
-        joiner: put before an answer whose context does not end in whitespace.
-    """
-
-    head: str
-    tail: str
-    joiner: str
 
 
 class LanguageModel(nn.Module):
@@ -81,7 +62,9 @@ class LanguageModel(nn.Module):
         self.source = source
         self.revision = revision
         self.weights_sha256 = hash_parameters(model)
-        self.template = _template(tokenizer, settings)
+        self.template = (
+            read_template(tokenizer, name=settings.name) if settings.chat_template else plain_text()
+        )
         self.end_id = self._end_of_turn()
         self.end_ids = self._all_ends()
         self.pad_id = self._padding()
@@ -177,7 +160,7 @@ class LanguageModel(nn.Module):
             arguments["attention_mask"] = mask if mask.ndim == 2 else self.prepare_mask(mask)
         if cache is not None:
             arguments["past_key_values"] = cache
-        with _head_only_at(self.model, *at):
+        with head_only_at(self.model, *at):
             output = self.model(inputs_embeds=embeddings, use_cache=cache is not None, **arguments)
         logits: Tensor = output.logits
         return logits
@@ -257,12 +240,7 @@ class LanguageModel(nn.Module):
     def _end_of_turn(self) -> int:
         end: int | None = self.tokenizer.eos_token_id
         if self.template.tail:
-            chat = [
-                {"role": "user", "content": _CONTENT},
-                {"role": "assistant", "content": _REPLY},
-            ]
-            text = self.tokenizer.apply_chat_template(chat, tokenize=False)
-            after = self.encode(text.rpartition(_REPLY)[2].lstrip())
+            after = self.encode(self.template.between.lstrip())
             special = {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
             if after and after[0] in special:
                 return after[0]
@@ -347,38 +325,3 @@ def count_parameters(settings: LanguageModelSettings) -> int | None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     return sum(int(parameter.numel()) for parameter in model.parameters())
-
-
-def _template(tokenizer: Any, settings: LanguageModelSettings) -> ChatTemplate:
-    """Cut the tokenizer's chat template around its content; without one, plain text."""
-    if not settings.chat_template or not getattr(tokenizer, "chat_template", None):
-        return ChatTemplate(head="", tail="", joiner=" ")
-    text: str = tokenizer.apply_chat_template(
-        [{"role": "user", "content": _CONTENT}], tokenize=False, add_generation_prompt=True
-    )
-    if text.count(_CONTENT) != 1:
-        raise WeightsError(
-            f"LLM {settings.name}: its chat template does not keep a question as it is; "
-            "set llm.chat_template = false"
-        )
-    head, _, tail = text.partition(_CONTENT)
-    return ChatTemplate(head, tail, joiner="")
-
-
-@contextlib.contextmanager
-def _head_only_at(model: Any, rows: Tensor, columns: Tensor) -> Iterator[None]:
-    """Let the language model's head see only the hidden states at `(rows, columns)`.
-
-    The vocabulary is the widest layer of a small language model, and most positions predict
-    nothing that is taught. What follows the head (scaling, soft-capping) is elementwise.
-    """
-    head: nn.Module = model.get_output_embeddings()
-
-    def select(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (arguments[0][rows, columns], *arguments[1:])
-
-    handle = head.register_forward_pre_hook(select)
-    try:
-        yield
-    finally:
-        handle.remove()

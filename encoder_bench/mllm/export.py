@@ -1,0 +1,248 @@
+"""Export to a standard `LlavaForConditionalGeneration` folder, with its processor.
+
+What belongs here: putting trained parts into transformers' own LLaVA, and refusing, with the
+part's name, what that class cannot express. Nothing is approximated: features and pixels of the
+exported model are compared with ours before a file is written.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from encoder_bench.errors import EncoderBenchError, WeightsError
+from encoder_bench.mllm.language import LanguageModel
+from encoder_bench.mllm.model import MLLM
+from encoder_bench.mllm.projectors.linear import LinearProjector
+from encoder_bench.mllm.projectors.mlp import MLPProjector
+
+_IMAGE_TOKEN = "<image>"
+_TOLERANCE = 1e-4
+
+
+def export_llava(mllm: MLLM, folder: Path, *, card: str | None = None) -> Path:
+    """Write a folder that `LlavaForConditionalGeneration.from_pretrained` loads, and return it.
+
+    Greedy outputs of the folder's model and processor equal `generation.generate`'s. Low-rank
+    adapters are merged into the language model.
+
+    Args:
+        mllm: the trained model.
+        folder: to be created; written whole or not at all.
+        card: content of the folder's README.md.
+
+    Raises:
+        WeightsError: a part that LLaVA's class cannot express; names it and says why.
+        EncoderBenchError: the folder exists already or cannot be written.
+    """
+    if folder.exists():
+        raise EncoderBenchError(f"{folder}: exists already; export into a new folder")
+    model, processor = build_llava(mllm)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        model.save_pretrained(partial)
+        processor.save_pretrained(partial)
+        if card is not None:
+            (partial / "README.md").write_text(card, encoding="utf-8")
+        partial.chmod(0o755)
+        partial.rename(folder)
+    except OSError as error:
+        raise EncoderBenchError(f"cannot write {folder}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+@torch.no_grad()
+def build_llava(mllm: MLLM) -> tuple[Any, Any]:
+    """Return the same model as transformers' LLaVA, and its processor, in memory.
+
+    Raises:
+        WeightsError: a part that LLaVA's class cannot express; names it and says why.
+    """
+    from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+    first, second, activation = _projector_layers(mllm)
+    language = _merged(mllm.language)
+    tokenizer = copy.deepcopy(mllm.language.tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": [_IMAGE_TOKEN]})
+    image_id = int(tokenizer.convert_tokens_to_ids(_IMAGE_TOKEN))
+    if image_id >= mllm.language.model.get_input_embeddings().weight.shape[0]:
+        language.resize_token_embeddings(image_id + 1, mean_resizing=False)
+    tower = _vision_tower(mllm)
+    config = LlavaConfig(
+        vision_config=tower.config,
+        text_config=language.config,
+        image_token_index=image_id,
+        image_seq_length=mllm.visual_tokens_per_image,
+        projector_hidden_act=activation,
+        tie_word_embeddings=language.config.tie_word_embeddings,
+    )
+    with torch.device("meta"):
+        model = LlavaForConditionalGeneration(config)
+    _fit(model, tower, language, first, second)
+    config.vision_feature_layer, config.vision_feature_select_strategy = _feature_choice(
+        mllm, model
+    )
+    model.generation_config = copy.deepcopy(mllm.language.model.generation_config)
+    model.generation_config.suppress_tokens = [image_id]
+    return model.eval(), _processor(mllm, tokenizer, config)
+
+
+def _projector_layers(mllm: MLLM) -> tuple[nn.Linear, nn.Linear, str]:
+    """Return LLaVA's two linear layers and the activation between them."""
+    projector = copy.deepcopy(mllm.projector).cpu().float()
+    name = projector.settings.name
+    pooled = getattr(projector, "target", None) not in (None, projector.grid)
+    if isinstance(projector, LinearProjector) and not pooled:
+        identity = nn.Linear(projector.llm_width, projector.llm_width)
+        identity.weight.copy_(torch.eye(projector.llm_width))
+        identity.bias.zero_()
+        return projector.linear, identity, "linear"
+    if isinstance(projector, MLPProjector) and projector.settings.depth == 2 and not pooled:
+        first, last = projector.layers[0], projector.layers[2]
+        assert isinstance(first, nn.Linear)
+        assert isinstance(last, nn.Linear)
+        return first, last, "gelu"
+    detail = f" with {mllm.visual_tokens_per_image} visual tokens" if pooled else ""
+    raise WeightsError(
+        f"projector {name}{detail}: LLaVA's class has one or two linear layers on each patch "
+        "token and nothing else; only 'linear' and 'mlp' of depth 2, unpooled, can be exported"
+    )
+
+
+def _vision_tower(mllm: MLLM) -> Any:
+    from transformers import PreTrainedModel
+
+    backbone = mllm.encoder.backbone
+    if not isinstance(backbone, PreTrainedModel):
+        raise WeightsError(
+            f"encoder: its backbone is {type(backbone).__module__}.{type(backbone).__name__}; "
+            "LLaVA's class takes vision models of transformers only"
+        )
+    return copy.deepcopy(backbone).cpu().float()
+
+
+def _merged(language: LanguageModel) -> Any:
+    """Return a copy of the causal LM on the CPU, low-rank adapters merged into its weights."""
+    model = copy.deepcopy(language.model).cpu()
+    for name, module in list(model.named_modules()):
+        if hasattr(module, "merge") and hasattr(module, "get_base_layer"):
+            module.merge()
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, module.get_base_layer())
+    return model.requires_grad_(False)
+
+
+def _fit(model: Any, tower: Any, language: Any, first: nn.Linear, second: nn.Linear) -> None:
+    """Put our modules into LLaVA's places, after checking that they are of the same class."""
+    decoder = language.get_decoder()
+    for part, ours, theirs in (
+        ("encoder", tower, model.model.vision_tower),
+        ("LLM", decoder, model.model.language_model),
+    ):
+        if type(ours) is not type(theirs):
+            raise WeightsError(
+                f"{part}: it is a {type(ours).__name__}, LLaVA's class would build a "
+                f"{type(theirs).__name__}"
+            )
+    model.model.vision_tower, model.model.language_model = tower, decoder
+    model.lm_head = language.get_output_embeddings()
+    projector = model.model.multi_modal_projector
+    projector.linear_1, projector.linear_2 = first, second
+
+
+def _feature_choice(mllm: MLLM, model: Any) -> tuple[int | list[int], str]:
+    """Find the layer and the token selection with which LLaVA's features are ours."""
+    encoder = copy.deepcopy(mllm.encoder).cpu().float().eval()
+    pixels = torch.randn(2, 3, *encoder.resolution, generator=torch.Generator().manual_seed(0))
+    expected = encoder(pixels)
+    hidden = model.model.vision_tower.eval()(pixels, output_hidden_states=True).hidden_states
+    for layer, strategy in _candidates(encoder.layer):
+        layers = [layer] if isinstance(layer, int) else layer
+        found = torch.cat([hidden[index] for index in layers], dim=-1)
+        if _close(found[:, 1:] if strategy == "default" else found, expected):
+            return layer, strategy
+    raise WeightsError(
+        f"encoder {type(mllm.encoder.backbone).__name__}: its patch tokens are not a layer's "
+        "hidden states with at most one leading token dropped, which is all that LLaVA's class "
+        "can select"
+    )
+
+
+def _candidates(layers: tuple[int, ...]) -> Iterator[tuple[int | list[int], str]]:
+    """Yield (layer, selection) pairs; a positive block number counts the embeddings as 0."""
+    hidden = [layer if layer < 0 else layer + 1 for layer in layers]
+    for strategy in ("default", "full"):
+        yield (hidden[0] if len(hidden) == 1 else hidden), strategy
+
+
+def _processor(mllm: MLLM, tokenizer: Any, config: Any) -> Any:
+    from transformers import BaseImageProcessor, LlavaProcessor
+
+    image_processor = getattr(mllm.encoder, "processor", None)
+    if not isinstance(image_processor, BaseImageProcessor):
+        raise WeightsError(
+            "encoder: its image transform is not one of transformers' image processors, which "
+            "LLaVA's processor needs"
+        )
+    _check_transform(mllm, image_processor)
+    leading = 1 if config.vision_feature_select_strategy == "default" else 0
+    return LlavaProcessor(
+        image_processor=image_processor,
+        tokenizer=tokenizer,
+        patch_size=config.vision_config.patch_size,
+        vision_feature_select_strategy=config.vision_feature_select_strategy,
+        num_additional_image_tokens=leading,
+        chat_template=_chat_template(mllm.language),
+        image_token=_IMAGE_TOKEN,
+    )
+
+
+def _check_transform(mllm: MLLM, image_processor: Any) -> None:
+    """Compare pixels of a landscape and a portrait probe image."""
+    noise = np.random.default_rng(0)
+    for size in ((90, 120), (130, 70)):
+        image = Image.fromarray(noise.integers(0, 256, (*size, 3), dtype=np.uint8))
+        theirs = image_processor(image, return_tensors="pt")["pixel_values"][0]
+        ours = mllm.encoder.transform(image)
+        if not _close(theirs, ours):
+            raise WeightsError(
+                "encoder: its image transform and its image processor make different pixels "
+                f"({mllm.encoder.transform_description}); the export would not answer as we do"
+            )
+
+
+def _close(left: Tensor, right: Tensor) -> bool:
+    return left.shape == right.shape and bool((left - right).abs().max() <= _TOLERANCE)
+
+
+def _chat_template(language: LanguageModel) -> str:
+    """Return a Jinja template that puts image and question where training put them."""
+    template, settings = language.template, language.settings
+    begin = language.tokenizer.bos_token
+    head = template.head
+    if begin and language.prefix_ids(image=True)[:1] == [language.tokenizer.bos_token_id]:
+        head = begin + head.removeprefix(begin)
+    image = settings.image_prefix + _IMAGE_TOKEN + settings.image_suffix
+    end = language.tokenizer.decode([language.end_id])
+    return (
+        "{%- for message in messages -%}{%- if message.role == 'user' -%}"
+        f"{{{{ {head!r} }}}}"
+        "{%- for part in message.content -%}{%- if part.type == 'image' -%}"
+        f"{{{{ {image!r} }}}}"
+        "{%- else -%}{{ part.text }}{%- endif -%}{%- endfor -%}"
+        f"{{{{ {template.tail!r} }}}}"
+        f"{{%- else -%}}{{{{ {template.joiner!r} + message.content[0].text + {end!r} }}}}"
+        "{%- endif -%}{%- endfor -%}"
+    )

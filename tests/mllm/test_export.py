@@ -1,0 +1,181 @@
+"""An exported folder answers as we do, through transformers alone; what it cannot hold is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import (
+    AutoProcessor,
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlavaForConditionalGeneration,
+)
+
+from encoder_bench.encoders.encoder import Encoder
+from encoder_bench.errors import EncoderBenchError, WeightsError
+from encoder_bench.mllm.export import export_llava
+from encoder_bench.mllm.generation import generate
+from encoder_bench.mllm.language import LanguageModel
+from encoder_bench.mllm.model import MLLM
+from encoder_bench.mllm.projectors import build_projector
+from encoder_bench.mllm.trainable import set_trainable
+from encoder_bench.recipes import DecodingSettings, ProjectorSettings
+
+from .models import small_language, small_mllm
+
+QUESTIONS = ["What is it?", "Is it red or blue?"]
+
+
+class SmallClip(Encoder):
+    """transformers' CLIP tower and image processor on 32 px images."""
+
+    def __init__(self, layer: int = -1) -> None:
+        super().__init__()
+        config = CLIPVisionConfig(
+            image_size=32,
+            patch_size=8,
+            hidden_size=48,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            intermediate_size=96,
+        )
+        self.backbone = CLIPVisionModel(config).eval()
+        size = {"height": 32, "width": 32}
+        self.processor = CLIPImageProcessor(size=size, crop_size=size)
+        self.width, self.grid, self.resolution = 48, (4, 4), (32, 32)
+        self.layer, self.pretrained, self.weights_revision = (layer,), False, None
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        output = self.backbone(pixels, output_hidden_states=True)
+        tokens: Tensor = output.hidden_states[self.layer[0]][:, 1:]
+        return tokens
+
+    def transform(self, image: Image.Image) -> Tensor:
+        pixels: Tensor = self.processor(image, return_tensors="pt")["pixel_values"][0]
+        return pixels
+
+    @property
+    def transform_description(self) -> str:
+        return "resize 32, crop 32, CLIP mean and std"
+
+
+def clip_mllm(projector: str, language: LanguageModel, *, layer: int = -1) -> MLLM:
+    torch.manual_seed(0)
+    encoder = SmallClip(layer)
+    settings = ProjectorSettings(name=projector)
+    built = build_projector(settings, grid=(4, 4), width=48, llm_width=language.width)
+    with torch.no_grad():
+        for parameter in built.parameters():
+            parameter.mul_(3.0)  # so that images change answers
+    return MLLM(encoder, built, language).eval()
+
+
+def images() -> list[Image.Image]:
+    noise = np.random.default_rng(3)
+    return [
+        Image.fromarray(noise.integers(0, 256, (*size, 3), dtype=np.uint8))
+        for size in ((40, 60), (80, 48))
+    ]
+
+
+def answers_of_transformers(folder: Path, *, tokens: int) -> list[list[str]]:
+    model = LlavaForConditionalGeneration.from_pretrained(folder)
+    processor = AutoProcessor.from_pretrained(folder)
+    found = []
+    for image in images():
+        group = []
+        for question in QUESTIONS:
+            content = [{"type": "image"}, {"type": "text", "text": question}]
+            text = processor.apply_chat_template(
+                [{"role": "user", "content": content}], add_generation_prompt=True
+            )
+            inputs = processor(
+                images=image, text=text, return_tensors="pt", add_special_tokens=False
+            )
+            ids = model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
+            reply = ids[0, inputs["input_ids"].shape[1] :]
+            group.append(processor.decode(reply, skip_special_tokens=True).strip())
+        found.append(group)
+    return found
+
+
+def our_answers(mllm: MLLM, *, tokens: int) -> list[list[str]]:
+    pixels = torch.stack([mllm.encoder.transform(image) for image in images()])
+    with torch.no_grad():
+        visual = mllm.visual_tokens(mllm.features(pixels))
+    return generate(mllm, visual, [QUESTIONS] * 2, DecodingSettings(max_new_tokens=tokens))
+
+
+@pytest.mark.parametrize(
+    ("projector", "chat", "layer"), [("mlp", False, -2), ("mlp", True, -1), ("linear", True, -2)]
+)
+def test_greedy_outputs_are_ours(projector: str, chat: bool, layer: int, tmp_path: Path) -> None:
+    language = small_language(chat=chat, image_prefix="<Img>", image_suffix="</Img>")
+    mllm = clip_mllm(projector, language, layer=layer)
+    folder = export_llava(mllm, tmp_path / "llava", card="# A card\n")
+    expected = our_answers(mllm, tokens=10)
+    assert answers_of_transformers(folder, tokens=10) == expected
+    assert expected[0] != expected[1]
+    assert (folder / "README.md").read_text() == "# A card\n"
+    assert not [path for path in tmp_path.iterdir() if path != folder]
+
+
+def test_adapters_are_merged_and_ours_stay_as_they_are(tmp_path: Path) -> None:
+    mllm = clip_mllm("mlp", small_language())
+    set_trainable(mllm, encoder=False, llm="lora")
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in mllm.language.model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.3)
+    expected = our_answers(mllm, tokens=6)
+    names = set(mllm.language.model.state_dict())
+    folder = export_llava(mllm, tmp_path / "llava")
+    assert answers_of_transformers(folder, tokens=6) == expected
+    assert set(mllm.language.model.state_dict()) == names
+    assert our_answers(mllm, tokens=6) == expected
+
+
+@pytest.mark.parametrize("projector", ["resampler", "qformer", "pixel-shuffle", "c-abstractor"])
+def test_a_projector_that_llava_lacks_is_named(projector: str, tmp_path: Path) -> None:
+    mllm = clip_mllm(projector, small_language())
+    with pytest.raises(WeightsError, match=f"projector {projector}"):
+        export_llava(mllm, tmp_path / "llava")
+    assert not list(tmp_path.iterdir())
+
+
+def test_pooled_tokens_are_refused(tmp_path: Path) -> None:
+    mllm = small_mllm(projector="mlp", visual_tokens=4)
+    with pytest.raises(WeightsError, match="projector mlp with 4 visual tokens"):
+        export_llava(mllm, tmp_path / "llava")
+
+
+def test_features_that_llava_cannot_select_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mllm = clip_mllm("mlp", small_language())
+    encode = SmallClip.forward
+    monkeypatch.setattr(SmallClip, "forward", lambda self, pixels: encode(self, pixels) * 1.01)
+    with pytest.raises(WeightsError, match="encoder CLIPVisionModel: its patch tokens"):
+        export_llava(mllm, tmp_path / "llava")
+
+
+def test_another_image_transform_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mllm = clip_mllm("mlp", small_language())
+    plain = SmallClip.transform
+    monkeypatch.setattr(SmallClip, "transform", lambda self, image: plain(self, image) + 0.01)
+    with pytest.raises(WeightsError, match="make different pixels"):
+        export_llava(mllm, tmp_path / "llava")
+
+
+def test_an_existing_folder_is_left_alone(tmp_path: Path) -> None:
+    with pytest.raises(EncoderBenchError, match="exists already"):
+        export_llava(clip_mllm("mlp", small_language()), tmp_path)
