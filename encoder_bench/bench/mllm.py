@@ -154,7 +154,7 @@ def _training_ratio(
 def _step(mllm: MLLM, batch: TrainingBatch) -> None:
     mllm.zero_grad()
     loss = mllm.loss(batch)
-    (loss.total / loss.tokens).backward()
+    (loss.total / loss.tokens).backward()  # type: ignore[no-untyped-call]
 
 
 def _generation_ratios(
