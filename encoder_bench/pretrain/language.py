@@ -45,6 +45,9 @@ _LAYOUT_CYCLE: tuple[Layout, ...] = (
     "cover",
 )
 """Which layout each step's pages have; an odd number, so that noise comes to each."""
+_FIRST_LAYOUTS: tuple[Layout, ...] = ("objects", "sentence")
+_FIRST_SHARE = 0.2
+"""The first fifth of the steps has short pages without noise: looking up is learned there."""
 NOISE, DROPOUT = 0.3, 0.02
 """Noise on cells (share of a word's root mean square) and share of emptied cells, half the time."""
 
@@ -72,11 +75,16 @@ WORDING = (
 )
 
 
+def build_tokenizer_of_grammar() -> Any:
+    """Return the tokenizer that knows every word of the grammar, the pages and the prompts."""
+    return build_tokenizer(words_of([*grammar_texts(), *WORDING]))
+
+
 def build_language_model(*, seed: int) -> LanguageModel:
     """Return the untrained tiny Llama with a tokenizer that knows the grammar's words."""
     from transformers import LlamaForCausalLM
 
-    tokenizer = build_tokenizer(words_of([*grammar_texts(), *WORDING]))
+    tokenizer = build_tokenizer_of_grammar()
     config = tiny_llama_config(
         len(tokenizer),
         pad=tokenizer.pad_token_id,
@@ -105,6 +113,7 @@ def pretrain_language_model(
     reporter: Reporter,
     seed: int = 0,
     checkpoint_every: int = 100,
+    held_out_count: int = HELD_OUT_PAGES,
 ) -> None:
     """Pretrain the tiny Llama and ship it, a snapshot at every checkpoint.
 
@@ -116,13 +125,15 @@ def pretrain_language_model(
         reporter: told loss and held-out accuracy.
         seed: of weights and of the stream of pages.
         checkpoint_every: steps between checkpoints, each measured on held-out pages.
+        held_out_count: pages of each layout that are measured.
     """
     language = build_language_model(seed=seed)
-    held_out = {layout: held_out_pages(layout, prompts, HELD_OUT_PAGES) for layout in LAYOUTS}
+    held_out = {layout: held_out_pages(layout, prompts, held_out_count) for layout in LAYOUTS}
 
     def step_loss(step: int, generator: torch.Generator) -> ObjectiveLoss:
-        pages = training_pages(step, budget.images_per_step, prompts, seed=seed)
-        noisy = step % 2 == 1
+        layout = layout_at(step, budget.steps)
+        pages = training_pages(step, layout, budget.images_per_step, prompts, seed=seed)
+        noisy = step % 2 == 1 and step >= _FIRST_SHARE * budget.steps
         with torch.autocast("cpu", torch.bfloat16):
             loss = reading_loss(
                 language,
@@ -138,7 +149,7 @@ def pretrain_language_model(
         language.model.eval()
         accuracy = {name: measure(language, pages) for name, pages in held_out.items()}
         reporter.note(f"step {step}: held-out exact answers, percent: {accuracy}")
-        card = _card(budget, prompts, step, curve, accuracy, seed)
+        card = _card(budget, prompts, step, curve, accuracy, held_out_count, seed)
         ship(language.model, output, card=card, companions=(language.tokenizer,))
 
     run = Run(
@@ -164,10 +175,17 @@ def pretrain_language_model(
     )
 
 
-def training_pages(step: int, count: int, prompts: TaskPrompts, *, seed: int) -> list[Page]:
-    """Return the pages of one step, all of one layout; the same at every call."""
+def layout_at(step: int, steps: int) -> Layout:
+    """Return the layout of a step's pages: short ones first, then all in turn."""
+    cycle = _FIRST_LAYOUTS if step < _FIRST_SHARE * steps else _LAYOUT_CYCLE
+    return cycle[step % len(cycle)]
+
+
+def training_pages(
+    step: int, layout: Layout, count: int, prompts: TaskPrompts, *, seed: int
+) -> list[Page]:
+    """Return the pages of one step; the same at every call."""
     rng = np.random.default_rng([_TRAINING_STREAM, seed, step])
-    layout = _LAYOUT_CYCLE[step % len(_LAYOUT_CYCLE)]
     return [written_page(rng, layout, prompts, name=f"train/{step}/{i}") for i in range(count)]
 
 
@@ -192,7 +210,8 @@ def _card(
     prompts: TaskPrompts,
     step: int,
     curve: list[dict[str, Any]],
-    accuracy: dict[str, dict[str, float]],
+    accuracy: dict[Layout, dict[str, float]],
+    held_out_count: int,
     seed: int,
 ) -> dict[str, Any]:
     return {
@@ -203,15 +222,17 @@ def _card(
             "scenes": f"random scenes drawn step by step from seed {seed}; no scene is shared with "
             "the embedded suite's files",
             "layouts": list(LAYOUTS),
+            "layout_cycle": list(_LAYOUT_CYCLE),
+            "first_layouts": {"layouts": list(_FIRST_LAYOUTS), "share_of_steps": _FIRST_SHARE},
             "prompts": asdict(prompts),
         },
         "budget": budget.as_json(),
         "steps_done": step,
         "pages_seen": step * budget.images_per_step,
         "precision": "bfloat16 autocast, float32 weights; shipped as float16",
-        "noise": {"cells": NOISE, "emptied": DROPOUT, "share_of_steps": 0.5},
+        "noise": {"cells": NOISE, "emptied": DROPOUT, "share_of_steps": 0.5 * (1 - _FIRST_SHARE)},
         "seed": seed,
         "held_out_exact_answers_percent": accuracy,
-        "held_out_pages_per_layout": HELD_OUT_PAGES,
+        "held_out_pages_per_layout": held_out_count,
         "loss_curve": curve,
     }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -107,13 +108,14 @@ def _stream(stream: str, seed: int) -> Iterator[tuple[Scene, np.random.Generator
             yield sample_scene(rng), rng
 
 
-def _suite_pictures(sizes: SceneSizes) -> set[str]:
+@cache
+def _suite_pictures(sizes: SceneSizes) -> frozenset[str]:
     """Return the digests of the suite's own validation and test pictures, drawn again."""
-    return {
+    return frozenset(
         _digest(render(scene))
         for split in _SUITE_SPLITS
         for scene in _first(scene_stream(sizes.seed, split), getattr(sizes, split))
-    }
+    )
 
 
 def _first(stream: Iterable[tuple[Scene, Any]], count: int) -> Iterator[Scene]:

@@ -4,7 +4,7 @@ What belongs here: layouts of a page and the questions behind it. No pixel is dr
 
 Four layouts, from ordinary text to what a projector will be asked to make of patch tokens:
 
-- `sentence`: the grammar's own description, one word a cell;
+- `sentence`: size, colour, kind and place of each thing, one word a cell;
 - `objects`: one cell a thing (size, colour, kind and its square), in random order;
 - `centres`: an 8 by 8 board, row by row; a thing stands in the square of its centre;
 - `cover`: the same board; a thing stands in every square whose middle it covers.
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -29,7 +29,6 @@ from encoder_bench.data.scenes.grammar import (
     Question,
     captions,
     counting_questions,
-    describe,
     identification_questions,
     visual_questions,
 )
@@ -51,7 +50,9 @@ BOARD = 8
 COLUMN_NAMES, ROW_NAMES = "ijklmnop", "stuvwxyz"
 EMPTY = "nothing"
 
-_COUNTING, _IDENTIFICATION, _VISUAL, _CAPTIONS = 4, 4, 7, 1
+_COUNTING, _IDENTIFICATION, _VISUAL, _CAPTIONS = 3, 3, 6, 2
+LISTING = "List all things:"
+"""Asks for everything on the page in the page's own order: the densest practice in looking up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def written_page(
     rng: np.random.Generator, layout: Layout, prompts: TaskPrompts, *, name: str
 ) -> Page:
     """Return a random scene written in a layout, with questions of every task behind it."""
-    scene = sample_scene(rng)
+    scene = in_page_order(sample_scene(rng), layout, rng)
     question = _pick(prompts.question, rng)
     caption = _pick(prompts.caption, rng)
     asked = [
@@ -84,17 +85,32 @@ def written_page(
     for text in captions(scene, rng, _CAPTIONS):
         turns.append((caption, text))
         tasks.append("captioning")
+    turns.append((LISTING, " . ".join(_told(thing) for thing in scene.things)))
+    tasks.append("listing")
     return Page(name, tuple(written_cells(scene, layout, rng)), tuple(turns), tuple(tasks))
+
+
+def in_page_order(scene: Scene, layout: Layout, rng: np.random.Generator) -> Scene:
+    """Return the scene with its things by square on a board, else shuffled.
+
+    Which of two things lies on top may change with it; a page does not say.
+    """
+    if layout in ("centres", "cover"):
+        things = tuple(sorted(scene.things, key=square_of))
+    else:
+        things = tuple(scene.things[int(i)] for i in rng.permutation(len(scene.things)))
+    return replace(scene, things=things)
 
 
 def written_cells(scene: Scene, layout: Layout, rng: np.random.Generator) -> list[tuple[str, ...]]:
     """Return the cells of a scene's page: 64 on a board, else as many as there are words."""
     if layout == "sentence":
-        return [(word,) for word in describe(scene, rng).split()]
+        return [(word,) for thing in scene.things for word in (*_told(thing).split(), ".")]
     if layout == "objects":
-        order = rng.permutation(len(scene.things))
-        things = [scene.things[int(i)] for i in order]
-        return [(*_named(t, with_size=True), *_square_name(*square_of(t))) for t in things]
+        return [
+            (*_named(thing, with_size=True), *_square_name(*square_of(thing)))
+            for thing in scene.things
+        ]
     named = bool(rng.random() < 0.5)
     size_everywhere = layout == "cover" and bool(rng.random() < 0.25)
     board = _board(scene, cover=layout == "cover", size_everywhere=size_everywhere)
@@ -116,9 +132,10 @@ def grammar_texts() -> Iterator[str]:
     rng = np.random.default_rng(0)
     yield " ".join([*KINDS, *map(plural, KINDS), *COLOURS, *SIZES, *BACKGROUNDS, *NUMBERS, EMPTY])
     yield " ".join([*COLUMN_NAMES, *ROW_NAMES, *"0123456789", "Yes.", "No.", "yes no maybe zero"])
+    yield LISTING
     for _ in range(500):
         scene = sample_scene(rng)
-        yield describe(scene, rng)
+        yield " . ".join(_told(thing) for thing in scene.things)
         yield from captions(scene, rng)
         for question in (
             *counting_questions(scene, rng),
@@ -145,6 +162,10 @@ def _board(
         before = board.get(square, ()) if not cover else ()
         board[square] = (*before, *_named(thing, with_size=True))
     return board
+
+
+def _told(thing: Thing) -> str:
+    return f"{thing.size} {thing.colour} {thing.kind} {thing.place}"
 
 
 def _named(thing: Thing, *, with_size: bool) -> tuple[str, ...]:

@@ -1,203 +1,196 @@
-"""Pretraining by name: one encoder, or the whole zoo on one budget.
+"""The zoo by name: what `encoder-bench pretrain` and `make zoo` call.
 
-What belongs here: what `encoder-bench pretrain` and `make zoo` call: data, objective, run,
-measures, card. The loop is `loop.py`'s, the equations are the objectives'.
+What belongs here: which data, budget and folders a name stands for. One encoder's run is
+`encoder.py`'s, the language model's `language.py`'s.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
+from encoder_bench.errors import RecipeError, UnknownNameError
+from encoder_bench.hashing import hash_json
 from encoder_bench.paths import cache_dir
-from encoder_bench.pretrain.architecture import (
-    OBJECTIVES,
-    SUPERVISION,
-    ObjectiveName,
-    build_objective,
-)
-from encoder_bench.pretrain.card import ship
-from encoder_bench.pretrain.loop import Run, train
-from encoder_bench.pretrain.objective import Objective, ObjectiveLoss
+from encoder_bench.pretrain.architecture import OBJECTIVES, ObjectiveName
 from encoder_bench.pretrain.pool import ImagePool
-from encoder_bench.pretrain.probe import (
-    linear_probe_scores,
-    mean_average_precision,
-    nearest_neighbour_scores,
-)
 from encoder_bench.pretrain.schedule import Budget
-from encoder_bench.pretrain.views import MEAN, STD, normalise
 from encoder_bench.progress import Reporter
 
-_PREFIX_TOKENS = {"deit": 2, "clip": 1, "siglip": 0, "mae": 1, "dino": 1, "dinov2": 1}
-"""Class and distillation tokens that stand before the patch tokens."""
+ENCODER_BUDGET = Budget(steps=640, images_per_step=32)
+"""The same for all six; the cards hold what each shipped run had."""
+LANGUAGE_BUDGET = Budget(steps=1800, images_per_step=16, learning_rate=2e-3, warmup_fraction=0.05)
+"""Of the tiny language model; its images are written pages."""
+POOL_IMAGES = {"train": 12_000, "probe": 1_500, "held-out": 500}
 
 
-def bundled_folder(name: str) -> Path:
-    """Return where the weights of `tiny-NAME` ship."""
-    return Path(__file__).resolve().parent.parent / "bundled" / "encoders" / f"tiny-{name}"
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """The images of a comparison, drawn or read once for all objectives."""
+
+    train: ImagePool
+    probe: ImagePool
+    held_out: ImagePool
+    tokenizer: Any
 
 
-def work_folder(name: str) -> Path:
-    """Return where the checkpoint of a pretraining run lives."""
-    return cache_dir("pretrain", name)
+def bundled_folder(kind: Literal["encoders", "llm"], name: str) -> Path:
+    """Return where the weights of a name ship: `bundled/encoders/tiny-deit` and so on."""
+    return Path(__file__).resolve().parent.parent / "bundled" / kind / name
+
+
+def open_pools(
+    data: str, reporter: Reporter, *, images: dict[str, int] | None = None, seed: int = 0
+) -> Pools:
+    """Draw scenes, or read a folder of captioned images in COCO's layout.
+
+    Args:
+        data: `scenes`, or a folder.
+        reporter: told the progress.
+        images: how many scenes each pool has; `POOL_IMAGES` by default.
+        seed: of the scenes.
+
+    Raises:
+        DataError: the folder is missing, malformed or too small.
+    """
+    if data != "scenes":
+        from encoder_bench.data.folder import open_data
+        from encoder_bench.pretrain.folder_pool import folder_pools
+
+        pools, tokenizer = folder_pools(open_data(data), reporter)
+    else:
+        from encoder_bench.pretrain.language import build_tokenizer_of_grammar
+        from encoder_bench.pretrain.scene_pool import scene_pool
+
+        tokenizer = build_tokenizer_of_grammar()
+        pools = {
+            name: scene_pool(name, count, tokenizer=tokenizer, reporter=reporter, seed=seed)
+            for name, count in (images or POOL_IMAGES).items()
+        }
+    return Pools(pools["train"], pools["probe"], pools["held-out"], tokenizer)
 
 
 def pretrain(
-    name: ObjectiveName,
-    budget: Budget,
+    objective: str,
     *,
-    train_pool: ImagePool,
-    probe_pool: ImagePool,
-    test_pool: ImagePool,
-    tokenizer: Any,
-    output: Path,
-    work: Path,
+    data: str = "scenes",
+    size: str = "tiny",
+    budget: Budget = ENCODER_BUDGET,
+    output: Path | None = None,
     reporter: Reporter,
     seed: int = 0,
     device: torch.device | None = None,
-    stop_after: int | None = None,
+    pools: Pools | None = None,
 ) -> dict[str, Any]:
-    """Pretrain one encoder, measure it on held-out images, ship it; resumes where it stopped.
+    """Pretrain one encoder by its objective's name and write weights and card; resumes.
 
     Args:
-        name: the objective.
-        budget: the same for every objective that is to be compared.
-        train_pool: images that are trained on.
-        probe_pool: images that the k-NN and the linear probe learn from.
-        test_pool: images that both are measured on.
-        tokenizer: of the captions.
-        output: folder that ships.
-        work: folder of the checkpoint.
-        reporter: told loss and rank.
+        objective: `deit`, `clip`, `siglip`, `mae`, `dino` or `dinov2`.
+        data: `scenes`, or a folder of captioned images in COCO's layout.
+        size: `tiny`, the one size there is.
+        budget: steps, images and optimizer.
+        output: the folder that is written; the bundled one by default.
+        reporter: told loss, rank and measures.
         seed: of weights, batches and views.
-        device: where the objective trains; the CPU by default.
-        stop_after: stop at this step with a checkpoint, and ship nothing.
+        device: a GPU where there is one, by default.
+        pools: images that are already in memory.
 
     Returns:
         The card.
+
+    Raises:
+        UnknownNameError: not an objective.
+        RecipeError: not a size.
+        DataError: the folder is missing, malformed or too small.
+        TrainingError: a loss that is not finite, or a checkpoint of another run.
     """
-    objective = build_objective(
+    from encoder_bench.pretrain.encoder import pretrain_encoder
+
+    name = _objective(objective)
+    if size != "tiny":
+        raise RecipeError(f"--size {size}: only 'tiny' can be pretrained here")
+    pools = pools or open_pools(data, reporter, seed=seed)
+    key = hash_json([name, budget.as_json(), seed, pools.train.description, len(pools.tokenizer)])[
+        :16
+    ]
+    return pretrain_encoder(
         name,
-        classes=len(train_pool.classes),
-        vocabulary=len(tokenizer),
-        eos=tokenizer.eos_token_id,
+        budget,
+        train_pool=pools.train,
+        probe_pool=pools.probe,
+        test_pool=pools.held_out,
+        tokenizer=pools.tokenizer,
+        output=output or bundled_folder("encoders", f"tiny-{name}"),
+        work=cache_dir("pretrain", f"{name}-{key}"),
+        reporter=reporter,
         seed=seed,
-    )
-    untrained = measure(name, objective.eval().shipped(), probe_pool, test_pool)
-    device = device or torch.device("cpu")
-    objective.to(device)
-    run = _run(name, objective, budget, train_pool, seed, device)
-    curve = train(run, budget, folder=work, reporter=reporter, stop_after=stop_after)
-    if stop_after is not None and stop_after < budget.steps:
-        return {}
-    objective.to("cpu").eval()
-    scores = measure(name, objective.shipped(), probe_pool, test_pool)
-    reporter.note(f"{name}: held-out {scores}, with untrained weights {untrained}")
-    card = {
-        "name": f"tiny-{name}",
-        "class": type(objective.shipped()).__name__,
-        "objective": name,
-        "supervision": SUPERVISION[name],
-        "paper_equations": (type(objective).__doc__ or "").strip(),
-        "data": train_pool.description,
-        "classes": list(train_pool.classes) if name == "deit" else None,
-        "budget": budget.as_json(),
-        "augmentation": objective.augmentation,
-        "precision": "bfloat16 autocast, float32 weights; shipped as float16",
-        "seed": seed,
-        "held_out": scores,
-        "held_out_untrained": untrained,
-        "probe_images": len(probe_pool),
-        "test_images": len(test_pool),
-        "loss_curve": curve,
-    }
-    card["weights_sha256"] = ship(
-        objective.shipped(), output, card=card, companions=(_processor(train_pool),)
-    )
-    return card
-
-
-def _run(
-    name: str,
-    objective: Objective,
-    budget: Budget,
-    pool: ImagePool,
-    seed: int,
-    device: torch.device,
-) -> Run:
-    def step_loss(_: int, generator: torch.Generator) -> ObjectiveLoss:
-        batch = pool.batch(budget.images_per_step, generator).to(device)
-        with torch.autocast(device.type, torch.bfloat16):
-            loss: ObjectiveLoss = objective(batch, generator)
-        return loss
-
-    return Run(
-        name=f"tiny-{name}",
-        module=objective,
-        step_loss=step_loss,
-        after_step=objective.after_step,
-        generator=torch.Generator().manual_seed(seed),
-        identity={
-            "objective": name,
-            "budget": budget.as_json(),
-            "seed": seed,
-            "data": pool.description,
-        },
+        device=device or default_device(),
     )
 
 
-@torch.no_grad()
-def features(name: str, model: Any, images: Tensor, *, batch: int = 128) -> Tensor:
-    """Return `(P, D)` mean patch tokens of `(P, 3, H, W)` uint8 images, nothing masked."""
-    means = []
-    for start in range(0, len(images), batch):
-        pixels = normalise(images[start : start + batch].float() / 255.0)
-        arguments: dict[str, Any] = {}
-        if name == "mae":
-            ratio, model.config.mask_ratio = model.config.mask_ratio, 0.0
-            arguments["noise"] = torch.arange(_patches(model)).float().repeat(len(pixels), 1)
-        tokens = model(pixels, **arguments).last_hidden_state[:, _PREFIX_TOKENS[name] :]
-        if name == "mae":
-            model.config.mask_ratio = ratio
-        means.append(tokens.mean(dim=1).float())
-    return torch.cat(means)
+def zoo(
+    *,
+    data: str = "scenes",
+    budget: Budget = ENCODER_BUDGET,
+    language_budget: Budget = LANGUAGE_BUDGET,
+    output: Path | None = None,
+    reporter: Reporter,
+    seed: int = 0,
+    images: dict[str, int] | None = None,
+    held_out_pages: int = 64,
+) -> list[dict[str, Any]]:
+    """Pretrain the tiny language model and all six encoders on one budget; resumes.
 
+    Args:
+        data: of the encoders: `scenes`, or a folder.
+        budget: the same for all six.
+        language_budget: of the language model.
+        output: the folder that gets `encoders/` and `llm/`; the package's own by default.
+        reporter: told the progress.
+        seed: of everything.
+        images: how many scenes each pool has.
+        held_out_pages: of each layout, that the language model is measured on.
 
-def measure(name: str, model: Any, probe_pool: ImagePool, test_pool: ImagePool) -> dict[str, float]:
-    """Return mean average precision over the classes, in percent, of k-NN and linear probe."""
-    known = features(name, model, probe_pool.images)
-    asked = features(name, model, test_pool.images)
-    nearest = nearest_neighbour_scores(known, probe_pool.labels, asked)
-    linear = linear_probe_scores(known, probe_pool.labels, asked)
-    chance = test_pool.labels.mean(dim=0)
-    return {
-        "knn_map_percent": round(mean_average_precision(nearest, test_pool.labels), 2),
-        "linear_probe_map_percent": round(mean_average_precision(linear, test_pool.labels), 2),
-        "prior_map_percent": round(float(chance[chance > 0].mean() * 100), 2),
-    }
+    Returns:
+        The cards of the encoders.
+    """
+    from encoder_bench.pretrain.language import PROMPTS, pretrain_language_model
 
-
-def zoo_names() -> tuple[ObjectiveName, ...]:
-    """Return the objectives in the order in which they are pretrained."""
-    return OBJECTIVES
-
-
-def _patches(model: Any) -> int:
-    return int((model.config.image_size // model.config.patch_size) ** 2)
-
-
-def _processor(pool: ImagePool) -> Any:
-    from transformers import ViTImageProcessor
-
-    height, width = pool.images.shape[-2:]
-    return ViTImageProcessor(
-        do_resize=True,
-        size={"height": height, "width": width},
-        resample=3,
-        image_mean=list(MEAN),
-        image_std=list(STD),
+    root = output or bundled_folder("llm", "x").parent.parent
+    key = hash_json([language_budget.as_json(), seed])[:16]
+    pretrain_language_model(
+        language_budget,
+        work=cache_dir("pretrain", f"tiny-llama-{key}"),
+        output=root / "llm" / "tiny-llama",
+        prompts=PROMPTS,
+        reporter=reporter,
+        seed=seed,
+        held_out_count=held_out_pages,
     )
+    pools = open_pools(data, reporter, images=images, seed=seed)
+    return [
+        pretrain(
+            name,
+            budget=budget,
+            output=root / "encoders" / f"tiny-{name}",
+            reporter=reporter,
+            seed=seed,
+            pools=pools,
+        )
+        for name in OBJECTIVES
+    ]
+
+
+def default_device() -> torch.device:
+    """Return the first GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _objective(name: str) -> ObjectiveName:
+    for known in OBJECTIVES:
+        if known == name:
+            return known
+    raise UnknownNameError("objective", name, OBJECTIVES)
