@@ -1,0 +1,212 @@
+"""Saving and reading what trains: safetensors for tensors, JSON for the rest, whole or absent.
+
+What belongs here: the final weights of a run, and the state from which an unfinished one goes on.
+Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from encoder_bench.errors import EncoderBenchError, TrainingError
+from encoder_bench.mllm.model import MLLM
+
+_WEIGHTS = "trained.safetensors"
+_OPTIMIZER = "optimizer.safetensors"
+_STATE = "state.json"
+
+
+def trained_state(mllm: MLLM) -> dict[str, Tensor]:
+    """Return the parameters that may train, and all buffers of parts that train, by name."""
+    state: dict[str, Tensor] = {}
+    for part_name, part in mllm.parts().items():
+        trainable = {name for name, p in part.named_parameters() if p.requires_grad}
+        if not trainable:
+            continue
+        buffers = {name for name, _ in part.named_buffers()}
+        for name, tensor in part.state_dict(keep_vars=True).items():
+            if name in trainable or name in buffers:
+                state[f"{part_name}/{name}"] = tensor.detach()
+    return state
+
+
+def save_mllm(mllm: MLLM, folder: Path) -> None:
+    """Write what trained to `folder`, in one step; frozen parts are named by their own hashes.
+
+    Raises:
+        EncoderBenchError: the disk is full or read-only.
+    """
+    _write_folder(folder, {_WEIGHTS: trained_state(mllm)}, {"kind": "encoder-bench weights"})
+
+
+def load_mllm_weights(mllm: MLLM, folder: Path) -> None:
+    """Read what `save_mllm` wrote into a model built from the same plan.
+
+    Raises:
+        TrainingError: missing, damaged, or of a model with other trained parameters.
+    """
+    _assign(mllm, _read(folder / _WEIGHTS), folder)
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Where an unfinished training goes on: the stage, the steps done in it, and its story."""
+
+    stage: int
+    step: int
+    history: dict[str, Any]
+
+
+def save_checkpoint(
+    folder: Path,
+    mllm: MLLM,
+    optimizer: torch.optim.Optimizer,
+    resume: Resume,
+    *,
+    identity: str,
+    keep: int,
+) -> None:
+    """Write a checkpoint and drop all but the last `keep`.
+
+    Args:
+        folder: of all checkpoints of the run.
+        mllm: the model.
+        optimizer: its state is saved by position, which `make_optimizer` fixes.
+        resume: what to go on with.
+        identity: hash of the recipe; another recipe's checkpoint is refused on reading.
+        keep: how many checkpoints stay.
+
+    Raises:
+        EncoderBenchError: the disk is full or read-only.
+    """
+    tensors = {"torch_rng": torch.get_rng_state()}
+    for index, state in optimizer.state_dict()["state"].items():
+        for key, value in state.items():
+            tensors[f"{index}/{key}"] = value.detach().cpu().contiguous()
+    content = {
+        "identity": identity,
+        "stage": resume.stage,
+        "step": resume.step,
+        "history": resume.history,
+    }
+    name = f"checkpoint-{resume.stage}-{resume.step:08}"
+    _write_folder(folder / name, {_WEIGHTS: trained_state(mllm), _OPTIMIZER: tensors}, content)
+    for old in _checkpoints(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def latest_checkpoint(folder: Path, identity: str) -> tuple[Path, Resume] | None:
+    """Return the newest checkpoint of a run, or None.
+
+    Raises:
+        TrainingError: it belongs to another recipe, or is damaged.
+    """
+    found = _checkpoints(folder)
+    if not found:
+        return None
+    path = found[-1]
+    try:
+        content = json.loads((path / _STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{path}: its state cannot be read ({error}); remove it") from error
+    if content["identity"] != identity:
+        raise TrainingError(
+            f"{path}: a checkpoint of another recipe or other data; use another --results folder, "
+            "or --force to begin again"
+        )
+    return path, Resume(content["stage"], content["step"], content["history"])
+
+
+def restore_weights(mllm: MLLM, checkpoint: Path) -> None:
+    """Read a checkpoint's weights into the model.
+
+    Raises:
+        TrainingError: damaged, or of a model with other trained parameters.
+    """
+    _assign(mllm, _read(checkpoint / _WEIGHTS), checkpoint)
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Path) -> None:
+    """Read a checkpoint's optimizer state, and torch's generator.
+
+    Raises:
+        TrainingError: damaged.
+    """
+    tensors = _read(checkpoint / _OPTIMIZER)
+    torch.set_rng_state(tensors.pop("torch_rng"))
+    content = optimizer.state_dict()
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, _, key = name.partition("/")
+        state.setdefault(int(index), {})[key] = tensor
+    content["state"] = state
+    optimizer.load_state_dict(content)
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove all checkpoints of a finished training; the final weights stay."""
+    for path in _checkpoints(folder):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("checkpoint-*") if path.is_dir())
+
+
+def _write_folder(
+    target: Path, files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
+) -> None:
+    """Write a folder beside its place and rename it there, so that it is whole or absent."""
+    temporary: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        for name, tensors in files.items():
+            save_file(
+                {k: v.cpu().contiguous().clone() for k, v in tensors.items()}, temporary / name
+            )
+        (temporary / _STATE).write_text(json.dumps(state) + "\n", encoding="utf-8")
+        if target.is_dir():
+            shutil.rmtree(target)
+        temporary.rename(target)
+    except (OSError, SafetensorError) as error:
+        raise EncoderBenchError(
+            f"cannot write {target}: {getattr(error, 'strerror', None) or error}; the last whole "
+            "checkpoint is kept"
+        ) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"{path}: missing or damaged ({error})") from error
+    return tensors
+
+
+def _assign(mllm: MLLM, state: Mapping[str, Tensor], where: Path) -> None:
+    own = trained_state(mllm)
+    if own.keys() != state.keys():
+        odd = sorted(own.keys() ^ state.keys())
+        raise TrainingError(
+            f"{where}: holds other trained parameters than this recipe, {odd[0]} among {len(odd)}"
+        )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            if tensor.shape != state[name].shape:
+                raise TrainingError(f"{where}: {name} has another shape than in this recipe")
+            tensor.copy_(state[name])

@@ -1,0 +1,96 @@
+"""AdamW over parts: which parameters share a learning rate, and how it changes.
+
+What belongs here: parameter groups and the schedule, as a function of the step alone.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import torch
+from torch import nn
+
+from encoder_bench.mllm.model import MLLM
+from encoder_bench.recipes import PartOptimizer, StageSettings
+
+_BLOCK = re.compile(r"\.(?:layers?|blocks|resblocks)\.(\d+)\.")
+
+
+def part_settings(stage: StageSettings) -> dict[str, PartOptimizer]:
+    """Return the optimizer settings of each part that a stage trains."""
+    settings = {"encoder": stage.encoder, "projector": stage.projector, "llm": stage.llm}
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def make_optimizer(mllm: MLLM, stage: StageSettings) -> torch.optim.AdamW:
+    """Return AdamW over the trainable parameters of the stage's parts, in a fixed order.
+
+    Biases and one-dimensional parameters (norms, class tokens) have no weight decay. Under
+    `layer_decay` d, block i of n has its learning rate times d^(n - i), embeddings d^(n + 1).
+
+    Reference: Loshchilov and Hutter 2019 (arXiv 1711.05101); layer-wise decay as in BEiT
+    (arXiv 2106.08254, appendix).
+    """
+    groups: dict[tuple[str, float, float], dict[str, Any]] = {}
+    parts = mllm.parts()
+    for part, settings in part_settings(stage).items():
+        depth = _depth(parts[part])
+        for name, parameter in parts[part].named_parameters():
+            if not parameter.requires_grad:
+                continue
+            decay = settings.weight_decay if parameter.ndim > 1 else 0.0
+            scale = settings.layer_decay ** _distance_from_top(name, depth)
+            group = groups.setdefault(
+                (part, decay, scale),
+                {
+                    "params": [],
+                    "weight_decay": decay,
+                    "peak": settings.learning_rate * scale,
+                    "lr": 0.0,
+                    "part": part,
+                },
+            )
+            group["params"].append(parameter)
+    return torch.optim.AdamW(list(groups.values()), lr=0.0, betas=stage.betas)
+
+
+def _depth(part: nn.Module) -> int:
+    numbers = [int(m.group(1)) for name, _ in part.named_parameters() if (m := _BLOCK.search(name))]
+    return max(numbers, default=-1) + 1
+
+
+def _distance_from_top(name: str, depth: int) -> int:
+    """Return 0 for what follows the last block, 1 for the last block, and so on downwards."""
+    match = _BLOCK.search(name)
+    if match:
+        return depth - int(match.group(1))
+    return depth + 1 if "embed" in name or "patch" in name else 0
+
+
+def schedule(step: int, steps: int, stage: StageSettings) -> float:
+    """Return the factor on the peak learning rate: linear warm-up, then half a cosine.
+
+    Args:
+        step: from 0 to `steps` - 1.
+        steps: of the whole stage.
+        stage: gives `warmup_fraction` and `final_learning_rate_fraction`.
+
+    >>> stage = StageSettings(name="s", tasks=("vqa",), steps=10, images_per_step=1,
+    ...     projector=PartOptimizer(learning_rate=1.0), warmup_fraction=0.2)
+    >>> [round(schedule(step, 10, stage), 3) for step in (0, 1, 2, 6, 9)]
+    [0.5, 1.0, 1.0, 0.5, 0.038]
+    """
+    warmup = round(steps * stage.warmup_fraction)
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    floor = stage.final_learning_rate_fraction
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set each group's learning rate to its peak times `factor`."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor
