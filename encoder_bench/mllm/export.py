@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from encoder_bench.encoders.reading import quiet_loading
 from encoder_bench.errors import EncoderBenchError, WeightsError
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.model import MLLM
@@ -50,8 +51,9 @@ def export_llava(mllm: MLLM, folder: Path, *, card: str | None = None) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        model.save_pretrained(partial)
-        processor.save_pretrained(partial)
+        with quiet_loading():
+            model.save_pretrained(partial)
+            processor.save_pretrained(partial)
         if card is not None:
             (partial / "README.md").write_text(card, encoding="utf-8")
         partial.chmod(0o755)
@@ -174,9 +176,9 @@ def _feature_choice(mllm: MLLM, model: Any) -> tuple[int | list[int], str]:
         if _close(found[:, 1:] if strategy == "default" else found, expected):
             return layer, strategy
     raise WeightsError(
-        f"encoder {type(mllm.encoder.backbone).__name__}: its patch tokens are not a layer's "
-        "hidden states with at most one leading token dropped, which is all that LLaVA's class "
-        "can select"
+        f"encoder {type(mllm.encoder.backbone).__name__}: its patch tokens are not a block's "
+        "output with at most one leading token dropped, which is all that LLaVA's class can "
+        "select; where a final norm follows the last block, encoder.layer = -2 can be exported"
     )
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from encoder_bench.encoders.reading import quiet_loading
 from encoder_bench.errors import EncoderBenchError, UnknownNameError, WeightsError
 from encoder_bench.hashing import hash_file
 from encoder_bench.paths import cache_dir
@@ -127,7 +128,8 @@ def _convert_gguf(file: Path, folder: Path) -> None:
     """Write `folder` in transformers' layout; the rename at the end makes it whole or absent."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    with _explained(f"GGUF file {file}"), _without_bars():
+    silence = contextlib.redirect_stderr(io.StringIO())  # the GGUF reader's bar has no switch
+    with _explained(f"GGUF file {file}"), quiet_loading(), silence:
         dequantised = AutoModelForCausalLM.from_pretrained(
             str(file.parent), gguf_file=file.name, dtype=torch.float32
         )
@@ -139,7 +141,7 @@ def _convert_gguf(file: Path, folder: Path) -> None:
     except OSError as error:
         raise EncoderBenchError(f"cannot write {folder}: {error.strerror or error}") from error
     try:
-        with _without_bars():
+        with quiet_loading():
             model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         with contextlib.suppress(FileExistsError):
@@ -242,10 +244,20 @@ def _from_folder(
 
     if not (folder / "config.json").is_file():
         raise WeightsError(f"LLM folder {folder}: it has no config.json")
-    with _explained(f"LLM folder {folder}"), _without_bars():
+    with _explained(f"LLM folder {folder}"), quiet_loading():
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=dtype, local_files_only=True, use_safetensors=True
+        model, found = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    absent = sorted(found["missing_keys"])
+    if absent:
+        raise WeightsError(
+            f"LLM folder {folder}: the checkpoint lacks {len(absent)} weights of a "
+            f"{type(model).__name__}, the first is {absent[0]}"
         )
     return LoadedModel(model, tokenizer, source, revision, pretrained=True)
 
@@ -260,18 +272,3 @@ def _explained(what: str, hint: str = "") -> Iterator[None]:
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise WeightsError(f"{what} cannot be loaded: {reason[0]}{hint}") from error
-
-
-@contextlib.contextmanager
-def _without_bars() -> Iterator[None]:
-    """Keep the libraries' own progress bars off; the run reports its phases itself."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):  # GGUF's bar has no switch
-            yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

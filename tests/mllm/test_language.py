@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from encoder_bench.errors import UnknownNameError, WeightsError
 from encoder_bench.hashing import hash_parameters
 from encoder_bench.mllm.language import LanguageModel, count_parameters, load_language_model
+from encoder_bench.mllm.packing import ImageDialogue, make_batch
 from encoder_bench.mllm.tiny_llama import seeded_tiny_llama, seeded_tokenizer
+from encoder_bench.mllm.trainable import set_trainable
+from encoder_bench.paths import cache_dir
 from encoder_bench.recipes import LanguageModelSettings
 from encoder_bench.results.record import LanguageModelFacts
 
-from .models import small_language
+from .models import pixels, small_language, small_mllm
 
 
 def test_seeded_weights_are_always_the_same_and_leave_the_generator_alone() -> None:
@@ -175,3 +181,92 @@ def test_a_damaged_gguf_file_is_one_clear_line(tmp_path: Path) -> None:
     file.write_bytes(b"GGUF" + bytes(40))
     with pytest.raises(WeightsError, match=r"broken\.gguf cannot be loaded"):
         load_language_model(LanguageModelSettings(name=str(file)))
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path: Path) -> None:
+    tokenizer = seeded_tokenizer()
+    seeded_tiny_llama(tokenizer).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["model.layers.2.mlp.up_proj.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(WeightsError, match=r"lacks 1 weights .*layers\.2\.mlp\.up_proj"):
+        load_language_model(LanguageModelSettings(name=str(tmp_path)))
+
+
+def test_a_bfloat16_model_trains_a_float32_projector() -> None:
+    mllm = small_mllm(language=load_language_model(LanguageModelSettings(dtype="bfloat16")))
+    set_trainable(mllm, encoder=False, llm="lora")
+    batch = make_batch(
+        mllm.language,
+        [ImageDialogue(1, (("What?", "a dog"), ("Red?", "No.")))],
+        shared_prefix=True,
+        pixels=pixels(1),
+    )
+    loss = mllm.loss(batch)
+    loss.total.backward()
+    assert loss.total.dtype == torch.float32
+    trained = [p for p in mllm.parameters() if p.requires_grad]
+    assert {p.dtype for p in trained} == {torch.float32}
+    assert next(mllm.projector.parameters()).grad.abs().max() > 0
+
+
+def test_a_gguf_file_is_copied_once_and_holds_the_same_weights(tmp_path: Path) -> None:
+    file = tmp_path / "small.gguf"
+    expected = write_small_gguf(file)
+    language = load_language_model(LanguageModelSettings(name=str(file)))
+    state = language.model.state_dict()
+    assert torch.equal(state["model.embed_tokens.weight"], expected)
+    copies = list(cache_dir("llm").glob("small-*"))
+    assert len(copies) == 1
+    stamp = (copies[0] / "model.safetensors").stat().st_mtime_ns
+    again = load_language_model(LanguageModelSettings(name=str(file)))
+    assert again.weights_sha256 == language.weights_sha256
+    assert (copies[0] / "model.safetensors").stat().st_mtime_ns == stamp
+    assert language.revision is not None
+    assert language.revision.startswith("sha256:")
+    assert count_parameters(LanguageModelSettings(name=str(file))) == sum(
+        p.numel() for p in language.model.parameters()
+    )
+
+
+def write_small_gguf(file: Path) -> torch.Tensor:
+    """Write a one-layer Llama with the gguf library and return its embeddings."""
+    words = ["<unk>", "<s>", "</s>", "ab", *(chr(c) for c in range(33, 127)), "Ġ", "Ċ"]
+    width, inner, noise = 32, 64, np.random.default_rng(0)
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_context_length(128)
+    writer.add_embedding_length(width)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(inner)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(4)
+    writer.add_rope_dimension_count(8)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(len(words))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(words)
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    embeddings = noise.standard_normal((len(words), width), dtype=np.float32)
+    writer.add_tensor("token_embd.weight", embeddings)
+    shapes = {
+        "attn_q": (width, width),
+        "attn_k": (width, width),
+        "attn_v": (width, width),
+        "attn_output": (width, width),
+        "ffn_gate": (inner, width),
+        "ffn_up": (inner, width),
+        "ffn_down": (width, inner),
+        "attn_norm": (width,),
+        "ffn_norm": (width,),
+    }
+    for name, shape in shapes.items():
+        writer.add_tensor(f"blk.0.{name}.weight", noise.standard_normal(shape, dtype=np.float32))
+    writer.add_tensor("output_norm.weight", np.ones(width, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return torch.from_numpy(embeddings)
