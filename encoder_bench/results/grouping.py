@@ -133,13 +133,20 @@ def row_key(record: RunRecord) -> str:
     )
 
 
-def _adapter_key(adapter: dict[str, Any]) -> str:
-    """Hash an adapter without its name and without what concerns the encoder alone."""
-    shared = copy.deepcopy(adapter)
-    for key in ("name", "description", "evaluation_batch_images", "encoder"):
-        shared.pop(key, None)
+def scoring_recipe(adapter: dict[str, Any]) -> dict[str, Any]:
+    """Return a recorded adapter recipe without what cannot change a score (its name, say)."""
+    kept = copy.deepcopy(adapter)
+    for key in ("name", "description", "evaluation_batch_images"):
+        kept.pop(key, None)
     for key in _NOT_SCORING:
-        shared.get("training", {}).pop(key, None)
+        kept.get("training", {}).pop(key, None)
+    return kept
+
+
+def _adapter_key(adapter: dict[str, Any]) -> str:
+    """Hash an adapter without what concerns the encoder alone."""
+    shared = scoring_recipe(adapter)
+    shared.pop("encoder", None)
     for stage in shared.get("stages", ()):
         stage.pop("encoder", None)
     return hash_json(shared)

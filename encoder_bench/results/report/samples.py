@@ -6,8 +6,6 @@ shows them; all of it is text until then.
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +16,7 @@ from encoder_bench.results.grouping import TableGroup
 from encoder_bench.results.predictions import Prediction, read_predictions
 from encoder_bench.results.record import RunRecord
 from encoder_bench.results.report.content import row_name
-
-THUMBNAIL_PIXELS = 192
-_JPEG_QUALITY = 72
+from encoder_bench.results.thumbnails import data_uri
 
 
 def browse(
@@ -74,7 +70,7 @@ def thumbnails(
     spent = 0
     for image_id in wanted:
         path = images.get(image_id)
-        uri = _data_uri(path) if path is not None else None
+        uri = data_uri(path) if path is not None else None
         if uri is None:
             continue
         if spent + len(uri) > budget_bytes:
@@ -141,17 +137,3 @@ def _answer(prediction: Prediction | None, primary: str) -> dict[str, Any] | Non
         "score": None if score is None else round(score, 4),
         "unparsed": prediction.outcome == "unparsable",
     }
-
-
-def _data_uri(path: Path) -> str | None:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            small = image.convert("RGB")
-            small.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
-        return None
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=_JPEG_QUALITY, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,0 +1,220 @@
+"""The gate: are fresh runs the accepted ones, and do they score no worse?
+
+What belongs here: the verdict. How it is printed is `regression_report.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from encoder_bench.results.baseline import baseline_records, identity, read_baseline
+from encoder_bench.results.compare import TaskComparison, compare_task
+from encoder_bench.results.grouping import data_key, scoring_recipe
+from encoder_bench.results.predictions import read_predictions
+from encoder_bench.results.record import RunRecord, TaskScores, read_records
+
+
+@dataclass(frozen=True, slots=True)
+class TaskVerdict:
+    """One task of one run against its baseline; `failures` is empty where it passes."""
+
+    task: str
+    comparison: TaskComparison | None
+    failures: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunVerdict:
+    """One accepted run against its fresh one.
+
+    Attributes:
+        name: the run's identity in the baseline.
+        accepted: run id of the accepted run; `fresh` of the one checked, None where there is none.
+        failures: what is wrong with the run as a whole.
+        tasks: verdicts task by task.
+        notes: differences that are allowed but worth knowing (package versions, device).
+    """
+
+    name: str
+    accepted: str
+    fresh: str | None
+    failures: tuple[str, ...]
+    tasks: tuple[TaskVerdict, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing failed."""
+        return not self.failures and not any(task.failures for task in self.tasks)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """All verdicts; `unknown` names fresh runs that no baseline entry is about."""
+
+    margin: float
+    runs: tuple[RunVerdict, ...]
+    unknown: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every run passed and there was at least one."""
+        return bool(self.runs) and all(run.passed for run in self.runs)
+
+    @property
+    def exit_code(self) -> int:
+        """0 when passed, else 1."""
+        return 0 if self.passed else 1
+
+
+def check(
+    baseline: Path, results: Path, *, margin: float | None = None, partial: bool = False
+) -> CheckResult:
+    """Compare the newest fresh run of each identity with the accepted one.
+
+    Exact-replay fields (data, weights, recipes, metric versions, the samples) must be equal. A
+    task's primary score fails when the 95% interval of the paired difference lies below zero, or
+    when the score falls by more than the margin; other metrics and parse failures fail by the
+    margin alone. So a few answers flipped by another processor's rounding pass, and a loss that
+    the samples bear out does not.
+
+    Args:
+        baseline: the baseline's folder.
+        results: the results folder with fresh runs.
+        margin: points; None takes the baseline's own.
+        partial: pass over accepted runs that were not run again, unless none was.
+
+    Raises:
+        RecordError: the baseline, a record or predictions are missing or damaged.
+    """
+    known = read_baseline(baseline)
+    limit = known.margin if margin is None else margin
+    fresh = {identity(record): record for record in read_records(results)}
+    verdicts = []
+    for name, accepted in baseline_records(baseline, known).items():
+        record = fresh.get(name)
+        if record is not None:
+            verdicts.append(_run_verdict(name, baseline, accepted, results, record, limit))
+        elif not partial:
+            verdicts.append(RunVerdict(name, accepted.run_id, None, ("it was not run again",), ()))
+    unknown = tuple(sorted(set(fresh) - set(known.runs)))
+    return CheckResult(limit, tuple(verdicts), unknown)
+
+
+def _run_verdict(
+    name: str,
+    baseline: Path,
+    accepted: RunRecord,
+    results: Path,
+    fresh: RunRecord,
+    margin: float,
+) -> RunVerdict:
+    failures = [
+        f"{what}: {_change(a, b)}"
+        for what, (a, b) in _replay_fields(accepted, fresh).items()
+        if a != b
+    ]
+    tasks = []
+    for task in accepted.tasks:
+        if task not in fresh.tasks:
+            tasks.append(TaskVerdict(task, None, ("the task was not run again",)))
+            continue
+        comparison = compare_task(
+            task,
+            accepted,
+            fresh,
+            read_predictions(baseline, accepted, task),
+            read_predictions(results, fresh, task),
+        )
+        found = tuple(_task_failures(accepted.tasks[task], fresh.tasks[task], comparison, margin))
+        tasks.append(TaskVerdict(task, comparison, found))
+    notes = tuple(_notes(accepted, fresh))
+    return RunVerdict(name, accepted.run_id, fresh.run_id, tuple(failures), tuple(tasks), notes)
+
+
+def _replay_fields(a: RunRecord, b: RunRecord) -> Mapping[str, tuple[object, object]]:
+    """Return what must be equal for scores to be comparable at all."""
+    return {
+        "test data": (data_key(a.data), data_key(b.data)),
+        "training data": (data_key(a.training_data), data_key(b.training_data)),
+        "encoder weights": (a.encoder.weights_sha256, b.encoder.weights_sha256),
+        "encoder preprocessing or layer": (
+            (a.encoder.transform, a.encoder.layer),
+            (b.encoder.transform, b.encoder.layer),
+        ),
+        "LLM weights": (a.language_model.weights_sha256, b.language_model.weights_sha256),
+        "adapter recipe": (scoring_recipe(a.adapter), scoring_recipe(b.adapter)),
+    }
+
+
+def _task_failures(
+    accepted: TaskScores, fresh: TaskScores, comparison: TaskComparison, margin: float
+) -> Iterator[str]:
+    if accepted.metric_versions != fresh.metric_versions:
+        yield (
+            f"metric versions differ: accepted {_brief(accepted.metric_versions)}, "
+            f"now {_brief(fresh.metric_versions)}"
+        )
+    if accepted.definition != fresh.definition:
+        changed = sorted(
+            key
+            for key in accepted.definition.keys() | fresh.definition.keys()
+            if accepted.definition.get(key) != fresh.definition.get(key)
+        )
+        yield f"the task recipe differs in {', '.join(changed)}"
+    if comparison.only_a or comparison.only_b:
+        yield (f"the samples differ: {comparison.only_a} are gone, {comparison.only_b} are new")
+    difference = comparison.difference
+    if difference is not None and difference.high < 0:
+        yield (
+            f"{comparison.metric} fell by {-difference.value:.2f} points, 95% interval "
+            f"[{difference.low:.2f}, {difference.high:.2f}]"
+        )
+    yield from _margin_failures(accepted, fresh, margin)
+
+
+def _margin_failures(accepted: TaskScores, fresh: TaskScores, margin: float) -> Iterator[str]:
+    for metric, score in accepted.metrics.items():
+        now = fresh.metrics.get(metric)
+        if score.value is None:
+            continue
+        if now is None or now.value is None:
+            reason = "it is gone" if now is None else now.reason or "no reason given"
+            yield f"{metric} was {score.value:.2f} and is n/a now: {reason}"
+        elif score.value - now.value > margin:
+            yield (
+                f"{metric} fell from {score.value:.2f} to {now.value:.2f}, more than the margin "
+                f"of {margin:g}"
+            )
+    before, after = _unparsed(accepted), _unparsed(fresh)
+    if after - before > margin:
+        yield f"unparsed answers rose from {before:.1f}% to {after:.1f}%"
+
+
+def _unparsed(scores: TaskScores) -> float:
+    samples = scores.metrics[scores.primary].samples
+    return 100.0 * scores.parse_failures / samples if samples else 0.0
+
+
+def _notes(accepted: RunRecord, fresh: RunRecord) -> Iterator[str]:
+    for package, version in sorted(accepted.versions.items()):
+        now = fresh.versions.get(package, "not installed")
+        if now != version:
+            yield f"{package} was {version}, is {now}"
+    if accepted.hardware != fresh.hardware:
+        yield "the hardware differs"
+
+
+def _change(a: object, b: object) -> str:
+    """Name the keys in which two tables differ, or show both values."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = sorted(str(key) for key in a.keys() | b.keys() if a.get(key) != b.get(key))
+        return f"differs in {', '.join(keys)}"
+    return f"accepted {_brief(a)}, now {_brief(b)}"
+
+
+def _brief(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,227 @@
+"""The gate: red on what the samples bear out, green on rounding, and never silent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from result_builders import make_record, task_scores, write_predictions
+
+from encoder_bench.errors import RecordError
+from encoder_bench.results.baseline import accept, identity, read_baseline
+from encoder_bench.results.record import RunRecord, write_record
+from encoder_bench.results.regression import check
+from encoder_bench.results.regression_report import (
+    append_step_summary,
+    lines,
+    to_junit,
+    to_step_summary,
+    write_junit,
+)
+
+SAMPLES = 120
+
+
+def scored_run(
+    results: Path,
+    *,
+    wrong: range = range(0, 40),
+    torch: str = "2.9.0",
+    created: str = "2026-01-01T00:00:00+00:00",
+    encoder: str = "dino",
+    text: str = "no",
+    **options: Any,
+) -> RunRecord:
+    """Write a run whose OC answers are right but for the samples in `wrong`."""
+    draft = make_record(encoder, torch=torch, tasks={"oc": task_scores("oc", 50.0)}, **options)
+    answers = [
+        {
+            "sample_id": f"oc/{number}",
+            "image_id": number,
+            "question": "How many?",
+            "prediction": text if number in wrong else "2",
+            "references": ["2"],
+            "scores": {"exact": 0.0 if number in wrong else 100.0},
+        }
+        for number in range(SAMPLES)
+    ]
+    sha = write_predictions(results / "predictions" / draft.run_id, "oc", answers)
+    value = 100.0 * (SAMPLES - len(wrong)) / SAMPLES
+    scores = task_scores("oc", value, samples=SAMPLES, sha256=sha)
+    record = draft.model_copy(update={"tasks": {"oc": scores}, "created": created})
+    write_record(results, record)
+    return record
+
+
+@pytest.fixture
+def baseline(tmp_path: Path) -> Path:
+    record = scored_run(tmp_path / "first")
+    accept(tmp_path / "baseline", tmp_path / "first", [record.run_id], reason="first figures")
+    return tmp_path / "baseline"
+
+
+def test_the_same_scores_pass(baseline: Path, tmp_path: Path) -> None:
+    scored_run(tmp_path / "fresh")
+    result = check(baseline, tmp_path / "fresh")
+    assert result.passed
+    assert result.exit_code == 0
+    assert lines(result)[-1].startswith("passed: 1 runs")
+
+
+def test_a_few_answers_flipped_by_rounding_pass(baseline: Path, tmp_path: Path) -> None:
+    # Other rounding, on another torch: three answers lost, two won.
+    scored_run(tmp_path / "fresh", wrong=range(2, 43), torch="2.10.0")
+    result = check(baseline, tmp_path / "fresh")
+    assert result.passed
+    assert any("torch was 2.9.0, is 2.10.0" in note for note in result.runs[0].notes)
+
+
+def test_a_loss_that_the_samples_bear_out_fails(baseline: Path, tmp_path: Path) -> None:
+    scored_run(tmp_path / "fresh", wrong=range(0, 46), text="wrong now")
+    result = check(baseline, tmp_path / "fresh", margin=50.0)
+    assert result.exit_code == 1
+    text = "\n".join(lines(result))
+    assert "exact fell by 5.00 points" in text
+    assert "oc/40" in text
+    assert "'wrong now' (0)" in text
+
+
+def test_a_gain_passes(baseline: Path, tmp_path: Path) -> None:
+    scored_run(tmp_path / "fresh", wrong=range(0, 10))
+    assert check(baseline, tmp_path / "fresh").passed
+
+
+def test_no_interval_excuses_more_than_the_margin(baseline: Path, tmp_path: Path) -> None:
+    # 41 newly wrong, 38 newly right: an interval across zero, but 2.5 points down.
+    scored_run(tmp_path / "fresh", wrong=range(38, 81))
+    assert check(baseline, tmp_path / "fresh", margin=3.0).passed
+    result = check(baseline, tmp_path / "fresh", margin=2.0)
+    assert not result.passed
+    assert "more than the margin of 2" in result.runs[0].tasks[0].failures[0]
+
+
+@pytest.mark.parametrize(
+    ("field", "update"),
+    [
+        ("encoder weights", {"encoder": {"weights_sha256": "0" * 64}}),
+        ("LLM weights", {"language_model": {"weights_sha256": "0" * 64}}),
+        ("encoder preprocessing", {"encoder": {"transform": "crop"}}),
+    ],
+)
+def test_other_weights_or_preprocessing_fail_even_with_equal_scores(
+    baseline: Path, tmp_path: Path, field: str, update: dict[str, dict[str, str]]
+) -> None:
+    record = scored_run(tmp_path / "fresh")
+    parts = {
+        name: getattr(record, name).model_copy(update=values) for name, values in update.items()
+    }
+    write_record(tmp_path / "fresh", record.model_copy(update=parts))
+    result = check(baseline, tmp_path / "fresh")
+    assert not result.passed
+    assert field in result.runs[0].failures[0]
+
+
+def test_other_data_of_the_same_name_fail(baseline: Path, tmp_path: Path) -> None:
+    record = scored_run(tmp_path / "fresh")
+    data = {"name": "scenes", "fingerprint": "other"}
+    write_record(tmp_path / "fresh", record.model_copy(update={"data": data}))
+    assert "test data" in check(baseline, tmp_path / "fresh").runs[0].failures[0]
+
+
+def test_a_changed_recipe_names_its_keys(baseline: Path, tmp_path: Path) -> None:
+    record = scored_run(tmp_path / "fresh")
+    changed = {**record.adapter, "projector": {"name": "linear"}}
+    write_record(tmp_path / "fresh", record.model_copy(update={"adapter": changed}))
+    failure = check(baseline, tmp_path / "fresh").runs[0].failures[0]
+    assert failure == "adapter recipe: differs in projector"
+
+
+def test_a_metric_of_another_version_and_another_prompt_fail(
+    baseline: Path, tmp_path: Path
+) -> None:
+    record = scored_run(tmp_path / "fresh")
+    scores = record.tasks["oc"].model_copy(
+        update={"metric_versions": {"exact": 2}, "definition": {"prompt": "Q", "runner": "oc"}}
+    )
+    write_record(tmp_path / "fresh", record.model_copy(update={"tasks": {"oc": scores}}))
+    failures = "; ".join(check(baseline, tmp_path / "fresh").runs[0].tasks[0].failures)
+    assert "metric versions differ" in failures
+    assert "task recipe differs in prompt" in failures
+
+
+def test_a_run_that_was_not_repeated_fails_unless_a_part_was_asked_for(tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    runs = [scored_run(first), scored_run(first, encoder="clip")]
+    accept(tmp_path / "baseline", first, [run.run_id for run in runs], reason="both")
+    scored_run(tmp_path / "fresh")
+    assert not check(tmp_path / "baseline", tmp_path / "fresh").passed
+    assert check(tmp_path / "baseline", tmp_path / "fresh", partial=True).passed
+    nothing = check(tmp_path / "baseline", tmp_path / "empty", partial=True)
+    assert not nothing.passed
+    assert "no accepted run was run again" in lines(nothing)[-1]
+
+
+def test_a_run_that_the_baseline_does_not_know_is_told(baseline: Path, tmp_path: Path) -> None:
+    scored_run(tmp_path / "fresh")
+    other = scored_run(tmp_path / "fresh", encoder="mae")
+    result = check(baseline, tmp_path / "fresh")
+    assert result.passed
+    assert result.unknown == (identity(other),)
+
+
+def test_accept_replaces_keeps_the_reason_and_removes_the_old(
+    baseline: Path, tmp_path: Path
+) -> None:
+    better = scored_run(tmp_path / "fresh", wrong=range(0, 10), torch="2.10.0")
+    known = accept(baseline, tmp_path / "fresh", [better.run_id[:8]], reason="better", margin=3)
+    assert list(known.runs.values()) == [better.run_id]
+    assert [entry.reason for entry in known.history] == ["first figures", "better"]
+    assert [path.stem for path in (baseline / "records").glob("*.json")] == [better.run_id]
+    assert [path.name for path in (baseline / "predictions").iterdir()] == [better.run_id]
+    assert read_baseline(baseline).margin == 3
+
+
+def test_accept_without_a_reason_changes_nothing(baseline: Path, tmp_path: Path) -> None:
+    before = (baseline / "baseline.json").read_bytes()
+    record = scored_run(tmp_path / "fresh")
+    with pytest.raises(RecordError, match="--reason is empty"):
+        accept(baseline, tmp_path / "fresh", [record.run_id], reason=" ")
+    assert (baseline / "baseline.json").read_bytes() == before
+
+
+def test_an_edited_baseline_is_named(baseline: Path, tmp_path: Path) -> None:
+    path = baseline / "baseline.json"
+    path.write_text(path.read_text().replace('"margin": 5.0', '"margin": 50.0'))
+    with pytest.raises(RecordError, match=r"baseline\.json: checksum"):
+        check(baseline, tmp_path / "fresh")
+
+
+def test_no_baseline_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="baseline accept"):
+        check(tmp_path, tmp_path)
+
+
+def test_step_summary_and_junit_tell_the_same(baseline: Path, tmp_path: Path) -> None:
+    hostile = "a|b <script> \x07 </details>"
+    scored_run(tmp_path / "fresh", wrong=range(0, 60), text=hostile)
+    result = check(baseline, tmp_path / "fresh")
+    target = tmp_path / "summary.md"
+    target.write_text("before\n")
+    append_step_summary(result, target)
+    text = target.read_text()
+    assert text.startswith("before\n## Scores against the baseline: failed")
+    assert "<script>" not in text
+    assert text.count("</details>") == text.count("<details>") == 1
+    write_junit(result, tmp_path / "junit.xml")
+    root = ElementTree.parse(tmp_path / "junit.xml").getroot()
+    assert [suite.get("failures") for suite in root] == ["1"]
+    assert root.find("testsuite/testcase/failure") is not None
+
+
+def test_a_pass_has_no_failure_in_junit(baseline: Path, tmp_path: Path) -> None:
+    scored_run(tmp_path / "fresh")
+    result = check(baseline, tmp_path / "fresh")
+    assert ElementTree.fromstring(to_junit(result)).findall(".//failure") == []
+    assert "passed" in to_step_summary(result)

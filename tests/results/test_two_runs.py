@@ -1,0 +1,206 @@
+"""Two runs compared, and a results folder looked after."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from report_builders import draw_pictures, make_run
+from result_builders import make_record
+
+from encoder_bench.errors import RecordError
+from encoder_bench.results.compare import compare_runs, compare_task, differing_settings
+from encoder_bench.results.compare_page import lay_out, to_html
+from encoder_bench.results.formats.markdown import render_page
+from encoder_bench.results.paired import mcnemar, paired_difference
+from encoder_bench.results.predictions import Prediction, read_predictions
+from encoder_bench.results.record import write_record
+from encoder_bench.results.runs import (
+    all_predictions,
+    export_harness,
+    export_parquet,
+    find_run,
+    inventory,
+    remove_runs,
+)
+
+
+def answer(number: int, score: float, text: str = "x") -> Prediction:
+    return Prediction(
+        sample_id=f"vqa/{number}",
+        image_id=number // 2,
+        question="what?",
+        prediction=text,
+        references=("x",),
+        scores={"vqa_accuracy": score},
+    )
+
+
+def test_the_difference_is_b_less_a_over_shared_samples() -> None:
+    a = [answer(n, 100.0) for n in range(4)] + [answer(9, 0.0)]
+    b = [answer(n, 100.0 if n else 0.0, f"b{n}") for n in range(4)] + [answer(7, 0.0)]
+    record = make_record()
+    task = compare_task("vqa", record, record, a, b)
+    assert (task.samples, task.only_a, task.only_b) == (4, 1, 1)
+    assert task.difference is not None
+    assert task.difference.value == -25.0
+    assert task.difference.low <= -25.0 <= task.difference.high
+    assert [flip.sample_id for flip in task.flips] == ["vqa/0"]
+    assert task.flips[0].prediction_b == "b0"
+    assert task.right is not None
+    assert (task.right.both, task.right.only_a, task.right.only_b, task.right.neither) == (
+        3,
+        1,
+        0,
+        0,
+    )
+
+
+def test_no_shared_sample_has_a_reason_and_no_number() -> None:
+    record = make_record()
+    task = compare_task("vqa", record, record, [answer(1, 0.0)], [answer(2, 0.0)])
+    assert task.difference is None
+    assert "no sample" in str(task.reason)
+
+
+def test_mcnemar_against_the_binomial_by_hand() -> None:
+    # 6 discordant pairs, 1 against 5: p = 2 (C(6,0) + C(6,1)) / 2^6 = 14/64.
+    table = mcnemar([True] + [False] * 5 + [True] * 3, [False] + [True] * 5 + [True] * 3)
+    assert (table.only_a, table.only_b, table.both) == (1, 5, 3)
+    assert table.p == pytest.approx(14 / 64)
+
+
+def test_equal_runs_differ_by_nothing() -> None:
+    scores = [0.0, 100.0, 30.0]
+    found = paired_difference(scores, scores, ["1", "1", "2"])
+    assert (found.value, found.low, found.high, found.p) == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_samples_of_one_image_widen_the_interval() -> None:
+    generator = np.random.default_rng(0)
+    a = np.zeros(200)
+    b = np.repeat(generator.normal(0.0, 10.0, 50), 4)
+    alone = paired_difference(list(a), list(b), [str(n) for n in range(200)])
+    clustered = paired_difference(list(a), list(b), [str(n // 4) for n in range(200)])
+    assert clustered.high - clustered.low > 1.5 * (alone.high - alone.low)
+
+
+def test_captions_are_not_right_or_wrong(tmp_path: Path) -> None:
+    a = make_run(tmp_path, "dino", joint=False, skill=0.3, count=10)
+    b = make_run(tmp_path, "clip", joint=False, skill=0.8, count=10)
+    comparison = compare_runs(tmp_path, a, b)
+    by_task = {task.task: task for task in comparison.tasks}
+    assert by_task["captioning"].right is None
+    assert by_task["oc"].right is not None
+    text = render_page(lay_out(comparison))
+    assert "DINO, frozen, seed 0" in text
+    assert "CIDEr" in text
+
+
+def test_what_else_differs_is_said() -> None:
+    assert differing_settings(make_record("a"), make_record("b", joint=True)) == ()
+    assert differing_settings(make_record("a"), make_record("b", data="coco")) == (
+        "test data", "training data",
+    )  # fmt: skip
+    assert differing_settings(make_record(), make_record(adapter="resampler")) == (
+        "adapter recipe",
+    )
+
+
+def test_the_html_shows_flipped_pictures_and_escapes(tmp_path: Path) -> None:
+    a = make_run(tmp_path, "dino", joint=False, skill=0.1, count=10)
+    b = make_run(tmp_path, "clip", joint=False, skill=0.9, count=10)
+    facts = a.encoder.model_copy(update={"display_name": "<b>x</b>"})
+    comparison = compare_runs(tmp_path, a.model_copy(update={"encoder": facts}), b)
+    page = to_html(comparison, draw_pictures(tmp_path / "pictures", 5))
+    assert "data:image/jpeg;base64," in page
+    assert "<b>x</b>" not in page
+    assert "samples that flipped" in page
+    assert "http://" not in page
+
+
+def test_predictions_that_are_not_the_records_are_refused(tmp_path: Path) -> None:
+    record = make_run(tmp_path, "dino", joint=False, skill=0.5, count=4)
+    path = tmp_path / "predictions" / record.run_id / "oc.jsonl"
+    path.write_text(path.read_text().replace("oc/1", "oc/9"))
+    with pytest.raises(RecordError, match=r"oc\.jsonl: not the predictions"):
+        read_predictions(tmp_path, record, "oc")
+
+
+def test_a_half_written_line_is_named(tmp_path: Path) -> None:
+    from encoder_bench.hashing import hash_file
+
+    record = make_run(tmp_path, "dino", joint=False, skill=0.5, count=4)
+    path = tmp_path / "predictions" / record.run_id / "oc.jsonl"
+    path.write_text(path.read_text()[:-20])
+    tasks = {
+        **record.tasks,
+        "oc": record.tasks["oc"].model_copy(update={"predictions_sha256": hash_file(path)}),
+    }
+    with pytest.raises(RecordError, match=r"oc\.jsonl:4: not a whole prediction"):
+        read_predictions(tmp_path, record.model_copy(update={"tasks": tasks}), "oc")
+
+
+def test_no_record_reaches_out_of_its_folder(tmp_path: Path) -> None:
+    from encoder_bench.results.predictions import predictions_path
+
+    record = make_record()
+    task = record.tasks["vqa"].model_copy(update={"predictions_file": "../../../etc/passwd"})
+    record = record.model_copy(update={"tasks": {"vqa": task}})
+    path = predictions_path(tmp_path, record, "vqa")
+    assert path == tmp_path / "predictions" / record.run_id / "passwd"
+
+
+def test_find_run_by_the_beginning_of_its_id(tmp_path: Path) -> None:
+    record = make_record()
+    write_record(tmp_path, record)
+    assert find_run(tmp_path, record.run_id[:6]) == record
+    with pytest.raises(RecordError, match="no run 'zzz'; runs there"):
+        find_run(tmp_path, "zzz")
+    write_record(tmp_path, record.model_copy(update={"run_id": record.run_id[:6] + "other"}))
+    with pytest.raises(RecordError, match="begins 2 runs"):
+        find_run(tmp_path, record.run_id[:6])
+
+
+def test_inventory_names_what_is_damaged_and_keeps_the_rest(tmp_path: Path) -> None:
+    write_record(tmp_path, make_record("a"))
+    damaged = write_record(tmp_path, make_record("b"))
+    damaged.write_text(damaged.read_text()[:100])
+    found = inventory(tmp_path)
+    assert len(found.records) == 1
+    assert len(found.damaged) == 1
+    assert damaged.name in found.damaged[0]
+
+
+def test_remove_takes_record_predictions_and_checkpoints_or_nothing(tmp_path: Path) -> None:
+    record = make_run(tmp_path, "dino", joint=False, skill=0.5, count=4)
+    (tmp_path / "checkpoints" / record.run_id).mkdir(parents=True)
+    with pytest.raises(RecordError):
+        remove_runs(tmp_path, [record.run_id, "zzz"])
+    assert inventory(tmp_path).records == (record,)
+    assert remove_runs(tmp_path, [record.run_id[:8]]) == [record.run_id]
+    assert not [path for path in tmp_path.rglob("*") if record.run_id in str(path)]
+
+
+def test_export_of_predictions_and_of_harness_scores(tmp_path: Path) -> None:
+    record = make_run(tmp_path, "dino", joint=False, skill=0.5, count=4)
+    frame = all_predictions(tmp_path, [record])
+    assert len(frame) == 16
+    assert set(frame["task"]) == {"vqa", "captioning", "oc", "mci"}
+    harness = json.loads(json.dumps(export_harness(record)))
+    value = record.tasks["vqa"].metrics["vqa_accuracy"].value
+    assert value is not None
+    assert harness["results"]["vqa"]["vqa_accuracy,none"] == pytest.approx(value / 100)
+    assert harness["results"]["captioning"]["spice,none"] is None
+    assert harness["n-samples"]["vqa"]["effective"] == 4
+
+
+def test_parquet_reads_back(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    record = make_run(tmp_path, "dino", joint=False, skill=0.5, count=4)
+    path = export_parquet(tmp_path, [record], tmp_path / "all.parquet")
+    read = pd.read_parquet(path)
+    assert read["sample_id"].tolist() == all_predictions(tmp_path, [record])["sample_id"].tolist()
