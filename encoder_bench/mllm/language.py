@@ -129,7 +129,7 @@ class LanguageModel(nn.Module):
     def cache_bytes_per_token(self) -> int:
         """Bytes of keys and values that one token of one row takes."""
         config = self.model.config.get_text_config()
-        heads = config.num_attention_heads
+        heads = getattr(config, "num_attention_heads", None) or 1  # none in recurrent models
         width = getattr(config, "head_dim", None) or config.hidden_size // heads
         kept = getattr(config, "num_key_value_heads", None) or heads
         return int(2 * config.num_hidden_layers * kept * width * self.dtype.itemsize)

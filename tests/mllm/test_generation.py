@@ -78,6 +78,18 @@ def test_without_an_image_only_the_prompt_is_seen() -> None:
     assert answers[0][1] == answers[2][1]
 
 
+def test_without_any_prefix_padding_is_harmless() -> None:
+    mllm = small_mllm()
+    mllm.language.tokenizer.bos_token = None
+    assert mllm.language.prefix_ids(image=False) == []
+    answers = generate(mllm, None, PROMPTS, DecodingSettings(max_new_tokens=8))
+    expected = [
+        [plain_answer(mllm.language, None, prompt, tokens=8) for prompt in group]
+        for group in PROMPTS
+    ]
+    assert answers == expected
+
+
 def test_rows_that_end_leave_without_changing_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     mllm = small_mllm()
     visual = visual_of(mllm)

@@ -1,0 +1,101 @@
+"""Other families of causal LMs: the same guarantees, or the slow way that keeps them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+from encoder_bench.mllm.generation import generate, score
+from encoder_bench.mllm.language import LanguageModel
+from encoder_bench.mllm.model import MLLM
+from encoder_bench.mllm.packing import make_batch
+from encoder_bench.mllm.tiny_llama import seeded_tokenizer
+from encoder_bench.recipes import DecodingSettings, LanguageModelSettings
+
+from .models import pixels, small_mllm
+from .test_generation import PROMPTS, plain_answer, visual_of
+from .test_packing import DIALOGUES
+
+_SHAPE = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 512,
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "qwen2": _SHAPE,
+    "qwen3": _SHAPE,
+    "gemma2": _SHAPE,  # soft-capped logits, scaled embeddings, every second layer slides
+    "gemma3_text": _SHAPE,
+    "phi": _SHAPE,
+    "mistral": {**_SHAPE, "sliding_window": 24},  # narrower than any prompt here
+    "gpt2": {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 512},
+    "mamba": {"hidden_size": 64, "num_hidden_layers": 3, "state_size": 8},  # no keys and values
+}
+
+
+def family(name: str) -> MLLM:
+    tokenizer = seeded_tokenizer()
+    config = CONFIG_MAPPING[name](
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **FAMILIES[name],
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(4.0)
+    settings = LanguageModelSettings(chat_template=False)
+    language = LanguageModel(
+        model, tokenizer, settings, pretrained=False, source=name, revision=None
+    )
+    return small_mllm(language=language)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_loss_behind_a_shared_prefix(name: str) -> None:
+    mllm = family(name)
+    losses = {}
+    for shared in (False, True):
+        batch = make_batch(
+            mllm.language, DIALOGUES, shared_prefix=shared, pixels=pixels(len(DIALOGUES))
+        )
+        assert batch.shared_prefix == (shared and name not in ("mistral", "mamba"))
+        with torch.no_grad():
+            losses[shared] = mllm.loss(batch).total.item()
+    assert losses[True] == pytest.approx(losses[False], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_greedy_answers_are_the_librarys(name: str) -> None:
+    mllm = family(name)
+    visual = visual_of(mllm)
+    answers = generate(mllm, visual, PROMPTS, DecodingSettings(max_new_tokens=6))
+    expected = [
+        [plain_answer(mllm.language, image, prompt, tokens=6) for prompt in group]
+        for image, group in zip(visual, PROMPTS, strict=True)
+    ]
+    assert answers == expected
+
+
+@pytest.mark.parametrize("name", ["gemma2", "mistral", "gpt2"])
+def test_likelihoods_are_those_of_the_loss(name: str) -> None:
+    mllm = family(name)
+    item = DIALOGUES[1]
+    with torch.no_grad():
+        visual = mllm.visual_tokens(mllm.features(pixels(1)))
+        batch = make_batch(mllm.language, [item], shared_prefix=False, pixels=pixels(1))
+        loss = mllm.loss(batch).total.item()
+    prompt, answer = item.turns[0]
+    found = score(mllm, visual, [[prompt]], [answer, "another"])
+    assert found[0][0][0] == pytest.approx(-loss, rel=1e-5)
