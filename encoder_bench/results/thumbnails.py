@@ -11,10 +11,14 @@ from pathlib import Path
 
 THUMBNAIL_PIXELS = 192
 _JPEG_QUALITY = 72
+_LOSSLESS_PIXELS = 96
 
 
 def data_uri(path: Path) -> str | None:
-    """Return an image of at most 192 x 192 pixels as a JPEG data URI; None if unreadable."""
+    """Return an image of at most 192 x 192 pixels as a data URI; None if unreadable.
+
+    Very small images stay PNG, since JPEG would smear them.
+    """
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -23,6 +27,7 @@ def data_uri(path: Path) -> str | None:
             small.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
         return None
+    kind = "png" if max(small.size) <= _LOSSLESS_PIXELS else "jpeg"
     buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=_JPEG_QUALITY, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    small.save(buffer, kind, quality=_JPEG_QUALITY, optimize=True)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -94,7 +94,7 @@ def test_samples_lie_beside_each_other_with_their_pictures(tmp_path: Path) -> No
     assert len(samples) == 8
     assert all(len(sample["answers"]) == 4 for sample in samples)
     assert sorted(data["images"]) == ["0", "1", "2"]
-    assert data["images"]["0"].startswith("data:image/jpeg;base64,")
+    assert data["images"]["0"].startswith("data:image/png;base64,")
 
 
 def test_the_number_of_samples_is_bounded_and_always_the_same(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_the_html_shows_flipped_pictures_and_escapes(tmp_path: Path) -> None:
     facts = a.encoder.model_copy(update={"display_name": "<b>x</b>"})
     comparison = compare_runs(tmp_path, a.model_copy(update={"encoder": facts}), b)
     page = to_html(comparison, draw_pictures(tmp_path / "pictures", 5))
-    assert "data:image/jpeg;base64," in page
+    assert "data:image/png;base64," in page
     assert "<b>x</b>" not in page
     assert "samples that flipped" in page
     assert "http://" not in page
