@@ -47,6 +47,8 @@ class TrainingBatch:
         pad_id: fills rows; masked wherever it could matter.
         max_length: the language model's context, in tokens.
         shared_prefix: lay all questions of an image behind one image prefix.
+        row_length: tokens of a row into which several images are packed under a shared prefix;
+            None for the longest image's length, which makes no row longer.
         pixels: `(B, 3, H, W)` as the encoder's transform makes them.
         features: `(B, N, D)` patch tokens, computed before.
     """
@@ -56,6 +58,7 @@ class TrainingBatch:
     pad_id: int
     max_length: int
     shared_prefix: bool
+    row_length: int | None = None
     pixels: Tensor | None = None
     features: Tensor | None = None
 

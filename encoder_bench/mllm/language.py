@@ -225,8 +225,10 @@ class LanguageModel(nn.Module):
     def facts(self) -> dict[str, Any]:
         """Return the fields of `record.LanguageModelFacts`, of the weights as they were loaded."""
         adapters = ".lora_"
+        kind, _, name = self.source.partition(":")
+        local = kind in ("folder", "gguf") and Path(self.settings.name).name == name
         return {
-            "name": self.settings.name if "/" not in self.source else self.source,
+            "name": name if local else self.settings.name,
             "source": self.source,
             "revision": self.revision,
             "weights_sha256": self.weights_sha256,

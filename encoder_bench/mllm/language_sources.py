@@ -218,7 +218,7 @@ def _from_hub_files(name: str, dtype: torch.dtype, *, local_files_only: bool) ->
         folder = snapshot_download(
             name,
             local_files_only=local_files_only,
-            allow_patterns=["*.safetensors", "*.json", "*.model", "*.jinja", "merges.txt"],
+            allow_patterns=["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt"],
         )
     revision = Path(folder).name
     return _from_folder(Path(folder), dtype=dtype, source=f"hub:{name}", revision=revision)

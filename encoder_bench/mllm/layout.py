@@ -82,17 +82,15 @@ class Rows:
         return Rows(**moved, plain=self.plain)
 
 
-def lay_out(batch: TrainingBatch, *, visual_tokens: int, row_length: int | None = None) -> Rows:
+def lay_out(batch: TrainingBatch, *, visual_tokens: int) -> Rows:
     """Place a batch's dialogues in rows.
 
-    With a shared prefix, images are packed into rows of at most `row_length` tokens, longest
-    first; without, each question has its own row.
+    With a shared prefix, images are packed into rows of at most `batch.row_length` tokens, longest
+    first; an image that is longer by itself has its own row. Without, each question has its own.
 
     Args:
         batch: the dialogues.
         visual_tokens: M, the visual tokens of an image; 0 for text only.
-        row_length: longest row, in tokens; by default the longest image's length, which packs
-            without making any row longer. An image that is longer by itself has its own row.
 
     Raises:
         DataError: one image with one question is longer than the context; names the image.
@@ -107,7 +105,7 @@ def lay_out(batch: TrainingBatch, *, visual_tokens: int, row_length: int | None 
         rows = [[replace(group, turns=(turn,))] for group in groups for turn in group.turns]
     else:
         longest = max(group.length(visual_tokens) for group in groups)
-        rows = _pack(groups, visual_tokens, max(row_length or 0, longest))
+        rows = _pack(groups, visual_tokens, max(batch.row_length or 0, longest))
     return _RowBuilder(batch.pad_id, visual_tokens).build(rows)
 
 

@@ -37,6 +37,7 @@ def make_batch(
     items: Sequence[ImageDialogue],
     *,
     shared_prefix: bool,
+    row_length: int | None = None,
     pixels: Tensor | None = None,
     features: Tensor | None = None,
 ) -> TrainingBatch:
@@ -47,6 +48,7 @@ def make_batch(
             questions apart by a mask, separate sequences are laid out whatever is asked.
         items: one dialogue an image.
         shared_prefix: lay all questions of an image behind one image prefix.
+        row_length: see `TrainingBatch`.
         pixels: `(B, 3, H, W)`, one an item, or None.
         features: `(B, N, D)`, one an item, or None.
 
@@ -65,6 +67,7 @@ def make_batch(
         pad_id=language.pad_id,
         max_length=language.max_length,
         shared_prefix=shared_prefix and language.keeps_questions_apart,
+        row_length=row_length,
         pixels=pixels,
         features=features,
     )

@@ -59,7 +59,8 @@ def test_a_folder_is_loaded_in_the_asked_dtype(tmp_path: Path) -> None:
     language = load_language_model(settings)
     assert language.dtype == torch.bfloat16
     assert language.pretrained
-    assert str(tmp_path) not in str(language.facts()["source"])
+    assert str(tmp_path) not in str(language.facts())
+    assert language.facts()["name"] == "llm"
     exact = load_language_model(settings.model_copy(update={"dtype": "float32"}))
     assert exact.weights_sha256 == hash_parameters(model)
 

@@ -118,14 +118,23 @@ def test_a_question_does_not_see_the_others() -> None:
 
 def test_images_do_not_see_each_other_in_one_row() -> None:
     mllm = small_mllm()
-    batch = batch_of(mllm, DIALOGUES, shared=True)
-    rows = lay_out(batch, visual_tokens=16, row_length=500)
+    batch = replace(batch_of(mllm, DIALOGUES, shared=True), row_length=500)
+    rows = lay_out(batch, visual_tokens=16)
     assert len(rows.input_ids) == 1
     mask = rows.mask()
     assert mask is not None
     images = rows.image[0]
     assert not mask[0, 0][images[:, None] != images[None, :]].any()
     assert mask[0, 0].diagonal().all()
+
+
+def test_images_packed_into_one_row_train_as_separate_sequences() -> None:
+    mllm = small_mllm()
+    _, expected = gradients(mllm, batch_of(mllm, DIALOGUES, shared=False))
+    packed = replace(batch_of(mllm, DIALOGUES, shared=True), row_length=500)
+    _, found = gradients(mllm, packed)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-4)
 
 
 def test_packing_makes_no_row_longer_and_wastes_less() -> None:
