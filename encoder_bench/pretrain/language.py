@@ -25,6 +25,8 @@ from encoder_bench.pretrain.schedule import Budget
 from encoder_bench.pretrain.tokenizer import build_tokenizer, words_of
 from encoder_bench.pretrain.written_scenes import (
     LAYOUTS,
+    OTHER_CAPTIONS,
+    OTHER_QUESTIONS,
     Layout,
     TaskPrompts,
     grammar_texts,
@@ -52,24 +54,9 @@ NOISE, DROPOUT = 0.3, 0.02
 """Noise on cells (share of a word's root mean square) and share of emptied cells, half the time."""
 
 
-PROMPTS = TaskPrompts(
-    question=(
-        "Question: {question} Short answer:",
-        "Question: {question} Answer:",
-        "{question}",
-        "{question} Answer with a single word or phrase.",
-    ),
-    caption=(
-        "A short image description:",
-        "A short image caption:",
-        "Describe the image in one sentence.",
-        "Write a short description of the image:",
-        "Caption:",
-    ),
-)
 WORDING = (
-    *PROMPTS.question,
-    *PROMPTS.caption,
+    *OTHER_QUESTIONS,
+    *OTHER_CAPTIONS,
     "Is there a object picture photo of this that it yes no Yes No the what who where when why",
     "Provide a brief one-sentence caption for what is shown. USER ASSISTANT: \n",
 )
@@ -225,6 +212,7 @@ def _card(
             "layout_cycle": list(_LAYOUT_CYCLE),
             "first_layouts": {"layouts": list(_FIRST_LAYOUTS), "share_of_steps": _FIRST_SHARE},
             "prompts": asdict(prompts),
+            "other_prompts_on_a_quarter_of_the_pages": [*OTHER_QUESTIONS, *OTHER_CAPTIONS],
         },
         "budget": budget.as_json(),
         "steps_done": step,

@@ -43,6 +43,7 @@ from encoder_bench.data.scenes.graph import (
     sample_scene,
 )
 from encoder_bench.pretrain.reading import Page
+from encoder_bench.recipes import load_task
 
 Layout = Literal["sentence", "objects", "centres", "cover"]
 LAYOUTS: tuple[Layout, ...] = ("sentence", "objects", "centres", "cover")
@@ -55,17 +56,36 @@ LISTING = "List all things:"
 """Asks for everything on the page in the page's own order: the densest practice in looking up."""
 
 
+OTHER_QUESTIONS = (
+    "Question: {question} Short answer:",
+    "Question: {question} Answer:",
+    "{question}",
+    "{question} Answer with a single word or phrase.",
+)
+OTHER_CAPTIONS = (
+    "A short image description:",
+    "A short image caption:",
+    "Describe the image in one sentence.",
+    "Write a short description of the image:",
+    "Caption:",
+)
+_OTHER_WORDING = 0.25
+
+
 @dataclass(frozen=True, slots=True)
 class TaskPrompts:
-    """The tasks' own prompts first, then other wordings, used on one page in four.
+    """The prompts of the four tasks; on a quarter of the pages other wordings stand instead."""
 
-    Attributes:
-        question: templates with `{question}`, for VQA, OC and MCI.
-        caption: prompts that ask for a caption.
-    """
+    vqa: str
+    oc: str
+    mci: str
+    captioning: str
 
-    question: tuple[str, ...]
-    caption: tuple[str, ...]
+
+def shipped_prompts() -> TaskPrompts:
+    """Return the prompts of the shipped task recipes."""
+    names = ("vqa", "oc", "mci", "captioning")
+    return TaskPrompts(**{name: load_task(name).prompt for name in names})
 
 
 def written_page(
@@ -73,17 +93,16 @@ def written_page(
 ) -> Page:
     """Return a random scene written in a layout, with questions of every task behind it."""
     scene = in_page_order(sample_scene(rng), layout, rng)
-    question = _pick(prompts.question, rng)
-    caption = _pick(prompts.caption, rng)
+    prompts = _reworded(prompts, rng) if rng.random() < _OTHER_WORDING else prompts
     asked = [
         *_balanced(counting_questions(scene, rng), "0", _COUNTING),
         *_balanced(identification_questions(scene, rng), "No.", _IDENTIFICATION),
         *visual_questions(scene, rng, _VISUAL),
     ]
-    turns = [(question.format(question=q.text), q.answer) for q in asked]
+    turns = [(getattr(prompts, q.task).format(question=q.text), q.answer) for q in asked]
     tasks = [q.task for q in asked]
     for text in captions(scene, rng, _CAPTIONS):
-        turns.append((caption, text))
+        turns.append((prompts.captioning, text))
         tasks.append("captioning")
     turns.append((LISTING, " . ".join(_told(thing) for thing in scene.things)))
     tasks.append("listing")
@@ -182,7 +201,7 @@ def _balanced(questions: list[Question], absent: str, number: int) -> list[Quest
     return [*present, *[q for q in questions if q.answer == absent][: number - len(present)]]
 
 
-def _pick(choices: tuple[str, ...], rng: np.random.Generator) -> str:
-    if len(choices) == 1 or rng.random() < 0.75:
-        return choices[0]
-    return choices[int(rng.integers(1, len(choices)))]
+def _reworded(prompts: TaskPrompts, rng: np.random.Generator) -> TaskPrompts:
+    question = OTHER_QUESTIONS[int(rng.integers(len(OTHER_QUESTIONS)))]
+    caption = OTHER_CAPTIONS[int(rng.integers(len(OTHER_CAPTIONS)))]
+    return replace(prompts, vqa=question, oc=question, mci=question, captioning=caption)

@@ -22,7 +22,7 @@ from encoder_bench.progress import Reporter
 
 ENCODER_BUDGET = Budget(steps=640, images_per_step=32)
 """The same for all six; the cards hold what each shipped run had."""
-LANGUAGE_BUDGET = Budget(steps=1800, images_per_step=16, learning_rate=2e-3, warmup_fraction=0.05)
+LANGUAGE_BUDGET = Budget(steps=1600, images_per_step=16, learning_rate=2e-3, warmup_fraction=0.05)
 """Of the tiny language model; its images are written pages."""
 POOL_IMAGES = {"train": 12_000, "probe": 1_500, "held-out": 500}
 
@@ -157,7 +157,8 @@ def zoo(
     Returns:
         The cards of the encoders.
     """
-    from encoder_bench.pretrain.language import PROMPTS, pretrain_language_model
+    from encoder_bench.pretrain.language import pretrain_language_model
+    from encoder_bench.pretrain.written_scenes import shipped_prompts
 
     root = output or bundled_folder("llm", "x").parent.parent
     key = hash_json([language_budget.as_json(), seed])[:16]
@@ -165,7 +166,7 @@ def zoo(
         language_budget,
         work=cache_dir("pretrain", f"tiny-llama-{key}"),
         output=root / "llm" / "tiny-llama",
-        prompts=PROMPTS,
+        prompts=shipped_prompts(),
         reporter=reporter,
         seed=seed,
         held_out_count=held_out_pages,

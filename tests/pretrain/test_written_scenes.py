@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoder_bench.data.scenes.graph import Scene, Thing, sample_scene
-from encoder_bench.pretrain.language import PROMPTS, held_out_pages, training_pages
+from encoder_bench.pretrain.language import WORDING, held_out_pages, training_pages
 from encoder_bench.pretrain.tokenizer import words_of
 from encoder_bench.pretrain.written_scenes import (
     COLUMN_NAMES,
@@ -19,10 +19,12 @@ from encoder_bench.pretrain.written_scenes import (
     ROW_NAMES,
     Layout,
     grammar_texts,
+    shipped_prompts,
     written_cells,
     written_page,
 )
 
+PROMPTS = shipped_prompts()
 CUP = Thing("ring", "red", "large", x=20.0, y=44.0, radius=8.0, angle=0.0)
 DOT = Thing("circle", "blue", "small", x=60.0, y=4.0, radius=5.0, angle=0.0)
 SCENE = Scene("plain", 0, (CUP, DOT))
@@ -78,7 +80,7 @@ def test_every_page_answers_its_counting_questions(seed: int, layout: Layout) ->
 
 
 def test_every_word_of_the_pages_is_a_token() -> None:
-    known = set(words_of([*grammar_texts(), *PROMPTS.question, *PROMPTS.caption]))
+    known = set(words_of([*grammar_texts(), *WORDING]))
     pages = [
         page
         for i, layout in enumerate(LAYOUTS)
@@ -101,3 +103,9 @@ def test_steps_repeat_and_held_out_pages_are_not_among_them() -> None:
     }
     held_out = {page.cells for layout in LAYOUTS for page in held_out_pages(layout, PROMPTS, 8)}
     assert not trained & held_out
+
+
+def test_most_pages_ask_in_the_words_of_the_task_recipes() -> None:
+    pages = [p for step in range(4) for p in training_pages(step, "objects", 8, PROMPTS, seed=0)]
+    own = [page.turns[-2][0] == PROMPTS.captioning for page in pages]
+    assert 0.5 < sum(own) / len(own) < 1
