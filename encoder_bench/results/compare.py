@@ -18,7 +18,7 @@ from encoder_bench.results.predictions import Prediction, read_predictions
 from encoder_bench.results.record import RunRecord
 
 RIGHT = 50.0
-"""A sample is right from this score on, of 100: VQA's graded scores are 0, 30, 60, 90, 100."""
+"""A sample is right from this score on, in percent; VQA's are 0, 30, 60, 90 or 100."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def compare_task(
     a = [score for (_, score), _ in pairs]
     b = [score for _, (_, score) in pairs]
     images = [str(prediction.image_id) for (prediction, _), _ in pairs]
-    graded = _is_graded(a) and _is_graded(b) and column != "CIDEr"
+    graded = run_a.tasks[task].definition.get("runner") != "captioning"
     return TaskComparison(
         task=task,
         column=column,
@@ -167,10 +167,6 @@ def _scored(predictions: Sequence[Prediction], metric: str) -> dict[str, tuple[P
         if score is not None and math.isfinite(score):
             scored[prediction.sample_id] = (prediction, score)
     return scored
-
-
-def _is_graded(scores: Sequence[float]) -> bool:
-    return all(0.0 <= score <= 100.0 for score in scores)
 
 
 def _flips(

@@ -29,9 +29,9 @@ def lay_out(comparison: RunComparison) -> Page:
         for index, task in enumerate(comparison.tasks)
     )
     notes = [
-        "Scores are over the samples that both runs answered; the interval and p come from a "
-        "paired bootstrap over images. Right or wrong and McNemar's exact p are for graded "
-        "answers; 50 points of 100 and more count as right.",
+        "Scores are over the samples that both runs answered. The interval is a bootstrap over "
+        "images, p that of swapping A and B image by image. 50 points and more count as right, "
+        "and McNemar's p is the exact one; captions are neither right nor wrong.",
     ]
     if comparison.differing:
         notes.append(
@@ -91,7 +91,7 @@ def _cells(task: TaskComparison) -> tuple[Cell, ...]:
         texts += [NOT_AVAILABLE] * 3
     else:
         texts.append(f"{difference.value:+.1f}")
-        texts.append(f"[{difference.low:+.1f}, {difference.high:+.1f}]")
+        texts.append(difference.interval(1))
         texts.append(f"{difference.p:.2g}")
     if right is None:
         texts += ["–"] * 5

@@ -15,6 +15,9 @@ from encoder_bench.results.grouping import data_key, scoring_recipe
 from encoder_bench.results.predictions import read_predictions
 from encoder_bench.results.record import RunRecord, TaskScores, read_records
 
+_NOT_BETTER_WHEN_HIGHER = frozenset({"counting_error", "yes_rate"})
+"""Metrics whose fall is no loss; the margin does not watch them."""
+
 
 @dataclass(frozen=True, slots=True)
 class TaskVerdict:
@@ -167,10 +170,10 @@ def _task_failures(
     if comparison.only_a or comparison.only_b:
         yield (f"the samples differ: {comparison.only_a} are gone, {comparison.only_b} are new")
     difference = comparison.difference
-    if difference is not None and difference.high < 0:
+    if difference is not None and difference.high is not None and difference.high < 0:
         yield (
             f"{comparison.metric} fell by {-difference.value:.2f} points, 95% interval "
-            f"[{difference.low:.2f}, {difference.high:.2f}]"
+            f"{difference.interval(2)}"
         )
     yield from _margin_failures(accepted, fresh, margin)
 
@@ -178,7 +181,7 @@ def _task_failures(
 def _margin_failures(accepted: TaskScores, fresh: TaskScores, margin: float) -> Iterator[str]:
     for metric, score in accepted.metrics.items():
         now = fresh.metrics.get(metric)
-        if score.value is None:
+        if score.value is None or metric in _NOT_BETTER_WHEN_HIGHER:
             continue
         if now is None or now.value is None:
             reason = "it is gone" if now is None else now.reason or "no reason given"

@@ -134,7 +134,7 @@ def _summary(task: TaskVerdict) -> str:
     difference = comparison.difference
     return (
         f"{comparison.column} {comparison.score_a:.2f} -> {comparison.score_b:.2f} "
-        f"({difference.value:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}], "
+        f"({difference.value:+.2f} {difference.interval(2)}, "
         f"p {difference.p:.3g}, {len(comparison.flips)} of {comparison.samples} flipped)"
     )
 
@@ -150,7 +150,7 @@ def _task_row(run: RunVerdict, task: TaskVerdict) -> str:
         escape(task.task),
         f"{comparison.score_a:.2f}",
         f"{comparison.score_b:.2f}",
-        f"{difference.value:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]",
+        f"{difference.value:+.2f} {difference.interval(2)}",
         f"{difference.p:.3g}",
         f"{len(comparison.flips)} of {comparison.samples}",
         verdict,

@@ -101,7 +101,7 @@ def _chapter(group: TableGroup, page: Page, frame: pd.DataFrame, columns: Sequen
         slopes=tuple(chart for chart in slopes if chart),
         intervals=tuple(chart for chart in intervals if chart),
         pareto=tuple(_pareto(group, frame, index)),
-        curves=curve_chart("Training loss", _curves(group, index)),
+        curves=curve_chart("Training loss, nats a token, running mean", _curves(group, index)),
         breakdowns=tuple(_breakdowns(group, index)),
     )
 
@@ -172,13 +172,16 @@ def _curves(
 
 
 def loss_curve(record: RunRecord) -> list[tuple[float, float]]:
-    """Return (step, loss) pairs of a record's training summary; empty where it holds none."""
-    curve = record.training.get("loss_curve") or []
+    """Return (step, running mean of the loss) of a record's training summary.
+
+    The mean is over a fortieth of the steps before each; empty where no losses were recorded.
+    """
+    losses = [float(loss) for loss in record.training.get("losses") or []]
+    window = max(1, len(losses) // 40)
     points = []
-    for position, entry in enumerate(curve, start=1):
-        step, loss = entry if isinstance(entry, list | tuple) else (position, entry)
-        if isinstance(loss, int | float) and math.isfinite(loss):
-            points.append((float(step), float(loss)))
+    for step in range(window, len(losses) + 1):
+        recent = losses[step - window : step]
+        points.append((float(step), math.fsum(recent) / window))
     return points
 
 
