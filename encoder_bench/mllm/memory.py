@@ -1,0 +1,135 @@
+"""How much memory a training step of the language model takes, before anything is loaded.
+
+What belongs here: arithmetic on a configuration. The counts of saved tensors were taken with
+autograd's own hooks on transformers' Llama (and a test takes them again); other decoders of the
+same shape differ by a few tensors a layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from encoder_bench.recipes import LanguageModelSettings
+
+_ADAMW_BYTES = 12
+"""Gradient and both moments of one float32 parameter."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEstimate:
+    """Bytes of one training step of the language model.
+
+    Attributes:
+        weights: all parameters in the recipe's dtype.
+        optimizer: gradients and AdamW's moments of what trains.
+        activations: what the forward pass keeps for the backward pass.
+        logits: of the answer tokens, their float32 copy and its gradient.
+    """
+
+    weights: int
+    optimizer: int
+    activations: int
+    logits: int
+
+    @property
+    def total(self) -> int:
+        """The sum of all."""
+        return self.weights + self.optimizer + self.activations + self.logits
+
+
+def estimate(
+    settings: LanguageModelSettings,
+    *,
+    images: int,
+    questions_per_image: int,
+    visual_tokens: int,
+    question_tokens: int = 16,
+    answer_tokens: int = 4,
+    shared_prefix: bool = True,
+) -> MemoryEstimate | None:
+    """Return the memory of one step on so many images; None without a configuration at hand.
+
+    Args:
+        settings: the recipe's `[llm]`.
+        images: images in one forward pass.
+        questions_per_image: questions on each.
+        visual_tokens: M.
+        question_tokens: tokens of a question with its template.
+        answer_tokens: tokens of an answer.
+        shared_prefix: whether an image's questions stand in one row.
+    """
+    from encoder_bench.mllm.language import count_parameters
+    from encoder_bench.mllm.language_sources import find_config
+
+    config, parameters = find_config(settings.name), count_parameters(settings)
+    if config is None or parameters is None:
+        return None
+    config = config.get_text_config()
+    size = getattr(torch, settings.dtype).itemsize
+    asked = question_tokens + answer_tokens
+    length = visual_tokens + (questions_per_image * asked if shared_prefix else asked)
+    rows = images if shared_prefix else images * questions_per_image
+    answers = images * questions_per_image * answer_tokens
+    return MemoryEstimate(
+        weights=parameters * size,
+        optimizer=_trained(settings, config, parameters) * _ADAMW_BYTES,
+        activations=activation_bytes(
+            config,
+            rows=rows,
+            length=length,
+            size=size,
+            trained=settings.train != "frozen",
+            masked=shared_prefix and questions_per_image > 1,
+            recomputed=settings.gradient_checkpointing,
+        ),
+        logits=answers * config.vocab_size * (size + 8),
+    )
+
+
+def activation_bytes(
+    config: Any,
+    *,
+    rows: int,
+    length: int,
+    size: int,
+    trained: bool,
+    masked: bool,
+    recomputed: bool,
+) -> int:
+    """Return the bytes that a decoder's layers keep for the backward pass.
+
+    Args:
+        config: of a Llama-like decoder.
+        rows: R.
+        length: L, tokens of a row.
+        size: bytes of one activation.
+        trained: whether its own weights get gradients; if not, inputs of linear maps are not kept.
+        masked: whether attention takes a mask, of which each layer keeps a copy.
+        recomputed: whether layers are recomputed (gradient checkpointing).
+    """
+    width, layers = config.hidden_size, config.num_hidden_layers
+    inner = getattr(config, "intermediate_size", None) or 4 * width
+    kept = (10 * width + 4 * inner) if trained else (6 * width + 3 * inner)
+    kept += 0 if size == 4 else 2 * width  # norms compute in float32
+    kept += config.num_attention_heads + 2 + (length if masked else 0)
+    if recomputed:
+        return int(rows * length * (layers * width + kept) * size)
+    return int(rows * length * layers * kept * size)
+
+
+def _trained(settings: LanguageModelSettings, config: Any, parameters: int) -> int:
+    """Return how many of the language model's parameters train; LoRA's are two thin factors."""
+    if settings.train == "full":
+        return parameters
+    if settings.train == "frozen":
+        return 0
+    width = config.hidden_size
+    inner = getattr(config, "intermediate_size", None) or 4 * width
+    heads = config.num_attention_heads
+    head = getattr(config, "head_dim", None) or width // heads
+    kept = (getattr(config, "num_key_value_heads", None) or heads) * head
+    ends = 2 * (width + heads * head) + 2 * (width + kept) + 3 * (width + inner)
+    return int(config.num_hidden_layers * settings.lora.rank * ends)
