@@ -22,7 +22,7 @@ from encoder_bench.recipes import (
 DEFAULT_ENCODER = "tiny-clip"
 DEFAULT_TASKS = ("vqa", "captioning", "oc", "mci")
 
-_NOT_SCORING = {
+_NOT_SCORING: Any = {
     "description": True,
     "evaluation_batch_images": True,
     "training": {"checkpoint_every", "keep_checkpoints", "feature_cache"},

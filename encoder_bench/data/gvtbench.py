@@ -55,10 +55,16 @@ def _read(layout: Layout, task: str, source: str) -> list[Sample]:
                 question=text(row, "text_in", where),
                 references=(answer,),
                 target=answer,
-                facets={"n_obj_exist": integer(row, "n_obj_exist", where), "answer": answer},
+                facets=_facets(integer(row, "n_obj_exist", where), answer),
             )
         )
     return samples
+
+
+def _facets(objects: int, answer: str) -> dict[str, str | int]:
+    """Return what scores are broken down by; the crowding bins are GVT's."""
+    crowding = "1-9" if objects < 10 else "10-19" if objects < 20 else "20+"
+    return {"n_obj_exist": objects, "answer": answer, "crowding": f"{crowding} objects"}
 
 
 def _generate(layout: Layout, task: str, source: str) -> list[Sample]:
@@ -75,7 +81,7 @@ def _generate(layout: Layout, task: str, source: str) -> list[Sample]:
         path = layout.image(image_id, f"{layout.root} instances")
         total = instances.counts[image_id].total()
         for number, (question, answer) in enumerate(pairs):
-            facets: dict[str, str | int] = {"n_obj_exist": total, "answer": answer}
+            facets = _facets(total, answer)
             samples.append(
                 Sample(
                     f"{task}/{image_id}/{number}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,7 @@ def _background(scene: Scene) -> Image.Image:
     rng = np.random.default_rng(scene.background_seed)
     size = CANVAS * _SCALE
     base = rng.uniform(95, 165, size=3) * 0.3 + rng.uniform(110, 160) * 0.7
-    field: NDArray[np.float64] = np.zeros((size, size))
+    field: NDArray[Any] = np.zeros((size, size))
     ys, xs = np.mgrid[0:size, 0:size] / size
     angle = rng.uniform(0, math.pi)
     along = xs * math.cos(angle) + ys * math.sin(angle)

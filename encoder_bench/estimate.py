@@ -1,0 +1,203 @@
+"""What a run will cost, before it starts: time, memory and disk, from its plan alone.
+
+What belongs here: arithmetic on parameter and token counts. No weights are loaded; the only thing
+measured is a short matrix product, to learn how fast this machine multiplies.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from encoder_bench.plan import RunPlan
+
+_ANSWER_TOKENS = 24
+"""Tokens of one training prompt with its answer, about; scenes have 12, VQAv2 15, captions 30."""
+_KNOWN_LLM_PARAMETERS = {"tiny-llama": 1_900_000, "smollm2-135m": 134_515_008}
+"""SmolLM2's exactly (a test builds it); tiny-llama's to a tenth, its vocabulary decides."""
+_EFFICIENCY = 0.35
+"""Share of a large matrix product's rate that training and decoding reach, about."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunEstimate:
+    """A rough cost, right to a factor of about three; None where a count is not known here.
+
+    Attributes:
+        encoder_parameters: of the encoder.
+        llm_parameters: of the language model.
+        visual_tokens: a sequence's image prefix, in tokens.
+        training_images: images shown in training, repeats counted.
+        training_flops: floating-point operations of training.
+        seconds: of training, at the rate measured on this machine's CPU; None on other devices.
+        memory_bytes: weights, gradients, optimizer state and activations.
+        disk_bytes: checkpoint and final weights of what trains.
+        unknown: what could not be counted, and why.
+    """
+
+    encoder_parameters: int | None
+    llm_parameters: int | None
+    visual_tokens: int | None
+    training_images: int | None
+    training_flops: float | None
+    seconds: float | None
+    memory_bytes: int | None
+    disk_bytes: int | None
+    unknown: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields as a JSON object."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """Return the estimate as lines for a person; `n/a` where a count is not known."""
+        rows = [
+            ("training time", _duration(self.seconds)),
+            ("memory", _bytes(self.memory_bytes)),
+            ("disk", _bytes(self.disk_bytes)),
+            (
+                "training",
+                "n/a" if self.training_flops is None else f"{self.training_flops:.2g} FLOPs",
+            ),
+            ("visual tokens", "n/a" if self.visual_tokens is None else str(self.visual_tokens)),
+        ]
+        head = "estimated, to a factor of about three, tasks and controls not counted:"
+        body = [f"  {name:<14} {value}" for name, value in rows]
+        return [head, *body, *(f"  n/a because {reason}" for reason in self.unknown)]
+
+
+def estimate_run(plan: RunPlan) -> RunEstimate:
+    """Return the estimated cost of a plan.
+
+    Raises:
+        UnknownNameError: no such encoder.
+    """
+    from encoder_bench.encoders.registry import find_spec
+
+    unknown: list[str] = []
+    spec = find_spec(plan.encoder)
+    encoder = spec.parameters
+    if encoder is None:
+        unknown.append(f"the parameter count of {plan.encoder} is known only once it is loaded")
+    tokens = _patch_tokens(plan, unknown)
+    llm = _llm_parameters(plan, unknown)
+    steps = [stage.steps for stage in plan.adapter.stages]
+    images: int | None = None
+    if all(steps):
+        pairs = zip(plan.adapter.stages, steps, strict=True)
+        images = sum(stage.images_per_step * (count or 0) for stage, count in pairs)
+    else:
+        unknown.append("a stage is given in epochs, and the data is not read for an estimate")
+    flops = None
+    if encoder is not None and llm is not None and tokens is not None and images is not None:
+        flops = _training_flops(plan, encoder, llm, tokens, images)
+    on_cpu = _runs_on_cpu(plan.device)
+    if not on_cpu:
+        unknown.append("time is estimated on CPUs only")
+    trained = _trained_parameters(plan, encoder, llm)
+    return RunEstimate(
+        encoder_parameters=encoder,
+        llm_parameters=llm,
+        visual_tokens=_visual_tokens(plan, tokens),
+        training_images=images,
+        training_flops=flops,
+        seconds=flops / (_cpu_flops() * _EFFICIENCY) if flops is not None and on_cpu else None,
+        memory_bytes=None
+        if trained is None or encoder is None or llm is None
+        else 4 * (encoder + llm) + 12 * trained + 2**30,
+        disk_bytes=None if trained is None else 4 * trained * 4,
+        unknown=tuple(unknown),
+    )
+
+
+def _runs_on_cpu(device: str) -> bool:
+    if device != "auto":
+        return device == "cpu"
+    from encoder_bench.hardware import choose_device
+
+    return choose_device("auto").type == "cpu"
+
+
+def _patch_tokens(plan: RunPlan, unknown: list[str]) -> int | None:
+    """Return N from the catalogue's resolution and patch size, or from `--resolution`."""
+    from encoder_bench.encoders.registry import find_spec
+
+    spec = find_spec(plan.encoder)
+    resolution = plan.adapter.encoder.resolution or spec.resolution
+    if not resolution or not spec.patch:
+        unknown.append(f"the patch grid of {plan.encoder} is known only once it is loaded")
+        return None
+    return (resolution // spec.patch) ** 2
+
+
+def _visual_tokens(plan: RunPlan, patch_tokens: int | None) -> int | None:
+    """Return M where the recipe fixes it; otherwise N, which is an upper bound."""
+    return plan.adapter.projector.visual_tokens or patch_tokens
+
+
+def _llm_parameters(plan: RunPlan, unknown: list[str]) -> int | None:
+    """Count the language model's parameters on the meta device, from its configuration alone."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    name = plan.adapter.llm.name
+    if name in _KNOWN_LLM_PARAMETERS:
+        return _KNOWN_LLM_PARAMETERS[name]
+    try:
+        config = AutoConfig.from_pretrained(name, local_files_only=True)
+    except (OSError, ValueError):
+        unknown.append(f"the configuration of {name} is not on this machine")
+        return None
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    return sum(int(parameter.numel()) for parameter in model.parameters())
+
+
+def _trained_parameters(plan: RunPlan, encoder: int | None, llm: int | None) -> int | None:
+    """Return how many parameters train, the projector's few millions aside."""
+    if (plan.joint and encoder is None) or (plan.adapter.llm.train == "full" and llm is None):
+        return None
+    trained = encoder or 0 if plan.joint else 0
+    return trained + (llm or 0 if plan.adapter.llm.train == "full" else 0)
+
+
+def _training_flops(plan: RunPlan, encoder: int, llm: int, patch_tokens: int, images: int) -> float:
+    """Count 2 operations a parameter and token forward, and as many again for each gradient.
+
+    Reference: Kaplan et al. 2020, section 2.1 (C = 6 N D; a frozen model behind a trained input
+    needs no weight gradients, so 4 N D).
+    """
+    samples = max(stage.samples_per_image for stage in plan.adapter.stages)
+    sequence = (_visual_tokens(plan, patch_tokens) or 0) + samples * _ANSWER_TOKENS
+    llm_cost = (6 if plan.adapter.llm.train == "full" else 4) * llm * sequence
+    encoder_cost = (6 if plan.joint else 2) * encoder * patch_tokens
+    return float(images) * (llm_cost + encoder_cost)
+
+
+def _cpu_flops() -> float:
+    """Measure a float32 matrix product on all threads, for about a fifth of a second."""
+    import torch
+
+    size = 1024
+    matrix = torch.ones(size, size)
+    matrix @ matrix
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < 0.2:
+        matrix @ matrix
+        count += 1
+    return 2.0 * size**3 * count / (time.perf_counter() - start)
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "n/a"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _bytes(count: int | None) -> str:
+    if count is None:
+        return "n/a"
+    return f"{count / 2**20:.0f} MiB" if count < 2**30 else f"{count / 2**30:.1f} GiB"

@@ -1,0 +1,87 @@
+"""Caption metrics: CIDEr-D, BLEU and ROUGE-L, without Java.
+
+What belongs here: numbers an image, or sums that a corpus metric is a function of. The scorers are
+pycocoevalcap's own; the tokenizer is `ptb.py`, which equals the Java one on captions.
+
+Reference: Vedantam et al. 2015 (arXiv 1411.5726); Papineni et al. 2002; Lin 2004; coco-caption.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoder_bench.metrics.ptb import ptb_tokenize
+
+VERSION = 1
+BLEU_ORDER = 4
+
+Captions = Sequence[Sequence[str]]
+_Tokens = dict[int, list[str]]
+
+
+def tokenized(predictions: Sequence[str], references: Captions) -> tuple[_Tokens, _Tokens]:
+    """Return predictions and references as pycocoevalcap takes them, one key an image."""
+    guesses = {i: [ptb_tokenize(text)] for i, text in enumerate(predictions)}
+    truths = {i: [ptb_tokenize(t) for t in texts] for i, texts in enumerate(references)}
+    return guesses, truths
+
+
+def cider(predictions: Sequence[str], references: Captions) -> NDArray[np.float64]:
+    """Return the CIDEr-D of each image, in percent; their mean is the corpus score.
+
+    Document frequencies are those of the references given, so that a subset of a split scores
+    higher than the split: compare runs on the same samples only.
+    """
+    from pycocoevalcap.cider.cider import Cider
+
+    guesses, truths = tokenized(predictions, references)
+    _, scores = Cider().compute_score(truths, guesses)
+    return np.asarray(scores, dtype=np.float64) * 100.0
+
+
+def rouge_l(predictions: Sequence[str], references: Captions) -> NDArray[np.float64]:
+    """Return the ROUGE-L of each image (F with beta 1.2, best over references), in percent."""
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    guesses, truths = tokenized(predictions, references)
+    _, scores = Rouge().compute_score(truths, guesses)
+    return np.asarray(scores, dtype=np.float64) * 100.0
+
+
+def bleu_sums(predictions: Sequence[str], references: Captions) -> NDArray[np.float64]:
+    """Return `(n, 10)` counts by image that corpus BLEU is a function of.
+
+    Columns: matches of order 1 to 4, n-grams of order 1 to 4, length, and the reference length
+    that is closest to it.
+    """
+    from pycocoevalcap.bleu.bleu_scorer import BleuScorer
+
+    guesses, truths = tokenized(predictions, references)
+    scorer = BleuScorer(n=BLEU_ORDER)
+    for key, guess in guesses.items():
+        scorer += (guess[0], truths[key])
+    rows = []
+    with contextlib.redirect_stdout(io.StringIO()):
+        for part in scorer.ctest:
+            length = part["testlen"]
+            closest = min((abs(r - length), r) for r in part["reflen"])[1]
+            rows.append([*part["correct"], *part["guess"], length, closest])
+    return np.asarray(rows, dtype=np.float64)
+
+
+def bleu(sums: NDArray[np.float64], order: int) -> NDArray[np.float64]:
+    """Return corpus BLEU of the given order, in percent, from `(R, 10)` sums of `bleu_sums`.
+
+    Uses coco-caption's smoothing (1e-15 above, 1e-9 below) and brevity penalty.
+    """
+    tiny, small = 1e-15, 1e-9
+    precisions = (sums[:, :order] + tiny) / (sums[:, BLEU_ORDER : BLEU_ORDER + order] + small)
+    mean = np.exp(np.log(precisions).mean(axis=1))
+    lengths = (sums[:, 8] + tiny) / (sums[:, 9] + small)
+    penalty = np.where(lengths < 1, np.exp(1 - 1 / np.maximum(lengths, tiny)), 1.0)
+    return np.asarray(100.0 * mean * penalty)

@@ -1,0 +1,180 @@
+"""VQA accuracy, as the official evaluation computes it, and the variants that are about.
+
+What belongs here: pure functions of a prediction and ten human answers.
+
+Reference: Antol et al. 2015 (arXiv 1505.00468), section 3; GT-Vision-Lab/VQA,
+`PythonEvaluationTools/vqaEvaluation/vqaEval.py`, in its present form and, for `pre2021`, at commit
+07aecec.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+
+VERSION = 1
+
+_PUNCTUATION = (";", "/", "[", "]", '"', "{", "}", "(", ")", "=", "+", "\\", "_", "-")
+_MORE_PUNCTUATION = (">", "<", "@", "`", ",", "?", "!")
+_OLD_PUNCTUATION = (
+    *(
+        ";",
+        ":",
+        "/",
+        "'",
+        "[",
+        "]",
+        '"',
+        "(",
+        ")",
+        "=",
+        "+",
+        "\\",
+        "_",
+        ">",
+        "<",
+        "@",
+        "`",
+        ",",
+        "?",
+    ),
+)
+# The official expression says "(?!<=" where "(?<!" was meant, so it never looks behind.
+_PERIOD = re.compile(r"(?!<=\d)(\.)(?!\d)")
+_COMMA = re.compile(r"(\d)(,)(\d)")
+_PERIODS_REMOVED = int(re.UNICODE)
+"""The official code passes `re.UNICODE` where `sub` takes a count, so 32 periods at most go."""
+
+_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_DIGITS = {"none": "0"} | {word: str(number) for number, word in enumerate(_NUMBERS)}
+_ARTICLES = frozenset(("a", "an", "the"))
+
+# Keys are these words without the apostrophe.
+_SINGLE = """
+ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd
+how'll how's isn't it'd it'll ma'am mightn't might've mustn't must've needn't not've o'clock
+oughtn't shan't should've shouldn't somebody'll somebody's someone'd someone'll someone's
+something'd something'll that's there'd there're there's they'd they'll they're they've wasn't
+we've weren't what'll what're what's what've when's where'd where's where've who'd who'll who's
+who've why'll why're why's won't would've wouldn't y'all you'd you'll you're you've
+""".split()  # noqa: SIM905 - a hundred words read better so
+# Keys are these words with either of the two apostrophes missing, never both.
+_DOUBLE = """
+couldn't've hadn't've he'd've it'd've mightn't've she'd've shouldn't've somebody'd've someone'd've
+something'd've there'd've they'd've we'd've who'd've wouldn't've y'all'll you'd've
+""".split()  # noqa: SIM905
+_TRIPLE = ("y'all'd've",)
+_ODD = {"somebody'd": "somebodyd", "twas": "'twas"} | dict.fromkeys(
+    ("ow's'at", "'ows'at", "'ow'sat"), "'ow's'at"
+)
+
+
+@functools.cache
+def _contractions() -> dict[str, str]:
+    table = {word.replace("'", ""): word for word in _SINGLE} | _ODD
+    for word in (*_DOUBLE, *_TRIPLE):
+        for place in (i for i, letter in enumerate(word) if letter == "'"):
+            table[word[:place] + word[place + 1 :]] = word
+    return table
+
+
+def strip_punctuation(text: str, punctuation: Sequence[str]) -> str:
+    """Remove or blank punctuation, as `processPunctuation` does."""
+    out = text
+    number = _COMMA.search(text) is not None
+    for mark in punctuation:
+        attached = mark + " " in text or " " + mark in text or number
+        out = out.replace(mark, "" if attached else " ")
+    return _PERIOD.sub("", out, count=_PERIODS_REMOVED)
+
+
+def digits_and_articles(text: str) -> str:
+    """Lower-case, write number words as digits, drop articles, restore apostrophes.
+
+    >>> digits_and_articles("The two dogs dont bark")
+    "2 dogs don't bark"
+    """
+    words = [_DIGITS.get(word, word) for word in text.lower().split()]
+    return " ".join(_contractions().get(word, word) for word in words if word not in _ARTICLES)
+
+
+def normalise(text: str) -> str:
+    """Return an answer as the present official evaluation compares it."""
+    return digits_and_articles(strip_punctuation(text, (*_PUNCTUATION, *_MORE_PUNCTUATION)))
+
+
+def _trimmed(text: str) -> str:
+    return text.replace("\n", " ").replace("\t", " ").strip()
+
+
+def _consensus(prediction: str, answers: Sequence[str]) -> float:
+    """Return the mean over leave-one-out subsets of min(matches / 3, 1), in percent."""
+    matches = sum(answer == prediction for answer in answers)
+    without = sum(min(1.0, (matches - (answer == prediction)) / 3) for answer in answers)
+    return 100.0 * without / len(answers)
+
+
+def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
+    """Return the official accuracy of one answer, in percent: 0, 30, 60, 90 or 100.
+
+    Nothing is normalised where all humans gave the same answer, which is how the official code
+    works (its issue 14): then "Yes" does not match "yes".
+
+    Args:
+        prediction: the model's answer.
+        answers: the human answers, ten in VQAv2.
+
+    >>> vqa_accuracy("two", ["2", "2", "two", "3", "3", "3", "3", "3", "3", "3"])
+    90.0
+    >>> vqa_accuracy("Yes", ["yes"] * 10)
+    0.0
+    """
+    prediction, humans = _trimmed(prediction), [_trimmed(answer) for answer in answers]
+    if len(set(humans)) > 1:
+        prediction, humans = normalise(prediction), [normalise(answer) for answer in humans]
+    return _consensus(prediction, humans)
+
+
+def vqa_accuracy_normalised(prediction: str, answers: Sequence[str]) -> float:
+    """Return the accuracy with everything normalised always, as lmms-eval, VLMEvalKit and M4C do.
+
+    >>> vqa_accuracy_normalised("Yes", ["yes"] * 10)
+    100.0
+    """
+    humans = [normalise(_trimmed(answer)) for answer in answers]
+    return _consensus(normalise(_trimmed(prediction)), humans)
+
+
+def vqa_accuracy_pre2021(prediction: str, answers: Sequence[str]) -> float:
+    """Return the accuracy of the script before 2021.
+
+    It normalised the prediction always, the human answers' punctuation only where they differ,
+    and their digits and articles never.
+
+    >>> vqa_accuracy_pre2021("two", ["two"] * 10)
+    0.0
+    """
+    cleaned = digits_and_articles(strip_punctuation(_trimmed(prediction), _OLD_PUNCTUATION))
+    humans = list(answers)
+    if len(set(humans)) > 1:
+        humans = [strip_punctuation(answer, _OLD_PUNCTUATION) for answer in humans]
+    return _consensus(cleaned, humans)
+
+
+def vqa_accuracy_gvt(prediction: str, answers: Sequence[str]) -> float:
+    """Return the accuracy of GVT's script: a human answer inside the prediction is a match.
+
+    Reference: TencentARC/GVT, `modules/evaluations/vqa_tools/vqa_eval.py`, at commit 40532be.
+
+    >>> vqa_accuracy_gvt("a red and white sign", ["red"] * 10)
+    100.0
+    """
+    text = normalise(_trimmed(prediction.lower())).lower()
+    humans = list(answers)
+    if len(set(humans)) > 1:
+        marks = (*_PUNCTUATION, *_MORE_PUNCTUATION)
+        humans = [strip_punctuation(answer, marks) for answer in humans]
+    inside = [answer.lower() in text for answer in humans]
+    matches = sum(inside)
+    return 100.0 * sum(min(1.0, (matches - match) / 3) for match in inside) / len(inside)

@@ -1,0 +1,56 @@
+"""Blind controls: what is scored without looking at the right image.
+
+What belongs here: which image, or which answer, a control puts in place of the model's own.
+`no-image` and `shuffled-images` ask the model; `constant` and `majority` do not need one and know
+the test answers, so that they bound from above what any blind guess can reach.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from encoder_bench.data.sample import Sample
+from encoder_bench.tasks.registry import Runner
+
+ASKS_MODEL = ("no-image", "shuffled-images")
+
+
+def shuffled_images(samples: Sequence[Sample], seed: int) -> dict[int | str, Path]:
+    """Return another image for each image id, drawn once for all of its questions.
+
+    The images are put in a random circle and each takes the next one's place, so that none keeps
+    its own. With a single image there is no other one, and it stays.
+    """
+    paths = {sample.image_id: sample.image_path for sample in samples}
+    ids = sorted(paths, key=str)
+    random.Random(f"shuffled-images {seed}").shuffle(ids)
+    return {own: paths[other] for own, other in zip(ids, [*ids[1:], ids[0]], strict=True)}
+
+
+def majority_answers(samples: Sequence[Sample]) -> list[str]:
+    """Return for each sample the commonest target among samples with the same question."""
+    by_question: dict[str, Counter[str]] = {}
+    for sample in samples:
+        by_question.setdefault(sample.question, Counter())[sample.target] += 1
+    best = {question: counts.most_common(1)[0][0] for question, counts in by_question.items()}
+    return [best[sample.question] for sample in samples]
+
+
+def constant_answer(
+    samples: Sequence[Sample], runner: Runner, primary: str, *, candidates: int = 10
+) -> list[str]:
+    """Return the one answer, repeated, that scores best on all samples.
+
+    The commonest targets are tried, and the empty answer with them.
+    """
+    common = [text for text, _ in Counter(s.target for s in samples).most_common(candidates)]
+    best, best_value = "", float("-inf")
+    for text in common:
+        measure = runner.measure(samples, [text] * len(samples), [primary]).measures[primary]
+        value = float(measure.statistic(measure.values.sum(axis=0, keepdims=True))[0])
+        if value > best_value:
+            best, best_value = text, value
+    return [best] * len(samples)

@@ -1,0 +1,97 @@
+"""What a task runner hands over: for each metric, numbers a sample and how they make a score.
+
+What belongs here: the shape between runners and scores. Adding up, intervals and n/a happen once,
+for all tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from encoder_bench.data.sample import Sample
+from encoder_bench.results.record import Score
+from encoder_bench.statistics import Matrix, Statistic, bootstrap_interval, ratio
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One metric over all samples.
+
+    Attributes:
+        values: `(n, K)`, one row a sample; column sums determine the metric.
+        statistic: of column sums; by default the mean of column 0 in percent where column 1 counts.
+        version: of the metric's definition.
+        reason: why the metric could not be computed; `values` is then ignored.
+    """
+
+    values: Matrix
+    statistic: Statistic = ratio
+    version: int = 1
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """All metrics of one set of predictions, and what each prediction was read as.
+
+    Attributes:
+        measures: by metric name.
+        parsed: what each answer was read as, None where it could not be parsed.
+        breakdowns: names of facets by which the primary metric is broken down.
+    """
+
+    measures: dict[str, Measure]
+    parsed: list[str | None]
+    breakdowns: tuple[str, ...] = field(default=())
+
+
+def accuracy(correct: Sequence[bool] | Sequence[float]) -> Measure:
+    """Return a measure whose score is the mean of values from 0 to 1, in percent."""
+    values = np.asarray(correct, dtype=np.float64)
+    return Measure(np.stack([values, np.ones_like(values)], axis=1))
+
+
+def unavailable(reason: str) -> Measure:
+    """Return a measure that is n/a for a reason."""
+    return Measure(np.zeros((0, 2)), reason=reason)
+
+
+def score_of(measure: Measure, samples: Sequence[Sample], *, seed: int) -> Score:
+    """Return a measure's score with its interval clustered on images."""
+    images = [sample.image_id for sample in samples]
+    count = len(set(images))
+    if measure.reason is not None:
+        return Score(value=None, samples=len(samples), images=count, reason=measure.reason)
+    value = float(measure.statistic(measure.values.sum(axis=0, keepdims=True))[0])
+    if not np.isfinite(value):
+        reason = "not defined on these answers (division by zero)"
+        return Score(value=None, samples=len(samples), images=count, reason=reason)
+    interval = bootstrap_interval(measure.values, images, measure.statistic, seed=seed)
+    low, high = interval if interval is not None else (None, None)
+    return Score(value=value, low=low, high=high, samples=len(samples), images=count)
+
+
+def broken_down(
+    measure: Measure, samples: Sequence[Sample], facets: Sequence[str], *, seed: int
+) -> dict[str, dict[str, Score]]:
+    """Return a measure's scores by facet and facet value, commonest values first."""
+    found: dict[str, dict[str, Score]] = {}
+    if measure.reason is not None:
+        return found
+    for facet in facets:
+        rows: dict[str, list[int]] = {}
+        for index, sample in enumerate(samples):
+            if facet in sample.facets:
+                rows.setdefault(str(sample.facets[facet]), []).append(index)
+        found[facet] = {
+            value: score_of(
+                Measure(measure.values[indices], measure.statistic),
+                [samples[index] for index in indices],
+                seed=seed,
+            )
+            for value, indices in sorted(rows.items(), key=lambda item: -len(item[1]))
+        }
+    return {facet: scores for facet, scores in found.items() if scores}

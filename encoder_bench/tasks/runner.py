@@ -1,0 +1,229 @@
+"""The one evaluation loop: ask, write down, read, score, the same for every task.
+
+What belongs here: order and resume. What a prediction is worth is the runner module's job, what
+blind controls answer is `controls.py`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from encoder_bench.data.sample import Sample
+from encoder_bench.errors import DataError
+from encoder_bench.hashing import hash_file
+from encoder_bench.progress import Reporter
+from encoder_bench.recipes import DecodingSettings, TaskRecipe
+from encoder_bench.results.record import Score, TaskScores
+from encoder_bench.tasks.controls import (
+    ASKS_MODEL,
+    constant_answer,
+    majority_answers,
+    shuffled_images,
+)
+from encoder_bench.tasks.measures import Measured, broken_down, score_of
+from encoder_bench.tasks.predictions_file import GrowingPredictions
+from encoder_bench.tasks.registry import check_metrics, find_runner
+
+
+class AnsweringModel(Protocol):
+    """A model, as far as a task needs to know it."""
+
+    def answer(
+        self,
+        images: Sequence[Path] | None,
+        prompts: Sequence[Sequence[str]],
+        decoding: DecodingSettings,
+    ) -> list[list[str]]:
+        """Return one answer for each prompt of each image; no image at all where None."""
+
+
+def evaluate(
+    model: AnsweringModel,
+    task: str,
+    recipe: TaskRecipe,
+    samples: Sequence[Sample],
+    *,
+    predictions: Path,
+    controls: Sequence[str],
+    batch_images: int,
+    seed: int,
+    reporter: Reporter,
+) -> TaskScores:
+    """Ask the model every sample, with the image and blind, and score the answers.
+
+    Args:
+        model: who is asked.
+        task: the task's name, for progress and errors.
+        recipe: prompt, decoding, metrics.
+        samples: test samples, each id once.
+        predictions: the file of answers; one that an earlier run left is gone on with.
+        controls: blind controls, as the recipe names them.
+        batch_images: images asked about at once.
+        seed: of shuffling and of the bootstrap.
+        reporter: where progress goes.
+
+    Raises:
+        RecipeError: an unknown runner or metric.
+        DataError: no samples, or a sample id twice.
+        EncoderBenchError: the predictions cannot be written.
+    """
+    runner = find_runner(recipe.runner)
+    check_metrics(task, runner, recipe.metrics, recipe.primary)
+    _check_samples(task, samples)
+    growing = GrowingPredictions(predictions)
+    answers: dict[str | None, list[str]] = {}
+    for control in (None, *controls):
+        if control is None or control in ASKS_MODEL:
+            _ask(model, task, recipe, samples, control, growing, batch_images, seed, reporter)
+            answers[control] = [growing.answer(control, sample.sample_id) for sample in samples]
+        elif control == "constant":
+            answers[control] = constant_answer(samples, runner, recipe.primary)
+        else:
+            answers[control] = majority_answers(samples)
+    measured = {
+        control: runner.measure(samples, texts, recipe.metrics)
+        for control, texts in answers.items()
+    }
+    growing.finish(_rows(recipe, samples, answers, measured))
+    return _scores(recipe, samples, measured, predictions, seed)
+
+
+def _check_samples(task: str, samples: Sequence[Sample]) -> None:
+    if not samples:
+        raise DataError(f"task '{task}': no samples to score")
+    seen: set[str] = set()
+    for sample in samples:
+        if sample.sample_id in seen:
+            raise DataError(f"task '{task}': sample id {sample.sample_id} occurs twice")
+        seen.add(sample.sample_id)
+
+
+def _ask(
+    model: AnsweringModel,
+    task: str,
+    recipe: TaskRecipe,
+    samples: Sequence[Sample],
+    control: str | None,
+    growing: GrowingPredictions,
+    batch_images: int,
+    seed: int,
+    reporter: Reporter,
+) -> None:
+    """Ask what is not answered yet, and write each batch down before the next."""
+    open_samples = [s for s in samples if not growing.known(control, s.sample_id)]
+    if not open_samples:
+        return
+    name = task if control is None else f"{task}, {control}"
+    with reporter.phase(name, len(samples), "samples") as phase:
+        phase.advance(len(samples) - len(open_samples))
+        if control == "no-image":
+            _ask_without_image(model, recipe, open_samples, growing, phase.advance)
+            return
+        others = shuffled_images(samples, seed) if control == "shuffled-images" else {}
+        for batch in _batches(open_samples, batch_images):
+            paths = [others.get(group[0].image_id, group[0].image_path) for group in batch]
+            prompts = [[_prompt(recipe, sample) for sample in group] for group in batch]
+            texts = model.answer(paths, prompts, recipe.decoding)
+            growing.append(
+                control,
+                {
+                    sample.sample_id: text
+                    for group, row in zip(batch, texts, strict=True)
+                    for sample, text in zip(group, row, strict=True)
+                },
+            )
+            phase.advance(sum(len(group) for group in batch))
+
+
+def _ask_without_image(
+    model: AnsweringModel,
+    recipe: TaskRecipe,
+    samples: Sequence[Sample],
+    growing: GrowingPredictions,
+    advance: Any,
+) -> None:
+    """Ask each different prompt once: without an image its answer is always the same."""
+    prompts = list(dict.fromkeys(_prompt(recipe, sample) for sample in samples))
+    texts = model.answer(None, [prompts], recipe.decoding)[0]
+    by_prompt = dict(zip(prompts, texts, strict=True))
+    growing.append("no-image", {s.sample_id: by_prompt[_prompt(recipe, s)] for s in samples})
+    advance(len(samples))
+
+
+def _prompt(recipe: TaskRecipe, sample: Sample) -> str:
+    return recipe.prompt.format(question=sample.question)
+
+
+def _batches(samples: Sequence[Sample], images: int) -> Iterator[list[list[Sample]]]:
+    """Yield batches of images, each with all of its samples."""
+    groups: dict[int | str, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(sample.image_id, []).append(sample)
+    every = list(groups.values())
+    for start in range(0, len(every), images):
+        yield every[start : start + images]
+
+
+def _rows(
+    recipe: TaskRecipe,
+    samples: Sequence[Sample],
+    answers: dict[str | None, list[str]],
+    measured: dict[str | None, Measured],
+) -> Iterator[dict[str, Any]]:
+    for control, texts in answers.items():
+        found = measured[control]
+        for index, (sample, text) in enumerate(zip(samples, texts, strict=True)):
+            parsed = found.parsed[index]
+            yield {
+                "sample_id": sample.sample_id,
+                "image_id": sample.image_id,
+                "question": sample.question,
+                "prompt": _prompt(recipe, sample),
+                "prediction": text,
+                "parsed": parsed,
+                "outcome": "unparsable" if parsed is None else "scored",
+                "references": list(sample.references),
+                "scores": _sample_scores(found, index),
+                "control": control,
+            }
+
+
+def _sample_scores(measured: Measured, index: int) -> dict[str, float | None]:
+    """Return the metrics that a single sample has, in their own unit; None where not defined."""
+    scores: dict[str, float | None] = {}
+    for name, measure in measured.measures.items():
+        if measure.reason is not None:
+            continue
+        value = float(measure.statistic(measure.values[index : index + 1])[0])
+        scores[name] = value if value == value else None
+    return scores
+
+
+def _scores(
+    recipe: TaskRecipe,
+    samples: Sequence[Sample],
+    measured: dict[str | None, Measured],
+    predictions: Path,
+    seed: int,
+) -> TaskScores:
+    own = measured[None]
+    scores: dict[str | None, dict[str, Score]] = {
+        control: {
+            name: score_of(measure, samples, seed=seed) for name, measure in found.measures.items()
+        }
+        for control, found in measured.items()
+    }
+    return TaskScores(
+        primary=recipe.primary,
+        column=recipe.column,
+        metrics=scores[None],
+        controls={control: values for control, values in scores.items() if control is not None},
+        breakdown=broken_down(own.measures[recipe.primary], samples, own.breakdowns, seed=seed),
+        parse_failures=sum(parsed is None for parsed in own.parsed),
+        predictions_file=predictions.name,
+        predictions_sha256=hash_file(predictions),
+        definition=recipe.model_dump(mode="json"),
+        metric_versions={name: measure.version for name, measure in own.measures.items()},
+    )

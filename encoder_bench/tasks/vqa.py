@@ -1,0 +1,30 @@
+"""VQA: open questions against ten human answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from encoder_bench.data.sample import Sample
+from encoder_bench.metrics import vqa
+from encoder_bench.tasks.measures import Measure, Measured, accuracy
+
+_METRICS: dict[str, Callable[[str, Sequence[str]], float]] = {
+    "vqa_accuracy": vqa.vqa_accuracy,
+    "vqa_accuracy_pre2021": vqa.vqa_accuracy_pre2021,
+    "vqa_accuracy_normalised": vqa.vqa_accuracy_normalised,
+    "vqa_accuracy_gvt": vqa.vqa_accuracy_gvt,
+}
+METRICS = tuple(_METRICS)
+
+
+def measure(
+    samples: Sequence[Sample], predictions: Sequence[str], metrics: Sequence[str]
+) -> Measured:
+    """Return the named accuracies; an empty answer counts as unparsed."""
+    pairs = list(zip(predictions, samples, strict=True))
+    measures: dict[str, Measure] = {
+        name: accuracy([_METRICS[name](text, sample.references) / 100 for text, sample in pairs])
+        for name in metrics
+    }
+    parsed = [vqa.normalise(text) if text.strip() else None for text in predictions]
+    return Measured(measures, parsed, ("answer_type", "question_type"))
