@@ -75,7 +75,12 @@ class ConvolutionalTeacher(nn.Sequential):
 
 
 class DeitObjective(Objective):
-    """DeiT's hard distillation on the classes of a scene."""
+    """DeiT's hard distillation on the classes of an image, each its own binary decision.
+
+    The class token learns the smoothed labels, the distillation token the decisions of a small
+    convolutional teacher that is trained beside it on the same batches (the paper's is trained
+    before).
+    """
 
     augmentation = "shift by up to 4 px, brightness and contrast jitter 0.2"
 

@@ -6,6 +6,7 @@ objectives', and which data and budget is `zoo.py`'s.
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def pretrain_encoder(
         "class": type(objective.shipped()).__name__,
         "objective": name,
         "supervision": SUPERVISION[name],
-        "paper_equations": (type(objective).__doc__ or "").strip(),
+        "description": inspect.getdoc(type(objective)),
         "data": train_pool.description,
         "classes": list(train_pool.classes) if name == "deit" else None,
         "budget": budget.as_json(),

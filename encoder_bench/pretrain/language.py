@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ _LAYOUT_CYCLE: tuple[Layout, ...] = (
 _FIRST_LAYOUTS: tuple[Layout, ...] = ("objects", "sentence")
 _FIRST_SHARE = 0.2
 """The first fifth of the steps has short pages without noise: looking up is learned there."""
+_WATCHED_WORDS = 128
 NOISE, DROPOUT = 0.3, 0.02
 """Noise on cells (share of a word's root mean square) and share of emptied cells, half the time."""
 
@@ -101,6 +103,7 @@ def pretrain_language_model(
     seed: int = 0,
     checkpoint_every: int = 100,
     held_out_count: int = HELD_OUT_PAGES,
+    device: torch.device | None = None,
 ) -> None:
     """Pretrain the tiny Llama and ship it, a snapshot at every checkpoint.
 
@@ -113,24 +116,10 @@ def pretrain_language_model(
         seed: of weights and of the stream of pages.
         checkpoint_every: steps between checkpoints, each measured on held-out pages.
         held_out_count: pages of each layout that are measured.
+        device: where it trains; the CPU by default.
     """
-    language = build_language_model(seed=seed)
+    language = build_language_model(seed=seed).to(device or torch.device("cpu"))
     held_out = {layout: held_out_pages(layout, prompts, held_out_count) for layout in LAYOUTS}
-
-    def step_loss(step: int, generator: torch.Generator) -> ObjectiveLoss:
-        layout = layout_at(step, budget.steps)
-        pages = training_pages(step, layout, budget.images_per_step, prompts, seed=seed)
-        noisy = step % 2 == 1 and step >= _FIRST_SHARE * budget.steps
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = reading_loss(
-                language,
-                encode_pages(language, pages),
-                generator=generator,
-                noise=NOISE if noisy else 0.0,
-                dropout=DROPOUT if noisy else 0.0,
-            )
-        table = language.model.get_input_embeddings().weight.detach()
-        return ObjectiveLoss(loss, table[:256])
 
     def snapshot(step: int, curve: list[dict[str, Any]]) -> None:
         language.model.eval()
@@ -142,7 +131,7 @@ def pretrain_language_model(
     run = Run(
         name="tiny-llama",
         module=language.model,
-        step_loss=step_loss,
+        step_loss=partial(_step_loss, language, budget, prompts, seed),
         after_step=lambda _: None,
         generator=torch.Generator().manual_seed(seed),
         identity={
@@ -160,6 +149,31 @@ def pretrain_language_model(
         checkpoint_every=checkpoint_every,
         on_checkpoint=snapshot,
     )
+
+
+def _step_loss(
+    language: LanguageModel,
+    budget: Budget,
+    prompts: TaskPrompts,
+    seed: int,
+    step: int,
+    generator: torch.Generator,
+) -> ObjectiveLoss:
+    """Return the loss on the pages of a step, with noise on every second one after the first."""
+    pages = training_pages(
+        step, layout_at(step, budget.steps), budget.images_per_step, prompts, seed=seed
+    )
+    noisy = step % 2 == 1 and step >= _FIRST_SHARE * budget.steps
+    with torch.autocast(language.device.type, torch.bfloat16):
+        loss = reading_loss(
+            language,
+            encode_pages(language, pages),
+            generator=generator,
+            noise=NOISE if noisy else 0.0,
+            dropout=DROPOUT if noisy else 0.0,
+        )
+    words = language.model.get_input_embeddings().weight.detach()[-_WATCHED_WORDS:]
+    return ObjectiveLoss(loss, words)
 
 
 def layout_at(step: int, steps: int) -> Layout:

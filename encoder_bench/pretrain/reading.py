@@ -55,6 +55,10 @@ class PageBatch:
     words: Tensor
     rows: Rows
 
+    def to(self, device: torch.device) -> PageBatch:
+        """Return the batch on `device`."""
+        return PageBatch(self.words.to(device), self.rows.to(device))
+
 
 def encode_pages(language: LanguageModel, pages: Sequence[Page]) -> PageBatch:
     """Tokenise pages of equally many cells (shorter ones are filled with empty cells).
@@ -79,7 +83,7 @@ def encode_pages(language: LanguageModel, pages: Sequence[Page]) -> PageBatch:
         max_length=language.max_length,
         shared_prefix=True,
     )
-    return PageBatch(words, lay_out(batch, visual_tokens=cells))
+    return PageBatch(words, lay_out(batch, visual_tokens=cells)).to(language.device)
 
 
 def cell_embeddings(table: Tensor, words: Tensor) -> Tensor:
@@ -140,10 +144,10 @@ def reading_loss(
     cells = cell_embeddings(table, batch.words)
     if noise:
         scale = noise * table.detach().square().mean().sqrt()
-        cells = cells + scale * torch.randn(cells.shape, generator=generator)
+        cells = cells + scale * torch.randn(cells.shape, generator=generator).to(cells)
     if dropout:
         kept = torch.rand(cells.shape[:2], generator=generator) >= dropout
-        cells = cells * kept[..., None]
+        cells = cells * kept[..., None].to(cells)
     return F.cross_entropy(answer_logits(language, batch, cells), batch.rows.targets)
 
 

@@ -170,6 +170,7 @@ def zoo(
         reporter=reporter,
         seed=seed,
         held_out_count=held_out_pages,
+        device=default_device(),
     )
     pools = open_pools(data, reporter, images=images, seed=seed)
     return [
