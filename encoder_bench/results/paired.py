@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-RESAMPLES = 10_000
 _CHUNK = 500
+_SWAPS = 4000
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +67,16 @@ def paired_difference(
 
     difference = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
     columns = np.stack([difference, np.ones_like(difference)], axis=1)
-    interval = bootstrap_interval(columns, images, plain_ratio, seed=seed, resamples=RESAMPLES)
+    interval = bootstrap_interval(columns, images, plain_ratio, seed=seed)
     low, high = interval or (None, None)
     sums = cluster_sums(columns, images)[:, 0]
     observed = abs(sums.sum()) * (1 - 1e-12)
     generator = np.random.default_rng(seed)
     as_extreme = 0
-    for _ in range(0, RESAMPLES, _CHUNK):
+    for _ in range(0, _SWAPS, _CHUNK):
         signs = 2.0 * generator.integers(0, 2, size=(_CHUNK, len(sums)), dtype=np.int8) - 1.0
         as_extreme += int((np.abs(signs @ sums) >= observed).sum())
-    p = (as_extreme + 1) / (RESAMPLES + 1)
+    p = (as_extreme + 1) / (_SWAPS + 1)
     return PairedDifference(float(difference.mean()), low, high, p)
 
 

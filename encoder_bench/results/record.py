@@ -7,6 +7,7 @@ records by the other modules of this folder and never read anything else.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,14 @@ from encoder_bench.errors import RecordError
 from encoder_bench.hashing import hash_json
 
 SCHEMA_VERSION = 1
+
+Migration = Callable[[dict[str, Any]], dict[str, Any]]
+MIGRATIONS: Mapping[int, Migration] = {}
+"""Schema version -> what turns a record's body of that version into one of the next.
+
+A change of the schema that old records do not fit raises `SCHEMA_VERSION` and adds its migration
+here, so that every record ever written can be read.
+"""
 
 
 class _Frozen(BaseModel):
@@ -183,15 +192,25 @@ def read_record(path: Path) -> RunRecord:
         raise RecordError(f"{path}: not a whole run record ({error})") from error
     if hash_json(body) != checksum:
         raise RecordError(f"{path}: checksum and content disagree; it was edited or damaged")
-    if body.get("schema_version") != SCHEMA_VERSION:
-        raise RecordError(
-            f"{path}: schema version {body.get('schema_version')}, this program reads "
-            f"{SCHEMA_VERSION}"
-        )
     try:
-        return RunRecord.model_validate(body)
+        return RunRecord.model_validate(_migrated(body, path))
     except ValidationError as error:
         raise RecordError(f"{path}: {error.error_count()} fields do not fit the schema") from error
+
+
+def _migrated(body: Any, path: Path) -> dict[str, Any]:
+    """Bring a record's body to the present schema, one version at a time."""
+    version = body.get("schema_version") if isinstance(body, dict) else None
+    while version != SCHEMA_VERSION:
+        if not isinstance(version, int) or version not in MIGRATIONS:
+            raise RecordError(
+                f"{path}: schema version {version}, this program reads {SCHEMA_VERSION}; a newer "
+                "encoder-bench may have written it"
+            )
+        body = MIGRATIONS[version](body)
+        version += 1
+        body["schema_version"] = version
+    return dict(body)
 
 
 def read_records(results: Path) -> list[RunRecord]:

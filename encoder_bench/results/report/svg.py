@@ -118,7 +118,7 @@ def mark(x: float, y: float, series: int, title: str, *, hollow: bool = False) -
         f'<path d="M{x:.1f} {y - 6:.1f}l6 6-6 6-6-6z"/>',
         f'<path d="M{x:.1f} {y - 5.5:.1f}l5.5 10h-11z"/>',
     )
-    shape = shapes[series % len(shapes)]
+    shape = shapes[(series + series // SERIES) % len(shapes)]  # 32 pairs before one repeats
     return f"<g{_css(css)}><title>{escape(title)}</title>{shape}</g>"
 
 

@@ -1,0 +1,109 @@
+"""The record itself: whole or refused, never lost, old versions read."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from result_builders import make_record
+
+from encoder_bench.errors import RecordError
+from encoder_bench.hashing import hash_json
+from encoder_bench.results import record as record_module
+from encoder_bench.results.record import read_record, read_records, record_path, write_record
+
+
+def test_a_record_reads_back_equal(tmp_path: Path) -> None:
+    record = make_record()
+    assert read_record(write_record(tmp_path, record)) == record
+
+
+@pytest.mark.parametrize("length", [0, 1, 50, 500])
+def test_a_half_written_record_is_refused(tmp_path: Path, length: int) -> None:
+    path = write_record(tmp_path, make_record())
+    path.write_text(path.read_text()[:length])
+    with pytest.raises(RecordError, match="not a whole run record"):
+        read_record(path)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '"text"', '{"record": 1}', "{}"])
+def test_json_that_is_no_record_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(content)
+    with pytest.raises(RecordError, match=r"x\.json: not a whole run record"):
+        read_record(path)
+
+
+def test_an_edited_score_is_refused(tmp_path: Path) -> None:
+    path = write_record(tmp_path, make_record())
+    outer = json.loads(path.read_text())
+    outer["record"]["tasks"]["vqa"]["metrics"]["vqa_accuracy"]["value"] = 99.0
+    path.write_text(json.dumps(outer))
+    with pytest.raises(RecordError, match="edited or damaged"):
+        read_record(path)
+
+
+def signed(body: Any) -> str:
+    return json.dumps({"sha256": hash_json(body), "record": body})
+
+
+@pytest.mark.parametrize("version", [0, 2, None, "1"])
+def test_a_version_that_has_no_migration_is_named(tmp_path: Path, version: object) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(signed(make_record().model_dump(mode="json") | {"schema_version": version}))
+    with pytest.raises(RecordError, match="schema version"):
+        read_record(path)
+
+
+def test_an_unknown_field_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(signed(make_record().model_dump(mode="json") | {"extra": 1}))
+    with pytest.raises(RecordError, match="1 fields do not fit"):
+        read_record(path)
+
+
+def test_migrations_run_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = make_record()
+    old = record.model_dump(mode="json") | {"schema_version": 1}
+    old["order"] = old.pop("command")
+    path = tmp_path / "old.json"
+    path.write_text(signed(old))
+
+    def rename(body: dict[str, Any]) -> dict[str, Any]:
+        return {("command_line" if key == "order" else key): v for key, v in body.items()}
+
+    def rename_again(body: dict[str, Any]) -> dict[str, Any]:
+        return {("command" if key == "command_line" else key): v for key, v in body.items()}
+
+    monkeypatch.setattr(record_module, "SCHEMA_VERSION", 3)
+    monkeypatch.setattr(record_module, "MIGRATIONS", {1: rename, 2: rename_again})
+    assert read_record(path) == record.model_copy(update={"schema_version": 3})
+
+
+def _write_many(results: Path, first: int) -> None:
+    for number in range(first, first + 5):
+        write_record(results, make_record(seed=number))
+        write_record(results, make_record(seed=999))
+
+
+def test_eight_processes_at_once_lose_nothing(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_write_many, args=(tmp_path, 5 * n)) for n in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0] * 8
+    records = read_records(tmp_path)
+    assert sorted(record.seed for record in records) == [*range(40), 999]
+    assert not list((tmp_path / "records").glob(".*"))
+
+
+def test_records_are_found_by_their_id(tmp_path: Path) -> None:
+    record = make_record()
+    assert write_record(tmp_path, record) == record_path(tmp_path, record.run_id)
