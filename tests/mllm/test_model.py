@@ -1,0 +1,102 @@
+"""What is taught is what is generated, and losses add up whatever the batch is cut into."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from encoder_bench.mllm.generation import generate, score
+from encoder_bench.mllm.language import load_language_model
+from encoder_bench.mllm.packing import ImageDialogue, make_batch
+from encoder_bench.mllm.trainable import set_trainable
+from encoder_bench.recipes import DecodingSettings, LanguageModelSettings
+
+from .models import pixels, small_language, small_mllm
+
+LESSONS = (
+    ImageDialogue(1, (("How many?", "2"), ("What is it?", "a red dog"))),
+    ImageDialogue(2, (("How many?", "7"), ("What is it?", "the sea"))),
+)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_was_taught_is_answered_and_ends(shared: bool) -> None:
+    language = load_language_model(LanguageModelSettings(name="tiny-llama"))
+    mllm = small_mllm(language=language)
+    set_trainable(mllm, encoder=True, llm="full")
+    images = pixels(len(LESSONS))
+    batch = make_batch(mllm.language, LESSONS, shared_prefix=shared, pixels=images)
+    optimizer = torch.optim.AdamW(mllm.parameters(), lr=2e-3)
+    mllm.train()
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss = mllm.loss(batch)
+        (loss.total / loss.tokens).backward()
+        optimizer.step()
+    mllm.eval()
+    with torch.no_grad():
+        visual = mllm.visual_tokens(mllm.features(images))
+    prompts = [[prompt for prompt, _ in item.turns] for item in LESSONS]
+    answers = generate(mllm, visual, prompts, DecodingSettings(max_new_tokens=16))
+    assert answers == [[answer for _, answer in item.turns] for item in LESSONS]
+    counts = score(mllm, visual, [["How many?"], ["How many?"]], ["2", "7", "27"])
+    assert [max(range(3), key=row[0].__getitem__) for row in counts] == [0, 1]
+
+
+def test_sums_of_micro_batches_are_the_sum_of_the_batch() -> None:
+    mllm = small_mllm()
+    images = pixels(2)
+    with torch.no_grad():
+        whole = mllm.loss(make_batch(mllm.language, LESSONS, shared_prefix=True, pixels=images))
+        parts = [
+            mllm.loss(
+                make_batch(
+                    mllm.language, [item], shared_prefix=True, pixels=images[index : index + 1]
+                )
+            )
+            for index, item in enumerate(LESSONS)
+        ]
+    assert whole.tokens == sum(part.tokens for part in parts)
+    assert whole.total.item() == pytest.approx(sum(part.total.item() for part in parts), rel=1e-5)
+
+
+def test_precomputed_features_give_the_loss_of_pixels() -> None:
+    mllm = small_mllm()
+    images = pixels(2)
+    with torch.no_grad():
+        features = mllm.features(images)
+        by_pixels = make_batch(mllm.language, LESSONS, shared_prefix=True, pixels=images)
+        by_features = make_batch(mllm.language, LESSONS, shared_prefix=True, features=features)
+        assert mllm.loss(by_pixels).total == mllm.loss(by_features).total
+        assert by_pixels.answer_tokens == mllm.loss(by_pixels).tokens
+
+
+def test_text_alone_can_be_taught() -> None:
+    language = small_language(image_prefix="<Img>", image_suffix="</Img>")
+    batch = make_batch(language, LESSONS, shared_prefix=True)
+    assert batch.prefix == (language.tokenizer.bos_token_id,)
+    mllm = small_mllm(language=language)
+    assert torch.isfinite(mllm.loss(batch).total)
+
+
+def test_images_and_dialogues_must_pair() -> None:
+    language = small_language()
+    with pytest.raises(ValueError, match="3 images for 2 dialogues"):
+        make_batch(language, LESSONS, shared_prefix=True, pixels=pixels(3))
+    with pytest.raises(ValueError, match="pixels or features"):
+        make_batch(
+            language, LESSONS, shared_prefix=True, pixels=pixels(2), features=torch.zeros(2, 16, 48)
+        )
+
+
+def test_the_head_is_applied_at_answers_alone() -> None:
+    mllm = small_mllm()
+    batch = make_batch(mllm.language, LESSONS, shared_prefix=True, pixels=pixels(2))
+    seen: list[tuple[int, ...]] = []
+    head = mllm.language.model.get_output_embeddings()
+    handle = head.register_forward_hook(lambda *call: seen.append(tuple(call[2].shape)))
+    mllm.loss(batch)
+    handle.remove()
+    vocabulary = mllm.language.facts()["vocabulary"]
+    assert seen == [(batch.answer_tokens, vocabulary)]
+    assert not head._forward_pre_hooks
