@@ -73,7 +73,7 @@ def read_predictions(
     except (OSError, UnicodeDecodeError) as error:
         raise RecordError(f"{path}: predictions cannot be read ({error})") from error
     found: dict[str, Prediction] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
         prediction = _parse(line, f"{path}:{number}")
         if prediction.control != control:
             continue
