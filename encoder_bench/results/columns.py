@@ -181,3 +181,8 @@ def rank_column(column: str) -> str:
 def reason_column(column: str) -> str:
     """Return the name of the frame's column that says why a score is n/a."""
     return f"{column} reason"
+
+
+def tied_column(column: str) -> str:
+    """Return the name of the frame's column that says whether a row ties with the best."""
+    return f"{column} tied"

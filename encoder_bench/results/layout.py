@@ -29,11 +29,16 @@ from encoder_bench.results.columns import (
     rank_column,
     reason_column,
     samples_column,
+    tied_column,
 )
 
 Emphasis = Literal["best", "second", ""]
 
 NOT_AVAILABLE = "n/a"
+_TIED = (
+    "not significantly worse than the best of its half (paired randomisation test over images, "
+    "p at least 0.05 after Holm's correction over the table)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +167,9 @@ def _score(row: dict[str, Any], column: str, notes: _Footnotes) -> Cell:
     rank = row[rank_column(column)]
     emphasis: Emphasis = "" if pd.isna(rank) else "best" if rank == 1 else "second"
     width = "" if half is None or not math.isfinite(half) else f"{half:.1f}"
-    return Cell(f"{value:.1f}", width, emphasis, number=True)
+    tied = emphasis != "best" and row.get(tied_column(column)) is True
+    note = notes.letter(_TIED) if tied else ""
+    return Cell(f"{value:.1f}", width, emphasis, note, number=True)
 
 
 def _plain(value: Any, digits: int) -> Cell:

@@ -11,19 +11,24 @@ from rich.text import Text
 from encoder_bench.results.layout import Cell, Page, lay_out
 from encoder_bench.results.record import RunRecord
 from encoder_bench.results.table import table
+from encoder_bench.results.ties import Ties
 
 _STYLES = {"best": "bold", "second": "underline", "": ""}
 
 
 def print_table(
-    records: Sequence[RunRecord], console: Console, *, extra: Sequence[str] = ()
+    records: Sequence[RunRecord],
+    console: Console,
+    *,
+    extra: Sequence[str] = (),
+    ties: Ties | None = None,
 ) -> None:
     """Print the comparison table of records, with its footnotes.
 
     Raises:
         UnknownNameError: an optional column that does not exist.
     """
-    for page in lay_out(table(records, extra=extra)):
+    for page in lay_out(table(records, extra=extra, ties=ties)):
         print_page(page, console)
 
 

@@ -1,0 +1,131 @@
+"""Which rows are not significantly worse than the best of their half.
+
+What belongs here: the tests of a table and their correction for there being many. It needs the
+predictions beside the records; the table itself does not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from encoder_bench.results.columns import score_sources
+from encoder_bench.results.grouping import TableGroup, TableRow, group_records
+from encoder_bench.results.paired import paired_difference
+from encoder_bench.results.predictions import read_predictions
+from encoder_bench.results.record import RunRecord
+
+LEVEL = 0.05
+
+Ties = Mapping[tuple[str, bool, str], frozenset[str]]
+"""(setting, joint, column) -> labels of the rows that tie with the best, the best included."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Contest:
+    """One row against the best of its half in one column."""
+
+    joint: bool
+    column: str
+    label: str
+    best: str
+    p: float
+
+
+def best_ties(results: Path, records: Sequence[RunRecord]) -> Ties:
+    """Return the best tie group of each half and column, from the predictions.
+
+    Each row is tested against the best of its half by a paired randomisation test over images, on
+    samples scored in both, seeds averaged sample by sample; p is corrected over all tests of a
+    table by Holm's method, and a row ties where it is at least 0.05.
+
+    Raises:
+        RecordError: predictions are missing or damaged.
+
+    Reference: Holm 1979, Scandinavian Journal of Statistics 6.
+    """
+    ties: dict[tuple[str, bool, str], frozenset[str]] = {}
+    for group in group_records(records):
+        contests = _contests(results, group)
+        corrected = holm([contest.p for contest in contests])
+        found: dict[tuple[bool, str], set[str]] = {}
+        for contest, p in zip(contests, corrected, strict=True):
+            members = found.setdefault((contest.joint, contest.column), {contest.best})
+            if p >= LEVEL:
+                members.add(contest.label)
+        for (joint, column), labels in found.items():
+            ties[group.heading, joint, column] = frozenset(labels)
+    return ties
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p values corrected for being several, in the order given.
+
+    >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
+    [0.03, 0.06, 0.06]
+    """
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    corrected = [0.0] * len(p_values)
+    running = 0.0
+    for rank, index in enumerate(order):
+        running = max(running, min(1.0, (len(order) - rank) * p_values[index]))
+        corrected[index] = running
+    return corrected
+
+
+def _contests(results: Path, group: TableGroup) -> list[_Contest]:
+    contests = []
+    for joint in (False, True):
+        half = [row for row in group.rows if row.joint == joint]
+        columns = dict.fromkeys(
+            column for row in half for record in row.records for column in score_sources(record)
+        )
+        for column in columns:
+            contests += _column_contests(results, half, joint, column)
+    return contests
+
+
+def _column_contests(
+    results: Path, half: Sequence[TableRow], joint: bool, column: str
+) -> list[_Contest]:
+    images: dict[str, str] = {}
+    scores = {row.label: _mean_scores(results, row, column, images) for row in half}
+    scored = {label: found for label, found in scores.items() if found}
+    if len(scored) < 2:
+        return []
+    best = max(scored, key=lambda label: math.fsum(scored[label].values()) / len(scored[label]))
+    contests = []
+    for label, found in scored.items():
+        shared = [sample for sample in found if sample in scored[best]]
+        if label == best or not shared:
+            continue
+        p = paired_difference(
+            [scored[best][sample] for sample in shared],
+            [found[sample] for sample in shared],
+            [images[sample] for sample in shared],
+        ).p
+        contests.append(_Contest(joint, column, label, best, p))
+    return contests
+
+
+def _mean_scores(
+    results: Path, row: TableRow, column: str, images: dict[str, str]
+) -> dict[str, float]:
+    """Return sample id -> mean score over the row's seeds, of samples that all seeds scored."""
+    by_seed: list[dict[str, float]] = []
+    for record in row.records:
+        source = score_sources(record).get(column)
+        if source is None:
+            return {}
+        task = next(name for name, scores in record.tasks.items() if scores is source.scores)
+        found = {}
+        for prediction in read_predictions(results, record, task):
+            score = prediction.scores.get(source.metric)
+            if score is not None and math.isfinite(score):
+                found[prediction.sample_id] = score
+                images[prediction.sample_id] = str(prediction.image_id)
+        by_seed.append(found)
+    shared = [sample for sample in by_seed[0] if all(sample in each for each in by_seed)]
+    return {sample: math.fsum(each[sample] for each in by_seed) / len(by_seed) for sample in shared}
