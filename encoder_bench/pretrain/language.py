@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.tiny_llama import tiny_llama_config
@@ -126,6 +127,7 @@ def pretrain_language_model(
         accuracy = {name: measure(language, pages) for name, pages in held_out.items()}
         reporter.note(f"step {step}: held-out exact answers, percent: {accuracy}")
         card = _card(budget, prompts, step, curve, accuracy, held_out_count, seed)
+        card["word_embedding_rms"] = round(_words(language).square().mean().sqrt().item(), 4)
         ship(language.model, output, card=card, companions=(language.tokenizer,))
 
     run = Run(
@@ -172,8 +174,13 @@ def _step_loss(
             noise=NOISE if noisy else 0.0,
             dropout=DROPOUT if noisy else 0.0,
         )
-    words = language.model.get_input_embeddings().weight.detach()[-_WATCHED_WORDS:]
-    return ObjectiveLoss(loss, words)
+    return ObjectiveLoss(loss, _words(language))
+
+
+def _words(language: LanguageModel) -> Tensor:
+    """Return the embeddings of the last words of the vocabulary, past bytes and characters."""
+    table: Tensor = language.model.get_input_embeddings().weight.detach()
+    return table[-_WATCHED_WORDS:]
 
 
 def layout_at(step: int, steps: int) -> Layout:
