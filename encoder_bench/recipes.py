@@ -117,6 +117,7 @@ class TrainingSettings(_Frozen):
     shared_prefix: bool = True
     checkpoint_every: int = Field(default=100, gt=0)
     keep_checkpoints: int = Field(default=1, gt=0)
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
 
 
 class AdapterRecipe(_Frozen):

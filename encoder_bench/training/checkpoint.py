@@ -7,6 +7,7 @@ Nothing is pickled.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from encoder_bench.mllm.model import MLLM
 
 _WEIGHTS = "trained.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
+_AVERAGE = "average.safetensors"
 _STATE = "state.json"
 
 
@@ -56,7 +58,7 @@ def load_mllm_weights(mllm: MLLM, folder: Path) -> None:
     Raises:
         TrainingError: missing, damaged, or of a model with other trained parameters.
     """
-    _assign(mllm, _read(folder / _WEIGHTS), folder)
+    _assign(trained_state(mllm), _read(folder / _WEIGHTS), folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,39 +72,44 @@ class Resume:
 
 def save_checkpoint(
     folder: Path,
-    mllm: MLLM,
+    trained: Mapping[str, Tensor],
     optimizer: torch.optim.Optimizer,
     resume: Resume,
     *,
     identity: str,
     keep: int,
+    average: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a checkpoint and drop all but the last `keep`.
 
     Args:
         folder: of all checkpoints of the run.
-        mllm: the model.
+        trained: `trained_state` of the model as the recipe opened it, whatever the stage freezes.
         optimizer: its state is saved by position, which `make_optimizer` fixes.
         resume: what to go on with.
         identity: hash of the recipe; another recipe's checkpoint is refused on reading.
         keep: how many checkpoints stay.
+        average: moving average of the trained state, where there is one.
 
     Raises:
         EncoderBenchError: the disk is full or read-only.
     """
-    tensors = {"torch_rng": torch.get_rng_state()}
-    for index, state in optimizer.state_dict()["state"].items():
-        for key, value in state.items():
-            tensors[f"{index}/{key}"] = value.detach().cpu().contiguous()
+    tensors = {
+        f"{index}/{key}": value
+        for index, state in optimizer.state_dict()["state"].items()
+        for key, value in state.items()
+    }
+    files: dict[str, Mapping[str, Tensor]] = {_WEIGHTS: trained, _OPTIMIZER: tensors}
+    if average is not None:
+        files[_AVERAGE] = average
     content = {
         "identity": identity,
         "stage": resume.stage,
         "step": resume.step,
         "history": resume.history,
     }
-    name = f"checkpoint-{resume.stage}-{resume.step:08}"
-    _write_folder(folder / name, {_WEIGHTS: trained_state(mllm), _OPTIMIZER: tensors}, content)
-    for old in _checkpoints(folder)[:-keep]:
+    _write_folder(folder / f"checkpoint-{resume.stage}-{resume.step:08}", files, content)
+    for old in [*_checkpoints(folder)[:-keep], *folder.glob(".checkpoint-*")]:
         shutil.rmtree(old, ignore_errors=True)
 
 
@@ -118,45 +125,52 @@ def latest_checkpoint(folder: Path, identity: str) -> tuple[Path, Resume] | None
     path = found[-1]
     try:
         content = json.loads((path / _STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        resume = Resume(content["stage"], content["step"], content["history"])
+        written_by = content["identity"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"{path}: its state cannot be read ({error}); remove it") from error
-    if content["identity"] != identity:
+    if written_by != identity:
         raise TrainingError(
             f"{path}: a checkpoint of another recipe or other data; use another --results folder, "
             "or --force to begin again"
         )
-    return path, Resume(content["stage"], content["step"], content["history"])
+    return path, resume
 
 
-def restore_weights(mllm: MLLM, checkpoint: Path) -> None:
-    """Read a checkpoint's weights into the model.
+def restore_weights(trained: Mapping[str, Tensor], checkpoint: Path) -> None:
+    """Read a checkpoint's weights into a model's `trained_state`, in place.
 
     Raises:
         TrainingError: damaged, or of a model with other trained parameters.
     """
-    _assign(mllm, _read(checkpoint / _WEIGHTS), checkpoint)
+    _assign(trained, _read(checkpoint / _WEIGHTS), checkpoint)
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Path) -> None:
-    """Read a checkpoint's optimizer state, and torch's generator.
+    """Read a checkpoint's optimizer state.
 
     Raises:
         TrainingError: damaged.
     """
-    tensors = _read(checkpoint / _OPTIMIZER)
-    torch.set_rng_state(tensors.pop("torch_rng"))
-    content = optimizer.state_dict()
     state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
+    for name, tensor in _read(checkpoint / _OPTIMIZER).items():
         index, _, key = name.partition("/")
         state.setdefault(int(index), {})[key] = tensor
-    content["state"] = state
-    optimizer.load_state_dict(content)
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+
+
+def read_average(checkpoint: Path) -> dict[str, Tensor]:
+    """Return a checkpoint's moving average.
+
+    Raises:
+        TrainingError: missing or damaged.
+    """
+    return _read(checkpoint / _AVERAGE)
 
 
 def remove_checkpoints(folder: Path) -> None:
     """Remove all checkpoints of a finished training; the final weights stay."""
-    for path in _checkpoints(folder):
+    for path in [*_checkpoints(folder), *folder.glob(".checkpoint-*")]:
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -177,6 +191,9 @@ def _write_folder(
                 {k: v.cpu().contiguous().clone() for k, v in tensors.items()}, temporary / name
             )
         (temporary / _STATE).write_text(json.dumps(state) + "\n", encoding="utf-8")
+        for path in temporary.iterdir():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
         if target.is_dir():
             shutil.rmtree(target)
         temporary.rename(target)
@@ -198,8 +215,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _assign(mllm: MLLM, state: Mapping[str, Tensor], where: Path) -> None:
-    own = trained_state(mllm)
+def _assign(own: Mapping[str, Tensor], state: Mapping[str, Tensor], where: Path) -> None:
     if own.keys() != state.keys():
         odd = sorted(own.keys() ^ state.keys())
         raise TrainingError(

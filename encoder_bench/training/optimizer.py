@@ -53,7 +53,7 @@ def make_optimizer(mllm: MLLM, stage: StageSettings) -> torch.optim.AdamW:
                 },
             )
             group["params"].append(parameter)
-    return torch.optim.AdamW(list(groups.values()), lr=0.0, betas=stage.betas)
+    return torch.optim.AdamW(list(groups.values()), lr=0.0, betas=stage.betas, fused=True)
 
 
 def _depth(part: nn.Module) -> int:

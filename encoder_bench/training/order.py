@@ -6,6 +6,7 @@ processes, goes on with exactly the samples that it would have seen.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,15 +69,25 @@ class StageOrder:
         epoch, place = divmod(position, len(self._groups))
         group = self._groups[self._permutation(epoch)[place]]
         rng = self._random("samples", str(epoch), str(group.image_id))
-        number = min(self._samples_per_image, len(group.samples))
-        return ImageSamples(group.image_id, group.path, tuple(rng.sample(group.samples, number)))
+        chosen = _evenly(group.samples, self._samples_per_image, rng)
+        return ImageSamples(group.image_id, group.path, chosen)
 
     def _permutation(self, epoch: int) -> list[int]:
         if epoch not in self._permutations:
             order = list(range(len(self._groups)))
             self._random("images", str(epoch)).shuffle(order)
-            self._permutations = {epoch: order, epoch - 1: self._permutations.get(epoch - 1, order)}
+            kept = {e: p for e, p in self._permutations.items() if e == epoch - 1}
+            self._permutations = kept | {epoch: order}
         return self._permutations[epoch]
 
     def _random(self, *what: str) -> random.Random:
         return random.Random(hash_text(*self._key, *what))
+
+
+def _evenly(samples: Sequence[Sample], number: int, rng: random.Random) -> tuple[Sample, ...]:
+    """Return at most `number` samples, taking one of each task in turn."""
+    by_task: dict[str, list[Sample]] = {}
+    for sample in rng.sample(samples, len(samples)):
+        by_task.setdefault(sample.task, []).append(sample)
+    rounds = itertools.chain.from_iterable(itertools.zip_longest(*by_task.values()))
+    return tuple(itertools.islice((sample for sample in rounds if sample is not None), number))

@@ -1,0 +1,68 @@
+"""How training meets `accelerate launch`: processes, and experiment trackers.
+
+What belongs here: making the accelerator and refusing what this loop does not do. Precision is
+the recipe's, not the launcher's, because it changes scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+
+from encoder_bench.errors import MissingDependencyError, TrainingError, UnknownNameError
+from encoder_bench.recipes import AdapterRecipe
+
+_DATA_PARALLEL = {
+    DistributedType.NO,
+    DistributedType.MULTI_CPU,
+    DistributedType.MULTI_GPU,
+}
+
+
+def make_accelerator(
+    device: torch.device, adapter: AdapterRecipe, folder: Path, trackers: Sequence[str]
+) -> Accelerator:
+    """Return the accelerator of this process, with its trackers started.
+
+    Args:
+        device: of the model; only its type matters here.
+        adapter: logged as the trackers' configuration.
+        folder: where trackers that write files put them.
+        trackers: names that accelerate knows.
+
+    Raises:
+        TrainingError: launched with sharded parameters (FSDP, DeepSpeed), which are not supported.
+        UnknownNameError: no such tracker.
+        MissingDependencyError: a tracker's package is not installed.
+    """
+    from accelerate.utils import LoggerType
+
+    names = [kind.value for kind in LoggerType]
+    for name in trackers:
+        if name not in names or name == "all":
+            raise UnknownNameError("tracker", name, [n for n in names if n != "all"])
+    accelerator = Accelerator(
+        cpu=device.type == "cpu",
+        device_placement=False,
+        log_with=list(trackers) or None,
+        project_dir=folder / "trackers",
+    )
+    kind = accelerator.distributed_type
+    if kind not in _DATA_PARALLEL:
+        raise TrainingError(
+            f"launched as {kind.value}: parameters are not sharded here; launch data-parallel "
+            "processes (accelerate launch --multi_gpu)"
+        )
+    started = {getattr(kind, "value", kind) for kind in accelerator.log_with}
+    missing = [name for name in trackers if name not in started]
+    if missing:
+        raise MissingDependencyError(f"tracker '{missing[0]}': pip install {missing[0]}")
+    if trackers:
+        (folder / "trackers").mkdir(parents=True, exist_ok=True)
+        description = {"adapter": adapter.description, "llm": adapter.llm.name}
+        accelerator.init_trackers("encoder-bench", config=description)
+    return accelerator

@@ -1,0 +1,142 @@
+"""Checkpoints: killed and resumed is the same as never killed, on one process or two."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from encoder_bench.errors import EncoderBenchError, TrainingError
+from encoder_bench.training.checkpoint import load_mllm_weights, remove_checkpoints, save_mllm
+from tests.training import world
+
+_PROGRAM = str(Path(world.__file__).resolve())
+_ROOT = str(Path(__file__).resolve().parents[2])
+
+
+def start(folder: Path, *options: str, processes: int = 1) -> subprocess.Popen[bytes]:
+    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=_ROOT)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    command = [sys.executable, *(launcher if processes > 1 else []), _PROGRAM, str(folder)]
+    return subprocess.Popen(
+        [*command, *options], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def kill_after_a_checkpoint(process: subprocess.Popen[bytes], folder: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not list((folder / "run").glob("checkpoint-0-*[2-4]")):
+        assert process.poll() is None, "ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def test_killed_and_resumed_ends_with_identical_bits(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        world.draw(folder / "images")
+    kill_after_a_checkpoint(start(killed, "--dropout"), killed)
+    assert not (killed / "end.safetensors").exists()
+    for folder in (whole, killed):
+        world.whole_training(folder, dropout=0.1)
+    expected, got = load_file(whole / "end.safetensors"), load_file(killed / "end.safetensors")
+    assert expected.keys() == got.keys()
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    assert curve(whole) == curve(killed)
+
+
+def test_two_processes_go_on_from_one_with_the_same_curve(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, two):
+        world.draw(folder / "images")
+        world.whole_training(folder, dropout=0.0)
+    second = sorted((two / "run").glob("checkpoint-*"))[0]
+    assert second.name == "checkpoint-0-00000001"
+    for later in set((two / "run").glob("checkpoint-*")) - {second}:
+        shutil.rmtree(later)
+    (two / "losses.json").unlink()
+    process = start(two, processes=2)
+    output, _ = process.communicate(timeout=150)
+    assert process.returncode == 0, output.decode()[-3000:]
+    assert curve(two) == pytest.approx(curve(one), rel=1e-4)
+    assert curve(two)[:1] == curve(one)[:1]
+    assert curve(two) != curve(one), "the second half did not run on two processes"
+
+
+def curve(folder: Path) -> list[float]:
+    losses: list[float] = json.loads((folder / "losses.json").read_text())
+    return losses
+
+
+def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
+    first = world.model()
+    losses = world.run(first, tmp_path).losses
+    again = world.model()
+    assert world.run(again, tmp_path).losses == losses
+    pairs = zip(first.parameters(), again.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    remove_checkpoints(tmp_path / "run")
+    assert not list((tmp_path / "run").glob("*checkpoint*"))
+
+
+def test_only_the_last_k_checkpoints_stay(tmp_path: Path) -> None:
+    adapter = world.recipe(training={"checkpoint_every": 1, "keep_checkpoints": 2})
+    world.run(world.model(), tmp_path, adapter)
+    names = sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*"))
+    assert names == ["checkpoint-0-00000003", "checkpoint-0-00000004"]
+
+
+def test_another_recipes_checkpoint_is_refused(tmp_path: Path) -> None:
+    world.run(world.model(), tmp_path)
+    other = world.recipe(stage={"warmup_fraction": 0.5})
+    with pytest.raises(TrainingError, match="checkpoint of another recipe or other data"):
+        world.run(world.model(), tmp_path, other)
+
+
+def test_how_often_checkpoints_are_written_is_no_other_recipe(tmp_path: Path) -> None:
+    losses = world.run(world.model(), tmp_path).losses
+    rarer = world.recipe(training={"checkpoint_every": 7})
+    assert world.run(world.model(), tmp_path, rarer).losses == losses
+
+
+@pytest.mark.parametrize("name", ["trained.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_damaged_checkpoint_is_one_clear_line(tmp_path: Path, name: str) -> None:
+    world.run(world.model(), tmp_path)
+    path = next((tmp_path / "run").glob("checkpoint-*")) / name
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(TrainingError, match=str(path.parent)):
+        world.run(world.model(), tmp_path)
+
+
+def test_saved_weights_are_read_back_bit_for_bit(tmp_path: Path) -> None:
+    trained = world.model(joint=True, llm="lora")
+    world.run(trained, tmp_path)
+    save_mllm(trained, tmp_path / "final")
+    fresh = world.model(joint=True, llm="lora")
+    load_mllm_weights(fresh, tmp_path / "final")
+    expected = dict(trained.named_parameters())
+    assert all(torch.equal(expected[name], p) for name, p in fresh.named_parameters())
+    assert not list((tmp_path / "final").glob("*.bin"))
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    save_mllm(world.model(), tmp_path / "final")
+    with pytest.raises(TrainingError, match="other trained parameters"):
+        load_mllm_weights(world.model(joint=True), tmp_path / "final")
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EncoderBenchError, match="cannot write"):
+        save_mllm(world.model(), tmp_path / "file" / "final")

@@ -1,0 +1,123 @@
+"""A small real world to train in: drawn images, questions about their colour, a real tiny model.
+
+Also a program: `python world.py FOLDER [--dropout]` trains in FOLDER, so that tests can kill it
+or launch it on several processes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from encoder_bench.data.sample import Sample
+from encoder_bench.mllm.model import MLLM
+from encoder_bench.mllm.trainable import set_trainable
+from encoder_bench.progress import QuietReporter
+from encoder_bench.recipes import AdapterRecipe, TaskRecipe
+from encoder_bench.training.checkpoint import trained_state
+from encoder_bench.training.loop import TrainingSummary, train
+from tests.mllm.models import small_language, small_mllm
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}
+CPU = torch.device("cpu")
+
+
+def draw(folder: Path, images: int = 6) -> list[Path]:
+    """Draw images of one colour with noise; image i has colour i modulo 3."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for index in range(images):
+        colour = list(COLOURS.values())[index % 3]
+        noise = np.random.default_rng(index).integers(0, 30, (32, 32, 3))
+        path = folder / f"{index:03}.png"
+        Image.fromarray((np.array(colour) + noise).clip(0, 255).astype(np.uint8)).save(path)
+        paths.append(path)
+    return paths
+
+
+def questions(paths: list[Path]) -> list[Sample]:
+    """Two questions and a caption of each image."""
+    samples = []
+    for index, path in enumerate(paths):
+        colour = list(COLOURS)[index % 3]
+        for task, number, question, answer in (
+            ("vqa", 0, "What colour is it?", colour),
+            ("vqa", 1, "Is it red?", "yes" if colour == "red" else "no"),
+            ("captioning", 0, "", f"a {colour} square"),
+        ):
+            name = f"{task}/{index}-{number}"
+            samples.append(Sample(name, task, index, path, question, (answer,), answer))
+    return samples
+
+
+def recipe(**changes: object) -> AdapterRecipe:
+    """A recipe of four steps; keys of `stage` and `training` are merged into the defaults."""
+    stage: dict[str, object] = {
+        "name": "instruct",
+        "tasks": ["vqa", "captioning"],
+        "steps": 4,
+        "images_per_step": 4,
+        "samples_per_image": 2,
+        "projector": {"learning_rate": 1e-3, "weight_decay": 0.1},
+        "encoder": {"learning_rate": 1e-3, "layer_decay": 0.9},
+        "llm": {"learning_rate": 1e-3},
+        **changes.pop("stage", {}),  # type: ignore[dict-item]
+    }
+    return AdapterRecipe.model_validate({"description": "test", "stages": [stage], **changes})
+
+
+def tasks() -> dict[str, TaskRecipe]:
+    shared = {"description": "", "reader": "r", "source": "s", "metrics": ["m"], "primary": "m"}
+    return {
+        "vqa": TaskRecipe(runner="vqa", column="V", prompt="Question: {question}", **shared),
+        "captioning": TaskRecipe(runner="captioning", column="C", prompt="Describe.", **shared),
+    }
+
+
+def model(*, joint: bool = False, llm: str = "frozen", dropout: float = 0.0) -> MLLM:
+    mllm = small_mllm(language=small_language(max_length=256), dropout=dropout)
+    set_trainable(mllm, encoder=joint, llm=llm)  # type: ignore[arg-type]
+    return mllm
+
+
+def run(
+    mllm: MLLM, folder: Path, adapter: AdapterRecipe | None = None, **options: object
+) -> TrainingSummary:
+    """Train on the images of `folder/images`, drawn when they are not there."""
+    paths = sorted((folder / "images").glob("*.png")) or draw(folder / "images")
+    return train(
+        mllm,
+        questions(paths),
+        adapter or recipe(),
+        tasks(),
+        folder=folder / "run",
+        seed=3,
+        reporter=options.pop("reporter", QuietReporter()),  # type: ignore[arg-type]
+        device=CPU,
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def whole_training(folder: Path, *, dropout: float) -> None:
+    """Train jointly for six steps, then write weights and losses into the folder."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    mllm = model(joint=True, llm="full", dropout=dropout)
+    training = {"checkpoint_every": 1, "keep_checkpoints": 9, "ema_decay": 0.5}
+    summary = run(mllm, folder, recipe(stage={"steps": 6}, training=training))
+    if os.environ.get("RANK", "0") == "0":
+        tensors = {name: tensor.clone() for name, tensor in trained_state(mllm).items()}
+        save_file(tensors, folder / "end.safetensors")
+        (folder / "losses.json").write_text(json.dumps(summary.losses))
+    torch.set_num_threads(threads)
+
+
+if __name__ == "__main__":
+    whole_training(Path(sys.argv[1]), dropout=0.1 if "--dropout" in sys.argv else 0.0)
