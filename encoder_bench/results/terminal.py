@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from encoder_bench.results.columns import IMAGES, SUPERVISION
 from encoder_bench.results.layout import Cell, Page, lay_out
 from encoder_bench.results.record import RunRecord
 from encoder_bench.results.table import table
 from encoder_bench.results.ties import Ties
 
+_WIDE, _ROOMY = 150, 105
+_ON_WIDE_ONLY = frozenset({SUPERVISION, IMAGES})
 _STYLES = {"best": "bold", "second": "underline", "": ""}
 
 
@@ -33,14 +37,29 @@ def print_table(
 
 
 def print_page(page: Page, console: Console) -> None:
-    """Print one laid-out table and its footnotes."""
-    grid = Table(title=Text(page.heading), title_justify="left", title_style="bold")
-    for cell in page.header:
-        grid.add_column(Text(cell.text), justify="right" if cell.number else "left")
+    """Print one laid-out table and its footnotes.
+
+    On a narrow terminal the columns that a row's name nearly tells are left out.
+    """
+    narrow = console.width < _WIDE
+    grid = Table(
+        title=Text(page.heading),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD if narrow else box.HEAVY_HEAD,
+        padding=(0, 0) if narrow else (0, 1),
+    )
+    hidden = _ON_WIDE_ONLY if console.width < _ROOMY else frozenset()
+    shown = [index for index, cell in enumerate(page.header) if cell.text not in hidden]
+    for cell in (page.header[index] for index in shown):
+        grid.add_column(
+            Text(cell.text), justify="right" if cell.number else "left", overflow="fold"
+        )
     for index, line in enumerate(page.lines):
         if line.opens and index:
             grid.add_section()
-        grid.add_row(*(_text(cell) for cell in line.cells), style="italic" if line.blind else "")
+        cells = (_text(line.cells[column]) for column in shown)
+        grid.add_row(*cells, style="italic" if line.blind else "")
     console.print(grid)
     for letter, text in page.footnotes:
         mark = f"[{letter}] " if letter else ""

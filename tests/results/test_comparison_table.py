@@ -314,6 +314,17 @@ def test_the_terminal_shows_every_score_and_footnote() -> None:
         assert expected in text
 
 
+@pytest.mark.parametrize("width", [80, 100, 120, 160])
+def test_no_terminal_is_too_narrow_for_a_figure_or_a_name(width: int) -> None:
+    console = Console(width=width, record=True, file=io.StringIO())
+    print_table([make_record("dinov2-l", values=(51.5, 62.5, 43.5, 84.5))], console)
+    text = console.export_text()
+    for expected in ("51.5", "62.5", "43.5", "84.5", "60.5", "DINOV2-L"):
+        assert expected in text
+    assert text.count("±2.0") == 5
+    assert "…" not in text
+
+
 def test_write_tables_is_deterministic_and_follows_the_records_alone(tmp_path: Path) -> None:
     records = [make_record(name, controls=BLIND) for name in ("a", "b")]
     random.Random(0).shuffle(records)
