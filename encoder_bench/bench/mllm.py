@@ -42,6 +42,7 @@ def run_bench(
     repeats: int = 5,
     new_tokens: int = 8,
     questions_per_image: Sequence[int] = (1, 2, 5, 18),
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Measure shared prefix and generation engine and return seconds and ratios as JSON.
 
@@ -52,15 +53,16 @@ def run_bench(
         repeats: timed repeats of each variant, after one that is not counted.
         new_tokens: tokens that every answer has at most.
         questions_per_image: numbers of questions for which the shared prefix is measured.
+        device: where to measure.
 
     Returns:
         `settings`, `shared_prefix` (one entry a number of questions an image) and `generation`.
         Ratios above 1 mean that this project's way is faster.
     """
-    mllm = _model(llm, visual_tokens)
+    mllm = _model(llm, visual_tokens).to(device)
     features = torch.randn(
         images, visual_tokens, _ENCODER_WIDTH, generator=torch.Generator().manual_seed(0)
-    )
+    ).to(device)
     return {
         "settings": {
             "llm": mllm.language.source,
@@ -129,8 +131,9 @@ def _training_ratio(
         shared: make_batch(mllm.language, items, shared_prefix=shared, features=features)
         for shared in (False, True)
     }
-    rows = lay_out(batches[True], visual_tokens=features.shape[1])
-    dense = torch.randn(*rows.input_ids.shape, mllm.language.width, requires_grad=True)
+    rows = lay_out(batches[True], visual_tokens=features.shape[1]).to(features.device)
+    shape = (*rows.input_ids.shape, mllm.language.width)
+    dense = torch.randn(shape, device=features.device, requires_grad=True)
     at = (rows.loss_rows, rows.loss_columns)
 
     def limit() -> None:
@@ -196,11 +199,13 @@ def _sequences(
     language: LanguageModel, visual: Tensor, prompts: Sequence[Sequence[str]]
 ) -> list[Tensor]:
     """Return the embeddings `(L, D_llm)` of each question behind its own image."""
-    begin = language.embed(torch.tensor(language.prefix_ids(image=True), dtype=torch.long))
+
+    def embedded(ids: list[int]) -> Tensor:
+        return language.embed(torch.tensor(ids, dtype=torch.long, device=language.device))
+
+    begin = embedded(language.prefix_ids(image=True))
     return [
-        torch.cat(
-            [begin, image, language.embed(torch.tensor(language.question_ids(text, image=True)))]
-        )
+        torch.cat([begin, image, embedded(language.question_ids(text, image=True))])
         for image, group in zip(visual, prompts, strict=True)
         for text in group
     ]
@@ -214,7 +219,7 @@ def _plain(language: LanguageModel, rows: Sequence[Tensor], new_tokens: int) -> 
     embeddings = torch.stack(
         [nn.functional.pad(row, (0, 0, gap, 0)) for row, gap in zip(rows, gaps, strict=True)]
     )
-    mask = torch.tensor([[0] * gap + [1] * (longest - gap) for gap in gaps])
+    mask = torch.tensor([[0] * gap + [1] * (longest - gap) for gap in gaps], device=language.device)
     ids = language.model.generate(
         inputs_embeds=embeddings, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False
     )
@@ -232,5 +237,7 @@ def _medians(variants: Sequence[Callable[[], None]], repeats: int) -> list[float
         for variant, times in zip(variants, seconds, strict=True):
             start = time.perf_counter()
             variant()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             times.append(time.perf_counter() - start)
     return [statistics.median(times[1:]) for times in seconds]

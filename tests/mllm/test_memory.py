@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -48,13 +50,13 @@ def test_activations_are_those_that_autograd_keeps(
     assert estimated == pytest.approx(sum(kept.values()), rel=0.06)
 
 
-def test_adapters_are_counted_as_peft_makes_them() -> None:
+def test_adapters_are_counted_as_peft_makes_them(tmp_path: Path) -> None:
     lora = LoraSettings(rank=4)
     mllm = small_mllm(language=small_language(lora=lora))
     set_trainable(mllm, encoder=False, llm="lora")
     trained = sum(p.numel() for p in mllm.language.model.parameters() if p.requires_grad)
-    # the vocabulary of a bundled tiny-llama does not matter to its adapters
-    settings = LanguageModelSettings(name="tiny-llama", train="lora", lora=lora)
+    mllm.language.model.config.save_pretrained(tmp_path)
+    settings = LanguageModelSettings(name=str(tmp_path), train="lora", lora=lora)
     found = estimate(settings, images=1, questions_per_image=1, visual_tokens=4)
     assert found is not None
     assert found.optimizer == 12 * trained
