@@ -16,8 +16,8 @@ from report_builders import draw_pictures, make_results, make_run
 from result_builders import encoder_facts, make_record
 
 from encoder_bench.errors import RecordError
-from encoder_bench.results.record import write_record
-from encoder_bench.results.report import write_report
+from encoder_bench.results.record import read_records, write_record
+from encoder_bench.results.report import write_figures, write_report
 from encoder_bench.results.report.charts import (
     Costed,
     Point,
@@ -175,3 +175,17 @@ def test_ticks_are_few_and_lie_within(low: float, span: float) -> None:
     ticks = nice_ticks(low, low + span)
     assert 1 <= len(ticks) <= 9
     assert all(low - 1e-6 * span <= tick <= low + span + 1e-6 * span for tick in ticks)
+
+
+def test_every_chart_is_a_file_of_its_own_with_its_colours(tmp_path: Path) -> None:
+    make_results(tmp_path, encoders=("dino", "clip"), count=8)
+    paths = write_figures(read_records(tmp_path), tmp_path / "figures")
+    names = {path.name for path in paths}
+    assert len(names) == len(paths) >= 12
+    assert "table1-vqa-acc-frozen-against-joint.svg" in names
+    for path in paths:
+        root = ElementTree.parse(path).getroot()
+        style = root.find("{http://www.w3.org/2000/svg}style")
+        assert style is not None
+        assert "var(--ink)" not in str(style.text)
+        assert "#" in str(style.text)

@@ -1,5 +1,6 @@
 """The report to look at: one HTML file with the table, charts, samples and proofs."""
 
+from encoder_bench.results.report.figures import write_figures
 from encoder_bench.results.report.page import write_report
 
-__all__ = ["write_report"]
+__all__ = ["write_figures", "write_report"]

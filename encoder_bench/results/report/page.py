@@ -70,10 +70,10 @@ def render(
     pictures = thumbnails(tables, images, budget_bytes=PICTURE_BYTES)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters["pretty"] = _pretty
-    template = environment.from_string(_resource("template.html.j2"))
+    template = environment.from_string(read_resource("template.html.j2"))
     return template.render(
-        style=Markup(_resource("style.css")),
-        script=Markup(_resource("script.js")),
+        style=Markup(read_resource("style.css")),
+        script=Markup(read_resource("script.js")),
         chapters=[_template_chapter(part) for part in parts],
         problems=problems,
         samples=_embedded({"tables": tables, "images": pictures}),
@@ -111,5 +111,6 @@ def _pretty(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
 
 
-def _resource(name: str) -> str:
+def read_resource(name: str) -> str:
+    """Return one of the files beside this module: template, style or script."""
     return (resources.files("encoder_bench.results.report") / name).read_text(encoding="utf-8")
