@@ -51,7 +51,9 @@ BOARD = 8
 COLUMN_NAMES, ROW_NAMES = "ijklmnop", "stuvwxyz"
 EMPTY = "nothing"
 
-_COUNTING, _IDENTIFICATION, _VISUAL, _CAPTIONS = 3, 3, 6, 2
+_COUNTING, _IDENTIFICATION, _VISUAL, _CAPTIONS = 3, 3, 7, 1
+_BOUND = {"what color": 3, "which side": 2}
+"""Most questions of a kind that binds one thing's words together: the hardest, so asked first."""
 LISTING = "List all things:"
 """Asks for everything on the page in the page's own order: the densest practice in looking up."""
 
@@ -97,7 +99,7 @@ def written_page(
     asked = [
         *_balanced(counting_questions(scene, rng), "0", _COUNTING),
         *_balanced(identification_questions(scene, rng), "No.", _IDENTIFICATION),
-        *visual_questions(scene, rng, _VISUAL),
+        *_binding_first(visual_questions(scene, rng, 2 * _VISUAL))[:_VISUAL],
     ]
     turns = [(getattr(prompts, q.task).format(question=q.text), q.answer) for q in asked]
     tasks = [q.task for q in asked]
@@ -199,6 +201,14 @@ def _balanced(questions: list[Question], absent: str, number: int) -> list[Quest
     """Return about as many questions about present kinds as about absent ones."""
     present = [q for q in questions if q.answer != absent][: (number + 1) // 2]
     return [*present, *[q for q in questions if q.answer == absent][: number - len(present)]]
+
+
+def _binding_first(questions: list[Question]) -> list[Question]:
+    """Return the questions with up to the most of `_BOUND` in front, else in their order."""
+    front: list[Question] = []
+    for kind, most in _BOUND.items():
+        front += [q for q in questions if q.kind == kind][:most]
+    return [*front, *[q for q in questions if q not in front]]
 
 
 def _reworded(prompts: TaskPrompts, rng: np.random.Generator) -> TaskPrompts:
