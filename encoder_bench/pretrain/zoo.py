@@ -22,8 +22,8 @@ from encoder_bench.progress import Reporter
 
 ENCODER_BUDGET = Budget(steps=6000, images_per_step=64)
 """The same for all six; about six hours for all of them on one core (measured: 3.7 s a step of
-each, in bfloat16). At 640 steps of 32 images, three in a hundred of this, contrastive features were
-barely better than untrained ones and MAE's worse, so nothing shorter ships."""
+each, in bfloat16). At 640 steps of 32 images, a twentieth of this, contrastive features were
+little better than untrained ones and MAE's worse, so nothing so short ships."""
 LANGUAGE_BUDGET = Budget(steps=4000, images_per_step=16, learning_rate=2e-3, warmup_fraction=0.05)
 """Of the tiny language model; its images are written pages. The shipped card says what it had."""
 POOL_IMAGES = {"train": 20_000, "probe": 1_500, "held-out": 500}
