@@ -48,36 +48,54 @@ class McNemar:
 def paired_difference(
     a: Sequence[float], b: Sequence[float], images: Sequence[str], *, seed: int = 0
 ) -> PairedDifference:
-    """Return B less A with a bootstrap interval clustered on images.
-
-    p is that of a randomisation test: were the runs alike, A and B could be swapped on any image.
+    """Return B less A with a bootstrap interval clustered on images, and `randomisation_p`.
 
     Args:
         a: A's score of each sample.
         b: B's score of the same samples.
         images: each sample's image; all samples of an image are drawn, and swapped, together.
         seed: of the resampling.
-
-    Reference: Edgington and Onghena 2007, Randomization Tests, chapter 5 (p, with the observed
-        assignment counted); the interval is `statistics.bootstrap_interval`.
     """
     import numpy as np
 
-    from encoder_bench.statistics import bootstrap_interval, cluster_sums, plain_ratio
+    from encoder_bench.statistics import bootstrap_interval, plain_ratio
 
     difference = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
     columns = np.stack([difference, np.ones_like(difference)], axis=1)
-    interval = bootstrap_interval(columns, images, plain_ratio, seed=seed)
-    low, high = interval or (None, None)
-    sums = cluster_sums(columns, images)[:, 0]
+    low, high = bootstrap_interval(columns, images, plain_ratio, seed=seed) or (None, None)
+    p = randomisation_p(a, b, images, seed=seed)
+    return PairedDifference(float(difference.mean()), low, high, p)
+
+
+def randomisation_p(
+    a: Sequence[float], b: Sequence[float], images: Sequence[str], *, seed: int = 0
+) -> float:
+    """Return the two-sided p of a paired randomisation test over images.
+
+    Were the runs alike, A and B could be swapped on any image; p is the share of 4,000 random
+    swaps whose summed difference is at least as large, the observed one counted among them.
+
+    Args:
+        a: A's score of each sample.
+        b: B's score of the same samples.
+        images: each sample's image.
+        seed: of the swaps.
+
+    Reference: Edgington and Onghena 2007, Randomization Tests, chapter 5.
+    """
+    import numpy as np
+
+    from encoder_bench.statistics import cluster_sums
+
+    difference = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
+    sums = cluster_sums(difference[:, None], images)[:, 0]
     observed = abs(sums.sum()) * (1 - 1e-12)
     generator = np.random.default_rng(seed)
     as_extreme = 0
     for _ in range(0, _SWAPS, _CHUNK):
         signs = 2.0 * generator.integers(0, 2, size=(_CHUNK, len(sums)), dtype=np.int8) - 1.0
         as_extreme += int((np.abs(signs @ sums) >= observed).sum())
-    p = (as_extreme + 1) / (_SWAPS + 1)
-    return PairedDifference(float(difference.mean()), low, high, p)
+    return (as_extreme + 1) / (_SWAPS + 1)
 
 
 def mcnemar(right_a: Sequence[bool], right_b: Sequence[bool]) -> McNemar:

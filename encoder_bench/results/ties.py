@@ -13,7 +13,7 @@ from pathlib import Path
 
 from encoder_bench.results.columns import score_sources
 from encoder_bench.results.grouping import TableGroup, TableRow, group_records
-from encoder_bench.results.paired import paired_difference
+from encoder_bench.results.paired import randomisation_p
 from encoder_bench.results.predictions import read_predictions
 from encoder_bench.results.record import RunRecord
 
@@ -101,11 +101,11 @@ def _column_contests(
         shared = [sample for sample in found if sample in scored[best]]
         if label == best or not shared:
             continue
-        p = paired_difference(
+        p = randomisation_p(
             [scored[best][sample] for sample in shared],
             [found[sample] for sample in shared],
             [images[sample] for sample in shared],
-        ).p
+        )
         contests.append(_Contest(joint, column, label, best, p))
     return contests
 
