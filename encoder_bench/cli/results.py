@@ -1,0 +1,206 @@
+"""`encoder-bench compare | report | check | baseline | results`: what is made from records."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from encoder_bench.cli import options
+
+if TYPE_CHECKING:
+    from encoder_bench.results.record import RunRecord
+
+_HELP_NAMES = {"help_option_names": ["-h", "--help"]}
+baseline_app = typer.Typer(
+    help="The accepted scores that `check` compares with.", context_settings=_HELP_NAMES
+)
+results_app = typer.Typer(
+    help="List, show, remove and export runs.", context_settings=_HELP_NAMES, no_args_is_help=True
+)
+
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id or its beginning.")]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        "--data", metavar="scenes|DIR", help="Where the pictures are; without it there are none."
+    ),
+]
+
+
+def compare_command(
+    run_a: Run,
+    run_b: Run,
+    results: options.Results = Path("results"),
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page with the flipped samples too.")
+    ] = None,
+    data: Data = None,
+    debug: options.Debug = False,
+) -> None:
+    """Compare two runs: paired differences with intervals, McNemar's table, flipped samples."""
+    from rich.console import Console
+
+    from encoder_bench.atomic import write_text
+    from encoder_bench.results import compare_page
+    from encoder_bench.results.compare import compare_runs
+    from encoder_bench.results.runs import find_run
+    from encoder_bench.results.terminal import print_page
+
+    comparison = compare_runs(results, find_run(results, run_a), find_run(results, run_b))
+    print_page(compare_page.lay_out(comparison), Console())
+    if html is not None:
+        write_text(html, compare_page.to_html(comparison, _pictures(data, comparison.run_a)))
+        typer.echo(f"wrote {html}")
+
+
+def report_command(
+    results: options.Results = Path("results"),
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help="Instead of DIR/report.html.")
+    ] = None,
+    data: Data = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    debug: options.Debug = False,
+) -> None:
+    """Write one self-contained HTML page: table, charts, samples, recipes, proofs."""
+    from encoder_bench.results.record import read_records
+    from encoder_bench.results.report.page import write_report
+
+    records = read_records(results)
+    pictures = _pictures(data, records[0]) if records else {}
+    path = write_report(results, output=output, images=pictures)
+    typer.echo(f"wrote {path}")
+    if open_page:
+        typer.launch(str(path))
+
+
+def check_command(
+    baseline: Annotated[Path, typer.Argument(help="A folder that `baseline accept` made.")],
+    results: options.Results = Path("results"),
+    margin: Annotated[
+        float | None, typer.Option(metavar="POINTS", help="Largest loss that may pass.")
+    ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Pass over accepted runs that were not run again.")
+    ] = False,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML too.")] = None,
+    debug: options.Debug = False,
+) -> None:
+    """Fail (exit status 1) where scores are worse than the accepted ones. For CI."""
+    from encoder_bench.results import regression_report
+    from encoder_bench.results.regression import check
+
+    result = check(baseline, results, margin=margin, partial=partial)
+    for line in regression_report.lines(result):
+        typer.echo(line)
+    if junit is not None:
+        regression_report.write_junit(result, junit)
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if summary:
+        regression_report.append_step_summary(result, Path(summary))
+    raise typer.Exit(result.exit_code)
+
+
+@baseline_app.command("accept")
+def accept_command(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs to accept.")],
+    reason: Annotated[str, typer.Option(help="Why, for the baseline's history.")],
+    folder: Annotated[
+        Path, typer.Option("--baseline", metavar="DIR", help="The baseline's folder.")
+    ] = Path("results/baseline"),
+    margin: Annotated[
+        float | None, typer.Option(metavar="POINTS", help="A new margin; kept otherwise.")
+    ] = None,
+    results: options.Results = Path("results"),
+    debug: options.Debug = False,
+) -> None:
+    """Take runs into the baseline, in place of those of the same identity."""
+    from encoder_bench.results.baseline import accept
+
+    accept(folder, results, runs, reason=reason, margin=margin)
+    typer.echo(f"wrote {folder}")
+
+
+@results_app.command("ls")
+def list_command(results: options.Results = Path("results"), debug: options.Debug = False) -> None:
+    """List the runs of a results folder; damaged records are named."""
+    from encoder_bench.results.runs import inventory
+
+    found = inventory(results)
+    for record in found.records:
+        mode = "joint " if record.joint else "frozen"
+        scores = ", ".join(f"{name} {_value(record, name)}" for name in record.tasks)
+        typer.echo(f"{record.run_id}  {record.created}  {record.encoder.name}  {mode}  {scores}")
+    for problem in found.damaged:
+        typer.echo(f"damaged: {problem}", err=True)
+
+
+@results_app.command("show")
+def show_command(
+    run: Run, results: options.Results = Path("results"), debug: options.Debug = False
+) -> None:
+    """Print a whole record as JSON."""
+    from encoder_bench.results.runs import find_run
+
+    typer.echo(find_run(results, run).model_dump_json(indent=1))
+
+
+@results_app.command("rm")
+def remove_command(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...")],
+    results: options.Results = Path("results"),
+    debug: options.Debug = False,
+) -> None:
+    """Remove runs: record, predictions and checkpoints."""
+    from encoder_bench.results.runs import remove_runs
+
+    for removed in remove_runs(results, runs):
+        typer.echo(f"removed {removed}")
+
+
+@results_app.command("export")
+def export_command(
+    target: Annotated[Path, typer.Argument(help="FILE.parquet, or FILE.json for one run.")],
+    run: Annotated[
+        str | None, typer.Option(metavar="RUN", help="For JSON in the lm-eval harness's shape.")
+    ] = None,
+    results: options.Results = Path("results"),
+    debug: options.Debug = False,
+) -> None:
+    """Export all predictions as Parquet, or one run's scores as lm-eval style JSON."""
+    from encoder_bench.atomic import write_text
+    from encoder_bench.results.record import read_records
+    from encoder_bench.results.runs import export_harness, export_parquet, find_run
+
+    if run is not None:
+        write_text(target, json.dumps(export_harness(find_run(results, run)), indent=1) + "\n")
+    else:
+        export_parquet(results, read_records(results), target)
+    typer.echo(f"wrote {target}")
+
+
+def _value(record: RunRecord, task: str) -> str:
+    scores = record.tasks[task]
+    value = scores.metrics[scores.primary].value
+    return "n/a" if value is None else f"{value:.1f}"
+
+
+def _pictures(data: str | None, record: RunRecord) -> dict[str, Path]:
+    """Return image files by id, of the samples that a record's tasks asked about."""
+    if data is None:
+        return {}
+    from encoder_bench.data.folder import open_data
+
+    folder = open_data(data)
+    found: dict[str, Path] = {}
+    for task, scores in record.tasks.items():
+        definition = scores.definition
+        samples = folder.samples(
+            task, reader=definition["reader"], source=definition["source"], split="test"
+        )
+        found |= {str(sample.image_id): sample.image_path for sample in samples}
+    return found

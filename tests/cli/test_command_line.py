@@ -1,0 +1,95 @@
+"""The command line as a user meets it: help, names, errors, exit status; no model is built here."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def encoder_bench(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "encoder_bench", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "COLUMNS": "120", "NO_COLOR": "1", **environment},
+        check=False,
+    )
+
+
+def test_no_argument_prints_the_manual() -> None:
+    result = encoder_bench()
+    assert "Which pretrained visual encoder" in result.stdout
+    for command in ("run", "encoders", "table"):
+        assert command in result.stdout
+
+
+@pytest.mark.parametrize("command", [["run"], ["encoders"], ["encoders", "show"], ["table"]])
+def test_every_command_explains_itself(command: list[str]) -> None:
+    result = encoder_bench(*command, "--help")
+    assert result.returncode == 0
+    assert "Usage: encoder-bench " + " ".join(command) in result.stdout
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from encoder_bench.cli.app import app\n"
+        "try: app(['run', '--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'timm', 'open_clip', 'pandas', 'scipy', 'matplotlib'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "HEAVY []" in result.stdout
+
+
+def test_an_unknown_encoder_is_one_line_with_a_suggestion(tmp_path: Path) -> None:
+    result = encoder_bench("run", "--encoder", "dinov2-xl", "--results", str(tmp_path))
+    assert result.returncode == 1
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "unknown encoder 'dinov2-xl'; did you mean" in result.stderr
+    assert "dinov2-l" in result.stderr
+
+
+def test_debug_shows_the_traceback() -> None:
+    result = encoder_bench("run", "--encoder", "nothing-like-it", "--debug")
+    assert result.returncode != 0
+    assert "Traceback" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "training.precison=bfloat16"], "did you mean 'precision'"),
+        (["--set", "nonsense"], "give KEY=VALUE"),
+        (["--layer", "last"], "give whole numbers"),
+        (["--limit", "0"], "--limit 0"),
+        (["--tasks", ""], "--tasks is empty"),
+        (["--tasks", "vqa,vqa"], "twice"),
+        (["--tasks", "vqq"], "did you mean 'vqa'"),
+        (["--adapter", "quik"], "did you mean 'quick'"),
+        (["--data", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["--device", "cuda:99"], "--device cuda:99"),
+    ],
+)
+def test_a_wrong_flag_is_one_line_that_names_it(
+    arguments: list[str], words: str, tmp_path: Path
+) -> None:
+    result = encoder_bench("run", "--results", str(tmp_path), *arguments)
+    assert result.returncode == 1, result.stderr
+    line = result.stderr.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    assert words in line
+
+
+def test_a_table_of_nothing_says_what_to_do(tmp_path: Path) -> None:
+    result = encoder_bench("table", "--results", str(tmp_path))
+    assert result.returncode == 1
+    assert "encoder-bench run" in result.stderr
