@@ -30,8 +30,8 @@ def vqa_samples(layout: Layout, task: str, split: Split) -> list[Sample]:
     """
     if split == "val":
         raise DataError(f"{layout.root}: VQAv2 has no third public split; use train or test")
-    has_val = layout.find("vqav2", _questions_name("val")) is not None
-    if has_val:
+    names = (_questions_name("val"), _answers_name("val"))
+    if any(layout.find("vqav2", name) for name in names):
         return _read(layout, task, "val" if split == "test" else "train")
     samples = _read(layout, task, "train")
     return [s for s in samples if is_held_out(s.image_id) == (split == "test")]
@@ -46,9 +46,13 @@ def _questions_name(part: str) -> str:
     return f"v2_OpenEnded_mscoco_{_YEAR_SPLIT[part]}_questions.json"
 
 
+def _answers_name(part: str) -> str:
+    return f"v2_mscoco_{_YEAR_SPLIT[part]}_annotations.json"
+
+
 def _read(layout: Layout, task: str, part: str) -> list[Sample]:
     questions_file = layout.require("vqav2", _questions_name(part))
-    answers_file = layout.require("vqav2", f"v2_mscoco_{_YEAR_SPLIT[part]}_annotations.json")
+    answers_file = layout.require("vqav2", _answers_name(part))
     questions = unique_ids(questions_file, rows_of(questions_file, "questions"), "question_id")
     annotations = rows_of(answers_file, "annotations")
     answered = unique_ids(answers_file, annotations, "question_id")
