@@ -27,7 +27,11 @@ from encoder_bench.mllm.trainable import prove, snapshot
 from encoder_bench.plan import RunPlan
 from encoder_bench.progress import Reporter
 from encoder_bench.results.record import TrainingProof
-from encoder_bench.training.checkpoint import load_mllm_weights, save_mllm
+from encoder_bench.training.checkpoint import (
+    load_mllm_weights,
+    remove_checkpoints,
+    save_mllm,
+)
 from encoder_bench.training.loop import train
 
 _PROBE_IMAGES = 2
@@ -112,6 +116,7 @@ def train_and_prove(
     proof = TrainingProof(parts=parts, reload_identical=True, reload_max_difference=difference)
     content = {"proof": proof.model_dump(mode="json"), "summary": summary.as_json()}
     write_text(finished, json.dumps(content, indent=1) + "\n")
+    remove_checkpoints(folder)
     return Trained(reloaded, proof, content["summary"])
 
 
