@@ -1,0 +1,179 @@
+"""The evaluation loop with models whose answers are known: scores, controls, resume."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from encoder_bench.data.sample import Sample
+from encoder_bench.errors import DataError, RecipeError, UnknownNameError
+from encoder_bench.progress import QuietReporter
+from encoder_bench.recipes import DecodingSettings, TaskRecipe, load_task
+from encoder_bench.results.record import TaskScores
+from encoder_bench.tasks.controls import majority_answers, shuffled_images
+from encoder_bench.tasks.registry import find_runner
+from encoder_bench.tasks.runner import AnsweringModel, evaluate
+
+ANSWERS = {
+    "vqa": ["red", "two", "yes", "left"],
+    "captioning": ["a red dog runs", "two cats sleep", "a blue bus stops", "one big tree stands"],
+    "oc": ["0", "1", "2", "7"],
+    "mci": ["Yes.", "No.", "Yes.", "No."],
+}
+
+
+def samples(task: str, images: int = 12) -> list[Sample]:
+    found = []
+    for image in range(images):
+        answer = ANSWERS[task][image % 4]
+        references = [answer] * 9 + ["other"] if task == "vqa" else [answer]
+        for question in range(2):
+            found.append(
+                Sample(
+                    sample_id=f"{task}/{image}/{question}",
+                    task=task,
+                    image_id=image,
+                    image_path=Path(f"/images/{image}.png"),
+                    question="" if task == "captioning" else f"Question {question} ?",
+                    references=tuple(references),
+                    target=answer,
+                    facets={"answer": answer},
+                )
+            )
+    return found[::2] if task == "captioning" else found
+
+
+class Model:
+    """Answers by image, as its table says; blind without one. Counts how often it is asked."""
+
+    def __init__(self, task: str, answers: dict[str, str] | None = None, fail_at: int = 0) -> None:
+        self.answers = answers or {str(s.image_path): s.target for s in samples(task)}
+        self.asked: list[str] = []
+        self.fail_at = fail_at
+
+    def answer(
+        self,
+        images: Sequence[Path] | None,
+        prompts: Sequence[Sequence[str]],
+        decoding: DecodingSettings,
+    ) -> list[list[str]]:
+        if images is None:
+            return [["blind" for _ in group] for group in prompts]
+        if self.fail_at and len(self.asked) >= self.fail_at:
+            raise KeyboardInterrupt
+        self.asked += [
+            str(path) for path, group in zip(images, prompts, strict=True) for _ in group
+        ]
+        return [
+            [self.answers[str(path)] for _ in group]
+            for path, group in zip(images, prompts, strict=True)
+        ]
+
+
+def run(
+    task: str, model: AnsweringModel, folder: Path, recipe: TaskRecipe | None = None, batch: int = 3
+) -> TaskScores:
+    recipe = recipe or load_task(task)
+    return evaluate(
+        model, task, recipe, samples(task),
+        predictions=folder / f"{task}.jsonl", controls=recipe.controls, batch_images=batch,
+        seed=0, reporter=QuietReporter(),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("task", ["vqa", "oc", "mci"])
+def test_a_model_that_is_right_scores_a_hundred(task: str, tmp_path: Path) -> None:
+    scores = run(task, Model(task), tmp_path)
+    own = scores.metrics[scores.primary]
+    assert own.value == pytest.approx(100.0)
+    assert (own.samples, own.images) == (24, 12)
+    assert scores.parse_failures == 0
+    for control in ("no-image", "shuffled-images", "constant", "majority"):
+        blind = scores.controls[control][scores.primary]
+        assert blind.value is not None
+        assert blind.value < 80
+
+
+def test_captions_have_no_majority_and_spice_says_why_it_is_missing(tmp_path: Path) -> None:
+    scores = run("captioning", Model("captioning"), tmp_path)
+    assert "majority" not in scores.controls
+    cider = scores.metrics["cider"].value
+    assert cider is not None
+    assert cider > 900  # ten at most, in percent; captions of three words have no 4-grams
+    assert scores.metrics["spice"].value is None
+    assert "CoreNLP" in (scores.metrics["spice"].reason or "")
+
+
+def test_a_model_that_does_not_answer_is_unparsed_and_not_wrong_in_disguise(tmp_path: Path) -> None:
+    silent = {str(s.image_path): "I cannot tell" for s in samples("oc")}
+    scores = run("oc", Model("oc", silent), tmp_path)
+    assert scores.parse_failures == 24
+    assert scores.metrics["counting_accuracy"].value == 0.0
+    assert scores.metrics["counting_error"].value is None
+    rows = [json.loads(line) for line in (tmp_path / "oc.jsonl").read_text().splitlines()]
+    assert {row["outcome"] for row in rows if row["control"] is None} == {"unparsable"}
+
+
+def test_precision_recall_and_rate_of_a_model_that_says_yes(tmp_path: Path) -> None:
+    yes = {str(s.image_path): "Yes" for s in samples("mci")}
+    values = {k: v.value for k, v in run("mci", Model("mci", yes), tmp_path).metrics.items()}
+    assert values["yes_rate"] == 100.0
+    assert values["yesno_recall"] == 100.0
+    assert values["yesno_precision"] == 50.0
+    assert values["yesno_f1"] == pytest.approx(200 / 3)
+
+
+def test_a_killed_evaluation_goes_on_and_ends_the_same(tmp_path: Path) -> None:
+    whole = run("oc", Model("oc"), tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("oc", Model("oc", fail_at=12), tmp_path / "killed")
+    with (tmp_path / "killed" / "oc.partial.jsonl").open("a") as stream:
+        stream.write('{"sample_id": "oc/11/0", "predic')  # half a line
+    again = Model("oc")
+    resumed = run("oc", again, tmp_path / "killed")
+    assert resumed == whole
+    assert len(again.asked) == 48 - 12
+    assert not (tmp_path / "killed" / "oc.partial.jsonl").exists()
+
+
+def test_a_finished_file_is_not_asked_again(tmp_path: Path) -> None:
+    first = run("vqa", Model("vqa"), tmp_path)
+    again = Model("vqa")
+    assert run("vqa", again, tmp_path) == first
+    assert again.asked == []
+
+
+def test_the_batch_size_changes_nothing(tmp_path: Path) -> None:
+    one = run("vqa", Model("vqa"), tmp_path / "one", batch=1)
+    assert run("vqa", Model("vqa"), tmp_path / "many", batch=50) == one
+
+
+def test_no_image_keeps_its_own_when_shuffled() -> None:
+    for seed in range(20):
+        for image_id, path in shuffled_images(samples("oc"), seed).items():
+            assert path != Path(f"/images/{image_id}.png")
+
+
+def test_majority_is_by_question() -> None:
+    answers = majority_answers(samples("oc", images=5))
+    assert answers == ["0"] * 10
+
+
+def test_unknown_runner_metric_and_repeated_sample(tmp_path: Path) -> None:
+    recipe = load_task("oc")
+    with pytest.raises(UnknownNameError, match="did you mean 'counting'"):
+        find_runner("countin")
+    wrong = recipe.model_copy(update={"metrics": ("counting_acuracy",)})
+    with pytest.raises(RecipeError, match="did you mean 'counting_accuracy'"):
+        run("oc", Model("oc"), tmp_path, wrong)
+    missing = recipe.model_copy(update={"primary": "counting_error", "metrics": recipe.metrics[:1]})
+    with pytest.raises(RecipeError, match="primary"):
+        run("oc", Model("oc"), tmp_path, missing)
+    with pytest.raises(DataError, match="occurs twice"):
+        evaluate(
+            Model("oc"), "oc", recipe, [samples("oc")[0]] * 2, predictions=tmp_path / "x.jsonl",
+            controls=(), batch_images=1, seed=0, reporter=QuietReporter(),
+        )  # fmt: skip

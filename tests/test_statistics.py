@@ -1,0 +1,61 @@
+"""Intervals: they cover as often as they say, and they respect clusters."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from encoder_bench.statistics import bootstrap_interval, cluster_sums, plain_ratio, ratio
+
+
+def columns(correct: np.ndarray) -> np.ndarray:
+    return np.stack([correct.astype(float), np.ones(len(correct))], axis=1)
+
+
+def test_cluster_sums_add_up() -> None:
+    values = np.array([[1.0, 1.0], [0.0, 1.0], [1.0, 1.0]])
+    assert cluster_sums(values, ["a", "b", "a"]).tolist() == [[2.0, 2.0], [0.0, 1.0]]
+
+
+def test_ratios_are_percent_or_plain_and_undefined_where_nothing_counts() -> None:
+    sums = np.array([[1.0, 4.0], [0.0, 0.0]])
+    assert ratio(sums)[0] == 25.0
+    assert plain_ratio(sums)[0] == 0.25
+    assert np.isnan(ratio(sums)[1])
+
+
+def test_one_image_has_no_interval() -> None:
+    assert bootstrap_interval(columns(np.array([1, 0])), ["a", "a"], ratio) is None
+
+
+def test_questions_of_one_image_are_not_independent() -> None:
+    rng = np.random.default_rng(0)
+    per_image = rng.integers(0, 2, 50)
+    repeated = np.repeat(per_image, 10)
+    images = np.repeat(np.arange(50), 10).tolist()
+    clustered = bootstrap_interval(columns(repeated), images, ratio)
+    naive = bootstrap_interval(columns(repeated), range(500), ratio)
+    assert clustered is not None
+    assert naive is not None
+    assert (clustered[1] - clustered[0]) > 2.5 * (naive[1] - naive[0])
+
+
+def test_the_same_seed_gives_the_same_interval() -> None:
+    values = columns(np.random.default_rng(1).integers(0, 2, 80))
+    assert bootstrap_interval(values, range(80), ratio, seed=5) == bootstrap_interval(
+        values, range(80), ratio, seed=5
+    )
+
+
+def test_intervals_cover_as_often_as_they_say() -> None:
+    # 400 data sets of 150 images with 1 to 3 questions; 95% within four standard errors (4.4).
+    rng = np.random.default_rng(7)
+    truth, covered, sets = 60.0, 0, 400
+    for _ in range(sets):
+        images = np.repeat(np.arange(150), rng.integers(1, 4, 150))
+        skill = rng.beta(3, 2, 150)[images]
+        correct = rng.random(len(images)) < skill
+        interval = bootstrap_interval(columns(correct), images.tolist(), ratio, resamples=400)
+        assert interval is not None
+        covered += interval[0] <= truth <= interval[1]
+    assert covered / sets == pytest.approx(0.95, abs=0.044)
