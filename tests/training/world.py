@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from encoder_bench.data.sample import Sample
+from encoder_bench.encoders.registry import find_spec
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.trainable import set_trainable
 from encoder_bench.progress import QuietReporter
@@ -83,6 +84,7 @@ def tasks() -> dict[str, TaskRecipe]:
 
 def model(*, joint: bool = False, llm: str = "frozen", dropout: float = 0.0) -> MLLM:
     mllm = small_mllm(language=small_language(max_length=256), dropout=dropout)
+    mllm.encoder.spec = find_spec("tiny-dino")
     set_trainable(mllm, encoder=joint, llm=llm)  # type: ignore[arg-type]
     return mllm
 
