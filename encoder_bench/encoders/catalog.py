@@ -84,7 +84,15 @@ _ROWS: tuple[tuple[str, str, str, str, int, int, int, int, int], ...] = (
     ("dinov2-g", "dinov2", "ViT-g/14", "facebook/dinov2-giant", 1136480768, 1536, 40, 14, 224),
 )
 
-TINY_FAMILIES = ("deit", "clip", "siglip", "mae", "dino", "dinov2")
+_TINY_PARAMETERS = {
+    "deit": 1223296,
+    "clip": 1223168,
+    "siglip": 1222784,
+    "mae": 1223040,
+    "dino": 1223040,
+    "dinov2": 1224704,
+}
+TINY_FAMILIES = tuple(_TINY_PARAMETERS)
 
 
 def _released() -> list[EncoderSpec]:
@@ -124,6 +132,7 @@ def _tiny() -> list[EncoderSpec]:
             supervision=_FAMILIES[family][1],
             pretraining_data="scenes",
             pretraining_images="see card",
+            parameters=_TINY_PARAMETERS[family],
             width=128,
             depth=6,
             patch=8,

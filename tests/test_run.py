@@ -1,0 +1,170 @@
+"""The whole road on a small drawn data set: one record, the same scores, proof, resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from encoder_bench.errors import DataError, EncoderBenchError, RecipeError, RecordError
+from encoder_bench.plan import RunPlan, make_plan
+from encoder_bench.progress import QuietReporter
+from encoder_bench.results.record import read_record, read_records
+from encoder_bench.run import run
+
+DATA = "scenes:5:24:2:6"
+FLAGS = ["--data", DATA, "--steps", "4", "--device", "cpu", "--seed", "3"]
+SETTINGS = {"training.checkpoint_every": 1}
+
+
+def plan(results: Path, **options: object) -> RunPlan:
+    settings = {"data": DATA, "steps": 4, "device": "cpu", "seed": 3, "settings": SETTINGS}
+    return make_plan(results=results, **{**settings, **options})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results = tmp_path_factory.mktemp("frozen")
+    run(plan(results), QuietReporter())
+    return results
+
+
+@pytest.fixture(scope="module")
+def joint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results = tmp_path_factory.mktemp("joint")
+    run(plan(results, joint=True), QuietReporter())
+    return results
+
+
+def test_a_frozen_run_leaves_a_whole_record(frozen: Path) -> None:
+    (record,) = read_records(frozen)
+    assert not record.joint
+    assert set(record.tasks) == {"vqa", "captioning", "oc", "mci"}
+    for name, scores in record.tasks.items():
+        own = scores.metrics[scores.primary]
+        assert own.value is not None
+        assert own.samples > 0
+        assert "no-image" in scores.controls
+        lines = (frozen / "predictions" / record.run_id / f"{name}.jsonl").read_text().splitlines()
+        assert sum(json.loads(line)["control"] is None for line in lines) == own.samples
+    parts = record.proof.parts
+    assert parts["encoder"].trainable_parameters == 0
+    assert parts["encoder"].sha256_before == parts["encoder"].sha256_after
+    assert parts["projector"].relative_change > 0
+    assert record.proof.reload_identical
+    assert record.versions["torch"]
+    assert record.seconds["training"] > 0
+    assert record.peak_memory_bytes["resident"] > 2**20
+    assert len(record.training["losses"]) == 4
+
+
+def test_a_joint_run_moves_the_encoder(joint: Path) -> None:
+    (record,) = read_records(joint)
+    encoder = record.proof.parts["encoder"]
+    assert encoder.should_train
+    assert encoder.relative_change > 0
+    assert encoder.sha256_before != encoder.sha256_after
+    assert encoder.first_gradient_norm
+    assert encoder.last_gradient_norm
+
+
+def test_random_weights_are_said_to_be_random(frozen: Path) -> None:
+    (record,) = read_records(frozen)
+    if record.encoder.pretrained:
+        pytest.skip("the tiny encoders' weights ship with this checkout")
+    assert any("random weights" in line for line in record.warnings)
+
+
+def test_the_same_run_is_found_and_force_repeats_it_bit_for_bit(frozen: Path) -> None:
+    before = read_records(frozen)[0]
+    found = run(plan(frozen), QuietReporter())
+    assert found.found
+    assert found.record == before
+    again = run(plan(frozen), QuietReporter(), force=True)
+    assert not again.found
+    assert again.record.tasks == before.tasks
+    assert again.record.proof == before.proof
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": 4}, {"limit": 2}, {"steps": 5}, {"projector": "linear"}, {"joint": True}],
+    ids=str,
+)
+def test_what_changes_a_score_changes_the_identity(frozen: Path, change: dict[str, object]) -> None:
+    base, other = plan(frozen).scoring_settings(), plan(frozen, **change).scoring_settings()
+    assert base != other
+
+
+def test_the_feature_cache_changes_no_score(frozen: Path, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "training.feature_cache": False}
+    uncached = run(plan(tmp_path, settings=settings), QuietReporter()).record
+    cached = read_records(frozen)[0]
+    assert uncached.run_id == cached.run_id
+    assert uncached.tasks == cached.tasks
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_scores(frozen: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "encoder_bench", "run", *FLAGS, "--results", str(tmp_path)]
+    command += ["--set", "training.checkpoint_every=1", "--quiet"]
+    process = subprocess.Popen(command, env=os.environ, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("checkpoints/*/checkpoint-*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list(tmp_path.glob("checkpoints/*/*")), "killed before the first checkpoint"
+    assert not read_records(tmp_path)
+    record = run(plan(tmp_path), QuietReporter()).record
+    expected = read_records(frozen)[0]
+    assert record.run_id == expected.run_id
+    assert record.tasks == expected.tasks
+    assert record.proof.parts["projector"].sha256_after == (
+        expected.proof.parts["projector"].sha256_after
+    )
+
+
+def test_an_edited_record_is_refused(joint: Path, tmp_path: Path) -> None:
+    source = next((joint / "records").glob("*.json"))
+    edited = tmp_path / source.name
+    edited.write_text(source.read_text().replace('"seed": 3', '"seed": 4'))
+    with pytest.raises(RecordError, match="edited or damaged"):
+        read_record(edited)
+
+
+def test_two_processes_do_not_do_the_same_run_at_once(tmp_path: Path, frozen: Path) -> None:
+    from filelock import FileLock
+
+    identity = read_records(frozen)[0].run_id
+    folder = tmp_path / "checkpoints" / identity
+    folder.mkdir(parents=True)
+    with FileLock(folder / ".lock"), pytest.raises(EncoderBenchError, match="another process"):
+        run(plan(tmp_path), QuietReporter())
+
+
+def test_plans_refuse_what_cannot_be() -> None:
+    results = Path("unused")
+    with pytest.raises(RecipeError, match="twice"):
+        plan(results, tasks=["vqa", "vqa"])
+    with pytest.raises(RecipeError, match="--limit 0"):
+        plan(results, limit=0)
+    with pytest.raises(DataError, match="--data"):
+        run(plan(results, data="/nowhere/at/all"), QuietReporter())
+
+
+def test_an_estimate_counts_what_trains() -> None:
+    from encoder_bench.estimate import estimate_run
+
+    small, large = (estimate_run(plan(Path("unused"), joint=flag)) for flag in (False, True))
+    assert small.training_flops is not None
+    assert large.training_flops is not None
+    assert large.training_flops > small.training_flops
+    unknown = estimate_run(plan(Path("unused"), adapter="gvt", steps=10))
+    assert unknown.seconds is None
+    assert any("vicuna" in line for line in unknown.lines())
