@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from encoder_bench import __version__
-from encoder_bench.cli import data, encoders, results, run, table
+from encoder_bench.cli import data, encoders, models, results, run, table
 
 _HELP = """Which pretrained visual encoder should stand inside a multimodal LLM?
 
@@ -54,6 +54,8 @@ def _root(
 
 
 app.command("run", rich_help_panel="Measure", epilog=run.EPILOG)(run.run_command)
+app.command("pretrain", rich_help_panel="Measure")(models.pretrain_command)
+app.command("bench", rich_help_panel="Measure")(models.bench_command)
 app.command("table", rich_help_panel="Compare")(table.table_command)
 app.command("compare", rich_help_panel="Compare")(results.compare_command)
 app.command("report", rich_help_panel="Compare")(results.report_command)
@@ -62,3 +64,6 @@ app.add_typer(results.baseline_app, name="baseline", rich_help_panel="Compare")
 app.add_typer(encoders.app, name="encoders", rich_help_panel="Look up")
 app.add_typer(data.app, name="data", rich_help_panel="Look up")
 app.add_typer(results.results_app, name="results", rich_help_panel="Look up")
+app.add_typer(models.cache_app, name="cache", rich_help_panel="Look up")
+app.command("ask", rich_help_panel="Use")(models.ask_command)
+app.command("export", rich_help_panel="Use")(models.export_command)

@@ -1,0 +1,141 @@
+"""`encoder-bench ask | export | pretrain | cache | bench`: models beyond a single run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from encoder_bench.cli import options
+from encoder_bench.errors import EncoderBenchError
+
+cache_app = typer.Typer(
+    help="The feature cache of frozen encoders: what is in it, and pruning.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id or its beginning.")]
+Weights = Annotated[
+    Path | None, typer.Option(metavar="PATH", help="The encoder's checkpoint that the run had.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")]
+
+
+def ask_command(
+    run: Run,
+    image: Annotated[Path, typer.Argument(help="An image file.")],
+    question: Annotated[str, typer.Argument(help="As the task's prompt would put it.")],
+    results: options.Results = Path("results"),
+    weights: Weights = None,
+    device: Device = "auto",
+    debug: options.Debug = False,
+) -> None:
+    """Ask a finished run's model a question about an image."""
+    from encoder_bench.data.images import load_image
+    from encoder_bench.finished import load_finished
+    from encoder_bench.mllm.conversation import ask
+    from encoder_bench.results.runs import find_run
+
+    picture = load_image(image)
+    mllm = load_finished(results, find_run(results, run), weights=weights, device=device)
+    typer.echo(ask(mllm, picture, question))
+
+
+def export_command(
+    run: Run,
+    folder: Annotated[Path, typer.Argument(help="A folder that does not exist yet.")],
+    results: options.Results = Path("results"),
+    weights: Weights = None,
+    debug: options.Debug = False,
+) -> None:
+    """Write a run's model as transformers' LlavaForConditionalGeneration, where it fits."""
+    from encoder_bench.finished import load_finished
+    from encoder_bench.mllm.export import export_llava
+    from encoder_bench.results.runs import find_run
+
+    record = find_run(results, run)
+    mllm = load_finished(results, record, weights=weights, device="cpu")
+    card = f"# {record.run_id}\n\n```json\n{record.model_dump_json(indent=1)}\n```\n"
+    typer.echo(f"wrote {export_llava(mllm, folder, card=card)}")
+
+
+def pretrain_command(
+    objective: Annotated[
+        str | None,
+        typer.Option(metavar="deit|clip|siglip|mae|dino|dinov2", help="One objective."),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="The tiny LLM and all six encoders, on one budget; hours.")
+    ] = False,
+    data: Annotated[str, typer.Option(metavar="scenes|DIR", help="Captioned images.")] = "scenes",
+    steps: Annotated[
+        int | None, typer.Option(metavar="N", help="Optimizer steps, instead of the default.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Instead of the package's own folder.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Fixes all chance.")] = 0,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Pretrain a tiny encoder by its family's own objective; a killed run goes on."""
+    from dataclasses import replace
+
+    from encoder_bench.pretrain.zoo import ENCODER_BUDGET, pretrain, zoo
+    from encoder_bench.progress import make_reporter
+
+    if everything == (objective is not None):
+        raise EncoderBenchError("give either --objective NAME or --all")
+    budget = ENCODER_BUDGET if steps is None else replace(ENCODER_BUDGET, steps=steps)
+    reporter = make_reporter(quiet=quiet)
+    if objective is not None:
+        card = pretrain(
+            objective, data=data, budget=budget, output=output, reporter=reporter, seed=seed
+        )
+        typer.echo(json.dumps(card["held_out"], indent=1))
+        return
+    for card in zoo(data=data, budget=budget, output=output, reporter=reporter, seed=seed):
+        typer.echo(f"{card['name']}: {json.dumps(card['held_out'])}")
+
+
+def bench_command(
+    results: options.Results = Path("results"),
+    repeats: Annotated[int, typer.Option(metavar="N", help="Timed repeats of each way.")] = 5,
+    llm: Annotated[str, typer.Option(metavar="NAME", help="The language model.")] = "tiny-llama",
+    device: Device = "cpu",
+    debug: options.Debug = False,
+) -> None:
+    """Measure speed as ratios of two ways in one run, and write them to DIR/bench/."""
+    from encoder_bench.atomic import write_text
+    from encoder_bench.bench.mllm import run_bench
+
+    measured = run_bench(llm=llm, repeats=repeats, device=device)
+    text = json.dumps(measured, indent=1)
+    typer.echo(text)
+    path = results / "bench" / f"mllm-{llm.replace('/', '--')}-{device}.json"
+    write_text(path, text + "\n")
+    typer.echo(f"wrote {path}", err=True)
+
+
+@cache_app.command("ls")
+def cache_list_command(debug: options.Debug = False) -> None:
+    """List the encoders with cached features, and their size on disk."""
+    from encoder_bench.training.feature_store import list_features
+
+    for entry in list_features():
+        typer.echo(str(entry))
+
+
+@cache_app.command("prune")
+def cache_prune_command(
+    most: Annotated[float, typer.Option("--most", metavar="GIB", help="Keep at most so much.")] = 0,
+    debug: options.Debug = False,
+) -> None:
+    """Remove cached features, least recently used encoders first; they can be made again."""
+    from encoder_bench.training.feature_store import prune_features
+
+    for entry in prune_features(int(most * 2**30)):
+        typer.echo(f"removed {entry}")
