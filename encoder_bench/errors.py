@@ -66,7 +66,8 @@ def unknown_name_message(kind: str, name: str, choices: Iterable[str], hint: str
     "unknown key 'promt'; did you mean 'prompt'?"
     """
     names = sorted(set(choices))
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    same = [known for known in names if known.casefold() == name.strip().casefold()]
+    near = same or difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     message = f"unknown {kind} '{name}'"
     if near:
         message += "; did you mean " + " or ".join(f"'{n}'" for n in near) + "?"

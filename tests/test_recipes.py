@@ -42,7 +42,7 @@ def test_every_shipped_task_parses(name: str) -> None:
 
 def test_the_recipes_that_the_manual_names_are_shipped() -> None:
     assert {"quick", "laptop", "gvt", "llava"} <= set(recipe_names("adapters"))
-    assert {"vqa", "captioning", "oc", "mci", "pope"} <= set(recipe_names("tasks"))
+    assert {"vqa", "captioning", "oc", "mci"} <= set(recipe_names("tasks"))
 
 
 def test_unknown_key_names_file_and_nearest_key(tmp_path: Path) -> None:

@@ -107,9 +107,9 @@ def test_answers_are_balanced_so_that_the_image_is_needed(tmp_path: Path) -> Non
             by_question[sample.question][sample.target] += 1
         right = sum(counts.most_common(1)[0][1] for counts in by_question.values())
         assert right / len(samples) < most
-    counts = Counter(s.target for s in folder.samples(
-        "oc", reader="gvtbench", source="coco_oc", split="test"
-    ))
+    counts = Counter(
+        s.target for s in folder.samples("oc", reader="gvtbench", source="coco_oc", split="test")
+    )
     assert counts["0"] > 0
 
 

@@ -25,25 +25,23 @@ ANSWERS = {
 }
 
 
+def sample(task: str, image: int, question: int) -> Sample:
+    answer = ANSWERS[task][image % 4]
+    return Sample(
+        sample_id=f"{task}/{image}/{question}",
+        task=task,
+        image_id=image,
+        image_path=Path(f"/images/{image}.png"),
+        question="" if task == "captioning" else f"Question {question} ?",
+        references=(*[answer] * 9, "other") if task == "vqa" else (answer,),
+        target=answer,
+        facets={"answer": answer},
+    )
+
+
 def samples(task: str, images: int = 12) -> list[Sample]:
-    found = []
-    for image in range(images):
-        answer = ANSWERS[task][image % 4]
-        references = [answer] * 9 + ["other"] if task == "vqa" else [answer]
-        for question in range(2):
-            found.append(
-                Sample(
-                    sample_id=f"{task}/{image}/{question}",
-                    task=task,
-                    image_id=image,
-                    image_path=Path(f"/images/{image}.png"),
-                    question="" if task == "captioning" else f"Question {question} ?",
-                    references=tuple(references),
-                    target=answer,
-                    facets={"answer": answer},
-                )
-            )
-    return found[::2] if task == "captioning" else found
+    questions = 1 if task == "captioning" else 2
+    return [sample(task, image, q) for image in range(images) for q in range(questions)]
 
 
 class Model:
