@@ -73,5 +73,5 @@ def unknown_name_message(kind: str, name: str, choices: Iterable[str], hint: str
         message += "; did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
     elif names:
         shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
-        message += f"; choose one of {shown}"
+        message += f"; choose one of {shown}."
     return f"{message} {hint}".rstrip()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from encoder_bench.errors import RecipeError
+from encoder_bench.errors import RecipeError, UnknownNameError
 from encoder_bench.recipes import (
     AdapterRecipe,
     StageSettings,
@@ -132,6 +132,7 @@ def make_plan(
         UnknownNameError: no such encoder, recipe, projector or task.
     """
     from encoder_bench.encoders.registry import find_spec
+    from encoder_bench.mllm.projectors import projector_names
 
     find_spec(encoder)
     recipe = load_adapter(
@@ -147,6 +148,8 @@ def make_plan(
             "llm.train": llm_train,
         },
     )
+    if recipe.projector.name not in projector_names():
+        raise UnknownNameError("projector", recipe.projector.name, projector_names())
     if steps is not None:
         stages = tuple(_with_steps(stage, steps) for stage in recipe.stages)
         recipe = recipe.model_copy(update={"stages": stages})

@@ -74,6 +74,16 @@ class Layout:
         Raises:
             DataError: there is none, or the path leaves the folder; names the row.
         """
+        if image_id not in self._checked:
+            self._checked[image_id] = self._find_image(image_id, where)
+        return self._checked[image_id]
+
+    @cached_property
+    def _checked(self) -> dict[int | str, Path]:
+        """Image files that were found and checked; most images have many questions."""
+        return {}
+
+    def _find_image(self, image_id: int | str, where: str) -> Path:
         if isinstance(image_id, int):
             path = self.coco_images.get(image_id)
             if path is None:

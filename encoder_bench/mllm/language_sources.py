@@ -68,7 +68,7 @@ def load_source(name: str, *, dtype: torch.dtype, weights: Path | None = None) -
         raise WeightsError(f"LLM weights {weights}: no such folder")
     if _HUB_ID.fullmatch(name) and not name.startswith("."):
         return _load_hub(name, dtype)
-    hint = "A folder, a .gguf file or a Hub id (owner/name) works too."
+    hint = "Besides: a folder, a .gguf file or a Hub id (owner/name) works too."
     raise UnknownNameError("language model", name, language_model_names(), hint)
 
 
