@@ -45,8 +45,8 @@ def list_command(
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for column in ("name", "encoder", "supervision", "pretraining", "params", "tokens", "source"):
-        table.add_column(column, overflow="fold", no_wrap=column in ("name", "params", "tokens"))
+    for column in ("name", "encoder", "supervision", "pretraining", "params", "tokens"):
+        table.add_column(column, no_wrap=column not in ("encoder", "pretraining"))
     for row in rows:
         table.add_row(
             row["name"],
@@ -55,12 +55,11 @@ def list_command(
             row["pretraining"],
             _millions(row["parameters"]),
             str(row["patch_tokens"] or "?"),
-            row["source"],
         )
     console = Console()
     console.print(table)
     console.print(
-        "Besides: timm:NAME, open_clip:ARCH/PRETRAINED, hf:REPO[@REV], dir:PATH, or A+B.",
+        "`encoders show NAME` prints source and weights. Besides: timm:NAME, open_clip:ARCH/PRETRAINED, hf:REPO[@REV], dir:PATH, or A+B.",
         markup=False,
         highlight=False,
     )

@@ -258,12 +258,14 @@ def _print_outcome(outcome: RunOutcome, results: Path) -> None:
     if outcome.found:
         console.print(f"This run was done on {record.created}; --force runs it again.")
     print_table([record], console)
-    mode = "frozen" if record.joint else "joint"
-    other = "" if record.joint else " --joint-tune"
+    flag = "" if record.joint else " --joint-tune"
     console.print(f"record       {outcome.path}", highlight=False)
     console.print(f"predictions  {results / 'predictions' / record.run_id}", highlight=False)
     console.print(
-        f"next         encoder-bench run --encoder {record.encoder.name}{other} ({mode}), "
-        f"then encoder-bench table --results {results}",
+        f"next         encoder-bench run --encoder {record.encoder.name}{flag}",
+        highlight=False,
+    )
+    console.print(
+        f"             encoder-bench table --results {results}   (report, compare, check: --help)",
         highlight=False,
     )
