@@ -59,7 +59,8 @@ def list_command(
     console = Console()
     console.print(table)
     console.print(
-        "`encoders show NAME` prints source and weights. Besides: timm:NAME, open_clip:ARCH/PRETRAINED, hf:REPO[@REV], dir:PATH, or A+B.",
+        "`encoders show NAME` prints source and weights. Besides these names: timm:NAME, "
+        "open_clip:ARCH/PRETRAINED, hf:REPO[@REV], dir:PATH, or A+B.",
         markup=False,
         highlight=False,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from encoder_bench.encoders.bundled_weights import has_bundled_weights
 from encoder_bench.encoders.registry import encoder_names, find_spec
 from encoder_bench.encoders.spec import EncoderSpec
 
@@ -36,8 +37,6 @@ def encoder_card(name: str) -> dict[str, Any]:
     card["revision"] = spec.revision or "unpinned"
     card["patch_tokens"] = _tokens(spec)
     if spec.source == "bundled":
-        from encoder_bench.encoders.bundled_weights import has_bundled_weights
-
         card["weights"] = "shipped" if has_bundled_weights(spec.locator) else "seeded random"
     if spec.parameters is not None:
         card["weights_memory_bytes_float32"] = spec.parameters * BYTES_PER_PARAMETER
@@ -49,13 +48,19 @@ def _row(spec: EncoderSpec) -> dict[str, Any]:
         "name": spec.name,
         "encoder": spec.display_name,
         "supervision": spec.supervision,
-        "pretraining": f"{spec.pretraining_data} ({spec.pretraining_images})",
+        "pretraining": _pretraining(spec),
         "parameters": spec.parameters,
         "width": spec.width,
         "patch_tokens": _tokens(spec),
         "source": f"{spec.source}:{spec.locator}",
         "revision": spec.revision or "unpinned",
     }
+
+
+def _pretraining(spec: EncoderSpec) -> str:
+    if spec.source == "bundled":
+        return "scenes" if has_bundled_weights(spec.locator) else "none: random weights"
+    return f"{spec.pretraining_data} ({spec.pretraining_images})"
 
 
 def _tokens(spec: EncoderSpec) -> int | None:
