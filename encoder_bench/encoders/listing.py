@@ -37,7 +37,10 @@ def encoder_card(name: str) -> dict[str, Any]:
     card["revision"] = spec.revision or "unpinned"
     card["patch_tokens"] = _tokens(spec)
     if spec.source == "bundled":
-        card["weights"] = "shipped" if has_bundled_weights(spec.locator) else "seeded random"
+        shipped = has_bundled_weights(spec.locator)
+        card["weights"] = "shipped" if shipped else "seeded random"
+        if not shipped:
+            card["pretraining_data"] = card["pretraining_images"] = "none"
     if spec.parameters is not None:
         card["weights_memory_bytes_float32"] = spec.parameters * BYTES_PER_PARAMETER
     return card
