@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -39,3 +40,31 @@ def check_command(
         typer.echo(line)
     if result.problems:
         raise EncoderBenchError(f"{folder.root}: {len(result.problems)} problems, listed above")
+
+
+@app.command("import")
+def import_command(
+    source: Annotated[str, typer.Argument(help="A Hub id, or a folder of Dataset.save_to_disk.")],
+    output: Annotated[Path, typer.Argument(metavar="DIR", help="The data folder to write into.")],
+    kind: Annotated[str, typer.Option(metavar="vqav2|captions", help="What its columns hold.")],
+    split: Annotated[str, typer.Option(help="The data set's own name.")] = "validation",
+    part: Annotated[str, typer.Option(metavar="train|val", help="What it becomes.")] = "val",
+    revision: Annotated[str | None, typer.Option(help="Of the Hub repository.")] = None,
+    debug: options.Debug = False,
+) -> None:
+    """Write a Hub data set to a folder in the official layout, through `datasets`."""
+    from encoder_bench.data.hub import import_dataset
+    from encoder_bench.progress import make_reporter
+
+    if kind not in ("vqav2", "captions") or part not in ("train", "val"):
+        raise EncoderBenchError("--kind is vqav2 or captions, --part is train or val")
+    count = import_dataset(
+        source,
+        output,
+        kind=kind,  # type: ignore[arg-type]
+        split=split,
+        part=part,  # type: ignore[arg-type]
+        revision=revision,
+        reporter=make_reporter(quiet=False),
+    )
+    typer.echo(f"wrote {count} rows to {output}")

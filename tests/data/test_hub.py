@@ -1,0 +1,82 @@
+"""Data sets saved by `datasets`, written in the official layouts and read back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import datasets
+import pytest
+from PIL import Image
+
+from encoder_bench.data.folder import DataFolder
+from encoder_bench.data.hub import import_dataset
+from encoder_bench.errors import DataError
+from encoder_bench.progress import QuietReporter
+
+
+def picture(shade: int) -> Image.Image:
+    return Image.new("RGB", (12, 8), (shade, 0, 0))
+
+
+def answers(text: str) -> list[dict[str, object]]:
+    return [{"answer": text, "answer_confidence": "yes", "answer_id": i} for i in range(1, 11)]
+
+
+def saved(folder: Path, rows: dict[str, list[object]]) -> Path:
+    data = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+    data.save_to_disk(str(folder))
+    return folder
+
+
+def test_questions_are_read_back_as_they_were(tmp_path: Path) -> None:
+    source = saved(
+        tmp_path / "source",
+        {
+            "image": [picture(10), picture(10), picture(200)],
+            "image_id": [4, 4, 5],
+            "question": ["What color?", "How many?", "Is it red?"],
+            "question_id": [40, 41, 50],
+            "answers": [answers("red"), answers("2"), answers("yes")],
+            "multiple_choice_answer": ["red", "2", "yes"],
+            "answer_type": ["other", "number", "yes/no"],
+            "question_type": ["what", "how many", "is it"],
+        },
+    )
+    output = tmp_path / "data"
+    count = import_dataset(
+        str(source), output, kind="vqav2", split="x", part="val", reporter=QuietReporter()
+    )
+    assert count == 3
+    samples = DataFolder("x", output).samples("vqa", reader="vqav2", source="vqav2", split="test")
+    assert [s.question for s in samples] == ["What color?", "How many?", "Is it red?"]
+    assert samples[0].references == ("red",) * 10
+    assert samples[1].facets["answer_type"] == "number"
+    assert Image.open(samples[2].image_path).getpixel((0, 0)) == (200, 0, 0)
+    assert len(list((output / "coco" / "val2017").iterdir())) == 2
+
+
+def test_captions_are_read_back_as_they_were(tmp_path: Path) -> None:
+    source = saved(
+        tmp_path / "source",
+        {"image": [picture(1)], "id": [9], "answer": [["a dark square", "nearly black"]]},
+    )
+    import_dataset(
+        str(source), tmp_path, kind="captions", split="x", part="val", reporter=QuietReporter()
+    )
+    (sample,) = DataFolder("x", tmp_path).samples(
+        "captioning", reader="coco-captions", source="captions", split="test"
+    )
+    assert (sample.image_id, sample.references) == (9, ("a dark square", "nearly black"))
+
+
+def test_missing_columns_and_data_sets_are_named(tmp_path: Path) -> None:
+    source = saved(tmp_path / "source", {"image": [picture(1)], "id": [9]})
+    with pytest.raises(DataError, match="no column 'answer' for captions; it has image, id"):
+        import_dataset(
+            str(source), tmp_path, kind="captions", split="x", part="val", reporter=QuietReporter()
+        )
+    with pytest.raises(DataError, match=r"nobody/nothing.*cannot be read"):
+        import_dataset(
+            "nobody/nothing", tmp_path, kind="vqav2", split="x", part="val",
+            reporter=QuietReporter(),
+        )  # fmt: skip
