@@ -6,13 +6,22 @@ import os
 
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 _SECONDS = 3.0
+_FILES = (
+    "config.json",
+    "model.safetensors",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
+)
 
 
 def is_cached(repository: str, revision: str | None = None) -> bool:
-    """Return whether the repository's configuration is in the local Hub cache."""
+    """Return whether a configuration or weights of the repository are in the local Hub cache."""
     from huggingface_hub import try_to_load_from_cache
 
-    return isinstance(try_to_load_from_cache(repository, "config.json", revision=revision), str)
+    return any(
+        isinstance(try_to_load_from_cache(repository, name, revision=revision), str)
+        for name in _FILES
+    )
 
 
 def is_reachable(repository: str) -> bool:

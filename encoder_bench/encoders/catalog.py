@@ -21,9 +21,9 @@ _FAMILIES: dict[str, tuple[str, Supervision, str, str, str, str]] = {
 
 _ROWS: tuple[tuple[str, str, str, str, int, int, int, int, int], ...] = (
     # name, family, size, repository, parameters, width, depth, patch, resolution
-    ("deit-ti", "deit", "ViT-Ti/16", "facebook/deit-tiny-patch16-224", 5524800, 192, 12, 16, 224),
-    ("deit-s", "deit", "ViT-S/16", "facebook/deit-small-patch16-224", 21666432, 384, 12, 16, 224),
-    ("deit-b", "deit", "ViT-B/16", "facebook/deit-base-patch16-224", 85800192, 768, 12, 16, 224),
+    ("deit-ti", "deit", "ViT-Ti/16", "facebook/deit-tiny-patch16-224", 5524416, 192, 12, 16, 224),
+    ("deit-s", "deit", "ViT-S/16", "facebook/deit-small-patch16-224", 21665664, 384, 12, 16, 224),
+    ("deit-b", "deit", "ViT-B/16", "facebook/deit-base-patch16-224", 85798656, 768, 12, 16, 224),
     ("clip-b32", "clip", "ViT-B/32", "openai/clip-vit-base-patch32", 87456000, 768, 12, 32, 224),
     ("clip-b", "clip", "ViT-B/16", "openai/clip-vit-base-patch16", 85799424, 768, 12, 16, 224),
     ("clip-l", "clip", "ViT-L/14", "openai/clip-vit-large-patch14", 303179776, 1024, 24, 14, 224),

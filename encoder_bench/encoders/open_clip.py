@@ -11,9 +11,10 @@ from PIL.Image import Image
 from torch import Tensor
 
 from encoder_bench.encoders.encoder import Encoder
-from encoder_bench.encoders.reading import explained
+from encoder_bench.encoders.reading import explained, require_reachable
 from encoder_bench.encoders.spec import EncoderSpec
 from encoder_bench.errors import UnknownNameError, WeightsError
+from encoder_bench.hub import is_cached
 
 
 class OpenClipEncoder(Encoder):
@@ -45,8 +46,7 @@ class OpenClipEncoder(Encoder):
         self.weights_revision = None
         self.resolution = resolution
         self._transform = transform
-        trunk = getattr(backbone, "transformer", None)
-        self._blocks = len(trunk.resblocks) if trunk is not None else None
+        self._blocks = _block_count(spec.name, backbone)
         with torch.no_grad():
             probe = torch.zeros(1, 3, *resolution, dtype=next(backbone.parameters()).dtype)
             tokens, self.grid = self._tokens(probe)
@@ -65,7 +65,7 @@ class OpenClipEncoder(Encoder):
         return self._tokens(pixels)[0]
 
     def _tokens(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        blocks = self._blocks or 1
+        blocks = self._blocks
         if any(not -blocks <= index < blocks for index in self.layer):
             raise WeightsError(f"--layer {self.layer}: this tower has {blocks} blocks")
         wanted = [index % blocks for index in self.layer]
@@ -91,6 +91,23 @@ class OpenClipEncoder(Encoder):
     def transform_description(self) -> str:
         """The steps of the evaluation transform."""
         return " ".join(str(self._transform).split())
+
+
+def _block_count(name: str, backbone: Any) -> int:
+    """Return how many blocks a tower has, its own or its timm trunk's.
+
+    Raises:
+        WeightsError: they cannot be counted, and so the last one cannot be told.
+    """
+    if hasattr(backbone, "transformer"):
+        return len(backbone.transformer.resblocks)
+    blocks = getattr(getattr(backbone, "trunk", None), "blocks", None)
+    if blocks is None:
+        raise WeightsError(
+            f"encoder {name}: the blocks of this open_clip tower cannot be counted; its weights "
+            "be in timm (timm:NAME)"
+        )
+    return len(blocks)
 
 
 def load_open_clip(
@@ -126,13 +143,17 @@ def load_open_clip(
         weights = weights / "open_clip_model.safetensors"
     if weights is not None and (weights.suffix != ".safetensors" or not weights.is_file()):
         raise WeightsError(f"encoder {spec.name}: --weights {weights}: no such safetensors file")
+    facts = open_clip.get_pretrained_cfg(architecture, tag) or {}
+    repository = str(facts.get("hf_hub", "")).rstrip("/")
+    if weights is None and repository and not is_cached(repository):
+        require_reachable(spec.name, repository)
     with explained(spec.name, str(weights or spec.locator)):
         model, _, transform = open_clip.create_model_and_transforms(
             architecture,
             pretrained=str(weights) if weights is not None else tag,
             force_image_size=resolution,
             weights_only=True,
-            force_quick_gelu=tag == "openai",
+            force_quick_gelu=bool(facts.get("quick_gelu")),
         )
     size = model.visual.image_size
     pair = (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))

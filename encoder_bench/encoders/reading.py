@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from encoder_bench.errors import EncoderBenchError, WeightsError
+from encoder_bench.hub import is_reachable
 
 _UNREACHABLE = ("LocalEntryNotFound", "OfflineMode", "ConnectError", "ConnectionError", "Timeout")
 
@@ -34,6 +35,16 @@ def explained(name: str, place: str) -> Iterator[None]:
         if any(word in kind for kind in kinds for word in _UNREACHABLE) or "offline" in first:
             raise unreachable(name, place) from error
         raise WeightsError(f"encoder {name}: {place} cannot be read: {first}") from error
+
+
+def require_reachable(name: str, repository: str) -> None:
+    """Return at once where the Hub has the repository.
+
+    Raises:
+        WeightsError: it cannot be reached; libraries would try for most of a minute.
+    """
+    if not is_reachable(repository):
+        raise unreachable(name, repository)
 
 
 def unreachable(name: str, place: str) -> WeightsError:

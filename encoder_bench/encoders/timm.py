@@ -14,9 +14,12 @@ from PIL.Image import Image
 from torch import Tensor
 
 from encoder_bench.encoders.encoder import Encoder
-from encoder_bench.encoders.reading import explained
+from encoder_bench.encoders.reading import explained, require_reachable
 from encoder_bench.encoders.spec import EncoderSpec
 from encoder_bench.errors import UnknownNameError, WeightsError
+from encoder_bench.hub import is_cached
+
+_HEADS = ("head.", "head_dist.", "fc.", "classifier.", "fc_norm.")
 
 
 class TimmEncoder(Encoder):
@@ -88,13 +91,18 @@ class TimmEncoder(Encoder):
         if self.layer == (-1,):
             return _flat(self.backbone.forward_features(pixels), self.backbone)
         assert self._blocks is not None
-        indices = [index % self._blocks for index in self.layer]
-        maps = self.backbone.forward_intermediates(
-            pixels, indices=sorted(set(indices)), intermediates_only=True, output_fmt="NCHW"
-        )
-        by_index = dict(zip(sorted(set(indices)), maps, strict=True))
-        joined = torch.cat([by_index[index] for index in indices], dim=1)
-        return joined.flatten(2).transpose(1, 2), (joined.shape[2], joined.shape[3])
+        last = self._blocks - 1
+        parts = []
+        for index in (index % self._blocks for index in self.layer):
+            if index == last:
+                tokens, grid = _flat(self.backbone.forward_features(pixels), self.backbone)
+            else:
+                (maps,) = self.backbone.forward_intermediates(
+                    pixels, indices=[index], intermediates_only=True, output_fmt="NCHW"
+                )
+                tokens, grid = maps.flatten(2).transpose(1, 2), (maps.shape[2], maps.shape[3])
+            parts.append(tokens)
+        return torch.cat(parts, dim=-1), grid
 
     def transform(self, image: Image) -> Tensor:
         """Return `(3, H, W)` pixels as timm's data configuration makes them."""
@@ -154,17 +162,65 @@ def load_timm(
     base = spec.locator.split(".")[0]
     if not timm.is_model(base):
         raise UnknownNameError("timm model", base, timm.list_models())
+    _refuse_wrong_activation(spec)
     arguments: dict[str, Any] = {"num_classes": 0}
     if resolution and _takes_image_size(base):
         arguments["img_size"] = resolution
     if weights is not None:
         file = _checkpoint_file(spec.name, weights)
         arguments["pretrained_cfg_overlay"] = {"file": str(file)}
+        _check_whole(spec, file, timm.create_model(spec.locator, num_classes=0))
+    else:
+        facts = timm.get_pretrained_cfg(spec.locator)
+        repository = facts.hf_hub_id if facts is not None else None
+        if repository and not is_cached(repository):
+            require_reachable(spec.name, repository)
     with explained(spec.name, str(weights or spec.locator)):
         backbone = timm.create_model(spec.locator, pretrained=True, **arguments)
     return TimmEncoder(
         spec, backbone.to(dtype).eval(), layer=layer, resolution=resolution, revision=None
     )
+
+
+def _refuse_wrong_activation(spec: EncoderSpec) -> None:
+    """Refuse OpenAI's CLIP weights in an architecture with plain GELU, which timm would build.
+
+    Raises:
+        WeightsError: names the architecture that has QuickGELU.
+    """
+    base, _, tag = spec.locator.partition(".")
+    if "_clip_" in base and "quickgelu" not in base and tag.startswith("openai"):
+        right = base.replace("_clip_", "_clip_quickgelu_")
+        raise WeightsError(
+            f"encoder {spec.name}: OpenAI's CLIP weights need QuickGELU; use timm:{right}.{tag}"
+        )
+
+
+def _check_whole(spec: EncoderSpec, file: Path, model: Any) -> None:
+    """Check that a checkpoint has every parameter of the model, and none besides but a head's.
+
+    timm itself loads with `strict=False` in places and leaves what is missing at random values.
+
+    Raises:
+        WeightsError: names the first parameter that is missing or unexpected.
+    """
+    from safetensors import safe_open
+
+    with explained(spec.name, str(file)), safe_open(file, framework="pt") as handle:
+        held: set[str] = set(handle.keys())
+    wanted = set(model.state_dict())
+    missing, surplus = sorted(wanted - held), sorted(held - wanted)
+    surplus = [name for name in surplus if not name.startswith(_HEADS)]
+    if missing:
+        raise WeightsError(
+            f"encoder {spec.name}: {file} leaves {len(missing)} parameters at random values, the "
+            f"first {missing[0]}"
+        )
+    if surplus:
+        raise WeightsError(
+            f"encoder {spec.name}: {file} holds {len(surplus)} parameters that {spec.locator} does "
+            f"not have, the first {surplus[0]}"
+        )
 
 
 def _takes_image_size(name: str) -> bool:

@@ -27,7 +27,8 @@ class _Architecture:
 
     Attributes:
         model_class: transformers' class of the vision tower.
-        prefix_tokens: class, distillation and register tokens before the patch tokens.
+        prefix_tokens: class and distillation tokens before the patch tokens; registers, whose
+            number the configuration gives, come on top.
         options: arguments that leave out a pooling head, which no patch token depends on.
         surplus: beginnings of parameter names of such heads, and of other towers, that a
             checkpoint may hold besides.
@@ -57,7 +58,7 @@ _ARCHITECTURES: dict[str, _Architecture] = {
     ),
     "dinov2": _Architecture("Dinov2Model", 1, {}, _HEADS, asks_interpolation=False),
     "dinov2_with_registers": _Architecture(
-        "Dinov2WithRegistersModel", 5, {}, _HEADS, asks_interpolation=False
+        "Dinov2WithRegistersModel", 1, {}, _HEADS, asks_interpolation=False
     ),
 }
 
@@ -115,6 +116,8 @@ class TransformersEncoder(Encoder):
         self.width = int(config.hidden_size) * len(layer)
         self.pretrained = pretrained
         self.weights_revision = revision
+        registers = int(getattr(config, "num_register_tokens", 0) or 0)
+        self._prefix_tokens = self._architecture.prefix_tokens + registers
         self._interpolate = config.image_size != self.resolution[0]
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -140,7 +143,7 @@ class TransformersEncoder(Encoder):
             for index in self.layer
         ]
         tokens = torch.cat(chosen, dim=-1) if len(chosen) > 1 else chosen[0]
-        return tokens[:, self._architecture.prefix_tokens :]
+        return tokens[:, self._prefix_tokens :]
 
     @property
     def _last(self) -> int:
@@ -236,7 +239,7 @@ def _architecture(spec: EncoderSpec, model_type: str, place: str) -> _Architectu
 
 
 _FAMILY_TYPES = {
-    "deit": {"deit"},
+    "deit": {"deit", "vit"},  # the checkpoints without a distillation token are plain ViTs
     "clip": {"clip", "clip_vision_model"},
     "siglip": {"siglip", "siglip_vision_model"},
     "mae": {"vit_mae"},
@@ -256,7 +259,12 @@ def _load_backbone(
 
     with quiet_loading():
         backbone, report = getattr(transformers, architecture.model_class).from_pretrained(
-            place, output_loading_info=True, dtype=dtype, **architecture.options, **arguments
+            place,
+            output_loading_info=True,
+            dtype=dtype,
+            use_safetensors=True if Path(place).is_dir() else None,
+            **architecture.options,
+            **arguments,
         )
     for problem in ("missing_keys", "mismatched_keys"):
         names = sorted(str(name) for name in report.get(problem, ()))

@@ -48,7 +48,7 @@ def test_general_forms() -> None:
 
 
 ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "deit": ("DeiTModel", "DeiTConfig", {"add_pooling_layer": False}),
+    "deit": ("ViTModel", "ViTConfig", {"add_pooling_layer": False}),
     "clip": ("CLIPVisionModel", "CLIPVisionConfig", {}),
     "siglip": ("SiglipVisionModel", "SiglipVisionConfig", {}),
     "mae": ("ViTMAEModel", "ViTMAEConfig", {}),

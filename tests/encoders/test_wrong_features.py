@@ -1,0 +1,93 @@
+"""Ways to get wrong features without an error, each of which must be an error or be right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from encoder_bench.encoders.bundled import tiny_processor
+from encoder_bench.encoders.registry import load_encoder
+from encoder_bench.errors import WeightsError
+
+PICTURE = Image.new("RGB", (50, 40), (200, 60, 10))
+
+
+@pytest.fixture
+def timm_file(tmp_path: Path) -> Path:
+    import timm
+
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=0)
+    torch.nn.init.normal_(model.norm.weight)
+    path = tmp_path / "model.safetensors"
+    save_file(model.state_dict(), path)
+    return path
+
+
+def test_timm_checkpoints_must_be_whole(timm_file: Path) -> None:
+    state = load_file(timm_file)
+    weight = state.pop("blocks.3.mlp.fc1.weight")
+    save_file(state, timm_file)
+    with pytest.raises(WeightsError, match=r"random values.*blocks\.3\.mlp\.fc1\.weight"):
+        load_encoder("timm:vit_tiny_patch16_224", weights=timm_file)
+    save_file(state | {"blocks.3.mlp.fc1.weight": weight, "extra": weight.clone()}, timm_file)
+    with pytest.raises(WeightsError, match="does not have, the first extra"):
+        load_encoder("timm:vit_tiny_patch16_224", weights=timm_file)
+
+
+def test_the_last_layer_is_the_same_however_it_is_named(timm_file: Path) -> None:
+    last, named, joined = (
+        load_encoder("timm:vit_tiny_patch16_224", weights=timm_file, layer=layer)
+        for layer in ((-1,), (11,), (-2, -1))
+    )
+    pixels = last.transform(PICTURE)[None]
+    assert torch.equal(last(pixels), named(pixels))
+    assert torch.equal(last(pixels), joined(pixels)[..., last.width :])
+
+
+def test_openai_weights_are_refused_without_quick_gelu(timm_file: Path) -> None:
+    with pytest.raises(WeightsError, match=r"vit_base_patch32_clip_quickgelu_224\.openai"):
+        load_encoder("timm:vit_base_patch32_clip_224.openai", weights=timm_file)
+
+
+def test_registers_are_counted_from_the_configuration(tmp_path: Path) -> None:
+    import transformers
+
+    config = transformers.Dinov2WithRegistersConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, mlp_ratio=2, image_size=64,
+        patch_size=8, num_register_tokens=8,
+    )  # fmt: skip
+    transformers.Dinov2WithRegistersModel(config).save_pretrained(tmp_path)
+    tiny_processor().save_pretrained(tmp_path)
+    encoder = load_encoder(f"dir:{tmp_path}")
+    assert encoder(encoder.transform(PICTURE)[None]).shape == (1, 64, 32)
+
+
+def test_a_timm_trunk_in_open_clip_gives_its_last_block(tmp_path: Path) -> None:
+    import open_clip
+
+    torch.manual_seed(0)
+    name = "ViT-B-16-SigLIP"
+    model = open_clip.create_model(name, pretrained=None)
+    path = tmp_path / "open_clip_model.safetensors"
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
+    encoder = load_encoder(f"open_clip:{name}/webli", weights=path)
+    pixels = encoder.transform(PICTURE)[None]
+    with torch.no_grad():
+        expected = model.visual.trunk.eval().forward_features(pixels)
+        assert torch.allclose(encoder(pixels), expected, atol=1e-4)
+
+
+def test_a_folder_with_a_pickle_only_is_refused(tmp_path: Path) -> None:
+    from encoder_bench.encoders.bundled import seeded_backbone
+
+    backbone = seeded_backbone("dino")
+    backbone.config.save_pretrained(tmp_path)
+    tiny_processor().save_pretrained(tmp_path)
+    torch.save(backbone.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(WeightsError):
+        load_encoder("tiny-dino", weights=tmp_path)
