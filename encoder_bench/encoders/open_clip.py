@@ -105,7 +105,7 @@ def _block_count(name: str, backbone: Any) -> int:
     if blocks is None:
         raise WeightsError(
             f"encoder {name}: the blocks of this open_clip tower cannot be counted; its weights "
-            "be in timm (timm:NAME)"
+            "may be in timm (timm:NAME)"
         )
     return len(blocks)
 
