@@ -207,6 +207,7 @@ def load_transformers(
         architecture = _architecture(spec, config.model_type, place)
         processor = AutoImageProcessor.from_pretrained(place, **arguments)
         backbone = _load_backbone(spec, place, architecture, dtype, arguments)
+    _check_size(spec, backbone.config, place)
     if backbone.config.model_type == "vit_mae":
         backbone.config.mask_ratio = 0.0
     revision = getattr(config, "_commit_hash", None) or spec.revision
@@ -236,6 +237,21 @@ def _architecture(spec: EncoderSpec, model_type: str, place: str) -> _Architectu
             "the weights are not those that the name stands for"
         )
     return _ARCHITECTURES[model_type]
+
+
+def _check_size(spec: EncoderSpec, config: Any, place: str) -> None:
+    """Check that a named encoder's weights have the width and depth that the catalogue states.
+
+    Raises:
+        WeightsError: they are another size of the family.
+    """
+    found = (int(config.hidden_size), int(config.num_hidden_layers))
+    stated = (spec.width or found[0], spec.depth or found[1])
+    if found != stated:
+        raise WeightsError(
+            f"encoder {spec.name}: {place} is {found[0]} wide with {found[1]} blocks, the name "
+            f"stands for {stated[0]} and {stated[1]}; load it as dir:PATH or hf:REPO instead"
+        )
 
 
 _FAMILY_TYPES = {

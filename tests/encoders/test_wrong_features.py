@@ -82,6 +82,15 @@ def test_a_timm_trunk_in_open_clip_gives_its_last_block(tmp_path: Path) -> None:
         assert torch.allclose(encoder(pixels), expected, atol=1e-4)
 
 
+def test_another_size_of_the_family_is_refused(tmp_path: Path) -> None:
+    from encoder_bench.encoders.bundled import seeded_backbone
+
+    seeded_backbone("mae").save_pretrained(tmp_path)
+    tiny_processor().save_pretrained(tmp_path)
+    with pytest.raises(WeightsError, match=r"128 wide with 6 blocks.*1024 and 24"):
+        load_encoder("mae-l", weights=tmp_path)
+
+
 def test_a_folder_with_a_pickle_only_is_refused(tmp_path: Path) -> None:
     from encoder_bench.encoders.bundled import seeded_backbone
 
