@@ -17,6 +17,28 @@ app = typer.Typer(
 )
 
 
+_CARD = (
+    ("encoder", "display_name"),
+    ("family", "family"),
+    ("supervision", "supervision"),
+    ("pretraining data", "pretraining_data"),
+    ("pretraining images", "pretraining_images"),
+    ("weights", "weights"),
+    ("revision", "revision"),
+    ("parameters", "parameters"),
+    ("memory for the weights", "weights_memory_bytes_float32"),
+    ("GFLOPs an image", "gflops"),
+    ("width", "width"),
+    ("blocks", "depth"),
+    ("patch", "patch"),
+    ("resolution", "resolution"),
+    ("patch tokens", "tokens"),
+    ("prefix tokens", "prefix_tokens"),
+    ("licence", "licence"),
+    ("paper", "paper"),
+)
+
+
 @app.callback()
 def list_command(
     context: typer.Context,
@@ -29,6 +51,10 @@ def list_command(
     max_parameters: Annotated[
         int | None, typer.Option(metavar="N", help="Only encoders with at most N parameters.")
     ] = None,
+    max_gflops: Annotated[
+        float | None,
+        typer.Option(metavar="G", help="Only encoders with at most G GFLOPs an image."),
+    ] = None,
     json_output: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -37,7 +63,7 @@ def list_command(
         return
     from encoder_bench.encoders.listing import encoder_rows
 
-    rows = encoder_rows(family, supervision, max_parameters)
+    rows = encoder_rows(family, supervision, max_parameters, max_gflops)
     if json_output:
         typer.echo(json.dumps(rows, indent=1))
         return
@@ -45,8 +71,10 @@ def list_command(
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for column in ("name", "encoder", "supervision", "pretraining", "params", "tokens"):
-        table.add_column(column, no_wrap=column not in ("encoder", "pretraining"))
+    for column in ("name", "encoder", "supervision", "pretraining"):
+        table.add_column(column, no_wrap=column in ("name", "supervision"))
+    for column in ("params", "GFLOPs", "px", "tokens"):
+        table.add_column(column, no_wrap=True, justify="right")
     for row in rows:
         table.add_row(
             row["name"],
@@ -54,13 +82,16 @@ def list_command(
             row["supervision"],
             row["pretraining"],
             _millions(row["parameters"]),
+            "?" if row["gflops"] is None else f"{row['gflops']:.1f}",
+            str(row["resolution"] or "?"),
             str(row["patch_tokens"] or "?"),
         )
     console = Console()
     console.print(table)
     console.print(
-        "`encoders show NAME` prints source and weights. Besides these names: timm:NAME, "
-        "open_clip:ARCH/PRETRAINED, hf:REPO[@REV], dir:PATH, or A+B.",
+        f"{len(rows)} encoders; ? is known once it is loaded. `encoders show NAME` prints sources "
+        "and weights. Besides these names: timm:NAME, open_clip:ARCH/PRETRAINED, hf:REPO[@REV], "
+        "dir:PATH, NAME@SOURCE, or A+B.",
         markup=False,
         highlight=False,
     )
@@ -72,21 +103,69 @@ def show_command(
     json_output: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Print one encoder's card: source, architecture, data, licence, paper."""
+    """Print one encoder's card: sources, architecture, data, licence, paper."""
     from encoder_bench.encoders.listing import encoder_card
 
     card = encoder_card(name)
     if json_output:
         typer.echo(json.dumps(card, indent=1))
         return
-    width = max(len(key) for key in card)
-    for key, value in card.items():
-        typer.echo(f"{key.replace('_', ' '):<{width}}  {_shown(value)}")
+    for number, source in enumerate(card["sources"]):
+        typer.echo(f"{'source' if number == 0 else 'also':<{_WIDTH}}  {source}")
+    for label, key in _CARD:
+        if key in card or key == "weights_memory_bytes_float32":
+            typer.echo(f"{label:<{_WIDTH}}  {_shown(key, card.get(key))}")
+
+
+@app.command("sources")
+def sources_command(
+    name: Annotated[str, typer.Argument(help="A name of the list.")],
+    resolution: Annotated[
+        int | None, typer.Option(metavar="PIXELS", help="Compare at this size.")
+    ] = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SOURCE=PATH", help="A source's checkpoint on disk; repeatable."),
+    ] = None,
+    json_output: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Load one encoder from every library that offers it and compare the features."""
+    from encoder_bench.encoders.agreement import compare_sources
+
+    report = compare_sources(name, resolution=resolution, weights=weights or [])
+    if json_output:
+        typer.echo(json.dumps(report, indent=1))
+    else:
+        for row in report["pairs"]:
+            typer.echo(
+                f"{row['first']} and {row['second']} at {row['resolution']} px: features differ "
+                f"by at most {row['largest_difference']:.2g} (their own spread "
+                f"{row['spread']:.2g}); pixels by at most {row['largest_pixel_difference']:.2g}; "
+                f"{'the same' if row['agree'] else 'NOT the same'}"
+            )
+        for source, reason in report["not_loaded"].items():
+            typer.echo(f"{source}: n/a ({reason})")
+    if not report["agree"]:
+        raise typer.Exit(1)
+
+
+_WIDTH = max(len(label) for label, _ in _CARD)
 
 
 def _millions(parameters: int | None) -> str:
     return "?" if parameters is None else f"{parameters / 1e6:.1f}M"
 
 
-def _shown(value: Any) -> str:
-    return "known once it is loaded" if value is None else str(value)
+def _shown(key: str, value: Any) -> str:
+    if value is None:
+        return "none (hierarchical)" if key == "depth" else "known once it is loaded"
+    if key == "parameters":
+        return f"{value:,}"
+    if key == "weights_memory_bytes_float32":
+        return f"{value / 2**20:,.0f} MiB in float32, half of it in bfloat16"
+    if key == "gflops":
+        return f"{value:,} (a multiply-add counted as two; papers often print {value / 2:,.2f})"
+    if key == "paper":
+        return f"arXiv:{value}"
+    return str(value)

@@ -13,7 +13,6 @@ import torch
 from encoder_bench.encoders.bundled_weights import bundled_folder, has_bundled_weights
 from encoder_bench.encoders.spec import EncoderSpec
 from encoder_bench.encoders.transformers import TransformersEncoder, load_transformers
-from encoder_bench.hashing import hash_file
 
 _SEED = 20240607
 _IMAGE, _PATCH = 64, 8
@@ -36,7 +35,7 @@ def load_bundled(
     """
     folder = bundled_folder(spec.locator)
     if has_bundled_weights(spec.locator):
-        encoder = load_transformers(
+        return load_transformers(
             spec,
             str(folder),
             layer=layer,
@@ -44,8 +43,6 @@ def load_bundled(
             dtype=dtype,
             trust_remote_code=False,
         )
-        encoder.weights_revision = f"sha256:{hash_file(folder / 'model.safetensors')}"
-        return encoder
     return TransformersEncoder(
         spec,
         seeded_backbone(spec.family).to(dtype).eval(),

@@ -8,13 +8,22 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
-from torch import Tensor
+from torch import Tensor, nn
 
+from encoder_bench.encoders.checkpoint import fetch_file, find_file, whole_loading
 from encoder_bench.encoders.encoder import Encoder
-from encoder_bench.encoders.reading import explained, require_reachable
+from encoder_bench.encoders.reading import explained
 from encoder_bench.encoders.spec import EncoderSpec
 from encoder_bench.errors import UnknownNameError, WeightsError
-from encoder_bench.hub import is_cached
+
+_FILES = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin")
+_PREPROCESSING = {
+    "mean": "image_mean",
+    "std": "image_std",
+    "interpolation": "image_interpolation",
+    "resize_mode": "image_resize_mode",
+}
+_HEADS = ("proj", "head.", "trunk.head.", "trunk.attn_pool.", "trunk.fc_norm.")
 
 
 class OpenClipEncoder(Encoder):
@@ -28,8 +37,9 @@ class OpenClipEncoder(Encoder):
         *,
         layer: tuple[int, ...],
         resolution: tuple[int, int],
+        revision: str | None,
     ) -> None:
-        """Wrap a loaded vision tower with its evaluation transform.
+        """Wrap a vision tower with its evaluation transform; its projection is dropped.
 
         Raises:
             WeightsError: the tower gives no intermediate tokens, or has no such layer.
@@ -40,23 +50,27 @@ class OpenClipEncoder(Encoder):
                 f"encoder {spec.name}: this open_clip tower gives no patch tokens; its weights "
                 "may be in timm (timm:NAME)"
             )
+        _drop_heads(backbone)
         self.backbone = backbone
         self.layer = layer
         self.pretrained = True
-        self.weights_revision = None
+        self.weights_revision = revision
         self.resolution = resolution
         self._transform = transform
         self._blocks = _block_count(spec.name, backbone)
         with torch.no_grad():
-            probe = torch.zeros(1, 3, *resolution, dtype=next(backbone.parameters()).dtype)
+            first = next(backbone.parameters())
+            probe = torch.zeros(1, 3, *resolution, dtype=first.dtype, device=first.device)
             tokens, self.grid = self._tokens(probe)
         self.width = int(tokens.shape[-1])
         self.spec = replace(
             spec,
-            width=self.width,
+            width=self.width // len(layer),
             depth=self._blocks,
             resolution=resolution[0],
             patch=resolution[0] // self.grid[0],
+            tokens=self.num_tokens,
+            prefix_tokens=_prefix_tokens(backbone),
             parameters=sum(parameter.numel() for parameter in backbone.parameters()),
         )
 
@@ -69,17 +83,19 @@ class OpenClipEncoder(Encoder):
         if any(not -blocks <= index < blocks for index in self.layer):
             raise WeightsError(f"--layer {self.layer}: this tower has {blocks} blocks")
         wanted = [index % blocks for index in self.layer]
-        maps = []
-        for index in wanted:
-            output = self.backbone.forward_intermediates(
-                pixels,
-                indices=[index],
-                intermediates_only=True,
-                normalize_intermediates=index == blocks - 1,
-                output_fmt="NCHW",
-            )
-            maps.append(output["image_intermediates"][0])
-        joined = torch.cat(maps, dim=1)
+        maps: dict[int, Tensor] = {}
+        for norm in (False, True):  # only the last block's tokens are normed
+            indices = sorted({index for index in wanted if (index == blocks - 1) == norm})
+            if indices:
+                output = self.backbone.forward_intermediates(
+                    pixels,
+                    indices=indices,
+                    intermediates_only=True,
+                    normalize_intermediates=norm,
+                    output_fmt="NCHW",
+                )
+                maps |= dict(zip(indices, output["image_intermediates"], strict=True))
+        joined = torch.cat([maps[index] for index in wanted], dim=1)
         return joined.flatten(2).transpose(1, 2), (joined.shape[2], joined.shape[3])
 
     def transform(self, image: Image) -> Tensor:
@@ -110,6 +126,47 @@ def _block_count(name: str, backbone: Any) -> int:
     return len(blocks)
 
 
+def _drop_heads(backbone: Any) -> None:
+    """Leave out projection and attention pooling: no patch token depends on them."""
+    if isinstance(getattr(backbone, "proj", None), nn.Parameter):
+        backbone.proj = None
+    trunk = getattr(backbone, "trunk", None)
+    if trunk is not None:
+        backbone.head = nn.Identity().eval()
+        if getattr(trunk, "attn_pool", None) is not None:
+            trunk.attn_pool = None
+            trunk.global_pool = ""
+        for name in ("fc_norm", "head"):
+            if isinstance(getattr(trunk, name, None), nn.Module):
+                setattr(trunk, name, nn.Identity().eval())
+
+
+def _prefix_tokens(backbone: Any) -> int:
+    trunk = getattr(backbone, "trunk", None)
+    return 1 if trunk is None else int(getattr(trunk, "num_prefix_tokens", 0) or 0)
+
+
+def open_clip_name(spec: EncoderSpec, *, tagged: bool) -> tuple[str, str, dict[str, Any]]:
+    """Return architecture, tag, and what open_clip knows of the tag.
+
+    Args:
+        spec: `locator` is `ARCH/PRETRAINED`.
+        tagged: whether the tag must be one of open_clip's.
+
+    Raises:
+        UnknownNameError: open_clip has no such architecture or tag.
+    """
+    import open_clip
+
+    architecture, _, tag = spec.locator.partition("/")
+    if architecture not in open_clip.list_models():
+        raise UnknownNameError("open_clip architecture", architecture, open_clip.list_models())
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if tagged and tag not in tags:
+        raise UnknownNameError(f"open_clip tag of {architecture}", tag, tags)
+    return architecture, tag, open_clip.get_pretrained_cfg(architecture, tag) or {}
+
+
 def load_open_clip(
     spec: EncoderSpec,
     weights: Path | None,
@@ -133,30 +190,51 @@ def load_open_clip(
     """
     import open_clip
 
-    architecture, _, tag = spec.locator.partition("/")
-    if architecture not in open_clip.list_models():
-        raise UnknownNameError("open_clip architecture", architecture, open_clip.list_models())
-    tags = open_clip.list_pretrained_tags_by_model(architecture)
-    if weights is None and tag not in tags:
-        raise UnknownNameError(f"open_clip tag of {architecture}", tag, tags)
-    if weights is not None and weights.is_dir():
-        weights = weights / "open_clip_model.safetensors"
-    if weights is not None and (weights.suffix != ".safetensors" or not weights.is_file()):
-        raise WeightsError(f"encoder {spec.name}: --weights {weights}: no such safetensors file")
-    facts = open_clip.get_pretrained_cfg(architecture, tag) or {}
-    repository = str(facts.get("hf_hub", "")).rstrip("/")
-    if weights is None and repository and not is_cached(repository):
-        require_reachable(spec.name, repository)
-    with explained(spec.name, str(weights or spec.locator)):
+    architecture, tag, facts = open_clip_name(spec, tagged=weights is None)
+    if weights is not None:
+        file, revision = find_file(spec, weights)
+    else:
+        repository = str(facts.get("hf_hub", "")).rstrip("/")
+        if not repository:
+            raise WeightsError(
+                f"encoder {spec.name}: open_clip has no Hub repository for {architecture}/{tag}; "
+                "download its checkpoint, convert it to safetensors and pass --weights PATH"
+            )
+        file, revision = fetch_file(spec, repository, _FILES)
+    with (
+        explained(spec.name, str(file)),
+        whole_loading(spec.name, str(file), heads=_HEADS, only="visual."),
+    ):
         model, _, transform = open_clip.create_model_and_transforms(
             architecture,
-            pretrained=str(weights) if weights is not None else tag,
+            pretrained=str(file),
             force_image_size=resolution,
             weights_only=True,
-            force_quick_gelu=bool(facts.get("quick_gelu")),
+            **build_options(facts),
         )
-    size = model.visual.image_size
-    pair = (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
     return OpenClipEncoder(
-        spec, model.visual.to(dtype).eval(), transform, layer=layer, resolution=pair
+        spec,
+        model.visual.to(dtype).eval(),
+        transform,
+        layer=layer,
+        resolution=image_size(model),
+        revision=revision,
     )
+
+
+def build_options(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return activation and preprocessing that a tag's weights need, for `create_model`.
+
+    A checkpoint that is given as a file knows neither; both go with the tag.
+    """
+    options: dict[str, Any] = {"force_quick_gelu": bool(facts.get("quick_gelu"))}
+    for key, option in _PREPROCESSING.items():
+        if facts.get(key) is not None:
+            options[option] = facts[key]
+    return options
+
+
+def image_size(model: Any) -> tuple[int, int]:
+    """Return (H, W) pixels that a model was built for."""
+    size = model.visual.image_size
+    return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 
 from encoder_bench.errors import EncoderBenchError, WeightsError
-from encoder_bench.hub import is_reachable
 
 _UNREACHABLE = ("LocalEntryNotFound", "OfflineMode", "ConnectError", "ConnectionError", "Timeout")
 
@@ -37,16 +37,6 @@ def explained(name: str, place: str) -> Iterator[None]:
         raise WeightsError(f"encoder {name}: {place} cannot be read: {first}") from error
 
 
-def require_reachable(name: str, repository: str) -> None:
-    """Return at once where the Hub has the repository.
-
-    Raises:
-        WeightsError: it cannot be reached; libraries would try for most of a minute.
-    """
-    if not is_reachable(repository):
-        raise unreachable(name, repository)
-
-
 def unreachable(name: str, place: str) -> WeightsError:
     """Return the error for weights that are neither here nor to be had, with what to do."""
     return WeightsError(
@@ -63,16 +53,27 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 @contextlib.contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Silence transformers' loading bar and its table of unexpected keys; they are checked here."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+def quiet_building() -> Iterator[None]:
+    """Silence open_clip's warning that a model was built without weights, where that is meant."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         yield
     finally:
-        logging.set_verbosity(level)
+        logging.disable(before)
+
+
+@contextlib.contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Silence transformers' loading bar and its table of unexpected keys; they are checked here."""
+    from transformers.utils import logging as library
+
+    level, bars = library.get_verbosity(), library.is_progress_bar_enabled()
+    library.set_verbosity_error()
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        library.set_verbosity(level)
         if bars:
-            logging.enable_progress_bar()
+            library.enable_progress_bar()

@@ -5,11 +5,12 @@ What belongs here: look-up and dispatch. Importing this module imports no torch.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from encoder_bench.encoders.catalog import CATALOG
+from encoder_bench.encoders.catalog import CATALOG, parse_source
 from encoder_bench.encoders.spec import EncoderSpec, Source
 from encoder_bench.errors import EncoderBenchError, UnknownNameError, WeightsError
 
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 
 ENTRY_POINTS = "encoder_bench.encoders"
 _FORMS: dict[str, Source] = {"timm": "timm", "open_clip": "open_clip", "hf": "hf", "dir": "dir"}
-_HINT = "Besides: timm:NAME, open_clip:ARCH/PRETRAINED, hf:REPO[@REV], dir:PATH, or A+B."
+_HINT = (
+    "Besides: timm:NAME, open_clip:ARCH/PRETRAINED, hf:REPO[@REV], dir:PATH, NAME@SOURCE for "
+    "another library's copy of the same weights, or A+B."
+)
 
 
 def encoder_names() -> list[str]:
@@ -57,10 +61,12 @@ def find_spec(name: str) -> EncoderSpec:
     if name in plugins:
         return plugins[name]
     form, colon, locator = name.partition(":")
-    if colon and form in _FORMS and locator:
+    if colon and form in _FORMS and locator and "+" not in name:
         return _general(name, _FORMS[form], locator)
     if "+" in name:
         return _combined(name, [find_spec(part) for part in name.split("+")])
+    if "@" in name:
+        return _elsewhere(name)
     raise UnknownNameError("encoder", name, encoder_names(), _HINT)
 
 
@@ -78,12 +84,40 @@ def _general(name: str, source: Source, locator: str) -> EncoderSpec:
         pretraining_data="unknown",
         pretraining_images="unknown",
         revision=revision,
+        sources=(name,),
+    )
+
+
+def _elsewhere(name: str) -> EncoderSpec:
+    """Return the record of `NAME@SOURCE`: the same weights as another library offers them.
+
+    Raises:
+        UnknownNameError: no such encoder, or that library does not offer it.
+    """
+    base, _, wanted = name.rpartition("@")
+    spec = find_spec(base)
+    for source in spec.sources:
+        form, locator = parse_source(source)
+        if form == wanted:
+            here = form == spec.source
+            return replace(
+                spec,
+                name=name,
+                source=form,
+                locator=locator,
+                resolution=spec.resolution if here else None,
+                tokens=spec.tokens if here else None,
+                gflops=spec.gflops if here else None,
+            )
+    raise UnknownNameError(
+        f"source of {base}", wanted, [parse_source(source)[0] for source in spec.sources]
     )
 
 
 def _combined(name: str, specs: list[EncoderSpec]) -> EncoderSpec:
     kinds = {spec.supervision for spec in specs}
     parameters = [spec.parameters for spec in specs]
+    gflops = [spec.gflops for spec in specs]
     return EncoderSpec(
         name=name,
         display_name=" + ".join(spec.display_name for spec in specs),
@@ -96,6 +130,8 @@ def _combined(name: str, specs: list[EncoderSpec]) -> EncoderSpec:
         parameters=None if None in parameters else sum(p or 0 for p in parameters),
         patch=specs[0].patch,
         resolution=specs[0].resolution,
+        tokens=specs[0].tokens,
+        gflops=None if None in gflops else round(sum(g or 0.0 for g in gflops), 2),
     )
 
 

@@ -25,11 +25,17 @@ class EncoderSpec:
         revision: Hub commit; None is shown as `unpinned`, and the run records what it got.
         parameters: of the vision tower without heads; None until it is loaded.
         width: D; None until it is loaded.
-        depth: transformer blocks.
-        patch: pixels of a patch's side.
+        depth: transformer blocks; None for hierarchical models.
+        patch: pixels of the side that one token covers (the overall stride of hierarchical models).
         resolution: pixels of the side that the checkpoint's own preprocessing gives.
+        tokens: N patch tokens at that resolution.
+        prefix_tokens: class, distillation and register tokens that stand before the patch tokens
+            and are left out.
+        gflops: 1e9 floating-point operations for one image, a multiply-add counted as two.
         licence: of the weights.
         paper: arXiv number.
+        sources: every place that offers these weights, `timm:NAME` and so on, the first loaded by
+            the plain name.
     """
 
     name: str
@@ -46,5 +52,9 @@ class EncoderSpec:
     depth: int | None = None
     patch: int | None = None
     resolution: int | None = None
+    tokens: int | None = None
+    prefix_tokens: int | None = None
+    gflops: float | None = None
     licence: str = "unknown"
     paper: str = "unknown"
+    sources: tuple[str, ...] = ()

@@ -11,15 +11,17 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
-from torch import Tensor
+from torch import Tensor, nn
 
+from encoder_bench.encoders.checkpoint import fetch_file, find_file, whole_loading
 from encoder_bench.encoders.encoder import Encoder
-from encoder_bench.encoders.reading import explained, require_reachable
+from encoder_bench.encoders.reading import explained
 from encoder_bench.encoders.spec import EncoderSpec
 from encoder_bench.errors import UnknownNameError, WeightsError
-from encoder_bench.hub import is_cached
 
-_HEADS = ("head.", "head_dist.", "fc.", "classifier.", "fc_norm.")
+_HEADS = ("head.", "head_dist.", "fc.", "classifier.", "fc_norm.", "attn_pool.", "head_drop.")
+_ANY_SIZE = ("convnext", "fastvit", "resnet", "inception_next", "focalnet", "byobnet")
+_NEEDS_QUICK_GELU = {"vit_base_patch16_clip_224.dfn2b": "open_clip:ViT-B-16-quickgelu/dfn2b"}
 
 
 class TimmEncoder(Encoder):
@@ -34,7 +36,7 @@ class TimmEncoder(Encoder):
         resolution: int | None,
         revision: str | None,
     ) -> None:
-        """Wrap a loaded backbone.
+        """Wrap a backbone; its heads, which no patch token depends on, are dropped.
 
         Raises:
             WeightsError: layers are asked for of a model that is no plain stack of blocks, or a
@@ -43,35 +45,39 @@ class TimmEncoder(Encoder):
         import timm
 
         super().__init__()
+        config = timm.data.resolve_model_data_config(backbone)
+        _drop_heads(backbone)
         self.backbone = backbone
         self.layer = layer
         self.pretrained = True
         self.weights_revision = revision
-        config = timm.data.resolve_model_data_config(backbone)
         if resolution:
             config["input_size"] = (3, resolution, resolution)
         self._data_config = config
         self._transform = timm.data.create_transform(**config, is_training=False)
         self.resolution = (int(config["input_size"][1]), int(config["input_size"][2]))
-        self._blocks = len(backbone.blocks) if hasattr(backbone, "blocks") else None
+        self._blocks = _plain_blocks(backbone)
         self._check_layers(spec)
+        first = next(backbone.parameters())
         with torch.no_grad():
-            probe = torch.zeros(1, 3, *self.resolution, dtype=next(backbone.parameters()).dtype)
+            probe = torch.zeros(1, 3, *self.resolution, dtype=first.dtype, device=first.device)
             tokens, self.grid = self._tokens(probe)
         self.width = int(tokens.shape[-1])
         self.spec = replace(
             spec,
-            width=self.width,
+            width=self.width // len(layer),
             depth=self._blocks,
             resolution=self.resolution[0],
             patch=self.resolution[0] // self.grid[0],
+            tokens=self.num_tokens,
+            prefix_tokens=int(getattr(backbone, "num_prefix_tokens", 0) or 0),
             parameters=sum(parameter.numel() for parameter in backbone.parameters()),
         )
 
     def _check_layers(self, spec: EncoderSpec) -> None:
         if self.layer == (-1,):
             return
-        if self._blocks is None or not hasattr(self.backbone, "forward_intermediates"):
+        if self._blocks is None:
             raise WeightsError(f"encoder {spec.name}: --layer works on plain stacks of blocks only")
         for index in self.layer:
             if not -self._blocks <= index < self._blocks:
@@ -82,27 +88,29 @@ class TimmEncoder(Encoder):
     def forward(self, pixels: Tensor) -> Tensor:
         """Return `(B, N, D)` patch tokens; see `Encoder.forward`.
 
-        Layer -1 is `forward_features`, with the final norm; earlier layers are the blocks' own
-        outputs.
+        The last layer is `forward_features`, with the final norm; earlier layers are the blocks'
+        own outputs.
         """
         return self._tokens(pixels)[0]
 
     def _tokens(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        if self.layer == (-1,):
-            return _flat(self.backbone.forward_features(pixels), self.backbone)
+        last = -1 if self._blocks is None else self._blocks - 1
+        if all(index in (-1, last) for index in self.layer):
+            tokens, grid = _flat(self.backbone.forward_features(pixels), self.backbone)
+            return torch.cat([tokens] * len(self.layer), dim=-1), grid
         assert self._blocks is not None
-        last = self._blocks - 1
-        parts = []
-        for index in (index % self._blocks for index in self.layer):
-            if index == last:
-                tokens, grid = _flat(self.backbone.forward_features(pixels), self.backbone)
-            else:
-                (maps,) = self.backbone.forward_intermediates(
-                    pixels, indices=[index], intermediates_only=True, output_fmt="NCHW"
-                )
-                tokens, grid = maps.flatten(2).transpose(1, 2), (maps.shape[2], maps.shape[3])
-            parts.append(tokens)
-        return torch.cat(parts, dim=-1), grid
+        wanted = [index % self._blocks for index in self.layer]
+        inner = sorted({index for index in wanted if index != last})
+        final, maps = self.backbone.forward_intermediates(
+            pixels, indices=inner, output_fmt="NCHW", stop_early=last not in wanted
+        )
+        by_layer = {
+            index: (part.flatten(2).transpose(1, 2), (part.shape[2], part.shape[3]))
+            for index, part in zip(inner, maps, strict=True)
+        }
+        if last in wanted:
+            by_layer[last] = _flat(final, self.backbone)
+        return torch.cat([by_layer[index][0] for index in wanted], dim=-1), by_layer[wanted[0]][1]
 
     def transform(self, image: Image) -> Tensor:
         """Return `(3, H, W)` pixels as timm's data configuration makes them."""
@@ -113,6 +121,29 @@ class TimmEncoder(Encoder):
     def transform_description(self) -> str:
         """The data configuration that timm resolved."""
         return ", ".join(f"{key}={value}" for key, value in sorted(self._data_config.items()))
+
+
+def _drop_heads(backbone: Any) -> None:
+    """Leave out classifier, attention pooling and the norm of the pooled vector.
+
+    They see pooled tokens only: they would count as parameters and never receive a gradient.
+    """
+    if getattr(backbone, "attn_pool", None) is not None:
+        backbone.attn_pool = None
+        backbone.global_pool = ""
+    for name in ("fc_norm", "head", "head_dist", "fc", "classifier"):
+        if isinstance(getattr(backbone, name, None), nn.Module):
+            setattr(backbone, name, nn.Identity().eval())
+
+
+def _plain_blocks(backbone: Any) -> int | None:
+    """Return how many blocks a plain stack has; None for hierarchical models."""
+    blocks = getattr(backbone, "blocks", None)
+    if blocks is None or not hasattr(backbone, "forward_intermediates"):
+        return None
+    if any(isinstance(block, nn.Sequential | nn.ModuleList) for block in blocks):
+        return None
+    return len(blocks)
 
 
 def _flat(features: Tensor, backbone: Any) -> tuple[Tensor, tuple[int, int]]:
@@ -131,9 +162,44 @@ def _flat(features: Tensor, backbone: Any) -> tuple[Tensor, tuple[int, int]]:
         if grid[0] * grid[1] != count:
             raise WeightsError(f"{count} tokens do not lie on a square grid; use another encoder")
         return tokens, (int(grid[0]), int(grid[1]))
-    if features.shape[-1] == backbone.num_features and features.shape[1] != backbone.num_features:
+    if getattr(backbone, "output_fmt", "NCHW") == "NHWC":
         features = features.permute(0, 3, 1, 2)
     return features.flatten(2).transpose(1, 2), (features.shape[2], features.shape[3])
+
+
+def timm_name(spec: EncoderSpec) -> tuple[str, str | None]:
+    """Split `NAME@REPO` into timm's name and the Hub repository that it names besides.
+
+    Raises:
+        UnknownNameError: timm has no such model, or no such pretrained tag of it.
+        WeightsError: weights trained with QuickGELU in an architecture with plain GELU.
+    """
+    import timm
+
+    name, _, repository = spec.locator.partition("@")
+    base, _, tag = name.partition(".")
+    if not timm.is_model(base):
+        raise UnknownNameError("timm model", base, timm.list_models())
+    tags = timm.list_pretrained(f"{base}.*")
+    if tag and name not in tags:
+        raise UnknownNameError(f"timm tag of {base}", name, tags)
+    twin = name.replace("_clip_", "_clip_quickgelu_", 1)
+    right = f"timm:{twin}" if twin in timm.list_pretrained() else _NEEDS_QUICK_GELU.get(name)
+    if "_clip_" in name and "quickgelu" not in name and right:
+        raise WeightsError(
+            f"encoder {spec.name}: these CLIP weights were trained with QuickGELU, and timm's "
+            f"{base} has plain GELU; use {right}"
+        )
+    return name, repository or None
+
+
+def build_timm(name: str, resolution: int | None, **options: Any) -> Any:
+    """Return timm's model without a classifier, on torch's default device."""
+    import timm
+
+    if resolution and _takes_image_size(name):
+        options["img_size"] = resolution
+    return timm.create_model(name, num_classes=0, **options)
 
 
 def load_timm(
@@ -147,7 +213,7 @@ def load_timm(
     """Load a timm model.
 
     Args:
-        spec: the catalogue's record; `locator` is timm's name.
+        spec: the catalogue's record; `locator` is timm's name, or `NAME@REPO`.
         weights: a safetensors file, or a folder with `model.safetensors`, instead of the Hub.
         layer: blocks whose tokens are returned.
         resolution: pixels of a side; position embeddings are interpolated by timm.
@@ -159,90 +225,36 @@ def load_timm(
     """
     import timm
 
-    base = spec.locator.split(".")[0]
-    if not timm.is_model(base):
-        raise UnknownNameError("timm model", base, timm.list_models())
-    _refuse_wrong_activation(spec)
-    arguments: dict[str, Any] = {"num_classes": 0}
-    if resolution and _takes_image_size(base):
-        arguments["img_size"] = resolution
+    name, repository = timm_name(spec)
+    facts = timm.get_pretrained_cfg(name)
     if weights is not None:
-        file = _checkpoint_file(spec.name, weights)
-        arguments["pretrained_cfg_overlay"] = {"file": str(file)}
-        _check_whole(spec, file, timm.create_model(spec.locator, num_classes=0))
+        file, revision = find_file(spec, weights)
     else:
-        facts = timm.get_pretrained_cfg(spec.locator)
-        repository = facts.hf_hub_id if facts is not None else None
-        if repository and not is_cached(repository):
-            require_reachable(spec.name, repository)
-    with explained(spec.name, str(weights or spec.locator)):
-        backbone = timm.create_model(spec.locator, pretrained=True, **arguments)
+        repository = repository or (facts.hf_hub_id if facts is not None else None)
+        if not repository:
+            raise WeightsError(
+                f"encoder {spec.name}: timm has no weights of {name} on the Hub; pass --weights "
+                "PATH, or choose a tag of timm.list_pretrained()"
+            )
+        file, revision = fetch_file(spec, repository, _file_names(facts))
+    overlay = {"file": str(file), "custom_load": False}
+    with explained(spec.name, str(file)), whole_loading(spec.name, str(file), heads=_HEADS):
+        backbone = build_timm(name, resolution, pretrained=True, pretrained_cfg_overlay=overlay)
     return TimmEncoder(
-        spec, backbone.to(dtype).eval(), layer=layer, resolution=resolution, revision=None
+        spec, backbone.to(dtype).eval(), layer=layer, resolution=resolution, revision=revision
     )
 
 
-def _refuse_wrong_activation(spec: EncoderSpec) -> None:
-    """Refuse OpenAI's CLIP weights in an architecture with plain GELU, which timm would build.
-
-    Raises:
-        WeightsError: names the architecture that has QuickGELU.
-    """
-    base, _, tag = spec.locator.partition(".")
-    if "_clip_" in base and "quickgelu" not in base and tag.startswith("openai"):
-        right = base.replace("_clip_", "_clip_quickgelu_")
-        raise WeightsError(
-            f"encoder {spec.name}: OpenAI's CLIP weights need QuickGELU; use timm:{right}.{tag}"
-        )
-
-
-def _check_whole(spec: EncoderSpec, file: Path, model: Any) -> None:
-    """Check that a checkpoint has every parameter of the model, and none besides but a head's.
-
-    timm itself loads with `strict=False` in places and leaves what is missing at random values.
-
-    Raises:
-        WeightsError: names the first parameter that is missing or unexpected.
-    """
-    from safetensors import safe_open
-
-    with explained(spec.name, str(file)), safe_open(file, framework="pt") as handle:
-        held: set[str] = set(handle.keys())
-    wanted = set(model.state_dict())
-    missing, surplus = sorted(wanted - held), sorted(held - wanted)
-    surplus = [name for name in surplus if not name.startswith(_HEADS)]
-    if missing:
-        raise WeightsError(
-            f"encoder {spec.name}: {file} leaves {len(missing)} parameters at random values, the "
-            f"first {missing[0]}"
-        )
-    if surplus:
-        raise WeightsError(
-            f"encoder {spec.name}: {file} holds {len(surplus)} parameters that {spec.locator} does "
-            f"not have, the first {surplus[0]}"
-        )
+def _file_names(facts: Any) -> tuple[str, ...]:
+    """Return the names of weights files in a repository, safetensors first."""
+    stated = getattr(facts, "hf_hub_filename", None)
+    first = () if not stated else (str(Path(stated).with_suffix(".safetensors")), str(stated))
+    return (*first, "model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")
 
 
 def _takes_image_size(name: str) -> bool:
-    import inspect
-
+    """Return whether the architecture is built for one image size: all but convolutional ones."""
     import timm
 
-    build = timm.model_entrypoint(name)
-    module = inspect.getmodule(build)
-    return module is not None and module.__name__.endswith(("vision_transformer", "deit", "eva"))
-
-
-def _checkpoint_file(name: str, weights: Path) -> Path:
-    """Return the safetensors file; pickled checkpoints are refused.
-
-    Raises:
-        WeightsError: there is none.
-    """
-    file = weights / "model.safetensors" if weights.is_dir() else weights
-    if file.suffix != ".safetensors" or not file.is_file():
-        raise WeightsError(
-            f"encoder {name}: --weights {weights}: no model.safetensors; a pickled checkpoint is "
-            "not read, convert it with safetensors first"
-        )
-    return file
+    module = timm.model_entrypoint(name.partition(".")[0]).__module__
+    return module.rsplit(".", 1)[-1] not in _ANY_SIZE

@@ -6,15 +6,16 @@ that every parameter was read. An architecture that is not listed is an error, n
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL.Image import Image
 from torch import Tensor
 
 from encoder_bench.encoders.encoder import Encoder
+from encoder_bench.encoders.integrity import file_hash, verify_weights
 from encoder_bench.encoders.reading import explained, quiet_loading, unreachable
 from encoder_bench.encoders.spec import EncoderSpec
 from encoder_bench.errors import UnknownNameError, WeightsError
@@ -22,7 +23,7 @@ from encoder_bench.hub import is_cached, is_reachable
 
 
 @dataclass(frozen=True, slots=True)
-class _Architecture:
+class Architecture:
     """How a model type is loaded and read.
 
     Attributes:
@@ -32,33 +33,59 @@ class _Architecture:
         options: arguments that leave out a pooling head, which no patch token depends on.
         surplus: beginnings of parameter names of such heads, and of other towers, that a
             checkpoint may hold besides.
-        asks_interpolation: whether another resolution has to be asked for by an argument.
+        other_sizes: how another resolution is had: `argument` asks for interpolated position
+            embeddings, `always` takes any, `never` none.
+        final_norm: the module that norms the last block's tokens where `last_hidden_state` comes
+            before it; every source gives its last layer normed.
+        hierarchical: the last stage's map is the tokens, and blocks cannot be chosen.
     """
 
     model_class: str
     prefix_tokens: int
-    options: dict[str, Any]
-    surplus: tuple[str, ...]
-    asks_interpolation: bool = True
+    options: dict[str, Any] = field(default_factory=dict)
+    surplus: tuple[str, ...] = ()
+    other_sizes: Literal["argument", "always", "never"] = "argument"
+    final_norm: str | None = None
+    hierarchical: bool = False
 
 
 _HEADS = ("pooler.", "head.", "classifier.", "cls_classifier.", "distillation_classifier.")
 _TEXT = ("text_model.", "text_projection.", "visual_projection.", "logit_scale", "logit_bias")
 _NO_POOLER = {"add_pooling_layer": False}
+_CLIP = Architecture("CLIPVisionModel", 1, {}, _TEXT, final_norm="post_layernorm")
+_SIGLIP = Architecture("SiglipVisionModel", 0, {"vision_use_head": False}, _HEADS + _TEXT)
+_MASKED = ("lm_head.", *_HEADS)
 
-_ARCHITECTURES: dict[str, _Architecture] = {
-    "deit": _Architecture("DeiTModel", 2, _NO_POOLER, _HEADS),
-    "vit": _Architecture("ViTModel", 1, _NO_POOLER, _HEADS),
-    "vit_mae": _Architecture("ViTMAEModel", 1, {}, ("decoder.",)),
-    "clip": _Architecture("CLIPVisionModel", 1, {}, _TEXT),
-    "clip_vision_model": _Architecture("CLIPVisionModel", 1, {}, _TEXT),
-    "siglip": _Architecture("SiglipVisionModel", 0, {"vision_use_head": False}, _HEADS + _TEXT),
-    "siglip_vision_model": _Architecture(
-        "SiglipVisionModel", 0, {"vision_use_head": False}, _HEADS + _TEXT
+ARCHITECTURES: dict[str, Architecture] = {
+    "deit": Architecture("DeiTModel", 2, _NO_POOLER, _HEADS),
+    "vit": Architecture("ViTModel", 1, _NO_POOLER, _HEADS),
+    "vit_mae": Architecture("ViTMAEModel", 1, {}, ("decoder.",)),
+    "clip": _CLIP,
+    "clip_vision_model": _CLIP,
+    "siglip": _SIGLIP,
+    "siglip_vision_model": _SIGLIP,
+    "dinov2": Architecture("Dinov2Model", 1, {}, _HEADS, other_sizes="always"),
+    "dinov2_with_registers": Architecture(
+        "Dinov2WithRegistersModel", 1, {}, _HEADS, other_sizes="always"
     ),
-    "dinov2": _Architecture("Dinov2Model", 1, {}, _HEADS, asks_interpolation=False),
-    "dinov2_with_registers": _Architecture(
-        "Dinov2WithRegistersModel", 1, {}, _HEADS, asks_interpolation=False
+    "dinov3_vit": Architecture("DINOv3ViTModel", 1, other_sizes="always"),
+    "ijepa": Architecture("IJepaModel", 0, _NO_POOLER, _HEADS),
+    "beit": Architecture("BeitModel", 1, _NO_POOLER, _MASKED),
+    "data2vec-vision": Architecture("Data2VecVisionModel", 1, _NO_POOLER, _MASKED),
+    "vit_msn": Architecture("ViTMSNModel", 1, {}, _HEADS),
+    "aimv2": Architecture(
+        "Aimv2VisionModel", 0, {"use_head": False}, _HEADS + _TEXT, other_sizes="never"
+    ),
+    "aimv2_vision_model": Architecture(
+        "Aimv2VisionModel", 0, {"use_head": False}, _HEADS, other_sizes="never"
+    ),
+    "swin": Architecture("SwinModel", 0, _NO_POOLER, _HEADS, hierarchical=True),
+    "swinv2": Architecture("Swinv2Model", 0, _NO_POOLER, _HEADS, hierarchical=True),
+    "convnext": Architecture(
+        "ConvNextModel", 0, {}, _HEADS, other_sizes="always", hierarchical=True
+    ),
+    "convnextv2": Architecture(
+        "ConvNextV2Model", 0, {}, _HEADS, other_sizes="always", hierarchical=True
     ),
 }
 
@@ -93,57 +120,107 @@ class TransformersEncoder(Encoder):
         """
         super().__init__()
         self.backbone = backbone
-        self._architecture = _ARCHITECTURES[backbone.config.model_type]
+        architecture = ARCHITECTURES[backbone.config.model_type]
+        self._architecture = architecture
         config = backbone.config
         self.processor = _resized(processor, resolution) if resolution else processor
         self.resolution = _output_size(self.processor)
-        patch = int(config.patch_size)
-        if self.resolution[0] % patch or self.resolution[1] % patch:
+        self.layer = layer
+        self.pretrained = pretrained
+        self.weights_revision = revision
+        registers = int(getattr(config, "num_register_tokens", 0) or 0)
+        self._prefix_tokens = architecture.prefix_tokens + registers
+        self._resized = config.image_size not in (self.resolution[0], list(self.resolution))
+        if self._resized and architecture.other_sizes == "never":
+            raise WeightsError(
+                f"encoder {spec.name}: this architecture takes {config.image_size} pixels only, "
+                f"not {self.resolution[0]}; leave --resolution out, or use its timm source"
+            )
+        if architecture.hierarchical:
+            width, depth, patch = self._measure_last_stage(spec)
+        else:
+            width, depth, patch = self._check_blocks(spec)
+        self.width = width * len(layer)
+        self.spec = replace(
+            spec,
+            width=width,
+            depth=depth,
+            patch=patch,
+            resolution=self.resolution[0],
+            tokens=self.num_tokens,
+            prefix_tokens=self._prefix_tokens,
+            parameters=sum(parameter.numel() for parameter in backbone.parameters()),
+        )
+
+    def _check_blocks(self, spec: EncoderSpec) -> tuple[int, int, int]:
+        """Set the grid of a plain ViT; return width, depth and patch."""
+        config = self.backbone.config
+        patch, depth = int(config.patch_size), int(config.num_hidden_layers)
+        # SigLIP's SO400M was trained at 384 px with a patch of 14: its own size may leave a rim.
+        if self._resized and (self.resolution[0] % patch or self.resolution[1] % patch):
             raise WeightsError(
                 f"encoder {spec.name}: {self.resolution[0]} pixels are not a multiple of its "
                 f"patch of {patch}; choose another --resolution"
             )
-        depth = int(config.num_hidden_layers)
-        for index in layer:
+        for index in self.layer:
             if not -depth <= index < depth:
                 raise WeightsError(
                     f"encoder {spec.name}: --layer {index} is none of its {depth} blocks "
                     f"(0 to {depth - 1}, or -{depth} to -1)"
                 )
-        self.spec = replace(spec, width=int(config.hidden_size), depth=depth, patch=patch)
         self.grid = (self.resolution[0] // patch, self.resolution[1] // patch)
-        self.layer = layer
-        self.width = int(config.hidden_size) * len(layer)
-        self.pretrained = pretrained
-        self.weights_revision = revision
-        registers = int(getattr(config, "num_register_tokens", 0) or 0)
-        self._prefix_tokens = self._architecture.prefix_tokens + registers
-        self._interpolate = config.image_size != self.resolution[0]
+        return int(config.hidden_size), depth, patch
+
+    def _measure_last_stage(self, spec: EncoderSpec) -> tuple[int, None, int]:
+        """Set the grid of a hierarchical model from a blank image; return width and stride."""
+        if self.layer != (-1,):
+            raise WeightsError(f"encoder {spec.name}: --layer works on plain stacks of blocks only")
+        first = next(self.backbone.parameters())
+        blank = torch.zeros(1, 3, *self.resolution, dtype=first.dtype, device=first.device)
+        with torch.no_grad():
+            features = self.backbone(pixel_values=blank).last_hidden_state
+        if features.ndim == 4:
+            self.grid = (features.shape[2], features.shape[3])
+            return int(features.shape[1]), None, self.resolution[0] // self.grid[0]
+        stride = round((self.resolution[0] * self.resolution[1] / features.shape[1]) ** 0.5)
+        self.grid = (self.resolution[0] // stride, self.resolution[1] // stride)
+        return int(features.shape[2]), None, stride
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return `(B, N, D)` patch tokens; see `Encoder.forward`.
 
-        The last layer is the library's `last_hidden_state`, with the tower's final norm where it
-        has one; an earlier layer is the block's output as it is, as LLaVA takes it.
+        The last layer is the library's `last_hidden_state` under the tower's final norm (CLIP's
+        `last_hidden_state` comes before it, as in no other source of the same weights); an earlier
+        layer is the block's output as it is, as LLaVA takes it.
         """
         arguments: dict[str, Any] = {"pixel_values": pixels.to(self.backbone.dtype)}
-        if self._interpolate and self._architecture.asks_interpolation:
+        if self._resized and self._architecture.other_sizes == "argument":
             arguments["interpolate_pos_encoding"] = True
         if self.backbone.config.model_type == "vit_mae":
             # Noise in rising order keeps every patch in its place; the mask ratio is 0.
             order = torch.arange(self.num_tokens, device=pixels.device, dtype=torch.float32)
             arguments["noise"] = order.expand(len(pixels), -1)
+        if self._architecture.hierarchical:
+            features: Tensor = self.backbone(**arguments).last_hidden_state
+            return features.flatten(2).transpose(1, 2) if features.ndim == 4 else features
         last = self._last
         only_last = all(index in (-1, last) for index in self.layer)
         output = self.backbone(**arguments, output_hidden_states=not only_last)
         chosen = [
-            output.last_hidden_state
+            self._normed(output.last_hidden_state)
             if index in (-1, last)
             else output.hidden_states[index + 1 if index >= 0 else index]
             for index in self.layer
         ]
         tokens = torch.cat(chosen, dim=-1) if len(chosen) > 1 else chosen[0]
         return tokens[:, self._prefix_tokens :]
+
+    def _normed(self, tokens: Tensor) -> Tensor:
+        name = self._architecture.final_norm
+        if name is None:
+            return tokens
+        normed: Tensor = getattr(self.backbone, name)(tokens)
+        return normed
 
     @property
     def _last(self) -> int:
@@ -207,10 +284,14 @@ def load_transformers(
         architecture = _architecture(spec, config.model_type, place)
         processor = AutoImageProcessor.from_pretrained(place, **arguments)
         backbone = _load_backbone(spec, place, architecture, dtype, arguments)
+    folder = _folder(place, spec.revision)
+    if folder is not None:
+        verify_weights(spec.name, folder)
     _check_size(spec, backbone.config, place)
     if backbone.config.model_type == "vit_mae":
         backbone.config.mask_ratio = 0.0
-    revision = getattr(config, "_commit_hash", None) or spec.revision
+    from_hub = folder is not None and not Path(place).is_dir()
+    revision = folder.name if folder is not None and from_hub else _weights_hash(folder)
     return TransformersEncoder(
         spec,
         backbone.eval(),
@@ -222,12 +303,47 @@ def load_transformers(
     )
 
 
-def _architecture(spec: EncoderSpec, model_type: str, place: str) -> _Architecture:
-    if model_type not in _ARCHITECTURES:
+def _folder(place: str, revision: str | None) -> Path | None:
+    """Return where the files of a repository or folder lie; a Hub snapshot's is its commit."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(place).is_dir():
+        return Path(place)
+    configuration = try_to_load_from_cache(place, "config.json", revision=revision)
+    return Path(configuration).parent if isinstance(configuration, str) else None
+
+
+def _weights_hash(folder: Path | None) -> str | None:
+    """Return the sha256 of a folder's one weights file; None where it has several."""
+    file = None if folder is None else folder / "model.safetensors"
+    return f"sha256:{file_hash(file)}" if file is not None and file.is_file() else None
+
+
+def build_backbone(config: dict[str, Any]) -> Any:
+    """Return a vision tower with fresh weights on torch's default device.
+
+    Args:
+        config: `model_type` and the arguments of its configuration class, as in `configs.toml`.
+    """
+    import transformers
+
+    kind = str(config["model_type"])
+    architecture = ARCHITECTURES[kind]
+    settings = transformers.AutoConfig.for_model(
+        **config, **{k: v for k, v in architecture.options.items() if k.endswith("use_head")}
+    )
+    if kind == "vit_mae":
+        settings.mask_ratio = 0.0
+    arguments = {k: v for k, v in architecture.options.items() if not k.endswith("use_head")}
+    return getattr(transformers, architecture.model_class)(settings, **arguments)
+
+
+def _architecture(spec: EncoderSpec, model_type: str, place: str) -> Architecture:
+    if model_type not in ARCHITECTURES:
         raise UnknownNameError(
             "vision architecture",
             model_type,
-            _ARCHITECTURES,
+            ARCHITECTURES,
             f"(in {place}); `timm:NAME` or `open_clip:ARCH/PRETRAINED` may have it.",
         )
     expected = _FAMILY_TYPES.get(spec.family)
@@ -236,7 +352,7 @@ def _architecture(spec: EncoderSpec, model_type: str, place: str) -> _Architectu
             f"encoder {spec.name}: {place} holds a '{model_type}', not a {spec.family}; "
             "the weights are not those that the name stands for"
         )
-    return _ARCHITECTURES[model_type]
+    return ARCHITECTURES[model_type]
 
 
 def _check_size(spec: EncoderSpec, config: Any, place: str) -> None:
@@ -245,6 +361,8 @@ def _check_size(spec: EncoderSpec, config: Any, place: str) -> None:
     Raises:
         WeightsError: they are another size of the family.
     """
+    if getattr(config, "num_hidden_layers", None) is None or spec.depth is None:
+        return
     found = (int(config.hidden_size), int(config.num_hidden_layers))
     stated = (spec.width or found[0], spec.depth or found[1])
     if found != stated:
@@ -258,16 +376,23 @@ _FAMILY_TYPES = {
     "deit": {"deit", "vit"},  # the checkpoints without a distillation token are plain ViTs
     "clip": {"clip", "clip_vision_model"},
     "siglip": {"siglip", "siglip_vision_model"},
+    "siglip2": {"siglip", "siglip_vision_model"},
+    "aimv2": {"aimv2", "aimv2_vision_model"},
     "mae": {"vit_mae"},
     "dino": {"vit"},
     "dinov2": {"dinov2", "dinov2_with_registers"},
+    "dinov3": {"dinov3_vit"},
+    "beit": {"beit"},
+    "data2vec": {"data2vec-vision"},
+    "ijepa": {"ijepa"},
+    "webssl": {"dinov2", "vit", "vit_mae"},
 }
 
 
 def _load_backbone(
     spec: EncoderSpec,
     place: str,
-    architecture: _Architecture,
+    architecture: Architecture,
     dtype: torch.dtype,
     arguments: dict[str, Any],
 ) -> Any:

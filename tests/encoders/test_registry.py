@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 import time
 from importlib import metadata
-from typing import Any
 
 import pytest
-import torch
 
 from encoder_bench.encoders import registry
-from encoder_bench.encoders.catalog import CATALOG
+from encoder_bench.encoders.architecture import architecture_facts
+from encoder_bench.encoders.catalog import (
+    CATALOG,
+    FACTS_FILE,
+    parse_source,
+    transformers_configs,
+)
+from encoder_bench.encoders.catalog.write_facts import can_be_computed
 from encoder_bench.encoders.listing import encoder_card, encoder_rows
 from encoder_bench.encoders.spec import EncoderSpec
 from encoder_bench.errors import EncoderBenchError, UnknownNameError, WeightsError
@@ -23,7 +30,11 @@ SHORT_NAMES = ("dinov2-l", "clip-l", "siglip-so400m", "mae-l", "dino-b", "deit-b
 def test_the_short_names_that_people_use_are_there() -> None:
     assert set(SHORT_NAMES) <= set(CATALOG)
     assert {spec.family for spec in CATALOG.values()} == {
-        "deit", "clip", "siglip", "mae", "dino", "dinov2",
+        "deit", "deit3", "vit", "swin", "swinv2", "convnext",
+        "clip", "openclip", "evaclip", "clipa", "metaclip", "dfn", "siglip", "siglip2",
+        "mobileclip", "aimv2", "pe",
+        "mae", "dino", "dinov2", "dinov3", "beit", "beitv2", "mocov3", "data2vec", "ijepa",
+        "webssl",
     }  # fmt: skip
 
 
@@ -47,40 +58,71 @@ def test_general_forms() -> None:
         registry.find_spec("clip-l+dinov2-x")
 
 
-ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "deit": ("ViTModel", "ViTConfig", {"add_pooling_layer": False}),
-    "clip": ("CLIPVisionModel", "CLIPVisionConfig", {}),
-    "siglip": ("SiglipVisionModel", "SiglipVisionConfig", {}),
-    "mae": ("ViTMAEModel", "ViTMAEConfig", {}),
-    "dino": ("ViTModel", "ViTConfig", {"add_pooling_layer": False}),
-    "dinov2": ("Dinov2Model", "Dinov2Config", {}),
-}
-MLP = {1152: 4304}
-HEAD_WIDTH = {1152: 72, 1280: 80}
+COMPUTED = [name for name, spec in CATALOG.items() if can_be_computed(spec)]
+SMALLEST = [  # one of each family: the one with the fewest operations
+    min(
+        (s for s in CATALOG.values() if s.family == family and s.gflops), key=lambda s: s.gflops
+    ).name
+    for family in sorted({s.family for s in CATALOG.values() if s.gflops})
+]
 
 
-@pytest.mark.parametrize("name", [n for n in CATALOG if not n.startswith("tiny-")])
-def test_parameters_are_those_of_the_architecture(name: str) -> None:
-    import transformers
-
+@pytest.mark.parametrize("name", COMPUTED)
+def test_facts_are_those_of_the_architecture(name: str) -> None:
     spec = CATALOG[name]
-    assert spec.width is not None
-    model_class, config_class, options = ARCHITECTURES[spec.family]
-    shape: dict[str, Any] = {
-        "hidden_size": spec.width,
-        "num_hidden_layers": spec.depth,
-        "num_attention_heads": spec.width // HEAD_WIDTH.get(spec.width, 64),
-        "patch_size": spec.patch,
-        "image_size": 518 if spec.family == "dinov2" else spec.resolution,
-    }
-    if spec.family == "dinov2":
-        shape |= {"mlp_ratio": 4, "use_swiglu_ffn": name == "dinov2-g"}
-    else:
-        shape |= {"intermediate_size": MLP.get(spec.width, 4 * spec.width)}
-    with torch.device("meta"):
-        config = getattr(transformers, config_class)(**shape)
-        model = getattr(transformers, model_class)(config, **options)
-    assert sum(parameter.numel() for parameter in model.parameters()) == spec.parameters
+    facts = architecture_facts(spec, gflops=name in SMALLEST)
+    assert facts == {key: getattr(spec, key) for key in facts}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMPUTED)
+def test_operations_are_those_of_the_architecture(name: str) -> None:
+    assert architecture_facts(CATALOG[name])["gflops"] == CATALOG[name].gflops
+
+
+def test_counts_are_those_that_papers_print() -> None:
+    # Multiply-adds: DeiT table 5 (Ti 1.3, S 4.6, B 17.6 "FLOPs"), Swin table 1 (B 15.4),
+    # ConvNeXt table 1 (B 15.4), at 224 px; ours count a multiply-add as two. Parameters in
+    # millions from the same tables and CLIP's ViT-L/14 (304M, Prismatic's and OpenCLIP's tables).
+    for name, printed in {
+        "deit-ti": 1.3,
+        "deit-s": 4.6,
+        "deit-b": 17.6,
+        "convnext-b": 15.4,
+    }.items():
+        assert CATALOG[name].gflops == pytest.approx(2 * printed, rel=0.04)
+    assert CATALOG["swin-b"].gflops == pytest.approx(2 * 15.4, rel=0.02)
+    assert CATALOG["clip-l"].parameters == pytest.approx(304e6, rel=0.005)
+    assert CATALOG["dinov2-g"].parameters == pytest.approx(1.1e9, rel=0.04)
+
+
+def test_every_source_is_a_name_that_its_library_lists() -> None:
+    import open_clip
+    import timm
+
+    tagged, bare, pairs = timm.list_pretrained(), timm.list_models(), open_clip.list_pretrained()
+    for spec in CATALOG.values():
+        for source in spec.sources:
+            form, locator = parse_source(source)
+            if form == "timm" and "@" in locator:
+                assert locator.partition("@")[0] in bare, source
+            elif form == "timm":
+                assert locator in tagged, source
+            elif form == "open_clip":
+                assert tuple(locator.split("/")) in pairs, source
+            elif form == "hf":
+                assert locator.count("/") == 1, source
+
+
+def test_names_and_sources_are_unique_and_every_fact_has_an_encoder() -> None:
+    rows = [s for s in CATALOG.values() if s.source != "bundled"]
+    sources = [source for spec in rows for source in spec.sources]
+    assert len(sources) == len(set(sources))
+    assert set(json.loads(FACTS_FILE.read_text())) == {CATALOG[n].sources[0] for n in COMPUTED}
+    assert all(spec.licence != "unknown" and spec.paper != "unknown" for spec in rows)
+    assert all(re.fullmatch(r"\d{4}\.\d{5}", spec.paper) for spec in rows)
+    named = set(transformers_configs())
+    assert named <= {spec.locator for spec in rows if spec.source == "hf"}
 
 
 @pytest.mark.parametrize("name", [n for n in CATALOG if n.startswith("tiny-")])
@@ -96,9 +138,14 @@ def test_rows_and_cards_say_what_is_open() -> None:
     assert len(rows) == len(registry.encoder_names())
     assert all(row["revision"] == "unpinned" for row in rows if row["name"] in SHORT_NAMES)
     assert {row["supervision"] for row in encoder_rows(supervision="weakly")} == {"weakly"}
-    assert all((row["parameters"] or 0) <= 30e6 for row in encoder_rows(max_parameters=30_000_000))
+    assert all(row["parameters"] <= 30e6 for row in encoder_rows(max_parameters=30_000_000))
+    assert all(row["gflops"] <= 10 for row in encoder_rows(max_gflops=10))
+    with pytest.raises(UnknownNameError, match="unknown family 'dinov'"):
+        encoder_rows(family="dinov")
     card = encoder_card("clip-l")
-    assert (card["patch_tokens"], card["paper"]) == (256, "2103.00020")
+    assert (card["tokens"], card["prefix_tokens"], card["paper"]) == (256, 1, "2103.00020")
+    assert card["sources"][0] == "hf:openai/clip-vit-large-patch14"
+    assert encoder_card("data2vec-b")["parameters"] is None
     assert encoder_card("tiny-mae")["weights"] in ("seeded random", "shipped")
 
 
