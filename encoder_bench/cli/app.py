@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from encoder_bench import __version__
-from encoder_bench.cli import data, encoders, models, results, run, table
+from encoder_bench.cli import data, encoders, inspection, models, results, run, table
 
 _HELP = """Which pretrained visual encoder should stand inside a multimodal LLM?
 
@@ -62,6 +62,8 @@ app.command("report", rich_help_panel="Compare")(results.report_command)
 app.command("check", rich_help_panel="Compare")(results.check_command)
 app.add_typer(results.baseline_app, name="baseline", rich_help_panel="Compare")
 app.add_typer(encoders.app, name="encoders", rich_help_panel="Look up")
+app.command("features", rich_help_panel="Look up")(inspection.features_command)
+app.command("probe", rich_help_panel="Look up")(inspection.probe_command)
 app.add_typer(data.app, name="data", rich_help_panel="Look up")
 app.add_typer(results.results_app, name="results", rich_help_panel="Look up")
 app.add_typer(models.cache_app, name="cache", rich_help_panel="Look up")

@@ -176,7 +176,7 @@ def run_command(
         visual_tokens=visual_tokens,
         llm=llm,
         llm_train=llm_train,
-        layer=_layers(layer),
+        layer=parse_layers(layer),
         resolution=resolution,
         steps=steps,
         data=data,
@@ -203,7 +203,12 @@ def run_command(
         _print_outcome(outcome, results)
 
 
-def _layers(text: str | None) -> list[int] | None:
+def parse_layers(text: str | None) -> list[int] | None:
+    """Read `--layer -2,-8`.
+
+    Raises:
+        RecipeError: not whole numbers.
+    """
     if text is None:
         return None
     try:

@@ -53,7 +53,7 @@ def import_dataset(
         DataError: unreachable, no such split, or columns are missing; names them.
         EncoderBenchError: the folder cannot be written.
     """
-    rows = _open(source, split, revision)
+    rows = open_rows(source, split, revision)
     missing = [name for name in _COLUMNS[kind] if name not in rows.column_names]
     if missing:
         raise DataError(
@@ -67,7 +67,12 @@ def import_dataset(
     return len(rows)
 
 
-def _open(source: str, split: str, revision: str | None) -> Any:
+def open_rows(source: str, split: str, revision: str | None = None) -> Any:
+    """Return a split of a Hub data set, or of a folder that `Dataset.save_to_disk` wrote.
+
+    Raises:
+        DataError: it cannot be read; says what to pass instead.
+    """
     import datasets
 
     try:

@@ -16,7 +16,7 @@ from encoder_bench.encoders.reading import explained
 from encoder_bench.encoders.spec import EncoderSpec
 from encoder_bench.errors import UnknownNameError, WeightsError
 
-_FILES = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin")
+FILES = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin")
 _PREPROCESSING = {
     "mean": "image_mean",
     "std": "image_std",
@@ -200,7 +200,7 @@ def load_open_clip(
                 f"encoder {spec.name}: open_clip has no Hub repository for {architecture}/{tag}; "
                 "download its checkpoint, convert it to safetensors and pass --weights PATH"
             )
-        file, revision = fetch_file(spec, repository, _FILES)
+        file, revision = fetch_file(spec, repository, FILES)
     with (
         explained(spec.name, str(file)),
         whole_loading(spec.name, str(file), heads=_HEADS, only="visual."),

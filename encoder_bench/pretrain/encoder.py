@@ -13,16 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from encoder_bench.inspection.measures import (
+    linear_probe_scores,
+    mean_average_precision,
+    nearest_neighbour_scores,
+)
 from encoder_bench.pretrain.architecture import SUPERVISION, ObjectiveName, build_objective
 from encoder_bench.pretrain.card import ship
 from encoder_bench.pretrain.loop import Run, train
 from encoder_bench.pretrain.objective import Objective, ObjectiveLoss
 from encoder_bench.pretrain.pool import ImagePool
-from encoder_bench.pretrain.probe import (
-    linear_probe_scores,
-    mean_average_precision,
-    nearest_neighbour_scores,
-)
 from encoder_bench.pretrain.schedule import Budget
 from encoder_bench.pretrain.views import MEAN, STD, normalise
 from encoder_bench.progress import Reporter

@@ -11,10 +11,10 @@ import torch
 import transformers
 
 from encoder_bench.hashing import hash_file
+from encoder_bench.inspection.measures import linear_probe_scores, mean_average_precision
 from encoder_bench.pretrain.architecture import CAPTION_TOKENS
 from encoder_bench.pretrain.encoder import features, pretrain_encoder
 from encoder_bench.pretrain.pool import ImagePool, caption_ids
-from encoder_bench.pretrain.probe import linear_probe_scores, mean_average_precision
 from encoder_bench.pretrain.schedule import Budget
 from encoder_bench.pretrain.tokenizer import build_tokenizer
 from encoder_bench.progress import QuietReporter

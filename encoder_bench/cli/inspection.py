@@ -1,0 +1,267 @@
+"""`encoder-bench features | probe`: a look inside encoders, without an LLM."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from encoder_bench.cli import options
+from encoder_bench.errors import RecipeError, WeightsError
+
+_HOW = "How"
+Layer = Annotated[
+    str | None,
+    typer.Option(metavar="-1|-2|-2,-8", help="Which blocks' tokens.", rich_help_panel=_HOW),
+]
+Resolution = Annotated[
+    int | None, typer.Option(metavar="PIXELS", help="Another image size.", rich_help_panel=_HOW)
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps.", rich_help_panel=_HOW)]
+Dtype = Annotated[
+    str,
+    typer.Option(metavar="float32|bfloat16|float16", help="Of the weights.", rich_help_panel=_HOW),
+]
+Weights = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[NAME=]PATH",
+        help="An encoder's checkpoint on disk; NAME= where there are several encoders.",
+        rich_help_panel=_HOW,
+    ),
+]
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Let a Hub repository run its own Python code.",
+        rich_help_panel=_HOW,
+    ),
+]
+
+
+def features_command(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    encoder: Annotated[
+        list[str], typer.Option("--encoder", "-e", metavar="NAME", help="Repeatable.")
+    ],
+    output: Annotated[
+        Path, typer.Option(metavar="FILE", help="A .png, .svg or .pdf that is written.")
+    ] = Path("features.png"),
+    point: Annotated[
+        str,
+        typer.Option(
+            metavar="X,Y",
+            help="The patch that others are likened to, as shares from left and top.",
+        ),
+    ] = "0.5,0.5",
+    layer: Layer = None,
+    resolution: Resolution = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Draw what encoders see: principal components and likeness of their patch features."""
+    if output.suffix not in (".png", ".svg", ".pdf"):
+        raise RecipeError(f"--output {output}: end it in .png, .svg or .pdf")
+    from encoder_bench.data.images import load_image
+    from encoder_bench.hardware import choose_device
+    from encoder_bench.inspection.feature_picture import draw_features
+    from encoder_bench.inspection.patch_features import patch_features
+    from encoder_bench.progress import make_reporter
+
+    where, places = _point(point), _places(encoder, weights)
+    pictures = [load_image(path) for path in images]
+    reporter = make_reporter(quiet=quiet)
+    views = []
+    with reporter.phase("features", len(encoder), "encoders") as phase:
+        for name in encoder:
+            loaded = _load(name, layer, resolution, "float32", places, trust_remote_code)
+            view = patch_features(loaded.to(choose_device(device)), pictures, point=where)
+            if not view.pretrained:
+                reporter.warn(f"{name} has seeded random weights, and the picture says so")
+            views.append(view)
+            phase.advance()
+    draw_features(pictures, views, output)
+    typer.echo(f"wrote {output}")
+
+
+def probe_command(
+    encoder: Annotated[
+        list[str], typer.Option("--encoder", "-e", metavar="NAME", help="Repeatable.")
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="scenes|DIR|hub:NAME",
+            help="Labelled images: class folders (also under train/ and test/), a folder with COCO "
+            "instances, or a data set of the Hub.",
+        ),
+    ] = "scenes",
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", help="Most images of each half.")
+    ] = None,
+    retrieval: Annotated[
+        bool, typer.Option(help="Also image-text retrieval, where there is a text tower.")
+    ] = True,
+    image_column: Annotated[str, typer.Option(help="Of a Hub data set.")] = "image",
+    label_column: Annotated[str, typer.Option(help="Of a Hub data set.")] = "label",
+    train_split: Annotated[str, typer.Option(help="Of a Hub data set.")] = "train",
+    test_split: Annotated[str, typer.Option(help="Of a Hub data set.")] = "test",
+    batch: Annotated[int, typer.Option(min=1, help="Images at once.", rich_help_panel=_HOW)] = 32,
+    layer: Layer = None,
+    resolution: Resolution = None,
+    dtype: Dtype = "float32",
+    weights: Weights = None,
+    device: Device = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+    json_output: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Measure frozen features cheaply: k-NN, linear probe, image-text retrieval."""
+    from encoder_bench.hardware import choose_device
+    from encoder_bench.inspection.labelled_images import HubColumns, read_labelled
+    from encoder_bench.inspection.probe import probe_encoder
+    from encoder_bench.progress import make_reporter
+
+    reporter = make_reporter(quiet=quiet or json_output)
+    places = _places(encoder, weights)
+    columns = HubColumns(image_column, label_column, train_split, test_split)
+    labelled = read_labelled(data, reporter, columns=columns, limit=limit)
+    reports = []
+    for name in encoder:
+        loaded = _load(name, layer, resolution, dtype, places, trust_remote_code)
+        loaded = loaded.to(choose_device(device))
+        report: dict[str, Any] = {
+            "encoder": name,
+            "pretrained": loaded.pretrained,
+            "revision": loaded.weights_revision,
+        }
+        report |= probe_encoder(loaded, labelled, reporter=reporter, batch=batch)
+        if retrieval:
+            report["retrieval"] = _retrieval(name, data, limit, places, device, batch, reporter)
+        reports.append(report)
+    if json_output:
+        typer.echo(json.dumps(reports, indent=1))
+    else:
+        _print(reports)
+
+
+def _load(
+    name: str,
+    layer: str | None,
+    resolution: int | None,
+    dtype: str,
+    places: dict[str, Path],
+    trust_remote_code: bool,
+) -> Any:
+    from encoder_bench.cli.run import parse_layers
+    from encoder_bench.encoders.registry import load_encoder
+
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise RecipeError(f"--dtype {dtype}: give float32, bfloat16 or float16")
+    return load_encoder(
+        name,
+        layer=tuple(parse_layers(layer) or (-1,)),
+        resolution=resolution,
+        dtype=dtype,
+        weights=places.get(name),
+        trust_remote_code=trust_remote_code,
+    )
+
+
+def _places(names: list[str], weights: list[str] | None) -> dict[str, Path]:
+    places = {}
+    for entry in weights or []:
+        name, equals, path = entry.partition("=")
+        if not equals and len(names) == 1:
+            places[names[0]] = Path(entry)
+        elif name in names:
+            places[name] = Path(path)
+        else:
+            raise RecipeError(f"--weights {entry}: give NAME=PATH with one of {', '.join(names)}")
+    return places
+
+
+def _point(text: str) -> tuple[float, float]:
+    try:
+        across, down = (float(part) for part in text.split(","))
+    except ValueError:
+        raise RecipeError(f"--point {text}: give two shares, as in 0.5,0.5") from None
+    return across, down
+
+
+def _retrieval(
+    name: str,
+    data: str,
+    limit: int | None,
+    places: dict[str, Path],
+    device: str,
+    batch: int,
+    reporter: Any,
+) -> dict[str, Any]:
+    from encoder_bench.data.folder import open_data
+    from encoder_bench.encoders.text_tower import load_dual_encoder
+    from encoder_bench.errors import DataError
+    from encoder_bench.hardware import choose_device
+    from encoder_bench.inspection.probe import retrieve
+
+    try:
+        samples = open_data(data, reporter).samples(
+            "captioning", reader="coco-captions", source="captions", split="test", limit=limit
+        )
+        towers = load_dual_encoder(name, weights=places.get(name), device=choose_device(device))
+    except DataError:
+        return {"n/a": f"{data} has no captions"}
+    except WeightsError as error:
+        return {"n/a": str(error)}
+    return retrieve(towers, samples, reporter=reporter, batch=batch)
+
+
+def _print(reports: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("encoder", "k-NN", "linear probe", "image>text", "text>image"):
+        table.add_column(column, no_wrap=column != "encoder", overflow="fold")
+    reasons: dict[str, list[str]] = {}
+    for report in reports:
+        found = report.get("retrieval", {"n/a": "not asked for"})
+        if "n/a" in found:
+            reason = found["n/a"].removeprefix(f"encoder {report['encoder']}: ")
+            reasons.setdefault(reason, []).append(report["encoder"])
+        table.add_row(
+            report["encoder"] + ("" if report["pretrained"] else " *"),
+            _score(report["knn"]),
+            _score(report["linear_probe"]),
+            _score(found.get("image_to_text")),
+            _score(found.get("text_to_image")),
+        )
+    first = reports[0]
+    console = Console()
+    console.print(table)
+    notes = [
+        f"{first['measure']}, percent, of mean patch tokens on {first['data']}: "
+        f"{first['train_images']} images to learn from, {first['test_images']} measured, "
+        f"{first['classes']} classes; {first['chance_percent']} without looking. "
+        "± is half of the 95% interval, bootstrapped over images. Retrieval is recall at 1.",
+        *(["* random weights"] if not all(report["pretrained"] for report in reports) else []),
+        *(f"n/a: {', '.join(names)}: {reason}" for reason, names in reasons.items()),
+    ]
+    for note in notes:
+        console.print(note, markup=False, highlight=False)
+
+
+def _score(score: dict[str, Any] | None) -> str:
+    if score is None:
+        return "n/a"
+    if score["interval"] is None:
+        return f"{score['percent']:.1f}"
+    low, high = score["interval"]
+    return f"{score['percent']:.1f} ±{(high - low) / 2:.1f}"

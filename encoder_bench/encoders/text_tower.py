@@ -1,0 +1,156 @@
+"""Image and text in one space: the second half of weakly supervised encoders, for retrieval.
+
+What belongs here: loading both towers of a source that has a text tower. Adapters never use it;
+an encoder's patch tokens come from its loader alone.
+
+Axes: P images, T texts, E joint embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from encoder_bench.encoders.catalog import parse_source
+from encoder_bench.encoders.reading import explained, quiet_loading, unreachable
+from encoder_bench.encoders.registry import find_spec
+from encoder_bench.encoders.spec import EncoderSpec
+from encoder_bench.errors import WeightsError
+from encoder_bench.hub import is_cached, is_reachable
+
+_CLASSES = {"clip": "CLIPModel", "siglip": "SiglipModel"}
+_TEXT_LENGTH = {"siglip": 64}
+"""SigLIP was trained with texts padded to 64 tokens and reads its last one."""
+
+
+@dataclass(frozen=True, slots=True)
+class DualEncoder:
+    """Both towers of one checkpoint.
+
+    Attributes:
+        name: the encoder.
+        embed_images: images to `(P, E)`.
+        embed_texts: texts to `(T, E)`.
+    """
+
+    name: str
+    embed_images: Callable[[Sequence[Image]], Tensor]
+    embed_texts: Callable[[Sequence[str]], Tensor]
+
+
+def load_dual_encoder(
+    name: str, *, weights: Path | None = None, device: torch.device | None = None
+) -> DualEncoder:
+    """Load image and text tower of an encoder from the first of its sources that has both.
+
+    Args:
+        name: a registered name or a general form.
+        weights: the checkpoint on disk instead of the Hub.
+        device: where it runs; the CPU by default.
+
+    Raises:
+        UnknownNameError: no such encoder.
+        WeightsError: it has no text tower, or its weights are unreachable or damaged.
+    """
+    spec = find_spec(name)
+    place = device or torch.device("cpu")
+    if spec.source in ("hf", "dir"):
+        return _transformers(spec, str(weights or spec.locator), place)
+    for source in spec.sources:
+        form, locator = parse_source(source)
+        if form == "open_clip":
+            return _open_clip(spec, locator, weights, place)
+    raise WeightsError(f"encoder {name}: its checkpoint has no text tower, so no retrieval")
+
+
+def _transformers(spec: EncoderSpec, place: str, device: torch.device) -> DualEncoder:
+    import transformers
+
+    if not Path(place).is_dir() and not is_cached(place, spec.revision) and not is_reachable(place):
+        raise unreachable(spec.name, place)
+    with explained(spec.name, place), quiet_loading():
+        config = transformers.AutoConfig.from_pretrained(place, revision=spec.revision)
+        if config.model_type not in _CLASSES:
+            raise WeightsError(
+                f"encoder {spec.name}: a '{config.model_type}' checkpoint has no text tower, so no "
+                "retrieval"
+            )
+        model, report = getattr(transformers, _CLASSES[config.model_type]).from_pretrained(
+            place, revision=spec.revision, output_loading_info=True
+        )
+        if report.get("missing_keys"):
+            raise WeightsError(
+                f"encoder {spec.name}: {place} has no text tower: "
+                f"{len(report['missing_keys'])} parameters are missing"
+            )
+        processor = transformers.AutoImageProcessor.from_pretrained(place, revision=spec.revision)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(place, revision=spec.revision)
+    model = model.to(device).eval()
+    length = _TEXT_LENGTH.get(config.model_type)
+
+    @torch.no_grad()
+    def images(batch: Sequence[Image]) -> Tensor:
+        pixels = processor(images=list(batch), return_tensors="pt")["pixel_values"]
+        return _pooled(model.get_image_features(pixel_values=pixels.to(device)))
+
+    @torch.no_grad()
+    def texts(batch: Sequence[str]) -> Tensor:
+        tokens = tokenizer(
+            list(batch),
+            padding="max_length" if length else True,
+            truncation=True,
+            max_length=length or int(config.text_config.max_position_embeddings),
+            return_tensors="pt",
+        ).to(device)
+        if length:  # SigLIP reads padding as text
+            tokens.pop("attention_mask", None)
+        return _pooled(model.get_text_features(**tokens))
+
+    return DualEncoder(spec.name, images, texts)
+
+
+def _pooled(output: Any) -> Tensor:
+    """Return the embeddings, whether the library hands over them or an output that holds them."""
+    tensor: Tensor = output if isinstance(output, Tensor) else output.pooler_output
+    return tensor.float().cpu()
+
+
+def _open_clip(
+    spec: EncoderSpec, locator: str, weights: Path | None, device: torch.device
+) -> DualEncoder:
+    import open_clip
+
+    from encoder_bench.encoders.checkpoint import fetch_file, find_file, whole_loading
+    from encoder_bench.encoders.open_clip import FILES, build_options
+
+    architecture, _, tag = locator.partition("/")
+    facts = open_clip.get_pretrained_cfg(architecture, tag) or {}
+    if weights is not None:
+        file, _ = find_file(spec, weights)
+    else:
+        file, _ = fetch_file(spec, str(facts.get("hf_hub", "")).rstrip("/"), FILES)
+    with explained(spec.name, str(file)), whole_loading(spec.name, str(file), heads=()):
+        model, _, transform = open_clip.create_model_and_transforms(
+            architecture, pretrained=str(file), weights_only=True, **build_options(facts)
+        )
+        tokenizer = open_clip.get_tokenizer(architecture)
+    model = model.to(device).eval()
+
+    @torch.no_grad()
+    def images(batch: Sequence[Image]) -> Tensor:
+        pixels = torch.stack([transform(image) for image in batch])
+        features: Tensor = model.encode_image(pixels.to(device))
+        return features.float().cpu()
+
+    @torch.no_grad()
+    def texts(batch: Sequence[str]) -> Tensor:
+        features: Tensor = model.encode_text(tokenizer(list(batch)).to(device))
+        return features.float().cpu()
+
+    return DualEncoder(spec.name, images, texts)

@@ -1,0 +1,219 @@
+"""Images with class labels, for probes: class folders, instances files, and data sets of the Hub.
+
+What belongs here: reading and the split. An image is in one half only, told by its bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from encoder_bench.data.images import load_image
+from encoder_bench.errors import DataError
+from encoder_bench.hashing import hash_file, hash_text
+from encoder_bench.progress import Reporter
+
+_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+_TEST_FOLDERS = ("test", "val", "validation")
+_TEST_SHARE = 0.25
+_INSTANCES = ("instances_train2017.json", "instances_val2017.json")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledImage:
+    """One image and the classes that it shows.
+
+    Attributes:
+        name: shown in errors; unique.
+        open: returns the image in RGB.
+        classes: indices of its classes: one, or several.
+    """
+
+    name: str
+    open: Callable[[], Image.Image]
+    classes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledSet:
+    """Images to learn from and images to be measured on.
+
+    Attributes:
+        name: for tables.
+        class_names: by index.
+        several: whether an image may have several classes (or none).
+        train: to learn from.
+        test: to be measured on.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    several: bool
+    train: tuple[LabelledImage, ...]
+    test: tuple[LabelledImage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HubColumns:
+    """Which columns and splits of a data set hold what."""
+
+    image: str = "image"
+    label: str = "label"
+    train: str = "train"
+    test: str = "test"
+
+
+def read_labelled(
+    data: str, reporter: Reporter, *, columns: HubColumns | None = None, limit: int | None = None
+) -> LabelledSet:
+    """Return the labelled images that `--data` names.
+
+    Args:
+        data: `scenes`; a folder of class folders, whole or under `train/` and `test/` (or `val/`);
+            a folder with COCO instances files; or `hub:NAME` of `datasets`.
+        reporter: told the progress.
+        columns: of a Hub data set.
+        limit: most images of each half, chosen by a hash of their names.
+
+    Raises:
+        DataError: nothing there has labels, a half is empty, or an image is in both.
+    """
+    if data.startswith("hub:"):
+        found = _from_hub(data.removeprefix("hub:"), columns or HubColumns())
+    elif data.partition(":")[0] == "scenes":
+        found = _from_instances(data, reporter)
+    else:
+        root = Path(data)
+        if not root.is_dir():
+            raise DataError(f"--data {data}: no such folder; a Hub data set is hub:NAME")
+        holds_instances = any(next(root.rglob(name), None) for name in _INSTANCES)
+        found = _from_instances(data, reporter) if holds_instances else _from_class_folders(root)
+    for half, images in (("train", found.train), ("test", found.test)):
+        if not images:
+            raise DataError(f"--data {data}: no labelled {half} images")
+    if limit is None:
+        return found
+    return LabelledSet(
+        found.name, found.class_names, found.several, _some(found.train, limit),
+        _some(found.test, limit),
+    )  # fmt: skip
+
+
+def _some(images: Sequence[LabelledImage], limit: int) -> tuple[LabelledImage, ...]:
+    chosen = sorted(images, key=lambda image: hash_text("probe", image.name))[:limit]
+    return tuple(sorted(chosen, key=lambda image: image.name))
+
+
+def _from_class_folders(root: Path) -> LabelledSet:
+    test = next((root / name for name in _TEST_FOLDERS if (root / name).is_dir()), None)
+    if (root / "train").is_dir() and test is not None:
+        class_names = _class_folders(root / "train")
+        unknown = sorted(set(_class_folders(test)) - set(class_names))
+        if unknown:
+            raise DataError(f"{test}: class '{unknown[0]}' is not in {root / 'train'}")
+        train, held_out = _files(root / "train", class_names), _files(test, class_names)
+        seen = {hash_file(path): path for path, _ in train}
+        for path, _ in held_out:
+            twin = seen.get(hash_file(path))
+            if twin is not None:
+                raise DataError(f"{path}: the same image as {twin}, which is in the training half")
+        return LabelledSet(root.name, class_names, False, _images(train), _images(held_out))
+    class_names = _class_folders(root)
+    if len(class_names) < 2:
+        raise DataError(f"{root}: fewer than two class folders with images, and no instances file")
+    train, held_out = [], []
+    for path, label in _files(root, class_names):
+        (held_out if _is_held_out(hash_file(path)) else train).append((path, label))
+    return LabelledSet(root.name, class_names, False, _images(train), _images(held_out))
+
+
+def _class_folders(root: Path) -> tuple[str, ...]:
+    return tuple(sorted(p.name for p in root.iterdir() if p.is_dir() and any(_pictures(p))))
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in _ENDINGS and p.is_file())
+
+
+def _files(root: Path, class_names: Sequence[str]) -> list[tuple[Path, int]]:
+    return [
+        (path, label)
+        for label, name in enumerate(class_names)
+        if (root / name).is_dir()
+        for path in _pictures(root / name)
+    ]
+
+
+def _images(files: Sequence[tuple[Path, int]]) -> tuple[LabelledImage, ...]:
+    return tuple(LabelledImage(str(path), _opener(path), (label,)) for path, label in sorted(files))
+
+
+def _opener(path: Path) -> Callable[[], Image.Image]:
+    return lambda: load_image(path)
+
+
+def _is_held_out(digest: str) -> bool:
+    """Return whether an image is in the test half; equal bytes are always in the same."""
+    return int(digest[:8], 16) < _TEST_SHARE * 2**32
+
+
+def _from_instances(data: str, reporter: Reporter) -> LabelledSet:
+    from encoder_bench.data.coco import read_instances
+    from encoder_bench.data.folder import open_data
+    from encoder_bench.data.layout import Layout
+
+    folder = open_data(data, reporter)
+    layout = Layout(folder.root)
+    present: dict[int, frozenset[str]] = {}
+    for name in _INSTANCES:
+        if layout.find("coco", name) is not None:
+            for image_id, counts in read_instances(layout, name).counts.items():
+                present.setdefault(image_id, frozenset(counts))
+    class_names = tuple(sorted(frozenset().union(*present.values())))
+    index = {name: number for number, name in enumerate(class_names)}
+    halves: dict[bool, list[LabelledImage]] = {True: [], False: []}
+    for image_id, names in sorted(present.items()):
+        path = layout.coco_images.get(image_id)
+        if path is None:
+            continue
+        labels = tuple(sorted(index[name] for name in names))
+        digest = hash_text(str(image_id))
+        halves[_is_held_out(digest)].append(LabelledImage(str(path), _opener(path), labels))
+    return LabelledSet(folder.name, class_names, True, tuple(halves[False]), tuple(halves[True]))
+
+
+def _from_hub(source: str, columns: HubColumns) -> LabelledSet:
+    from encoder_bench.data.hub import open_rows
+
+    halves = {}
+    class_names: tuple[str, ...] = ()
+    for split in (columns.train, columns.test):
+        rows = open_rows(source, split)
+        for column in (columns.image, columns.label):
+            if column not in rows.column_names:
+                raise DataError(
+                    f"{source}: no column '{column}'; it has {', '.join(rows.column_names)} "
+                    "(--image-column, --label-column)"
+                )
+        feature = rows.features[columns.label]
+        names = getattr(feature, "names", None) or sorted({str(v) for v in rows[columns.label]})
+        class_names = class_names or tuple(str(name) for name in names)
+        halves[split] = _rows(source, split, rows, columns, class_names)
+    return LabelledSet(source, class_names, False, halves[columns.train], halves[columns.test])
+
+
+def _rows(
+    source: str, split: str, rows: Any, columns: HubColumns, class_names: tuple[str, ...]
+) -> tuple[LabelledImage, ...]:
+    def opener(number: int) -> Callable[[], Image.Image]:
+        return lambda: rows[number][columns.image].convert("RGB")
+
+    images = []
+    for number, value in enumerate(rows[columns.label]):
+        label = value if isinstance(value, int) else class_names.index(str(value))
+        images.append(LabelledImage(f"{source}/{split}/{number}", opener(number), (label,)))
+    return tuple(images)

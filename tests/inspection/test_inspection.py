@@ -1,0 +1,223 @@
+"""Pictures of patch features, probes and retrieval, through the command line and below it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from encoder_bench.cli.app import app
+from encoder_bench.encoders.bundled import tiny_processor
+from encoder_bench.encoders.registry import load_encoder
+from encoder_bench.encoders.text_tower import load_dual_encoder
+from encoder_bench.errors import DataError, RecipeError, WeightsError
+from encoder_bench.inspection.labelled_images import HubColumns, read_labelled
+from encoder_bench.inspection.patch_features import patch_features, principal_colours
+from encoder_bench.inspection.probe import probe_encoder, recall_at_one
+from encoder_bench.progress import QuietReporter
+
+QUIET = QuietReporter()
+
+
+def half_and_half() -> Image.Image:
+    pixels = np.zeros((64, 64, 3), dtype=np.uint8)
+    pixels[:, 32:] = (250, 40, 40)
+    return Image.fromarray(pixels)
+
+
+def write_classes(root: Path, *, count: int = 12, parts: tuple[str, ...] = ("",)) -> Path:
+    """Write two classes that colour alone tells apart: reds and blues, no two files equal."""
+    generator = np.random.default_rng(0)
+    for part in parts:
+        for name, channel in (("red", 0), ("blue", 2)):
+            folder = root / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.integers(0, 60, (40, 40, 3), dtype=np.uint8)
+                pixels[..., channel] += 150
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    return root
+
+
+def test_components_tell_the_halves_of_a_picture_apart() -> None:
+    view = patch_features(load_encoder("tiny-deit"), [half_and_half()], point=(0.1, 0.5))
+    assert view.colours.shape == (1, 8, 8, 3)
+    assert view.chosen == (4, 0)
+    left, right = view.colours[0, :, :3].mean(dim=(0, 1)), view.colours[0, :, 5:].mean(dim=(0, 1))
+    assert (left - right).abs().max() > 0.3
+    assert view.likeness[0, 4, 0] == pytest.approx(1.0, abs=1e-5)
+    assert view.likeness[0, :, :3].mean() > view.likeness[0, :, 5:].mean()
+    assert not view.pretrained
+    with pytest.raises(RecipeError, match="shares from 0 to 1"):
+        patch_features(load_encoder("tiny-deit"), [half_and_half()], point=(1.5, 0.5))
+
+
+def test_principal_colours_of_known_directions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    strengths = torch.tensor([9.0, 3.0, 1.0, 0.01, 0.01])
+    tokens = torch.randn(2, 400, 5, generator=generator) * strengths
+    colours, explained = principal_colours(tokens)
+    assert colours.shape == (2, 400, 3)
+    assert explained > 0.99
+    flat, first = colours.reshape(-1, 3)[:, 0], tokens.reshape(-1, 5)[:, 0]
+    assert abs(float(torch.corrcoef(torch.stack([flat, first]))[0, 1])) > 0.97
+    assert torch.equal(principal_colours(tokens)[0], colours)
+
+
+def test_features_command_writes_a_picture(tmp_path: Path) -> None:
+    photo = tmp_path / "photo.png"
+    half_and_half().save(photo)
+    output = tmp_path / "out.png"
+    arguments = ["features", str(photo), "-e", "tiny-clip", "-e", "tiny-mae", "-q"]
+    result = CliRunner().invoke(app, [*arguments, "--output", str(output)])
+    assert result.exit_code == 0, result.output
+    with Image.open(output) as picture:
+        assert picture.width > 2 * picture.height
+    wrong = CliRunner().invoke(app, [*arguments, "--output", str(tmp_path / "out.gif")])
+    assert isinstance(wrong.exception, RecipeError)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize("parts", [("",), ("train", "val")])
+def test_colours_are_learned_from_class_folders(tmp_path: Path, parts: tuple[str, ...]) -> None:
+    data = read_labelled(str(write_classes(tmp_path, parts=parts)), QUIET)
+    assert data.class_names == ("blue", "red")
+    assert not {i.name for i in data.train} & {i.name for i in data.test}
+    report = probe_encoder(load_encoder("tiny-deit"), data, reporter=QUIET)
+    assert report["measure"] == "accuracy"
+    assert report["knn"]["percent"] == report["linear_probe"]["percent"] == 100.0
+    assert report["chance_percent"] <= 80.0
+    assert report["train_images"] + report["test_images"] == 24 * len(parts)
+
+
+def test_the_same_image_in_both_halves_is_refused(tmp_path: Path) -> None:
+    write_classes(tmp_path, parts=("train", "val"))
+    twin = tmp_path / "val" / "red" / "twin.png"
+    twin.write_bytes((tmp_path / "train" / "red" / "3.png").read_bytes())
+    with pytest.raises(DataError, match=r"twin\.png: the same image as .*3\.png"):
+        read_labelled(str(tmp_path), QUIET)
+    with pytest.raises(DataError, match="class 'red' is not in"):
+        read_labelled(str(_without_red(tmp_path)), QUIET)
+
+
+def _without_red(root: Path) -> Path:
+    (root / "train" / "red").rename(root / "elsewhere")
+    return root
+
+
+def test_folders_without_labels_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        read_labelled(str(tmp_path / "none"), QUIET)
+    with pytest.raises(DataError, match="fewer than two class folders"):
+        read_labelled(str(tmp_path), QUIET)
+
+
+def test_labels_come_from_instances_where_there_are_any() -> None:
+    data = read_labelled("scenes:0:60:10:20", QUIET, limit=20)
+    assert data.several
+    assert len(data.train) == len(data.test) == 20 or len(data.test) < 20
+    report = probe_encoder(load_encoder("tiny-mae"), data, reporter=QUIET)
+    assert report["measure"] == "label-ranking average precision"
+    low, high = report["knn"]["interval"]
+    assert low <= report["knn"]["percent"] <= high
+
+
+def test_a_saved_data_set_is_read_by_its_columns(tmp_path: Path) -> None:
+    import datasets
+
+    root = write_classes(tmp_path / "files", parts=("train", "test"))
+    files = {part: sorted((root / part).rglob("*.png")) for part in ("train", "test")}
+    features = datasets.Features(
+        {"picture": datasets.Image(), "kind": datasets.ClassLabel(names=["red", "blue"])}
+    )
+    saved = datasets.DatasetDict(
+        {
+            part: datasets.Dataset.from_dict(
+                {"picture": [str(p) for p in paths], "kind": [p.parent.name for p in paths]},
+                features=features,
+            )
+            for part, paths in files.items()
+        }
+    )
+    saved.save_to_disk(tmp_path / "saved")
+    name = f"hub:{tmp_path / 'saved'}"
+    data = read_labelled(name, QUIET, columns=HubColumns(image="picture", label="kind"))
+    assert data.class_names == ("red", "blue")
+    assert len(data.train) == len(data.test) == 24
+    assert data.test[0].open().size == (40, 40)
+    with pytest.raises(DataError, match=r"no column 'image'.*--image-column"):
+        read_labelled(name, QUIET)
+
+
+def test_recall_at_one_by_hand() -> None:
+    images = torch.eye(3)
+    texts = torch.tensor([[1.0, 0.1, 0.0], [0.0, 1.0, 0.0], [0.9, 0.0, 0.2], [0.0, 0.8, 0.1]])
+    report = recall_at_one(images, texts, [0, 1, 2, 1])
+    # Texts 0, 1 and 3 find their picture, text 2 finds picture 0. Picture 2's best text is 2.
+    assert report["text_to_image"]["percent"] == 75.0
+    assert report["image_to_text"]["percent"] == 100.0
+    assert report["chance_percent"] == 33.33
+
+
+def write_dual(folder: Path) -> Path:
+    """Write a small CLIP with both towers, tokenizer and processor, as a Hub repository has."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = ["<pad>", "<end>", "a", "red", "blue", "picture"]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>"
+    )
+    fast.save_pretrained(folder)
+    small: dict[str, Any] = {
+        "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    text = small | {"vocab_size": 6, "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
+    config = transformers.CLIPConfig(
+        text_config=text | {"max_position_embeddings": 8},
+        vision_config=small | {"image_size": 64, "patch_size": 8},
+        projection_dim=16,
+    )
+    transformers.CLIPModel(config).save_pretrained(folder)
+    tiny_processor().save_pretrained(folder)
+    return folder
+
+
+def test_both_towers_of_a_checkpoint_embed_alike(tmp_path: Path) -> None:
+    import transformers
+
+    folder = write_dual(tmp_path)
+    towers = load_dual_encoder(f"dir:{folder}")
+    own = transformers.CLIPModel.from_pretrained(folder).eval()
+    images = towers.embed_images([half_and_half()])
+    pixels = tiny_processor()(images=half_and_half(), return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        projected = own.visual_projection(own.vision_model(pixels).pooler_output)
+    assert torch.allclose(images, projected, atol=1e-5)
+    assert towers.embed_texts(["a red picture", "blue"]).shape == (2, 16)
+    with pytest.raises(WeightsError, match="no text tower"):
+        load_dual_encoder("tiny-clip")
+
+
+def test_probe_command_reports_every_number_or_why_not(tmp_path: Path) -> None:
+    folder = write_dual(tmp_path / "clip")
+    common = ["probe", "--data", "scenes:0:40:8:12", "-q"]
+    result = CliRunner().invoke(app, [*common, "-e", f"dir:{folder}", "-e", "tiny-mae", "--json"])
+    assert result.exit_code == 0, result.output
+    first, second = json.loads(result.stdout)
+    assert first["retrieval"]["images"] == 12
+    assert 0 <= first["retrieval"]["image_to_text"]["percent"] <= 100
+    assert "no text tower" in second["retrieval"]["n/a"]
+    shown = CliRunner().invoke(app, [*common, "-e", "tiny-mae"])
+    assert "random weights" in shown.output
+    assert "n/a" in shown.output
