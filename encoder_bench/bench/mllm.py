@@ -6,14 +6,13 @@ and writing them is the caller's job; nothing here asserts a speed.
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from encoder_bench.bench.timing import medians
 from encoder_bench.mllm.generation import generate
 from encoder_bench.mllm.language import LanguageModel, load_language_model
 from encoder_bench.mllm.layout import lay_out
@@ -140,7 +139,7 @@ def _training_ratio(
         logits: Tensor = mllm.language(dense, at=at)
         torch.autograd.grad(logits.float().logsumexp(-1).sum(), dense)
 
-    separate, shared, fastest = _medians(
+    separate, shared, fastest = medians(
         [lambda: _step(mllm, batches[False]), lambda: _step(mllm, batches[True]), limit], repeats
     )
     return {
@@ -183,7 +182,7 @@ def _generation_ratios(
     def batched() -> None:
         answers["batched"] = _plain(mllm.language, sequences, new_tokens)
 
-    engine_seconds, one_seconds, batched_seconds = _medians([engine, one_by_one, batched], repeats)
+    engine_seconds, one_seconds, batched_seconds = medians([engine, one_by_one, batched], repeats)
     return {
         "engine_seconds": engine_seconds,
         "one_by_one_seconds": one_seconds,
@@ -228,16 +227,3 @@ def _plain(language: LanguageModel, rows: Sequence[Tensor], new_tokens: int) -> 
         row[: next((n for n, t in enumerate(row) if t in ends), len(row))] for row in ids.tolist()
     ]
     return [language.decode(row) for row in cut]
-
-
-def _medians(variants: Sequence[Callable[[], None]], repeats: int) -> list[float]:
-    """Return each variant's median seconds; repeats are interleaved, the first round dropped."""
-    seconds: list[list[float]] = [[] for _ in variants]
-    for _ in range(repeats + 1):
-        for variant, times in zip(variants, seconds, strict=True):
-            start = time.perf_counter()
-            variant()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - start)
-    return [statistics.median(times[1:]) for times in seconds]

@@ -70,23 +70,24 @@ def list_command(
     from rich.console import Console
     from rich.table import Table
 
+    console = Console()
+    extra = ["encoder"] * (console.width >= _ROOM_FOR_NAMES)
+    extra += ["pretraining"] * (console.width >= _ROOM_FOR_DATA)
     table = Table(box=None, pad_edge=False)
-    for column in ("name", "encoder", "supervision", "pretraining"):
-        table.add_column(column, no_wrap=column in ("name", "supervision"))
+    for column in ("name", *extra, "supervision"):
+        table.add_column(column, no_wrap=True)
     for column in ("params", "GFLOPs", "px", "tokens"):
         table.add_column(column, no_wrap=True, justify="right")
     for row in rows:
         table.add_row(
             row["name"],
-            row["encoder"],
+            *(row[column] for column in extra),
             row["supervision"],
-            row["pretraining"],
             _millions(row["parameters"]),
             "?" if row["gflops"] is None else f"{row['gflops']:.1f}",
             str(row["resolution"] or "?"),
             str(row["patch_tokens"] or "?"),
         )
-    console = Console()
     console.print(table)
     console.print(
         f"{len(rows)} encoders; ? is known once it is loaded. `encoders show NAME` prints sources "
@@ -114,7 +115,7 @@ def show_command(
         typer.echo(f"{'source' if number == 0 else 'also':<{_WIDTH}}  {source}")
     for label, key in _CARD:
         if key in card or key == "weights_memory_bytes_float32":
-            typer.echo(f"{label:<{_WIDTH}}  {_shown(key, card.get(key))}")
+            typer.echo(f"{label:<{_WIDTH}}  {_shown(key, card)}")
 
 
 @app.command("sources")
@@ -150,6 +151,7 @@ def sources_command(
         raise typer.Exit(1)
 
 
+_ROOM_FOR_NAMES, _ROOM_FOR_DATA = 105, 170
 _WIDTH = max(len(label) for label, _ in _CARD)
 
 
@@ -157,9 +159,11 @@ def _millions(parameters: int | None) -> str:
     return "?" if parameters is None else f"{parameters / 1e6:.1f}M"
 
 
-def _shown(key: str, value: Any) -> str:
+def _shown(key: str, card: dict[str, Any]) -> str:
+    value = card.get(key)
     if value is None:
-        return "none (hierarchical)" if key == "depth" else "known once it is loaded"
+        hierarchical = key == "depth" and card["width"] is not None
+        return "none (hierarchical)" if hierarchical else "known once it is loaded"
     if key == "parameters":
         return f"{value:,}"
     if key == "weights_memory_bytes_float32":
@@ -167,5 +171,5 @@ def _shown(key: str, value: Any) -> str:
     if key == "gflops":
         return f"{value:,} (a multiply-add counted as two; papers often print {value / 2:,.2f})"
     if key == "paper":
-        return f"arXiv:{value}"
+        return " + ".join(f"arXiv:{number}" for number in str(value).split(" + "))
     return str(value)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from encoder_bench.cli import options
-from encoder_bench.errors import EncoderBenchError
+from encoder_bench.errors import EncoderBenchError, UnknownNameError
 
 cache_app = typer.Typer(
     help="The feature cache of frozen encoders: what is in it, and pruning.",
@@ -103,6 +104,9 @@ def pretrain_command(
 
 def bench_command(
     results: options.Results = Path("results"),
+    only: Annotated[
+        str | None, typer.Option(metavar="mllm|encoders", help="One of the benches.")
+    ] = None,
     repeats: Annotated[int, typer.Option(metavar="N", help="Timed repeats of each way.")] = 5,
     llm: Annotated[str, typer.Option(metavar="NAME", help="The language model.")] = "tiny-llama",
     device: Device = "cpu",
@@ -110,14 +114,24 @@ def bench_command(
 ) -> None:
     """Measure speed as ratios of two ways in one run, and write them to DIR/bench/."""
     from encoder_bench.atomic import write_text
-    from encoder_bench.bench.mllm import run_bench
+    from encoder_bench.bench import encoders, mllm
 
-    measured = run_bench(llm=llm, repeats=repeats, device=device)
-    text = json.dumps(measured, indent=1)
-    typer.echo(text)
-    path = results / "bench" / f"mllm-{llm.replace('/', '--')}-{device}.json"
-    write_text(path, text + "\n")
-    typer.echo(f"wrote {path}", err=True)
+    benches: dict[str, Callable[[], dict[str, Any]]] = {
+        f"mllm-{llm.replace('/', '--')}": lambda: mllm.run_bench(
+            llm=llm, repeats=repeats, device=device
+        ),
+        "encoders": lambda: encoders.run_bench(repeats=repeats, device=device),
+    }
+    if only not in (None, "mllm", "encoders"):
+        raise UnknownNameError("bench", str(only), ["mllm", "encoders"])
+    for name, bench in benches.items():
+        if only is not None and not name.startswith(only):
+            continue
+        text = json.dumps(bench(), indent=1)
+        typer.echo(text)
+        path = results / "bench" / f"{name}-{device}.json"
+        write_text(path, text + "\n")
+        typer.echo(f"wrote {path}", err=True)
 
 
 @cache_app.command("ls")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from encoder_bench.encoders.checkpoint import fetch_file, find_file, whole_loading
 from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.encoders.reading import explained
+from encoder_bench.encoders.shape import token_shape
 from encoder_bench.encoders.spec import EncoderSpec
 from encoder_bench.errors import UnknownNameError, WeightsError
 
@@ -58,11 +59,7 @@ class OpenClipEncoder(Encoder):
         self.resolution = resolution
         self._transform = transform
         self._blocks = _block_count(spec.name, backbone)
-        with torch.no_grad():
-            first = next(backbone.parameters())
-            probe = torch.zeros(1, 3, *resolution, dtype=first.dtype, device=first.device)
-            tokens, self.grid = self._tokens(probe)
-        self.width = int(tokens.shape[-1])
+        self.width, self.grid = token_shape(backbone, self._tokens, resolution)
         self.spec = replace(
             spec,
             width=self.width // len(layer),

@@ -132,6 +132,9 @@ def _combined(name: str, specs: list[EncoderSpec]) -> EncoderSpec:
         resolution=specs[0].resolution,
         tokens=specs[0].tokens,
         gflops=None if None in gflops else round(sum(g or 0.0 for g in gflops), 2),
+        licence=" + ".join(spec.licence for spec in specs),
+        paper=" + ".join(spec.paper for spec in specs),
+        sources=tuple(source for spec in specs for source in spec.sources[:1]),
     )
 
 

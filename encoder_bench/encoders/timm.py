@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from encoder_bench.encoders.checkpoint import fetch_file, find_file, whole_loading
 from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.encoders.reading import explained
+from encoder_bench.encoders.shape import token_shape
 from encoder_bench.encoders.spec import EncoderSpec
 from encoder_bench.errors import UnknownNameError, WeightsError
 
@@ -58,11 +59,7 @@ class TimmEncoder(Encoder):
         self.resolution = (int(config["input_size"][1]), int(config["input_size"][2]))
         self._blocks = _plain_blocks(backbone)
         self._check_layers(spec)
-        first = next(backbone.parameters())
-        with torch.no_grad():
-            probe = torch.zeros(1, 3, *self.resolution, dtype=first.dtype, device=first.device)
-            tokens, self.grid = self._tokens(probe)
-        self.width = int(tokens.shape[-1])
+        self.width, self.grid = token_shape(backbone, self._tokens, self.resolution)
         self.spec = replace(
             spec,
             width=self.width // len(layer),

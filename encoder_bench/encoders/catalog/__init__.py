@@ -65,7 +65,9 @@ def _spec(
 ) -> EncoderSpec:
     stated: dict[str, Any] = {key: row.get(key, entry.get(key)) for key in _PER_ENCODER}
     source, locator = parse_source(row["sources"][0])
-    known = {"patch": stated["patch"], "resolution": stated["resolution"]}
+    known: dict[str, Any] = {"patch": stated["patch"], "resolution": stated["resolution"]}
+    if stated["patch"] and stated["resolution"]:
+        known["tokens"] = (stated["resolution"] // stated["patch"]) ** 2
     known |= facts.get(row["sources"][0], {})
     return EncoderSpec(
         name=row["name"],
