@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 RESULTS ?= results
 
 .DEFAULT_GOAL := help
-.PHONY: help setup smollm2 demo test test-slow lint typecheck check table report bench zoo clean
+.PHONY: help setup smollm2 demo test test-slow test-slurm lint typecheck check table report bench zoo clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,10 @@ demo: $(STAMP)  ## the main job on the embedded data: frozen and joint, then the
 
 test: $(STAMP)  ## the offline tests, in minutes on two cores
 	$(BIN)/python -m pytest
+
+test-slurm: $(STAMP)  ## a sweep on a real one-node SLURM, which it sets up first (root, Debian or Ubuntu)
+	tests/sweep/slurm/start_one_node.sh /tmp/encoder-bench-slurm
+	SLURM_CONF=/tmp/encoder-bench-slurm/slurm.conf $(BIN)/python -m pytest -m slurm tests/sweep
 
 test-slow: $(STAMP)  ## the tests that take minutes each, GPU ones included where there is one
 	$(BIN)/python -m pytest -m 'slow or gpu' --timeout 3600

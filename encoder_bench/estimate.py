@@ -6,6 +6,7 @@ measured is a short matrix product, to learn how fast this machine multiplies.
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -53,9 +54,9 @@ class RunEstimate:
     def lines(self) -> list[str]:
         """Return the estimate as lines for a person; `n/a` where a count is not known."""
         rows = [
-            ("training time", _duration(self.seconds)),
-            ("memory", _bytes(self.memory_bytes)),
-            ("disk", _bytes(self.disk_bytes)),
+            ("training time", duration_text(self.seconds)),
+            ("memory", size_text(self.memory_bytes)),
+            ("disk", size_text(self.disk_bytes)),
             (
                 "training",
                 "n/a" if self.training_flops is None else f"{self.training_flops:.2g} FLOPs",
@@ -175,6 +176,7 @@ def _training_flops(plan: RunPlan, encoder: int, llm: int, patch_tokens: int, im
     return float(images) * (llm_cost + encoder_cost)
 
 
+@functools.cache
 def _cpu_flops() -> float:
     """Measure a float32 matrix product on all threads, for about a fifth of a second."""
     import torch
@@ -189,7 +191,8 @@ def _cpu_flops() -> float:
     return 2.0 * size**3 * count / (time.perf_counter() - start)
 
 
-def _duration(seconds: float | None) -> str:
+def duration_text(seconds: float | None) -> str:
+    """Return seconds as `45 s`, `12 min` or `3.1 h`; `n/a` for None."""
     if seconds is None:
         return "n/a"
     if seconds < 90:
@@ -197,7 +200,8 @@ def _duration(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _bytes(count: int | None) -> str:
+def size_text(count: int | None) -> str:
+    """Return bytes as `45 MiB` or `1.2 GiB`; `n/a` for None."""
     if count is None:
         return "n/a"
     return f"{count / 2**20:.0f} MiB" if count < 2**30 else f"{count / 2**30:.1f} GiB"

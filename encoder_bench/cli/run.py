@@ -187,7 +187,7 @@ def run_command(
         weights=weights,
         results=results,
         device=device,
-        settings=dict(_setting(text) for text in set_ or []),
+        settings=dict(parse_setting(text) for text in set_ or []),
         trust_remote_code=trust_remote_code,
     )
     if dry_run:
@@ -217,7 +217,7 @@ def parse_layers(text: str | None) -> list[int] | None:
         raise RecipeError(f"--layer {text}: give whole numbers, as in -1 or -2,-8") from None
 
 
-def _setting(text: str) -> tuple[str, Any]:
+def parse_setting(text: str) -> tuple[str, Any]:
     """Read `KEY=VALUE`, the value as TOML, or as a bare string where it is no TOML."""
     import tomllib
 
