@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from encoder_bench.data.images import load_image
-from encoder_bench.mllm.generation import generate
+from encoder_bench.mllm.generation import generate, score
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.recipes import DecodingSettings
 
@@ -51,6 +51,30 @@ class ImageAnswerer:
         """
         visual = None if images is None else self._visual_tokens(images)
         return generate(self._mllm, visual, [list(group) for group in prompts], decoding)
+
+    @torch.inference_mode()
+    def choose(
+        self,
+        images: Sequence[Path] | None,
+        prompts: Sequence[Sequence[str]],
+        candidates: Sequence[str],
+    ) -> list[list[str]]:
+        """Return for each prompt the candidate with the highest log-probability as its answer.
+
+        Args:
+            images: one path for each group of prompts; None shows the model no image at all.
+            prompts: for each image, its prompts.
+            candidates: the answers to choose from.
+
+        Raises:
+            DataError: an image cannot be read, or a candidate is empty.
+        """
+        visual = None if images is None else self._visual_tokens(images)
+        scores = score(self._mllm, visual, [list(group) for group in prompts], candidates)
+        return [
+            [candidates[max(range(len(row)), key=row.__getitem__)] for row in group]
+            for group in scores
+        ]
 
     def _visual_tokens(self, images: Sequence[Path]) -> Tensor:
         """Return `(B, M, D_llm)`."""

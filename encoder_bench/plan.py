@@ -19,7 +19,7 @@ from encoder_bench.recipes import (
     load_task,
 )
 
-DEFAULT_ENCODER = "tiny-clip"
+DEFAULT_ENCODER = "tiny-deit"
 DEFAULT_TASKS = ("vqa", "captioning", "oc", "mci")
 
 _NOT_SCORING: Any = {

@@ -154,6 +154,7 @@ class TaskRecipe(_Frozen):
     prompt: str
     answer: str = "{target}"
     decoding: DecodingSettings = DecodingSettings()
+    candidates: tuple[str, ...] = ()
     metrics: tuple[str, ...] = Field(min_length=1)
     primary: str
     column: str

@@ -61,12 +61,17 @@ class RunOutcome:
 
 @dataclass(frozen=True, slots=True)
 class RunData:
-    """What a run reads: the folders, the training samples, and each task's test samples."""
+    """What a run reads: the folders, the training samples, and each task's test samples.
+
+    `corpora` holds the whole split for tasks with a metric that depends on it, where only a subset
+    of it is tested.
+    """
 
     folder: DataFolder
     training_folder: DataFolder
     training: list[Sample]
     test: Mapping[str, list[Sample]]
+    corpora: Mapping[str, list[Sample]]
 
     def images(self) -> list[Path]:
         """Return every image that the run shows to the encoder, each once."""
@@ -186,14 +191,20 @@ def read_data(plan: RunPlan, reporter: Reporter) -> RunData:
         DataError: files are missing or malformed, a split is empty, or images are shared.
     """
     from encoder_bench.data.folder import check_disjoint, open_data
+    from encoder_bench.tasks.registry import needs_corpus
 
     folder = open_data(plan.data, reporter=reporter)
     training_folder = (
         folder if plan.training_data == plan.data else open_data(plan.training_data, reporter)
     )
     with reporter.phase("data", len(plan.tasks) + len(plan.training_recipes), "sets") as phase:
-        test = {}
+        test: dict[str, list[Sample]] = {}
+        corpora: dict[str, list[Sample]] = {}
         for name, recipe in plan.tasks.items():
+            if plan.limit is not None and needs_corpus(recipe):
+                corpora[name] = folder.samples(
+                    name, reader=recipe.reader, source=recipe.source, split="test"
+                )
             test[name] = folder.samples(
                 name,
                 reader=recipe.reader,
@@ -213,7 +224,7 @@ def read_data(plan: RunPlan, reporter: Reporter) -> RunData:
     if not training:
         raise DataError(f"--train-data {plan.training_data}: no training samples")
     check_disjoint(training, [sample for group in test.values() for sample in group])
-    return RunData(folder, training_folder, training, test)
+    return RunData(folder, training_folder, training, test, corpora)
 
 
 def _determinants(
@@ -273,6 +284,7 @@ def _score_tasks(
                 batch_images=plan.adapter.evaluation_batch_images,
                 seed=plan.seed,
                 reporter=reporter,
+                corpus=data.corpora.get(name),
             )
     return scores
 

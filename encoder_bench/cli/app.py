@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from encoder_bench import __version__
-from encoder_bench.cli import data, encoders, inspection, models, results, run, sweep, table
+from encoder_bench.cli import data, encoders, inspection, models, results, run, setup, sweep, table
 
 _HELP = """Which pretrained visual encoder should stand inside a multimodal LLM?
 
@@ -69,5 +69,6 @@ app.command("probe", rich_help_panel="Look up")(inspection.probe_command)
 app.add_typer(data.app, name="data", rich_help_panel="Look up")
 app.add_typer(results.results_app, name="results", rich_help_panel="Look up")
 app.add_typer(models.cache_app, name="cache", rich_help_panel="Look up")
+app.add_typer(setup.app, name="setup", rich_help_panel="Look up")
 app.command("ask", rich_help_panel="Use")(models.ask_command)
 app.command("export", rich_help_panel="Use")(models.export_command)

@@ -72,7 +72,7 @@ def seeded_backbone(family: str) -> Any:
         if family == "mae":
             config = transformers.ViTMAEConfig(**_SHAPE, **mlp, mask_ratio=0.0)
             return transformers.ViTMAEModel(config)
-        if family == "dino":
+        if family in ("dino", "random"):
             config = transformers.ViTConfig(**_SHAPE, **mlp)
             return transformers.ViTModel(config, add_pooling_layer=False)
         return transformers.Dinov2Model(transformers.Dinov2Config(**_SHAPE, mlp_ratio=4))

@@ -44,6 +44,35 @@ def cider(predictions: Sequence[str], references: Captions) -> NDArray[np.float6
     return np.asarray(scores, dtype=np.float64) * 100.0
 
 
+def cider_full_idf(
+    predictions: Sequence[str], references: Captions, corpus: Captions
+) -> NDArray[np.float64]:
+    """Return each image's CIDEr-D, in percent, with document frequencies of a whole split.
+
+    So a subset scores what it adds to the split's own score, instead of more.
+
+    Args:
+        predictions: a caption an image.
+        references: the same images' human captions.
+        corpus: the human captions of every image of the split, those images among them.
+    """
+    from pycocoevalcap.cider.cider_scorer import CiderScorer
+
+    guesses, truths = tokenized(predictions, references)
+    _, every = tokenized([], corpus)
+    frequencies = CiderScorer()
+    for texts in every.values():
+        frequencies += (None, texts)
+    frequencies.compute_doc_freq()
+    scorer = CiderScorer()
+    for key, guess in guesses.items():
+        scorer += (guess[0], truths[key])
+    # the number of documents is that of `crefs`; what has no caption to score is passed over
+    scorer.crefs += frequencies.crefs[: len(frequencies.crefs) - len(scorer.crefs)]
+    scorer.document_frequency = frequencies.document_frequency
+    return np.asarray(scorer.compute_cider(), dtype=np.float64) * 100.0
+
+
 def rouge_l(predictions: Sequence[str], references: Captions) -> NDArray[np.float64]:
     """Return the ROUGE-L of each image (F with beta 1.2, best over references), in percent."""
     from pycocoevalcap.rouge.rouge import Rouge

@@ -63,12 +63,15 @@ class MLLM(nn.Module):
     def features(self, pixels: Tensor) -> Tensor:
         """Return patch tokens `(B, N, D)` of `(B, 3, H, W)` pixels.
 
-        No graph is recorded exactly when no parameter of the encoder is trainable.
+        No graph is recorded exactly when no parameter of the encoder is trainable. A frozen
+        encoder computes in its own dtype, not under autocast, as the feature cache has it.
         """
-        trainable = any(parameter.requires_grad for parameter in self.encoder.parameters())
-        with torch.set_grad_enabled(torch.is_grad_enabled() and trainable):
-            tokens: Tensor = self.encoder(pixels)
-        return tokens
+        if any(parameter.requires_grad for parameter in self.encoder.parameters()):
+            tuned: Tensor = self.encoder(pixels)
+            return tuned
+        with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
+            frozen: Tensor = self.encoder(pixels)
+        return frozen
 
     def visual_tokens(self, features: Tensor) -> Tensor:
         """Return `(B, M, D_llm)` visual tokens of `(B, N, D)` patch tokens."""

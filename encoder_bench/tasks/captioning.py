@@ -2,41 +2,109 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from encoder_bench.data.sample import Sample
+from encoder_bench.errors import MissingDependencyError
 from encoder_bench.metrics import caption
 from encoder_bench.statistics import Matrix
 from encoder_bench.tasks.measures import Measure, Measured, accuracy, unavailable
 
 _BLEU = {f"bleu{order}": order for order in range(1, caption.BLEU_ORDER + 1)}
-_NEEDS_JAVA = {
-    "meteor": "METEOR runs a Java program, which this version does not start",
-    "spice": "SPICE needs the Stanford CoreNLP 3.6.0 jars (a 385 MB download), which are not here",
-}
-METRICS = ("cider", *_BLEU, "rouge_l", *_NEEDS_JAVA)
+_Pair = tuple[str, tuple[str, ...]]
+_JAVA = ("meteor", "spice")
+CORPUS_METRICS = ("cider@full-idf",)
+METRICS = ("cider", *CORPUS_METRICS, *_BLEU, "rouge_l", *_JAVA)
 
 
 def measure(
-    samples: Sequence[Sample], predictions: Sequence[str], metrics: Sequence[str]
+    samples: Sequence[Sample],
+    predictions: Sequence[str],
+    metrics: Sequence[str],
+    corpus: Sequence[Sample] | None = None,
 ) -> Measured:
-    """Return the named caption metrics; an empty caption counts as unparsed."""
+    """Return the named caption metrics; an empty caption counts as unparsed.
+
+    Args:
+        samples: images with their human captions.
+        predictions: a caption an image.
+        metrics: names of `METRICS`.
+        corpus: every sample of the split, for metrics of `CORPUS_METRICS`.
+    """
     references = [sample.references for sample in samples]
-    measures = {name: _measure(name, predictions, references) for name in metrics}
+    every = [sample.references for sample in (corpus or samples)]
+    measures = {name: _measure(name, predictions, references, every) for name in metrics}
     parsed = [text.strip() or None for text in predictions]
     return Measured(measures, parsed)
 
 
-def _measure(name: str, predictions: Sequence[str], references: caption.Captions) -> Measure:
-    if name in _NEEDS_JAVA:
-        return unavailable(_NEEDS_JAVA[name])
+def _measure(
+    name: str, predictions: Sequence[str], references: caption.Captions, corpus: caption.Captions
+) -> Measure:
+    if name in _JAVA:
+        try:
+            pairs = zip(predictions, map(tuple, references), strict=True)
+            return _by_java(name, list(pairs))
+        except MissingDependencyError as error:
+            return unavailable(str(error))
     if name in _BLEU:
         return Measure(caption.bleu_sums(predictions, references), _BleuOfOrder(_BLEU[name]))
-    score = caption.cider if name == "cider" else caption.rouge_l
-    values = np.asarray(score(predictions, references)) / 100
-    return accuracy(values.tolist())
+    if name == "cider@full-idf":
+        values = caption.cider_full_idf(predictions, references, corpus)
+    else:
+        score = caption.cider if name == "cider" else caption.rouge_l
+        values = score(predictions, references)
+    return accuracy((np.asarray(values) / 100).tolist())
+
+
+def prepare(
+    samples: Sequence[Sample], predictions: Sequence[Sequence[str]], metrics: Sequence[str]
+) -> None:
+    """Score several sets of captions by each Java program in one go: one start for a whole run.
+
+    What cannot run is left out; `measure` then says why.
+
+    Args:
+        samples: images with their human captions.
+        predictions: sets of captions, each with one an image.
+        metrics: names of `METRICS`.
+    """
+    pairs = [
+        (text, sample.references)
+        for texts in predictions
+        for text, sample in zip(texts, samples, strict=True)
+    ]
+    for name in metrics:
+        if name in _JAVA:
+            with contextlib.suppress(MissingDependencyError):
+                _rows_by_java(name, pairs)
+
+
+_KNOWN: dict[tuple[str, _Pair], Matrix] = {}
+"""What a Java program said of a caption and its references, which no other caption changes."""
+
+
+def _rows_by_java(name: str, pairs: Sequence[_Pair]) -> Matrix:
+    """Return a row a pair, asking the program only for those that it has not scored before."""
+    from encoder_bench.metrics.meteor import meteor_counts
+    from encoder_bench.metrics.spice import spice
+
+    new = [pair for pair in dict.fromkeys(pairs) if (name, pair) not in _KNOWN]
+    if new:
+        texts, references = [text for text, _ in new], [truths for _, truths in new]
+        rows = (meteor_counts if name == "meteor" else spice)(texts, references)
+        _KNOWN.update(zip(((name, pair) for pair in new), rows, strict=True))
+    return np.array([_KNOWN[name, pair] for pair in pairs])
+
+
+def _by_java(name: str, pairs: Sequence[_Pair]) -> Measure:
+    from encoder_bench.metrics.meteor import meteor
+
+    rows = _rows_by_java(name, pairs)
+    return Measure(rows, meteor) if name == "meteor" else accuracy((rows / 100).tolist())
 
 
 class _BleuOfOrder:

@@ -16,6 +16,15 @@ from encoder_bench.atomic import write_text
 _Key = tuple[str | None, str]
 
 
+def choice_key(control: str | None) -> str:
+    """Return what stands for a control where its answer is the likeliest candidate.
+
+    >>> choice_key(None), choice_key("no-image")
+    ('@likelihood', 'no-image@likelihood')
+    """
+    return f"{control or ''}@likelihood"
+
+
 class GrowingPredictions:
     """Answers so far, by (control, sample id); each batch is on disk before the next is asked."""
 
@@ -31,10 +40,13 @@ class GrowingPredictions:
             self._cut_half_line()
 
     def _take_up(self, file: Path) -> None:
-        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in file.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
                 row = json.loads(line)
-                self._answers[row.get("control"), row["sample_id"]] = row["prediction"]
+                control = row.get("control")
+                self._answers[control, row["sample_id"]] = row["prediction"]
+                if row.get("choice") is not None:
+                    self._answers[choice_key(control), row["sample_id"]] = row["choice"]
             except (ValueError, KeyError, AttributeError):
                 continue  # half a line of a killed run; its sample is asked again
 

@@ -9,14 +9,21 @@ from typing import Protocol, cast
 
 from encoder_bench.data.sample import Sample
 from encoder_bench.errors import RecipeError, UnknownNameError, unknown_name_message
+from encoder_bench.recipes import TaskRecipe
 from encoder_bench.tasks.measures import Measured
 
 ENTRY_POINTS = "encoder_bench.tasks"
+LIKELIHOOD = "@likelihood"
+"""Ends the name of a metric that scores the likeliest candidate instead of the generated answer."""
 _RUNNERS = ("vqa", "captioning", "counting", "identification")
 
 
 class Runner(Protocol):
     """What a task adds to the one evaluation loop: a module, or any object, with these two.
+
+    It may also have `CORPUS_METRICS`, metrics whose value depends on the whole split (`measure` is
+    then given it as `corpus=`), and `prepare(samples, predictions, metrics)`, called once with
+    every set of predictions before any is measured.
 
     Attributes:
         METRICS: names that a recipe may list.
@@ -25,7 +32,11 @@ class Runner(Protocol):
     METRICS: tuple[str, ...]
 
     def measure(
-        self, samples: Sequence[Sample], predictions: Sequence[str], metrics: Sequence[str]
+        self,
+        samples: Sequence[Sample],
+        predictions: Sequence[str],
+        metrics: Sequence[str],
+        **corpus: Sequence[Sample] | None,
     ) -> Measured:
         """Score predictions, one a sample, in order."""
 
@@ -50,15 +61,44 @@ def find_runner(name: str) -> Runner:
     raise UnknownNameError("task runner", name, runner_names())
 
 
-def check_metrics(task: str, runner: Runner, metrics: Sequence[str], primary: str) -> None:
+def needs_corpus(recipe: TaskRecipe) -> bool:
+    """Return whether a metric of the recipe depends on the whole split.
+
+    Raises:
+        UnknownNameError: no such runner.
+    """
+    return bool(
+        set(getattr(find_runner(recipe.runner), "CORPUS_METRICS", ())) & set(recipe.metrics)
+    )
+
+
+def split_metrics(metrics: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the metrics of generated answers, and those of the likeliest candidates.
+
+    >>> split_metrics(["yesno_accuracy", "yesno_accuracy@likelihood"])
+    (['yesno_accuracy'], ['yesno_accuracy'])
+    """
+    chosen = [name.removesuffix(LIKELIHOOD) for name in metrics if name.endswith(LIKELIHOOD)]
+    return [name for name in metrics if not name.endswith(LIKELIHOOD)], chosen
+
+
+def check_metrics(task: str, runner: Runner, recipe: TaskRecipe) -> None:
     """Check a recipe's metrics against what its runner has.
 
     Raises:
-        RecipeError: an unknown metric, or a primary one that is not listed.
+        RecipeError: an unknown metric, a primary one that is not listed, or one of likelihoods
+            without candidates.
     """
-    for name in metrics:
+    generated, chosen = split_metrics(recipe.metrics)
+    for name in (*generated, *chosen):
         if name not in runner.METRICS:
             message = unknown_name_message("metric", name, runner.METRICS)
             raise RecipeError(f"task '{task}': {message}")
-    if primary not in metrics:
-        raise RecipeError(f"task '{task}': the primary metric '{primary}' is not among its metrics")
+    if recipe.primary not in recipe.metrics:
+        raise RecipeError(
+            f"task '{task}': the primary metric '{recipe.primary}' is not among its metrics"
+        )
+    if bool(chosen) != bool(recipe.candidates):
+        raise RecipeError(
+            f"task '{task}': a metric that ends in {LIKELIHOOD} and 'candidates' need each other"
+        )

@@ -6,14 +6,15 @@ blind controls answer is `controls.py`'s.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from encoder_bench.data.sample import Sample
 from encoder_bench.errors import DataError
 from encoder_bench.hashing import hash_file
-from encoder_bench.progress import Reporter
+from encoder_bench.progress import Phase, Reporter
 from encoder_bench.recipes import DecodingSettings, TaskRecipe
 from encoder_bench.results.record import Score, TaskScores
 from encoder_bench.tasks.controls import (
@@ -23,8 +24,14 @@ from encoder_bench.tasks.controls import (
     shuffled_images,
 )
 from encoder_bench.tasks.measures import Measured, broken_down, score_of
-from encoder_bench.tasks.predictions_file import GrowingPredictions
-from encoder_bench.tasks.registry import check_metrics, find_runner
+from encoder_bench.tasks.predictions_file import GrowingPredictions, choice_key
+from encoder_bench.tasks.registry import (
+    LIKELIHOOD,
+    check_metrics,
+    find_runner,
+    needs_corpus,
+    split_metrics,
+)
 
 
 class AnsweringModel(Protocol):
@@ -38,6 +45,14 @@ class AnsweringModel(Protocol):
     ) -> list[list[str]]:
         """Return one answer for each prompt of each image; no image at all where None."""
 
+    def choose(
+        self,
+        images: Sequence[Path] | None,
+        prompts: Sequence[Sequence[str]],
+        candidates: Sequence[str],
+    ) -> list[list[str]]:
+        """Return the likeliest candidate for each prompt of each image, in the same form."""
+
 
 def evaluate(
     model: AnsweringModel,
@@ -50,6 +65,7 @@ def evaluate(
     batch_images: int,
     seed: int,
     reporter: Reporter,
+    corpus: Sequence[Sample] | None = None,
 ) -> TaskScores:
     """Ask the model every sample, with the image and blind, and score the answers.
 
@@ -63,6 +79,7 @@ def evaluate(
         batch_images: images asked about at once.
         seed: of shuffling and of the bootstrap.
         reporter: where progress goes.
+        corpus: every sample of the split, where `needs_corpus(recipe)`; None for `samples`.
 
     Raises:
         RecipeError: an unknown runner or metric.
@@ -70,23 +87,38 @@ def evaluate(
         EncoderBenchError: the predictions cannot be written.
     """
     runner = find_runner(recipe.runner)
-    check_metrics(task, runner, recipe.metrics, recipe.primary)
+    check_metrics(task, runner, recipe)
     _check_samples(task, samples)
     growing = GrowingPredictions(predictions)
     answers: dict[str | None, list[str]] = {}
+    choices: dict[str | None, list[str]] = {}
     for control in (None, *controls):
         if control is None or control in ASKS_MODEL:
-            _ask(model, task, recipe, samples, control, growing, batch_images, seed, reporter)
-            answers[control] = [growing.answer(control, sample.sample_id) for sample in samples]
+            asking = _Asking(task, recipe, samples, control, growing, batch_images, seed, reporter)
+            answers[control] = asking.ask(
+                lambda images, prompts: model.answer(images, prompts, recipe.decoding)
+            )
+            if recipe.candidates:
+                choices[control] = asking.ask(
+                    lambda images, prompts: model.choose(images, prompts, recipe.candidates),
+                    likelihood=True,
+                )
         elif control == "constant":
             answers[control] = constant_answer(samples, runner, recipe.primary)
         else:
             answers[control] = majority_answers(samples)
-    measured = {
-        control: runner.measure(samples, texts, recipe.metrics)
-        for control, texts in answers.items()
-    }
-    growing.finish(_rows(recipe, samples, answers, measured))
+    prepare = getattr(runner, "prepare", None)
+    if prepare is not None:
+        prepare(samples, list(answers.values()), recipe.metrics)
+    whole = {"corpus": corpus} if needs_corpus(recipe) else {}
+    generated, chosen = split_metrics(recipe.metrics)
+    measured = {}
+    for control, texts in answers.items():
+        measured[control] = runner.measure(samples, texts, generated, **whole)
+        by_likelihood = runner.measure(samples, choices.get(control, texts), chosen, **whole)
+        for name, measure in by_likelihood.measures.items():
+            measured[control].measures[f"{name}{LIKELIHOOD}"] = measure
+    growing.finish(_rows(recipe, samples, answers, choices, measured))
     return _scores(recipe, samples, measured, predictions, seed)
 
 
@@ -100,34 +132,47 @@ def _check_samples(task: str, samples: Sequence[Sample]) -> None:
         seen.add(sample.sample_id)
 
 
-def _ask(
-    model: AnsweringModel,
-    task: str,
-    recipe: TaskRecipe,
-    samples: Sequence[Sample],
-    control: str | None,
-    growing: GrowingPredictions,
-    batch_images: int,
-    seed: int,
-    reporter: Reporter,
-) -> None:
-    """Ask what is not answered yet, and write each batch down before the next."""
-    open_samples = [s for s in samples if not growing.known(control, s.sample_id)]
-    if not open_samples:
-        return
-    name = task if control is None else f"{task}, {control}"
-    with reporter.phase(name, len(samples), "samples") as phase:
-        phase.advance(len(samples) - len(open_samples))
-        if control == "no-image":
-            _ask_without_image(model, recipe, open_samples, growing, phase.advance)
-            return
-        others = shuffled_images(samples, seed) if control == "shuffled-images" else {}
-        for batch in _batches(open_samples, batch_images):
+_Ask = Callable[[Sequence[Path] | None, Sequence[Sequence[str]]], list[list[str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """Asking all samples under one control; what is not known yet is written down by batch."""
+
+    task: str
+    recipe: TaskRecipe
+    samples: Sequence[Sample]
+    control: str | None
+    growing: GrowingPredictions
+    batch_images: int
+    seed: int
+    reporter: Reporter
+
+    def ask(self, ask: _Ask, *, likelihood: bool = False) -> list[str]:
+        """Return an answer a sample, each from `ask` or from what an earlier run wrote down."""
+        key = choice_key(self.control) if likelihood else self.control
+        open_samples = [s for s in self.samples if not self.growing.known(key, s.sample_id)]
+        if open_samples:
+            words = [self.task, self.control, "likelihood" if likelihood else None]
+            name = ", ".join(word for word in words if word)
+            with self.reporter.phase(name, len(self.samples), "samples") as phase:
+                phase.advance(len(self.samples) - len(open_samples))
+                if self.control == "no-image":
+                    self._without_image(ask, key, open_samples, phase)
+                else:
+                    self._with_images(ask, key, open_samples, phase)
+        return [self.growing.answer(key, sample.sample_id) for sample in self.samples]
+
+    def _with_images(
+        self, ask: _Ask, key: str | None, samples: Sequence[Sample], phase: Phase
+    ) -> None:
+        shuffled = self.control == "shuffled-images"
+        others = shuffled_images(self.samples, self.seed) if shuffled else {}
+        for batch in _batches(samples, self.batch_images):
             paths = [others.get(group[0].image_id, group[0].image_path) for group in batch]
-            prompts = [[_prompt(recipe, sample) for sample in group] for group in batch]
-            texts = model.answer(paths, prompts, recipe.decoding)
-            growing.append(
-                control,
+            texts = ask(paths, [[_prompt(self.recipe, s) for s in group] for group in batch])
+            self.growing.append(
+                key,
                 {
                     sample.sample_id: text
                     for group, row in zip(batch, texts, strict=True)
@@ -136,20 +181,15 @@ def _ask(
             )
             phase.advance(sum(len(group) for group in batch))
 
-
-def _ask_without_image(
-    model: AnsweringModel,
-    recipe: TaskRecipe,
-    samples: Sequence[Sample],
-    growing: GrowingPredictions,
-    advance: Any,
-) -> None:
-    """Ask each different prompt once: without an image its answer is always the same."""
-    prompts = list(dict.fromkeys(_prompt(recipe, sample) for sample in samples))
-    texts = model.answer(None, [prompts], recipe.decoding)[0]
-    by_prompt = dict(zip(prompts, texts, strict=True))
-    growing.append("no-image", {s.sample_id: by_prompt[_prompt(recipe, s)] for s in samples})
-    advance(len(samples))
+    def _without_image(
+        self, ask: _Ask, key: str | None, samples: Sequence[Sample], phase: Phase
+    ) -> None:
+        """Ask each different prompt once: without an image its answer is always the same."""
+        prompts = list(dict.fromkeys(_prompt(self.recipe, sample) for sample in samples))
+        by_prompt = dict(zip(prompts, ask(None, [prompts])[0], strict=True))
+        answers = {s.sample_id: by_prompt[_prompt(self.recipe, s)] for s in samples}
+        self.growing.append(key, answers)
+        phase.advance(len(samples))
 
 
 def _prompt(recipe: TaskRecipe, sample: Sample) -> str:
@@ -170,10 +210,11 @@ def _rows(
     recipe: TaskRecipe,
     samples: Sequence[Sample],
     answers: dict[str | None, list[str]],
+    choices: dict[str | None, list[str]],
     measured: dict[str | None, Measured],
 ) -> Iterator[dict[str, Any]]:
     for control, texts in answers.items():
-        found = measured[control]
+        found, chosen = measured[control], choices.get(control)
         for index, (sample, text) in enumerate(zip(samples, texts, strict=True)):
             parsed = found.parsed[index]
             yield {
@@ -182,6 +223,7 @@ def _rows(
                 "question": sample.question,
                 "prompt": _prompt(recipe, sample),
                 "prediction": text,
+                **({"choice": chosen[index]} if chosen is not None else {}),
                 "parsed": parsed,
                 "outcome": "unparsable" if parsed is None else "scored",
                 "references": list(sample.references),

@@ -70,6 +70,16 @@ class Model:
             for path, group in zip(images, prompts, strict=True)
         ]
 
+    def choose(
+        self,
+        images: Sequence[Path] | None,
+        prompts: Sequence[Sequence[str]],
+        candidates: Sequence[str],
+    ) -> list[list[str]]:
+        return [
+            [candidates[len(prompt) % len(candidates)] for prompt in group] for group in prompts
+        ]
+
 
 def run(
     task: str, model: AnsweringModel, folder: Path, recipe: TaskRecipe | None = None, batch: int = 3

@@ -107,11 +107,29 @@ def _tiny(released: list[EncoderSpec], facts: dict[str, dict[str, Any]]) -> list
     ]
 
 
+def _untrained(facts: dict[str, dict[str, Any]]) -> EncoderSpec:
+    """Return the control that every comparison of the tiny encoders needs: nothing learned."""
+    return EncoderSpec(
+        name="tiny-random",
+        display_name="tiny random",
+        family="random",
+        source="bundled",
+        locator="tiny-random",
+        supervision="none",
+        pretraining_data="none",
+        pretraining_images="none",
+        licence="Apache-2.0",
+        sources=("bundled:tiny-random",),
+        **facts.get("bundled:tiny-random", {}),
+    )
+
+
 def read_catalog() -> dict[str, EncoderSpec]:
     """Return every named encoder, the tiny ones first."""
     facts = _facts()
     released = _released(facts)
-    return {spec.name: spec for spec in [*_tiny(released, facts), *released]}
+    tiny = [*_tiny(released, facts), _untrained(facts)]
+    return {spec.name: spec for spec in [*tiny, *released]}
 
 
 CATALOG: dict[str, EncoderSpec] = read_catalog()

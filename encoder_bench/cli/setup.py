@@ -1,0 +1,52 @@
+"""`encoder-bench setup`: what cannot be installed with pip."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from encoder_bench.cli import options
+
+app = typer.Typer(
+    help="Install what pip cannot: CoreNLP for SPICE.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _setup() -> None:
+    """Install what pip cannot: CoreNLP for SPICE."""
+
+
+@app.command("spice")
+def spice_command(
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FILE|DIR",
+            help="stanford-corenlp-full-2015-12-09.zip, or a folder with its jars; else downloaded "
+            "(385 MB, resumable).",
+        ),
+    ] = None,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Install Stanford CoreNLP 3.6.0 into the cache, so that the table has SPICE.
+
+    No checksum of the archive is published; the sha256 of what was installed is printed and kept.
+    """
+    from encoder_bench.errors import DataError
+    from encoder_bench.metrics.java import find_java
+    from encoder_bench.metrics.spice import install, spice_folder
+    from encoder_bench.progress import make_reporter
+
+    if source is not None and not source.exists():
+        raise DataError(f"--from {source}: no such file or folder")
+    java, version = find_java()
+    for name, digest in install(source, make_reporter(quiet=quiet)).items():
+        typer.echo(f"{name}  sha256:{digest}")
+    typer.echo(f"installed in {spice_folder()}; Java {version} ({java}) runs it")

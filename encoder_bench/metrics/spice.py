@@ -1,0 +1,182 @@
+"""SPICE, by its authors' Java program, where Stanford CoreNLP 3.6.0 has been installed for it.
+
+What belongs here: installing the two CoreNLP jars beside SPICE's own in the cache, and running the
+program outside site-packages, with the options that today's Java needs.
+
+Reference: Anderson et al. 2016 (arXiv 1607.08822); coco-caption's `spice.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoder_bench.atomic import atomic_path, write_text
+from encoder_bench.errors import DataError, MissingDependencyError
+from encoder_bench.hashing import hash_file
+from encoder_bench.metrics.caption import Captions
+from encoder_bench.metrics.java import find_java, heap_mebibytes, scorer_folder
+from encoder_bench.paths import cache_dir
+from encoder_bench.progress import Reporter
+
+VERSION = 1
+
+ARCHIVE = "stanford-corenlp-full-2015-12-09"
+SOURCE = f"https://nlp.stanford.edu/software/{ARCHIVE}.zip"
+JARS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
+
+_PIECE = 1 << 20
+_SECONDS_FOR_A_START = 300.0
+_SECONDS_A_CAPTION = 3.0
+
+
+def spice_folder() -> Path:
+    """Return where SPICE and what it needs are installed; it may not exist."""
+    return cache_dir("spice")
+
+
+def missing_reason() -> str | None:
+    """Return why SPICE cannot run here; None where it can be tried."""
+    missing = [name for name in JARS if not (spice_folder() / "lib" / name).is_file()]
+    if missing:
+        return (
+            "SPICE needs the Stanford CoreNLP 3.6.0 jars (a 385 MB download): "
+            "`encoder-bench setup spice`, or with `--from FILE`"
+        )
+    return None
+
+
+def install(source: Path | None, reporter: Reporter) -> dict[str, str]:
+    """Install SPICE's jars into the cache, and return the sha256 of each CoreNLP jar.
+
+    Args:
+        source: the CoreNLP archive, or a folder that holds its jars; None to download.
+        reporter: told the progress of the download, which resumes where an earlier one stopped.
+
+    Raises:
+        DataError: the file lacks the jars, or is no archive.
+        MissingDependencyError: no network, or pycocoevalcap brings no SPICE.
+    """
+    own = scorer_folder("spice")
+    library = spice_folder() / "lib"
+    library.mkdir(parents=True, exist_ok=True)
+    if source is not None and source.is_dir():
+        for name in JARS:
+            found = next(iter(sorted(source.rglob(name))), None)
+            if found is None:
+                raise DataError(f"--from {source}: no {name} in it")
+            with atomic_path(library / name) as temporary:
+                shutil.copyfile(found, temporary)
+    else:
+        _unpack(source or _download(reporter), library)
+    for jar in sorted((own / "lib").glob("*.jar")):
+        if jar.name not in JARS:
+            shutil.copyfile(jar, library / jar.name)
+    shutil.copyfile(next(iter(own.glob("spice-*.jar"))), spice_folder() / "spice.jar")
+    hashes = {name: hash_file(library / name) for name in JARS}
+    write_text(spice_folder() / "sha256.json", json.dumps(hashes, indent=1) + "\n")
+    return hashes
+
+
+def spice(predictions: Sequence[str], references: Captions) -> NDArray[np.float64]:
+    """Return the SPICE F-score of each image, in percent; their mean is the corpus score.
+
+    Raises:
+        MissingDependencyError: not installed, or the program fails or takes too long.
+    """
+    reason = missing_reason()
+    if reason is not None:
+        raise MissingDependencyError(reason)
+    java, version = find_java()
+    # the parser reflects into java.lang, which Java 17 and later close unless told otherwise
+    opened = ["--add-opens", "java.base/java.lang=ALL-UNNAMED"] if version >= 9 else []
+    with tempfile.TemporaryDirectory(prefix="encoder-bench-spice-") as temporary:
+        asked, answered = Path(temporary) / "input.json", Path(temporary) / "output.json"
+        asked.write_text(
+            json.dumps(
+                [
+                    {"image_id": index, "test": guess, "refs": list(truths)}
+                    for index, (guess, truths) in enumerate(
+                        zip(predictions, references, strict=True)
+                    )
+                ]
+            ),
+            encoding="utf-8",
+        )
+        command = [
+            *(java, f"-Xmx{heap_mebibytes(8192)}m", *opened, "-jar", "spice.jar", str(asked)),
+            *("-out", str(answered), "-silent"),
+        ]
+        limit = _SECONDS_FOR_A_START + _SECONDS_A_CAPTION * len(predictions)
+        try:
+            ended = subprocess.run(
+                command,
+                cwd=spice_folder(),
+                capture_output=True,
+                text=True,
+                timeout=limit,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise MissingDependencyError(f"SPICE took more than {limit:.0f} s") from error
+        if ended.returncode or not answered.is_file():
+            last = (ended.stderr.strip().splitlines() or ["no message"])[-1]
+            raise MissingDependencyError(f"SPICE's Java program failed: {last}")
+        rows = json.loads(answered.read_text(encoding="utf-8"))
+    scores = {int(row["image_id"]): row["scores"]["All"]["f"] for row in rows}
+    found = [scores.get(index) for index in range(len(predictions))]
+    return np.array([100.0 * float(score or 0.0) for score in found])
+
+
+def _unpack(archive: Path, library: Path) -> None:
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            inside = {Path(name).name: name for name in packed.namelist()}
+            for name in JARS:
+                if name not in inside:
+                    raise DataError(
+                        f"{archive}: no {name} in it; {ARCHIVE}.zip is what SPICE needs"
+                    )
+                with (
+                    packed.open(inside[name]) as stream,
+                    atomic_path(library / name) as temporary,
+                    temporary.open("wb") as target,
+                ):
+                    shutil.copyfileobj(stream, target, _PIECE)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{archive}: cannot be unpacked ({error})") from error
+
+
+def _download(reporter: Reporter) -> Path:
+    """Fetch the archive into the cache; a part that is there already is gone on from."""
+    target = spice_folder() / f"{ARCHIVE}.zip"
+    part = target.with_suffix(".zip.partial")
+    if target.is_file():
+        return target
+    start = part.stat().st_size if part.is_file() else 0
+    request = urllib.request.Request(SOURCE, headers={"Range": f"bytes={start}-"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            mode = "ab" if answer.status == 206 else "wb"
+            total = int(answer.headers.get("Content-Length", 0)) // _PIECE or None
+            with part.open(mode) as stream, reporter.phase("CoreNLP", total, "MiB") as phase:
+                while piece := answer.read(_PIECE):
+                    stream.write(piece)
+                    phase.advance()
+    except (urllib.error.URLError, OSError) as error:
+        raise MissingDependencyError(
+            f"{SOURCE} cannot be reached ({error}); download it elsewhere and pass it: "
+            "encoder-bench setup spice --from FILE"
+        ) from error
+    part.replace(target)
+    return target

