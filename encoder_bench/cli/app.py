@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 from encoder_bench import __version__
-from encoder_bench.cli import data, encoders, inspection, models, results, run, setup, sweep, table
+from encoder_bench.cli import (
+    data,
+    encoders,
+    inspection,
+    models,
+    results,
+    run,
+    score,
+    setup,
+    sweep,
+    table,
+)
 
 _HELP = """Which pretrained visual encoder should stand inside a multimodal LLM?
 
@@ -56,6 +67,7 @@ def _root(
 app.command("run", rich_help_panel="Measure", epilog=run.EPILOG)(run.run_command)
 app.command("sweep", rich_help_panel="Measure", epilog=sweep.EPILOG)(sweep.sweep_command)
 app.command("status", rich_help_panel="Measure")(sweep.status_command)
+app.command("score", rich_help_panel="Measure")(score.score_command)
 app.command("pretrain", rich_help_panel="Measure")(models.pretrain_command)
 app.command("bench", rich_help_panel="Measure")(models.bench_command)
 app.command("table", rich_help_panel="Compare")(table.table_command)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +13,7 @@ from encoder_bench.cli import options
 from encoder_bench.errors import EncoderBenchError
 
 app = typer.Typer(
-    help="Check a data folder, or draw the embedded one.",
+    help="Check, lint or import a data folder.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -40,6 +42,48 @@ def check_command(
         typer.echo(line)
     if result.problems:
         raise EncoderBenchError(f"{folder.root}: {len(result.problems)} problems, listed above")
+
+
+@app.command("lint")
+def lint_command(
+    data: Annotated[str, typer.Argument(metavar="scenes|coco|DIR")] = "scenes",
+    tasks: Annotated[
+        str, typer.Option(metavar="NAME,...", help="Task recipes to look at.")
+    ] = "vqa,captioning,oc,mci",
+    images: Annotated[
+        bool,
+        typer.Option("--images/--no-images", help="Compare training with test images, too."),
+    ] = True,
+    json_output: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Look for what makes scores mean less: answers in the questions, skew, repeats, overlap.
+
+    Exit 1 where anything is found. The blind rows of a table show what it is worth.
+    """
+    from encoder_bench.data.folder import open_data
+    from encoder_bench.data.lint_folder import lint_folder
+    from encoder_bench.progress import make_reporter
+    from encoder_bench.recipes import load_task
+
+    reporter = make_reporter(quiet=json_output)
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    findings, skipped = lint_folder(
+        open_data(data, reporter),
+        {name: load_task(name) for name in names},
+        look_at_images=images,
+        reporter=reporter,
+    )
+    if json_output:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        for finding in findings:
+            typer.echo(f"{finding.kind:<15} {finding.task:<11} {finding.message}")
+        for line in skipped:
+            typer.echo(f"not looked at   {line}")
+        typer.echo(f"{len(findings)} findings")
+    if findings:
+        raise typer.Exit(1)
 
 
 @app.command("import")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from encoder_bench.data.coco import caption_samples, captions_by_image
 from encoder_bench.data.gvtbench import SOURCES, gvt_samples
-from encoder_bench.data.layout import Layout
+from encoder_bench.data.layout import Layout, TolerantLayout
+from encoder_bench.data.more_captions import MORE_CAPTIONS, more_caption_samples
+from encoder_bench.data.more_vqa import MORE_VQA, more_vqa_samples
+from encoder_bench.data.pope import pope_samples
 from encoder_bench.data.sample import Sample, Split
 from encoder_bench.data.vqav2 import vqa_samples
 from encoder_bench.errors import DataError, UnknownNameError
@@ -20,9 +24,15 @@ from encoder_bench.progress import QuietReporter, Reporter
 _READERS: dict[str, Callable[[Layout, str, str, Split], list[Sample]]] = {
     "coco-captions": lambda layout, task, _, split: caption_samples(layout, task, split),
     "gvtbench": gvt_samples,
+    "more-captions": more_caption_samples,
+    "more-vqa": more_vqa_samples,
+    "pope": pope_samples,
     "vqav2": lambda layout, task, _, split: vqa_samples(layout, task, split),
 }
-_ANNOTATION_FOLDERS = ("", "annotations", "coco", "coco/annotations", "vqav2", "gvtbench")
+_ANNOTATION_FOLDERS = (
+    *("", "annotations", "coco", "coco/annotations", "vqav2", "gvtbench"),
+    *(*MORE_VQA, "vizwiz/Annotations", *MORE_CAPTIONS, "pope"),
+)
 
 
 class DataFolder:
@@ -53,7 +63,7 @@ class DataFolder:
 
         Args:
             task: the task's name, which the samples carry.
-            reader: `coco-captions`, `vqav2` or `gvtbench`.
+            reader: `coco-captions`, `vqav2`, `gvtbench`, `pope`, `more-vqa`, `more-captions`.
             source: which part of the reader's data (`coco_oc`, `coco_mci`...).
             split: train, val or test.
             limit: keep so many, chosen by a hash of seed and sample id, whatever the order.
@@ -75,6 +85,20 @@ class DataFolder:
             kept = set(sorted(key, key=lambda name: key[name])[:limit])
             samples = [s for s in samples if s.sample_id in kept]
         return samples
+
+    @contextlib.contextmanager
+    def tolerating_missing_images(self) -> Iterator[list[str]]:
+        """Read questions whose images are not there; yields a line for each missing image."""
+        strict, tolerant = self._layout, TolerantLayout(self.root)
+        self._layout = tolerant
+        try:
+            yield tolerant.missing
+        finally:
+            self._layout = strict
+
+    def annotation_file(self, folder: str, name: str) -> Path | None:
+        """Return an official file of the data folder, None where it is not there."""
+        return self._layout.find(folder, name)
 
     @cached_property
     def _test_images(self) -> frozenset[int | str]:

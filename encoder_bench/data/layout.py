@@ -96,3 +96,19 @@ class Layout:
         if not path.is_file():
             raise DataError(f"{where}: no image file {path}")
         return path
+
+
+class TolerantLayout(Layout):
+    """A layout whose missing images are noted instead of raised; their paths lead nowhere."""
+
+    @cached_property
+    def missing(self) -> list[str]:
+        """A line for each image that is not there."""
+        return []
+
+    def _find_image(self, image_id: int | str, where: str) -> Path:
+        try:
+            return super()._find_image(image_id, where)
+        except DataError as error:
+            self.missing.append(str(error))
+            return self.root / "missing" / str(image_id)

@@ -146,6 +146,20 @@ def vqa_accuracy_normalised(prediction: str, answers: Sequence[str]) -> float:
     return _consensus(normalise(_trimmed(prediction)), humans)
 
 
+def exact_match(prediction: str, answers: Sequence[str]) -> float:
+    """Return 100 where the prediction, normalised, is one of the answers, else 0.
+
+    For sets with one answer a question (GQA), where VQA accuracy would always be 0.
+
+    Reference: lmms-eval's GQA task; Hudson and Manning 2019.
+
+    >>> exact_match("The Dog.", ["dog"]), exact_match("dogs", ["dog"])
+    (100.0, 0.0)
+    """
+    guess = normalise(prediction)
+    return 100.0 if any(guess == normalise(answer) for answer in answers) else 0.0
+
+
 def vqa_accuracy_pre2021(prediction: str, answers: Sequence[str]) -> float:
     """Return the accuracy of the script before 2021.
 

@@ -49,7 +49,9 @@ def measure(
         else:
             measures[name] = accuracy([g == t for g, t in zip(guesses, truths, strict=True)])
     words = {True: "yes", False: "no", None: None}
-    return Measured(measures, [words[guess] for guess in guesses], ("answer", "crowding"))
+    return Measured(
+        measures, [words[guess] for guess in guesses], ("answer", "crowding", "setting")
+    )
 
 
 def _truth(sample: Sample) -> bool:

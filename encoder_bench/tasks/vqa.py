@@ -13,6 +13,7 @@ _METRICS: dict[str, Callable[[str, Sequence[str]], float]] = {
     "vqa_accuracy_pre2021": vqa.vqa_accuracy_pre2021,
     "vqa_accuracy_normalised": vqa.vqa_accuracy_normalised,
     "vqa_accuracy_gvt": vqa.vqa_accuracy_gvt,
+    "exact_match": vqa.exact_match,
 }
 METRICS = tuple(_METRICS)
 

@@ -1,0 +1,144 @@
+"""`encoder-bench score`: any model's predictions under every variant of a task's metrics."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from encoder_bench.cli import options
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from encoder_bench.tasks.conformance import Conformance
+
+
+def score_command(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="vqa, captioning, oc, mci, a file.")],
+    predictions: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help="JSON, JSON lines or CSV: an id (sample_id, question_id, image_id, index) and an "
+            "answer (prediction, answer, caption) a row; VQA's and COCO's result files fit.",
+        ),
+    ],
+    data: Annotated[
+        str, typer.Option(metavar="scenes|coco|DIR", help="Where the questions are.")
+    ] = "scenes",
+    show: Annotated[
+        int, typer.Option(metavar="N", help="Differing samples to print for each variant.")
+    ] = 5,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="Every sample with all its scores.")
+    ] = None,
+    missing_is_wrong: Annotated[
+        bool, typer.Option("--missing-is-wrong", help="Score unanswered samples as empty answers.")
+    ] = False,
+    json_output: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Score a predictions file under every metric variant, and show where the variants part.
+
+    It answers "why is my score not the paper's": official, pre-2021, normalised and GVT's readings
+    stand side by side, and the samples that they read differently below them.
+    """
+    from rich.console import Console
+
+    from encoder_bench.atomic import write_text
+    from encoder_bench.data.folder import open_data
+    from encoder_bench.progress import make_reporter
+    from encoder_bench.recipes import load_task
+    from encoder_bench.tasks.conformance import score_predictions
+
+    recipe = load_task(task)
+    folder = open_data(data, make_reporter(quiet=json_output))
+    name = Path(task).stem if task.endswith(".toml") else task
+    samples = folder.samples(name, reader=recipe.reader, source=recipe.source, split="test")
+    found = score_predictions(name, recipe, samples, predictions, missing_is_wrong=missing_is_wrong)
+    if output is not None:
+        write_text(output, _csv(found))
+    if json_output:
+        typer.echo(json.dumps(_as_json(found), indent=1, ensure_ascii=False))
+        return
+    _print(found, show, Console())
+
+
+def _print(found: Conformance, show: int, console: Console) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold")
+    for column in ("Metric", "Score", "95% interval", "Samples", "Read otherwise"):
+        table.add_column(column, justify="left" if column == "Metric" else "right")
+    for name, score in found.scores.items():
+        own = name == found.primary
+        differs = str(len(found.differing(name))) if name in found.variants() else ""
+        if score.value is None:
+            table.add_row(name, "n/a", "", str(score.samples), "")
+            continue
+        interval = "" if score.low is None else f"{score.low:.2f} to {score.high:.2f}"
+        table.add_row(
+            Text(name, style="bold" if own else ""),
+            f"{score.value:.2f}",
+            interval,
+            str(score.samples),
+            differs,
+        )
+    console.print(table)
+    for name, score in found.scores.items():
+        if score.value is None:
+            console.print(f"{name}: n/a: {score.reason}", markup=False, highlight=False)
+    unanswered = f", {len(found.missing)} unanswered" if found.missing else ""
+    surplus = f", {found.surplus} answers to no sample of the split" if found.surplus else ""
+    console.print(f"parse failures: {found.parse_failures}{unanswered}{surplus}", highlight=False)
+    for name in found.variants():
+        for entry in found.differing(name)[:show]:
+            console.print(
+                f"{name} {entry.scores[name]:.0f}, {found.primary} "
+                f"{entry.scores[found.primary]:.0f}: {entry.sample.sample_id} "
+                f"{entry.sample.question!r} answered {entry.prediction!r}, truth "
+                f"{_truths(entry.sample.references)}",
+                markup=False,
+                highlight=False,
+            )
+
+
+def _truths(references: tuple[str, ...]) -> str:
+    different = list(dict.fromkeys(references))
+    return ", ".join(repr(text) for text in different[:4]) + (", ..." if different[4:] else "")
+
+
+def _as_json(found: Conformance) -> dict[str, Any]:
+    return {
+        "task": found.task,
+        "primary": found.primary,
+        "scores": {name: score.model_dump(mode="json") for name, score in found.scores.items()},
+        "parse_failures": found.parse_failures,
+        "missing": list(found.missing),
+        "surplus": found.surplus,
+        "differing": {
+            name: [entry.sample.sample_id for entry in found.differing(name)]
+            for name in found.variants()
+        },
+    }
+
+
+def _csv(found: Conformance) -> str:
+    metrics = [name for name, score in found.scores.items() if score.value is not None]
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["sample_id", "question", "prediction", "parsed", "references", *metrics])
+    for entry in found.samples:
+        sample = entry.sample
+        scores = [entry.scores.get(name, "") for name in metrics]
+        writer.writerow(
+            [sample.sample_id, sample.question, entry.prediction, entry.parsed,
+             json.dumps(list(sample.references), ensure_ascii=False), *scores]
+        )  # fmt: skip
+    return stream.getvalue()

@@ -1,0 +1,154 @@
+"""OK-VQA, TextVQA, VizWiz, GQA, POPE, NoCaps and Flickr30k, written in their official layouts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from encoder_bench.data.folder import DataFolder
+from encoder_bench.data.sample import Sample, Split
+from encoder_bench.errors import DataError
+from encoder_bench.recipes import load_task
+
+TEN = [{"answer": "a dog"}] * 7 + [{"answer": "cat"}] * 3
+
+
+def put(root: Path, name: str, content: Any) -> None:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = content if isinstance(content, str) else json.dumps(content)
+    path.write_text(text, encoding="utf-8")
+
+
+def picture(root: Path, name: str) -> None:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8)).save(path)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    picture(tmp_path, "coco/val2014/COCO_val2014_000000000042.jpg")
+    question = {"question_id": 1, "image_id": 42, "question": "What is it?"}
+    put(tmp_path, "okvqa/OpenEnded_mscoco_val2014_questions.json", {"questions": [question]})
+    annotation = {"question_id": 1, "image_id": 42, "answers": TEN, "question_type": "four"}
+    put(tmp_path, "okvqa/mscoco_val2014_annotations.json", {"annotations": [annotation]})
+    picture(tmp_path, "textvqa/train_images/abc.jpg")
+    row = {"question_id": 5, "image_id": "abc", "question": "Says?", "answers": ["stop"] * 10}
+    put(tmp_path, "textvqa/TextVQA_0.5.1_val.json", {"data": [row]})
+    picture(tmp_path, "vizwiz/val/VizWiz_val_00000000.jpg")
+    row = {"image": "VizWiz_val_00000000.jpg", "question": "Colour?", "answers": TEN,
+           "answer_type": "other"}  # fmt: skip
+    put(tmp_path, "vizwiz/Annotations/val.json", [row])
+    picture(tmp_path, "gqa/images/n1.jpg")
+    row = {
+        "imageId": "n1",
+        "question": "Is it?",
+        "answer": "yes",
+        "types": {"structural": "verify"},
+    }
+    put(tmp_path, "gqa/testdev_balanced_questions.json", {"q9": row})
+    for setting in ("random", "popular", "adversarial"):
+        lines = [
+            {"question_id": number, "image": "COCO_val2014_000000000042.jpg",
+             "text": "Is there a dog?", "label": label}
+            for number, label in ((1, "yes"), (2, "no"))
+        ]  # fmt: skip
+        put(tmp_path, f"pope/coco_pope_{setting}.json", "\n".join(map(json.dumps, lines)) + "\n")
+    picture(tmp_path, "nocaps/images/x.jpg")
+    put(tmp_path, "nocaps/nocaps_val_4500_captions.json", {
+        "images": [{"id": 3, "file_name": "x.jpg", "domain": "near-domain"}],
+        "annotations": [{"id": i, "image_id": 3, "caption": f"caption {i}"} for i in range(10)],
+    })  # fmt: skip
+    picture(tmp_path, "flickr30k/images/7.jpg")
+    put(tmp_path, "flickr30k/dataset_flickr30k.json", {"images": [
+        {"filename": "7.jpg", "split": "test", "sentences": [{"raw": "a man"}, {"raw": "a boy"}]},
+        {"filename": "8.jpg", "split": "train", "sentences": [{"raw": "no"}]},
+    ]})  # fmt: skip
+    return tmp_path
+
+
+def read(root: Path, task: str, split: Split = "test") -> list[Sample]:
+    recipe = load_task(task)
+    return DataFolder("x", root).samples(
+        task, reader=recipe.reader, source=recipe.source, split=split
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "sample_id", "target", "facets"),
+    [
+        ("okvqa", "okvqa/1", "a dog", {"question_type": "four"}),
+        ("textvqa", "textvqa/5", "stop", {}),
+        ("vizwiz", "vizwiz/0", "a dog", {"answer_type": "other"}),
+        ("gqa", "gqa/q9", "yes", {"question_type": "verify"}),
+        ("nocaps", "nocaps/x.jpg", "caption 0", {"domain": "near-domain"}),
+        ("flickr30k", "flickr30k/7.jpg", "a man", {}),
+    ],
+)
+def test_a_set_is_read_in_its_own_layout(
+    root: Path, task: str, sample_id: str, target: str, facets: dict[str, str]
+) -> None:
+    (sample,) = read(root, task)
+    assert (sample.sample_id, sample.target, dict(sample.facets)) == (sample_id, target, facets)
+    assert sample.image_path.is_file()
+    assert len(sample.references) == {"gqa": 1, "flickr30k": 2}.get(task, 10)
+
+
+def test_an_image_of_coco_is_the_same_image_in_every_set(root: Path) -> None:
+    ids = {sample.image_id for task in ("okvqa", "pope") for sample in read(root, task)}
+    assert ids == {42}
+
+
+def test_pope_has_three_settings_of_balanced_answers(root: Path) -> None:
+    samples = read(root, "pope")
+    assert len(samples) == 6
+    assert len({sample.sample_id for sample in samples}) == 6
+    assert [sample.facets["setting"] for sample in samples[::2]] == [
+        "random",
+        "popular",
+        "adversarial",
+    ]
+    assert {sample.references for sample in samples} == {("Yes.",), ("No.",)}
+
+
+@pytest.mark.parametrize(
+    ("task", "file", "content", "message"),
+    [
+        ("okvqa", "okvqa/mscoco_val2014_annotations.json", {"annotations": [{}]}, "question_id"),
+        ("textvqa", "textvqa/TextVQA_0.5.1_val.json", {"data": [{}]}, "row 0: no 'image_id'"),
+        (
+            "vizwiz",
+            "vizwiz/Annotations/val.json",
+            [{"image": "no.jpg", "question": "?"}],
+            r"no\.jpg",
+        ),
+        ("gqa", "gqa/testdev_balanced_questions.json", {"q": 1}, "question q: not an object"),
+        ("pope", "pope/coco_pope_random.json", '{"image": "x.jpg", "label": "maybe"}', "maybe"),
+        ("pope", "pope/coco_pope_random.json", "{", r"random\.json:1: not valid JSON"),
+        ("nocaps", "nocaps/nocaps_val_4500_captions.json", {"images": []}, "empty"),
+        ("flickr30k", "flickr30k/dataset_flickr30k.json", {}, "no 'images'"),
+    ],
+)
+def test_what_is_wrong_is_named(
+    root: Path, task: str, file: str, content: Any, message: str
+) -> None:
+    put(root, file, content)
+    with pytest.raises(DataError, match=message):
+        read(root, task)
+
+
+@pytest.mark.parametrize("task", ["pope", "nocaps", "flickr30k"])
+def test_what_has_no_training_split_says_so(root: Path, task: str) -> None:
+    with pytest.raises(DataError, match="train"):
+        read(root, task, "train")
+
+
+def test_a_missing_set_names_its_file(tmp_path: Path) -> None:
+    for task in ("okvqa", "textvqa", "vizwiz", "gqa", "pope", "nocaps", "flickr30k"):
+        with pytest.raises(DataError, match=r"\.json"):
+            read(tmp_path, task)
