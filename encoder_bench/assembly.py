@@ -69,7 +69,15 @@ def encoder_facts(encoder: Encoder, weights_sha256: str) -> EncoderFacts:
         resolution=encoder.resolution,
         layer=encoder.layer,
         transform=encoder.transform_description,
+        gflops=spec.gflops if encoder.resolution[0] == _stated_resolution(spec.name) else None,
     )
+
+
+def _stated_resolution(name: str) -> int | None:
+    """Return the resolution that the catalogue's GFLOPs are for; None for unnamed encoders."""
+    from encoder_bench.encoders.registry import find_spec
+
+    return find_spec(name).resolution
 
 
 def random_weight_warnings(mllm: MLLM) -> tuple[str, ...]:

@@ -34,8 +34,8 @@ def table_command(
         str,
         typer.Option(
             metavar="NAME,...",
-            help="More columns: lift, parameters, visual-tokens, parse-failures, "
-            "training-seconds, peak-memory, throughput.",
+            help="More columns: lift, parameters, gflops, device-hours, visual-tokens, "
+            "parse-failures, training-seconds, peak-memory, throughput.",
         ),
     ] = "",
     debug: options.Debug = False,

@@ -95,6 +95,18 @@ def _mean_lift(record: RunRecord) -> float | None:
     return math.fsum(known) / len(known) if len(known) == len(AVERAGED) else None
 
 
+def gflops(record: RunRecord) -> float | None:
+    """Return GFLOPs of the encoder for one image, None where the record does not hold them."""
+    return record.encoder.gflops
+
+
+def device_hours(record: RunRecord) -> float | None:
+    """Return hours of training times the devices used: GPU-hours where they were GPUs."""
+    seconds = _number(record.seconds.get("training"))
+    processes = _number(record.training.get("processes")) or 1.0
+    return None if seconds is None else seconds * processes / 3600
+
+
 def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
@@ -112,6 +124,18 @@ EXTRA_COLUMNS: dict[str, ExtraColumn] = {
         1,
         lambda record: record.encoder.parameters / 1e6,
         "parameters of the visual encoder",
+    ),
+    "gflops": ExtraColumn(
+        "Encoder GFLOPs",
+        1,
+        gflops,
+        "floating-point operations of the encoder for one image, a multiply-add counted as two",
+    ),
+    "device-hours": ExtraColumn(
+        "Device-hours",
+        2,
+        device_hours,
+        "hours of training times devices (GPU-hours on GPUs), on each run's own hardware",
     ),
     "visual-tokens": ExtraColumn(
         "Visual tokens",

@@ -78,7 +78,11 @@ class TaskScores(_Frozen):
 
 
 class EncoderFacts(_Frozen):
-    """Exactly which encoder stood in the run."""
+    """Exactly which encoder stood in the run.
+
+    `gflops` are of one image at the resolution that the catalogue states, a multiply-add counted as
+    two operations; None where another resolution was used or the catalogue leaves it open.
+    """
 
     name: str
     display_name: str
@@ -96,6 +100,7 @@ class EncoderFacts(_Frozen):
     resolution: tuple[int, int]
     layer: tuple[int, ...]
     transform: str
+    gflops: float | None = None
 
 
 class LanguageModelFacts(_Frozen):

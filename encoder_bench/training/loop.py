@@ -114,6 +114,7 @@ def train(
         average=None if decay is None else MovingAverage(trained, decay),
     )
     checkpoint, stage_done, steps_done = run.resume()
+    run.summary.processes = accelerator.num_processes
     for number, stage in enumerate(adapter.stages[stage_done:], start=stage_done):
         with only_parts(mllm, stage) as parameters:
             _Stage(run, number, stage, parameters).run(checkpoint, steps_done)

@@ -19,6 +19,7 @@ class TrainingSummary:
         answer_tokens: tokens taught, over all processes.
         seconds: spent in steps and in waiting for batches, checkpoints not counted.
         waited_seconds: of these, spent waiting for batches.
+        processes: that trained together; after a resume, those of the last part.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -28,6 +29,7 @@ class TrainingSummary:
     answer_tokens: int = 0
     seconds: float = 0.0
     waited_seconds: float = 0.0
+    processes: int = 1
 
     def add_norms(self, norms: Mapping[str, float]) -> None:
         """Keep each part's first gradient norm and replace its last."""
@@ -45,6 +47,7 @@ class TrainingSummary:
             "answer_tokens": self.answer_tokens,
             "seconds": round(self.seconds, 3),
             "waited_seconds": round(self.waited_seconds, 3),
+            "processes": self.processes,
             "waited_share": self._a_second(self.waited_seconds),
             "images_per_second": self._a_second(self.images),
             "answer_tokens_per_second": self._a_second(self.answer_tokens),
@@ -61,6 +64,7 @@ class TrainingSummary:
             answer_tokens=content["answer_tokens"],
             seconds=content["seconds"],
             waited_seconds=content["waited_seconds"],
+            processes=content.get("processes", 1),
         )
 
     def _a_second(self, amount: float) -> float | None:

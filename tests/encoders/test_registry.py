@@ -34,7 +34,7 @@ def test_the_short_names_that_people_use_are_there() -> None:
         "clip", "openclip", "evaclip", "clipa", "metaclip", "dfn", "siglip", "siglip2",
         "mobileclip", "aimv2", "pe",
         "mae", "dino", "dinov2", "dinov3", "beit", "beitv2", "mocov3", "data2vec", "ijepa",
-        "webssl",
+        "webssl", "random",
     }  # fmt: skip
 
 

@@ -53,7 +53,8 @@ def test_components_tell_the_halves_of_a_picture_apart() -> None:
     assert (left - right).abs().max() > 0.3
     assert view.likeness[0, 4, 0] == pytest.approx(1.0, abs=1e-5)
     assert view.likeness[0, :, :3].mean() > view.likeness[0, :, 5:].mean()
-    assert not view.pretrained
+    assert view.pretrained
+    assert not patch_features(load_encoder("tiny-random"), [half_and_half()]).pretrained
     with pytest.raises(RecipeError, match="shares from 0 to 1"):
         patch_features(load_encoder("tiny-deit"), [half_and_half()], point=(1.5, 0.5))
 
@@ -218,6 +219,6 @@ def test_probe_command_reports_every_number_or_why_not(tmp_path: Path) -> None:
     assert first["retrieval"]["images"] == 12
     assert 0 <= first["retrieval"]["image_to_text"]["percent"] <= 100
     assert "no text tower" in second["retrieval"]["n/a"]
-    shown = CliRunner().invoke(app, [*common, "-e", "tiny-mae"])
+    shown = CliRunner().invoke(app, [*common, "-e", "tiny-random"])
     assert "random weights" in shown.output
     assert "n/a" in shown.output

@@ -19,6 +19,8 @@ from encoder_bench.results.columns import (
     HALF,
     KIND,
     SETTING,
+    device_hours,
+    gflops,
     half_width_column,
     score_columns,
 )
@@ -136,16 +138,18 @@ def _best_blind(frame: pd.DataFrame, column: str) -> float | None:
 
 def _pareto(group: TableGroup, frame: pd.DataFrame, index: dict[str, int]) -> Iterable[str]:
     scores = {(row[ENCODER], bool(row[HALF])): _point(row, AVERAGE) for row in _encoder_rows(frame)}
-    costs: dict[str, Callable[[TableRow], float]] = {
-        "seconds a run took, on its own hardware": _run_seconds,
+    costs: dict[str, Callable[[TableRow], float | None]] = {
+        "encoder GFLOPs an image": lambda row: gflops(row.records[0]),
+        "device-hours of training, on each run's own hardware": _hours,
         "encoder parameters (M)": _encoder_millions,
     }
     for axis, cost in costs.items():
         points = []
         for row in group.rows:
             score = scores.get((row.label, row.joint))
-            if score is not None:
-                points.append(Costed(row.label, index[row.label], row.joint, cost(row), score))
+            spent = cost(row)
+            if score is not None and spent is not None:
+                points.append(Costed(row.label, index[row.label], row.joint, spent, score))
         if len({point.cost for point in points}) < 2:
             continue
         chart = pareto_chart(f"Avg against {axis}", axis, points)
@@ -157,8 +161,10 @@ def _encoder_millions(row: TableRow) -> float:
     return row.records[0].encoder.parameters / 1e6
 
 
-def _run_seconds(row: TableRow) -> float:
-    return math.fsum(sum(each.seconds.values()) for each in row.records) / len(row.records)
+def _hours(row: TableRow) -> float | None:
+    hours = [device_hours(each) for each in row.records]
+    known = [value for value in hours if value is not None]
+    return math.fsum(known) / len(known) if len(known) == len(hours) else None
 
 
 def _curves(
