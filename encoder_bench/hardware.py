@@ -52,14 +52,16 @@ def package_versions() -> dict[str, str]:
 def choose_device(name: str) -> torch.device:
     """Return the device of a `--device` flag; `auto` takes CUDA, then Apple's MPS, then the CPU.
 
+    `auto` and `cuda` are this process' own one of several GPUs where it was launched with others.
+
     Raises:
         EncoderBenchError: the name is no device, or the device is not there.
     """
     import torch
 
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)

@@ -11,16 +11,17 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from encoder_bench.errors import DataError, EncoderBenchError
+from encoder_bench.errors import EncoderBenchError
 from encoder_bench.hardware import choose_device, hardware_facts, package_versions, peak_memory
 from encoder_bench.hashing import hash_parameters
 from encoder_bench.plan import RunPlan
-from encoder_bench.progress import Reporter
+from encoder_bench.processes import Processes
+from encoder_bench.progress import QuietReporter, Reporter
 from encoder_bench.results.record import (
     SCHEMA_VERSION,
     LanguageModelFacts,
@@ -31,13 +32,12 @@ from encoder_bench.results.record import (
     run_id,
     write_record,
 )
+from encoder_bench.run_data import RunData, read_data
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from encoder_bench.data.folder import DataFolder
-    from encoder_bench.data.sample import Sample
     from encoder_bench.mllm.model import MLLM
 
 _SCORING_PACKAGES = (
@@ -59,26 +59,6 @@ class RunOutcome:
     found: bool
 
 
-@dataclass(frozen=True, slots=True)
-class RunData:
-    """What a run reads: the folders, the training samples, and each task's test samples.
-
-    `corpora` holds the whole split for tasks with a metric that depends on it, where only a subset
-    of it is tested.
-    """
-
-    folder: DataFolder
-    training_folder: DataFolder
-    training: list[Sample]
-    test: Mapping[str, list[Sample]]
-    corpora: Mapping[str, list[Sample]]
-
-    def images(self) -> list[Path]:
-        """Return every image that the run shows to the encoder, each once."""
-        samples = [*self.training, *(s for group in self.test.values() for s in group)]
-        return list(dict.fromkeys(sample.image_path for sample in samples))
-
-
 @dataclass(slots=True)
 class Stopwatch:
     """Seconds spent, by phase."""
@@ -96,7 +76,15 @@ class Stopwatch:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 3)
 
 
-def run(plan: RunPlan, reporter: Reporter, *, force: bool = False) -> RunOutcome:
+def run(
+    plan: RunPlan,
+    reporter: Reporter,
+    *,
+    force: bool = False,
+    trackers: Sequence[str] = (),
+    cache_limit_bytes: int | None = None,
+    processes: Processes = Processes(),  # noqa: B008 (frozen)
+) -> RunOutcome:
     """Train an adapter on an encoder, score it on every task, and write the record.
 
     A finished run of the same identity is returned as it is. A run that was killed goes on from
@@ -106,12 +94,16 @@ def run(plan: RunPlan, reporter: Reporter, *, force: bool = False) -> RunOutcome
         plan: what to run.
         reporter: where progress goes.
         force: discard what an earlier run of the same identity left, and do it again.
+        trackers: experiment trackers that accelerate knows (`tensorboard`, `wandb`...).
+        cache_limit_bytes: most that this run may add to the feature cache; None for 80% of the
+            free disk.
+        processes: this is the main one of these; the others call `train_along` meanwhile.
 
     Raises:
         EncoderBenchError: bad input, a failed proof, a full disk...: one line, nothing lost.
     """
     from encoder_bench.assembly import build_mllm, encoder_facts, random_weight_warnings
-    from encoder_bench.trained import train_and_prove
+    from encoder_bench.trained import is_trained, train_and_prove
 
     watch = Stopwatch()
     device = choose_device(plan.device)
@@ -133,26 +125,30 @@ def run(plan: RunPlan, reporter: Reporter, *, force: bool = False) -> RunOutcome
     # 3. The same run may be finished already.
     path = record_path(plan.results, identity)
     if path.is_file() and not force:
+        processes.tell(None)
         return RunOutcome(read_record(path), path, found=True)
 
+    folder = plan.results / "checkpoints" / identity
     with _only_this_process(plan.results, identity):
         if force:
             _discard(plan.results, identity)
 
         # 4. A frozen encoder sees each image once; its patch tokens serve training and tasks.
         with watch.phase("features"):
-            features = _features(plan, mllm, data, device, reporter)
+            features = _features(plan, mllm, data, device, reporter, cache_limit_bytes)
 
         # 5. Train, save, read back, and prove what trained; scores come from what was read back.
+        processes.tell(None if is_trained(folder) else folder)
         with watch.phase("training"):
             trained = train_and_prove(
                 plan,
                 mllm,
                 data.training,
-                folder=plan.results / "checkpoints" / identity,
+                folder=folder,
                 features=features,
                 device=device,
                 reporter=reporter,
+                trackers=trackers,
             )
 
         # 6. Score every task and its blind controls.
@@ -168,7 +164,7 @@ def run(plan: RunPlan, reporter: Reporter, *, force: bool = False) -> RunOutcome
             adapter={"name": plan.adapter_name, **plan.adapter.model_dump(mode="json")},
             visual_tokens=trained.mllm.projector.num_tokens(facts.tokens),
             data=data.folder.description(),
-            training_data=_training_description(data),
+            training_data=data.training_description(),
             seed=plan.seed,
             limit=plan.limit,
             tasks=scores,
@@ -184,47 +180,38 @@ def run(plan: RunPlan, reporter: Reporter, *, force: bool = False) -> RunOutcome
         return RunOutcome(record, write_record(plan.results, record), found=False)
 
 
-def read_data(plan: RunPlan, reporter: Reporter) -> RunData:
-    """Read a plan's samples and check that training and test share no image.
+def train_along(plan: RunPlan, processes: Processes, *, trackers: Sequence[str] = ()) -> None:
+    """Do the share of a run's training of a process that is not the main one.
+
+    Data and model are the same as the main process', by the seed; features are those that it has
+    written by then. Everything else of the run, scores included, is the main process' work.
 
     Raises:
-        DataError: files are missing or malformed, a split is empty, or images are shared.
+        EncoderBenchError: as `run`; or another process has stopped.
     """
-    from encoder_bench.data.folder import check_disjoint, open_data
-    from encoder_bench.tasks.registry import needs_corpus
+    from encoder_bench.assembly import build_mllm
+    from encoder_bench.training.feature_cache import find_features
+    from encoder_bench.training.loop import train
 
-    folder = open_data(plan.data, reporter=reporter)
-    training_folder = (
-        folder if plan.training_data == plan.data else open_data(plan.training_data, reporter)
+    device = choose_device(plan.device)
+    data = read_data(plan, QuietReporter())
+    mllm = build_mllm(plan)
+    folder: Path | None = processes.tell(None)
+    if folder is None:
+        return
+    features = find_features(mllm.encoder, data.images()) if _caches_features(plan) else None
+    train(
+        mllm.to(device),
+        data.training,
+        plan.adapter,
+        plan.training_recipes,
+        folder=folder,
+        seed=plan.seed,
+        reporter=QuietReporter(),
+        device=device,
+        features=features,
+        trackers=trackers,
     )
-    with reporter.phase("data", len(plan.tasks) + len(plan.training_recipes), "sets") as phase:
-        test: dict[str, list[Sample]] = {}
-        corpora: dict[str, list[Sample]] = {}
-        for name, recipe in plan.tasks.items():
-            if plan.limit is not None and needs_corpus(recipe):
-                corpora[name] = folder.samples(
-                    name, reader=recipe.reader, source=recipe.source, split="test"
-                )
-            test[name] = folder.samples(
-                name,
-                reader=recipe.reader,
-                source=recipe.source,
-                split="test",
-                limit=plan.limit,
-                seed=plan.seed,
-            )
-            phase.advance(test=f"{name} {len(test[name])}")
-        training: list[Sample] = []
-        for name, recipe in plan.training_recipes.items():
-            samples = training_folder.samples(
-                name, reader=recipe.reader, source=recipe.source, split="train", seed=plan.seed
-            )
-            training += samples
-            phase.advance(training=f"{name} {len(samples)}")
-    if not training:
-        raise DataError(f"--train-data {plan.training_data}: no training samples")
-    check_disjoint(training, [sample for group in test.values() for sample in group])
-    return RunData(folder, training_folder, training, test, corpora)
 
 
 def _determinants(
@@ -248,15 +235,27 @@ def _determinants(
     }
 
 
+def _caches_features(plan: RunPlan) -> bool:
+    """Return whether patch tokens stay what they are through the whole run."""
+    return plan.adapter.training.feature_cache and not plan.joint
+
+
 def _features(
-    plan: RunPlan, mllm: MLLM, data: RunData, device: torch.device, reporter: Reporter
+    plan: RunPlan,
+    mllm: MLLM,
+    data: RunData,
+    device: torch.device,
+    reporter: Reporter,
+    limit_bytes: int | None,
 ) -> Mapping[Path, Tensor] | None:
     """Return the frozen encoder's patch tokens of every image, or None where they would move."""
-    if plan.joint or not plan.adapter.training.feature_cache:
+    if not _caches_features(plan):
         return None
     from encoder_bench.training.feature_cache import open_features
 
-    return open_features(mllm.encoder, data.images(), device=device, reporter=reporter)
+    return open_features(
+        mllm.encoder, data.images(), device=device, reporter=reporter, limit_bytes=limit_bytes
+    )
 
 
 def _score_tasks(
@@ -287,14 +286,6 @@ def _score_tasks(
                 corpus=data.corpora.get(name),
             )
     return scores
-
-
-def _training_description(data: RunData) -> dict[str, Any]:
-    images = {sample.image_id for sample in data.training}
-    return data.training_folder.description() | {
-        "training_samples": len(data.training),
-        "training_images": len(images),
-    }
 
 
 @contextlib.contextmanager

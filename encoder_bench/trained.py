@@ -35,6 +35,7 @@ from encoder_bench.training.checkpoint import (
 from encoder_bench.training.loop import train
 
 _PROBE_IMAGES = 2
+_FINISHED = "training.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,11 @@ class Trained:
     summary: dict[str, Any]
 
 
+def is_trained(folder: Path) -> bool:
+    """Return whether a training with its proof is finished in this folder."""
+    return (folder / _FINISHED).is_file()
+
+
 def train_and_prove(
     plan: RunPlan,
     mllm: MLLM,
@@ -55,6 +61,7 @@ def train_and_prove(
     features: Mapping[Path, Tensor] | None,
     device: torch.device,
     reporter: Reporter,
+    trackers: Sequence[str] = (),
 ) -> Trained:
     """Train `mllm`, save it, drop it, read it back from disk, and prove what happened.
 
@@ -67,15 +74,15 @@ def train_and_prove(
         features: the frozen encoder's patch tokens by image path, or None.
         device: where to train.
         reporter: where progress goes.
+        trackers: experiment trackers that follow the training.
 
     Raises:
         ProofError: a frozen part changed, a trained part did not, or the model read back
             disagrees with the trained one.
         TrainingError: training cannot start or go on.
     """
-    finished = folder / "training.json"
-    final = folder / "final"
-    if finished.is_file():
+    finished, final = folder / _FINISHED, folder / "final"
+    if is_trained(folder):
         content = json.loads(finished.read_text(encoding="utf-8"))
         reporter.note(f"training was finished before; reading {final}")
         proof = TrainingProof.model_validate(content["proof"])
@@ -93,6 +100,7 @@ def train_and_prove(
         reporter=reporter,
         device=device,
         features=features,
+        trackers=trackers,
     )
     parts = prove(
         mllm,

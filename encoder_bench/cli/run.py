@@ -140,6 +140,22 @@ def run_command(
             rich_help_panel=_HOW,
         ),
     ] = None,
+    trackers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="tensorboard,wandb,...",
+            help="Experiment trackers to log the training to: those of accelerate, by name.",
+            rich_help_panel="Output",
+        ),
+    ] = None,
+    cache_limit: Annotated[
+        float | None,
+        typer.Option(
+            metavar="GIB",
+            help="Most that this run may add to the feature cache; else 80% of the free disk.",
+            rich_help_panel=_WHERE,
+        ),
+    ] = None,
     trust_remote_code: Annotated[
         bool,
         typer.Option(
@@ -193,10 +209,24 @@ def run_command(
     if dry_run:
         _print_plan(plan, json_output=json_output)
         return
+    from encoder_bench.hardware import choose_device
+    from encoder_bench.processes import join_processes
     from encoder_bench.progress import make_reporter
-    from encoder_bench.run import run
+    from encoder_bench.run import run, train_along
 
-    outcome = run(plan, make_reporter(quiet=quiet or json_output), force=force)
+    processes = join_processes(cpu=choose_device(device).type == "cpu")
+    names = [name.strip() for name in (trackers or "").split(",") if name.strip()]
+    if not processes.is_main:
+        train_along(plan, processes, trackers=names)
+        return
+    outcome = run(
+        plan,
+        make_reporter(quiet=quiet or json_output),
+        force=force,
+        trackers=names,
+        cache_limit_bytes=None if cache_limit is None else int(cache_limit * 2**30),
+        processes=processes,
+    )
     if json_output:
         typer.echo(outcome.record.model_dump_json(indent=2))
     else:
@@ -264,13 +294,17 @@ def _print_outcome(outcome: RunOutcome, results: Path) -> None:
         console.print(f"This run was done on {record.created}; --force runs it again.")
     print_table([record], console)
     flag = "" if record.joint else " --joint-tune"
-    console.print(f"record       {outcome.path}", highlight=False)
-    console.print(f"predictions  {results / 'predictions' / record.run_id}", highlight=False)
+    console.print(f"record       {outcome.path}", highlight=False, soft_wrap=True)
+    console.print(
+        f"predictions  {results / 'predictions' / record.run_id}", highlight=False, soft_wrap=True
+    )
     console.print(
         f"next         encoder-bench run --encoder {record.encoder.name}{flag}",
         highlight=False,
+        soft_wrap=True,
     )
     console.print(
         f"             encoder-bench table --results {results}   (report, compare, check: --help)",
         highlight=False,
+        soft_wrap=True,
     )

@@ -33,7 +33,7 @@ from encoder_bench.training.feature_store import (
     describe,
 )
 
-__all__ = ["FeatureStore", "open_features"]
+__all__ = ["FeatureStore", "find_features", "open_features"]
 
 _BATCH = 32
 _SHARD_IMAGES = 512
@@ -74,9 +74,8 @@ def open_features(
     if any(parameter.requires_grad for parameter in encoder.parameters()):
         raise TrainingError("features of an encoder that trains would go stale; do not cache them")
     dtype = next(encoder.backbone.parameters()).dtype
-    key = hash_text(encoder.fingerprint(), str(dtype), str(encoder.num_tokens), storage)
-    folder = cache_dir("features", key[:32])
-    store = FeatureStore(folder, _digests(images), storage)
+    folder = _folder(encoder, storage)
+    store = find_features(encoder, images, storage=storage)
     missing = store.missing()
     name = encoder.spec.name
     if not missing:
@@ -104,6 +103,24 @@ def open_features(
         reporter.warn(f"feature cache cannot be written ({error}); going on without the rest")
         return store if len(store) else None
     return store
+
+
+def find_features(
+    encoder: Encoder, images: Sequence[Path], *, storage: Storage = "exact"
+) -> FeatureStore:
+    """Return what is in the store already of the images' patch tokens, and compute nothing.
+
+    Raises:
+        DataError: an image file cannot be read.
+    """
+    return FeatureStore(_folder(encoder, storage), _digests(images), storage)
+
+
+def _folder(encoder: Encoder, storage: Storage) -> Path:
+    """Return where the patch tokens of these weights and this preprocessing lie."""
+    dtype = next(encoder.backbone.parameters()).dtype
+    key = hash_text(encoder.fingerprint(), str(dtype), str(encoder.num_tokens), storage)
+    return cache_dir("features", key[:32])
 
 
 def _digests(images: Sequence[Path]) -> dict[Path, str]:

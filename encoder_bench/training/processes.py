@@ -6,8 +6,9 @@ the recipe's, not the launcher's, because it changes scores.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -63,6 +64,20 @@ def make_accelerator(
         raise MissingDependencyError(f"tracker '{missing[0]}': pip install {missing[0]}")
     if trackers:
         (folder / "trackers").mkdir(parents=True, exist_ok=True)
-        description = {"adapter": adapter.description, "llm": adapter.llm.name}
-        accelerator.init_trackers("encoder-bench", config=description)
+        accelerator.init_trackers("encoder-bench", config=_flat(adapter.model_dump(mode="json")))
     return accelerator
+
+
+def _flat(recipe: Mapping[str, Any], above: str = "") -> dict[str, str | int | float | bool]:
+    """Return a recipe's keys as `training.precision`, since trackers take no nested values."""
+    flat: dict[str, str | int | float | bool] = {}
+    for key, value in recipe.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{above}{key}.")
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+            for entry in value:
+                flat |= _flat(entry, f"{above}{key}.{entry.get('name', '')}.")
+        else:
+            plain = isinstance(value, str | int | float | bool)
+            flat[above + key] = value if plain else str(value)
+    return flat

@@ -1,0 +1,84 @@
+"""One run on two processes, as a launcher starts them: one record, the curve of one process."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from encoder_bench.plan import make_plan
+from encoder_bench.processes import Processes
+from encoder_bench.progress import QuietReporter
+from encoder_bench.results.record import RunRecord, read_records, write_record
+from encoder_bench.run import run
+
+_ROOT = Path(__file__).resolve().parents[1]
+_DATA = "scenes:5:24:2:6"
+_FLAGS = ["--data", _DATA, "--steps", "3", "--device", "cpu", "--tasks", "vqa", "--quiet"]
+
+
+def launch(results: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    program = ["-m", "encoder_bench", "run", "--results", str(results), *_FLAGS, *flags]
+    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(_ROOT))
+    return subprocess.run(
+        [sys.executable, *launcher, *program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
+    results = tmp_path_factory.mktemp("alone")
+    plan = make_plan(data=_DATA, steps=3, device="cpu", tasks=["vqa"], results=results)
+    return run(plan, QuietReporter()).record
+
+
+def test_two_processes_write_one_record_with_the_same_curve(
+    alone: RunRecord, tmp_path: Path
+) -> None:
+    flags = [] if _tensorboard_is_missing() else ["--trackers", "tensorboard"]
+    done = launch(tmp_path, *flags)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (record,) = read_records(tmp_path)
+    assert record.training["processes"] == 2
+    assert record.run_id == alone.run_id
+    assert record.training["losses"] == pytest.approx(alone.training["losses"], rel=1e-3)
+    assert record.training["answer_tokens"] == alone.training["answer_tokens"]
+    assert done.stdout.count("next  ") == 1, "only the main process prints"
+    if flags:
+        folder = tmp_path / "checkpoints" / record.run_id / "trackers"
+        assert list(folder.rglob("events.out.tfevents.*"))
+
+
+def test_a_finished_run_is_found_by_all_processes(alone: RunRecord, tmp_path: Path) -> None:
+    write_record(tmp_path, alone)
+    done = launch(tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "--force runs it again" in done.stdout
+
+
+def test_an_error_of_the_main_process_ends_the_others(tmp_path: Path) -> None:
+    results = tmp_path / "file"
+    results.write_text("not a folder")
+    done = launch(results)
+    assert done.returncode != 0
+    assert f"error: --results {results}" in done.stderr
+
+
+def test_one_process_waits_for_nobody() -> None:
+    assert Processes().is_main
+    assert Processes().tell("value") == "value"
+    Processes().wait()
+
+
+def _tensorboard_is_missing() -> bool:
+    return importlib.util.find_spec("tensorboard") is None
