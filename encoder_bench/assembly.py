@@ -20,6 +20,24 @@ from encoder_bench.plan import RunPlan
 from encoder_bench.results.record import EncoderFacts
 
 
+def build_encoder(plan: RunPlan) -> Encoder:
+    """Return the encoder of a plan, on the CPU.
+
+    Raises:
+        WeightsError: its weights are unreachable, tampered with or do not fit.
+        UnknownNameError: no such encoder.
+    """
+    settings = plan.adapter.encoder
+    return load_encoder(
+        plan.encoder,
+        layer=settings.layer,
+        resolution=settings.resolution,
+        dtype=settings.dtype,
+        weights=plan.weights,
+        trust_remote_code=plan.trust_remote_code,
+    )
+
+
 def build_mllm(plan: RunPlan) -> MLLM:
     """Return the model of a plan, untrained, on the CPU, with what may train marked so.
 
@@ -30,15 +48,7 @@ def build_mllm(plan: RunPlan) -> MLLM:
         WeightsError: encoder or LLM weights are unreachable, tampered with or do not fit.
         UnknownNameError: no such encoder, LLM or projector.
     """
-    settings = plan.adapter.encoder
-    encoder = load_encoder(
-        plan.encoder,
-        layer=settings.layer,
-        resolution=settings.resolution,
-        dtype=settings.dtype,
-        weights=plan.weights,
-        trust_remote_code=plan.trust_remote_code,
-    )
+    encoder = build_encoder(plan)
     language = load_language_model(plan.adapter.llm)
     torch.manual_seed(plan.seed)
     projector = build_projector(

@@ -114,6 +114,7 @@ class TrainingSettings(_Frozen):
 
     precision: Literal["float32", "bfloat16"] = "float32"
     feature_cache: bool = True
+    feature_storage: Literal["exact", "float16", "int8"] = "exact"
     shared_prefix: bool = True
     checkpoint_every: int = Field(default=100, gt=0)
     keep_checkpoints: int = Field(default=1, gt=0)

@@ -199,7 +199,10 @@ def train_along(plan: RunPlan, processes: Processes, *, trackers: Sequence[str] 
     folder: Path | None = processes.tell(None)
     if folder is None:
         return
-    features = find_features(mllm.encoder, data.images()) if _caches_features(plan) else None
+    features = None
+    if _caches_features(plan):
+        storage = plan.adapter.training.feature_storage
+        features = find_features(mllm.encoder, data.images(), storage=storage)
     train(
         mllm.to(device),
         data.training,
@@ -248,14 +251,30 @@ def _features(
     reporter: Reporter,
     limit_bytes: int | None,
 ) -> Mapping[Path, Tensor] | None:
-    """Return the frozen encoder's patch tokens of every image, or None where they would move."""
+    """Return the frozen encoder's patch tokens of every image, or None where they would move.
+
+    Raises:
+        EncoderBenchError: features that are stored inexactly do not all fit.
+    """
     if not _caches_features(plan):
         return None
     from encoder_bench.training.feature_cache import open_features
 
-    return open_features(
-        mllm.encoder, data.images(), device=device, reporter=reporter, limit_bytes=limit_bytes
+    storage = plan.adapter.training.feature_storage
+    features = open_features(
+        mllm.encoder,
+        data.images(),
+        device=device,
+        reporter=reporter,
+        limit_bytes=limit_bytes,
+        storage=storage,
     )
+    if storage != "exact" and (features is None or features.missing()):
+        raise EncoderBenchError(
+            f"training.feature_storage {storage}: the features of some images could not be kept, "
+            "and computed anew they would differ; make room, or set it to exact"
+        )
+    return features
 
 
 def _score_tasks(

@@ -8,6 +8,7 @@ import typer
 
 from encoder_bench import __version__
 from encoder_bench.cli import (
+    cache,
     data,
     encoders,
     inspection,
@@ -80,7 +81,7 @@ app.command("features", rich_help_panel="Look up")(inspection.features_command)
 app.command("probe", rich_help_panel="Look up")(inspection.probe_command)
 app.add_typer(data.app, name="data", rich_help_panel="Look up")
 app.add_typer(results.results_app, name="results", rich_help_panel="Look up")
-app.add_typer(models.cache_app, name="cache", rich_help_panel="Look up")
+app.add_typer(cache.app, name="cache", rich_help_panel="Look up")
 app.add_typer(setup.app, name="setup", rich_help_panel="Look up")
 app.command("ask", rich_help_panel="Use")(models.ask_command)
 app.command("export", rich_help_panel="Use")(models.export_command)

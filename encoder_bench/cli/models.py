@@ -1,8 +1,9 @@
-"""`encoder-bench ask | export | pretrain | cache | bench`: models beyond a single run."""
+"""`encoder-bench ask | export | pretrain | bench`: models beyond a single run."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,12 +12,6 @@ import typer
 
 from encoder_bench.cli import options
 from encoder_bench.errors import EncoderBenchError, UnknownNameError
-
-cache_app = typer.Typer(
-    help="The feature cache of frozen encoders: what is in it, and pruning.",
-    no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id or its beginning.")]
 Weights = Annotated[
@@ -28,21 +23,49 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")]
 def ask_command(
     run: Run,
     image: Annotated[Path, typer.Argument(help="An image file.")],
-    question: Annotated[str, typer.Argument(help="As the task's prompt would put it.")],
+    question: Annotated[
+        str | None,
+        typer.Argument(help="As the task's prompt would put it; may be left out with --chat."),
+    ] = None,
+    chat: Annotated[
+        bool,
+        typer.Option(
+            "--chat",
+            help="Go on asking, a line a question, with what was said before; an empty line or "
+            "the end of input ends it.",
+        ),
+    ] = False,
+    max_new_tokens: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Most tokens of an answer.")
+    ] = 64,
     results: options.Results = Path("results"),
     weights: Weights = None,
     device: Device = "auto",
     debug: options.Debug = False,
 ) -> None:
-    """Ask a finished run's model a question about an image."""
+    """Ask a finished run's model about an image: one question, or a conversation."""
+    if question is None and not chat:
+        raise EncoderBenchError("ask: give a question, or --chat to be asked for one")
     from encoder_bench.data.images import load_image
     from encoder_bench.finished import load_finished
-    from encoder_bench.mllm.conversation import ask
+    from encoder_bench.mllm.conversation import Conversation
+    from encoder_bench.recipes import DecodingSettings
     from encoder_bench.results.runs import find_run
 
     picture = load_image(image)
     mllm = load_finished(results, find_run(results, run), weights=weights, device=device)
-    typer.echo(ask(mllm, picture, question))
+    talk = Conversation(mllm, picture, DecodingSettings(max_new_tokens=max_new_tokens))
+    if question is not None:
+        typer.echo(talk.ask(question))
+    while chat and (asked := _next_question()):
+        typer.echo(talk.ask(asked))
+
+
+def _next_question() -> str:
+    """Return the next line of standard input; the prompt is shown on a terminal only."""
+    if sys.stdin.isatty():
+        typer.echo("> ", nl=False, err=True)
+    return sys.stdin.readline().strip()
 
 
 def export_command(
@@ -132,24 +155,3 @@ def bench_command(
         path = results / "bench" / f"{name}-{device}.json"
         write_text(path, text + "\n")
         typer.echo(f"wrote {path}", err=True)
-
-
-@cache_app.command("ls")
-def cache_list_command(debug: options.Debug = False) -> None:
-    """List the encoders with cached features, and their size on disk."""
-    from encoder_bench.training.feature_store import list_features
-
-    for entry in list_features():
-        typer.echo(str(entry))
-
-
-@cache_app.command("prune")
-def cache_prune_command(
-    most: Annotated[float, typer.Option("--most", metavar="GIB", help="Keep at most so much.")] = 0,
-    debug: options.Debug = False,
-) -> None:
-    """Remove cached features, least recently used encoders first; they can be made again."""
-    from encoder_bench.training.feature_store import prune_features
-
-    for entry in prune_features(int(most * 2**30)):
-        typer.echo(f"removed {entry}")
