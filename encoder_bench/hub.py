@@ -1,8 +1,11 @@
-"""Whether a model repository is on this machine or can be reached; asked before anything waits."""
+"""Model repositories: whether one is on this machine or can be reached, and sending one there."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
+
+from encoder_bench.errors import EncoderBenchError
 
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 _SECONDS = 3.0
@@ -38,3 +41,27 @@ def is_reachable(repository: str) -> bool:
     except Exception:  # any failure means the same here: it cannot be had
         return False
     return True
+
+
+def upload_folder(folder: Path, repository: str) -> str:
+    """Upload a folder to a model repository of the Hub, made private if it is new.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        EncoderBenchError: not reachable, not allowed, or not a repository's name; the folder stays.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        api.create_repo(repository, private=True, exist_ok=True)
+        commit = api.upload_folder(repo_id=repository, folder_path=folder)
+    except Exception as error:  # the Hub's many errors mean one thing here: it was not uploaded
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise EncoderBenchError(
+            f"--push-to-hub {repository}: not uploaded ({reason[0]}); {folder} is whole, so "
+            f"`hf upload {repository} {folder}` can send it later"
+        ) from error
+    return str(commit)

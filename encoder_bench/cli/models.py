@@ -73,17 +73,31 @@ def export_command(
     folder: Annotated[Path, typer.Argument(help="A folder that does not exist yet.")],
     results: options.Results = Path("results"),
     weights: Weights = None,
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OWNER/NAME",
+            help="Then upload the folder to this model repository, made private if it is new.",
+        ),
+    ] = None,
     debug: options.Debug = False,
 ) -> None:
-    """Write a run's model as transformers' LlavaForConditionalGeneration, where it fits."""
+    """Write a run's model as transformers' LlavaForConditionalGeneration, with its card.
+
+    vLLM, lmms-eval and transformers load the folder. A part that the class cannot express is
+    named, and nothing is written.
+    """
     from encoder_bench.finished import load_finished
+    from encoder_bench.hub import upload_folder
     from encoder_bench.mllm.export import export_llava
+    from encoder_bench.results.model_card import model_card
     from encoder_bench.results.runs import find_run
 
     record = find_run(results, run)
     mllm = load_finished(results, record, weights=weights, device="cpu")
-    card = f"# {record.run_id}\n\n```json\n{record.model_dump_json(indent=1)}\n```\n"
-    typer.echo(f"wrote {export_llava(mllm, folder, card=card)}")
+    typer.echo(f"wrote {export_llava(mllm, folder, card=model_card(record))}")
+    if push_to_hub is not None:
+        typer.echo(f"uploaded to {upload_folder(folder, push_to_hub)}")
 
 
 def pretrain_command(

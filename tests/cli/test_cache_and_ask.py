@@ -85,3 +85,27 @@ def test_ask_one_question_and_go_on(tmp_path: Path) -> None:
     assert answers[0] == once.stdout.strip()
     nothing = call(*asked, *flags)
     assert isinstance(nothing.exception, EncoderBenchError)
+
+
+def test_export_writes_a_card_with_row_recipe_and_proof(tmp_path: Path) -> None:
+    plan = make_plan(
+        encoder="tiny-clip",
+        layer=[-2],
+        data=_DATA,
+        device="cpu",
+        steps=1,
+        results=tmp_path,
+        tasks=["vqa"],
+    )
+    record = run(plan, QuietReporter()).record
+    folder = tmp_path / "exported"
+    flags = ["--results", str(tmp_path), "--push-to-hub", "someone/model"]
+    exported = call("export", record.run_id[:6], str(folder), *flags)
+    assert isinstance(exported.exception, EncoderBenchError), "there is no network in the tests"
+    assert "someone/model: not uploaded" in str(exported.exception)
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers")
+    assert "| VQA Acc |" in card
+    assert f"`{record.proof.parts['projector'].sha256_after[:12]}`" in card
+    assert '"learning_rate"' in card
+    assert record.encoder.weights_sha256 in card
