@@ -9,6 +9,7 @@ import typer
 from encoder_bench import __version__
 from encoder_bench.cli import (
     cache,
+    contrasts,
     data,
     encoders,
     inspection,
@@ -73,6 +74,9 @@ app.command("pretrain", rich_help_panel="Measure")(models.pretrain_command)
 app.command("bench", rich_help_panel="Measure")(models.bench_command)
 app.command("table", rich_help_panel="Compare")(table.table_command)
 app.command("compare", rich_help_panel="Compare")(results.compare_command)
+app.command("contrasts", rich_help_panel="Compare", epilog=contrasts.EPILOG)(
+    contrasts.contrasts_command
+)
 app.command("report", rich_help_panel="Compare")(results.report_command)
 app.command("check", rich_help_panel="Compare")(results.check_command)
 app.add_typer(results.baseline_app, name="baseline", rich_help_panel="Compare")

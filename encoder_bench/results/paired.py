@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _CHUNK = 500
-_SWAPS = 4000
+SWAPS = 4000
+"""Of a single test; its least p is 0.00025."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,12 @@ class McNemar:
 
 
 def paired_difference(
-    a: Sequence[float], b: Sequence[float], images: Sequence[str], *, seed: int = 0
+    a: Sequence[float],
+    b: Sequence[float],
+    images: Sequence[str],
+    *,
+    seed: int = 0,
+    swaps: int = SWAPS,
 ) -> PairedDifference:
     """Return B less A with a bootstrap interval clustered on images, and `randomisation_p`.
 
@@ -55,6 +61,7 @@ def paired_difference(
         b: B's score of the same samples.
         images: each sample's image; all samples of an image are drawn, and swapped, together.
         seed: of the resampling.
+        swaps: of the randomisation test.
     """
     import numpy as np
 
@@ -63,16 +70,32 @@ def paired_difference(
     difference = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
     columns = np.stack([difference, np.ones_like(difference)], axis=1)
     low, high = bootstrap_interval(columns, images, plain_ratio, seed=seed) or (None, None)
-    p = randomisation_p(a, b, images, seed=seed)
+    p = randomisation_p(a, b, images, seed=seed, swaps=swaps)
     return PairedDifference(float(difference.mean()), low, high, p)
 
 
+def swaps_for(tests: int) -> int:
+    """Return how many swaps make p small enough to survive Holm's correction over so many tests.
+
+    The least p of n swaps is 1 / (n + 1); corrected, it is to lie at 0.01 at most.
+
+    >>> swaps_for(10), swaps_for(168)
+    (4000, 16800)
+    """
+    return max(SWAPS, 100 * tests)
+
+
 def randomisation_p(
-    a: Sequence[float], b: Sequence[float], images: Sequence[str], *, seed: int = 0
+    a: Sequence[float],
+    b: Sequence[float],
+    images: Sequence[str],
+    *,
+    seed: int = 0,
+    swaps: int = SWAPS,
 ) -> float:
     """Return the two-sided p of a paired randomisation test over images.
 
-    Were the runs alike, A and B could be swapped on any image; p is the share of 4,000 random
+    Were the runs alike, A and B could be swapped on any image; p is the share of random
     swaps whose summed difference is at least as large, the observed one counted among them.
 
     Args:
@@ -80,6 +103,7 @@ def randomisation_p(
         b: B's score of the same samples.
         images: each sample's image.
         seed: of the swaps.
+        swaps: how many, rounded up to a multiple of 500.
 
     Reference: Edgington and Onghena 2007, Randomization Tests, chapter 5.
     """
@@ -91,11 +115,11 @@ def randomisation_p(
     sums = cluster_sums(difference[:, None], images)[:, 0]
     observed = abs(sums.sum()) * (1 - 1e-12)
     generator = np.random.default_rng(seed)
-    as_extreme = 0
-    for _ in range(0, _SWAPS, _CHUNK):
+    as_extreme, chunks = 0, -(-swaps // _CHUNK)
+    for _ in range(chunks):
         signs = 2.0 * generator.integers(0, 2, size=(_CHUNK, len(sums)), dtype=np.int8) - 1.0
         as_extreme += int((np.abs(signs @ sums) >= observed).sum())
-    return (as_extreme + 1) / (_SWAPS + 1)
+    return (as_extreme + 1) / (chunks * _CHUNK + 1)
 
 
 def mcnemar(right_a: Sequence[bool], right_b: Sequence[bool]) -> McNemar:

@@ -59,6 +59,17 @@ def read_predictions(
     """Read a task's answers of the model itself, or of one of its blind controls.
 
     Raises:
+        RecordError: as `read_controls`.
+    """
+    return read_controls(results, record, task).get(control, [])
+
+
+def read_controls(
+    results: Path, record: RunRecord, task: str
+) -> dict[str | None, list[Prediction]]:
+    """Read a task's answers by control; the model's own stand under None.
+
+    Raises:
         RecordError: the file is missing, damaged or not the one that the record was made from, a
             line is half-written, or a sample stands in it twice; names file and line.
     """
@@ -72,15 +83,14 @@ def read_predictions(
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecordError(f"{path}: predictions cannot be read ({error})") from error
-    found: dict[str, Prediction] = {}
+    found: dict[str | None, dict[str, Prediction]] = {}
     for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
         prediction = _parse(line, f"{path}:{number}")
-        if prediction.control != control:
-            continue
-        if prediction.sample_id in found:
+        samples = found.setdefault(prediction.control, {})
+        if prediction.sample_id in samples:
             raise RecordError(f"{path}:{number}: sample '{prediction.sample_id}' stands here twice")
-        found[prediction.sample_id] = prediction
-    return list(found.values())
+        samples[prediction.sample_id] = prediction
+    return {control: list(samples.values()) for control, samples in found.items()}
 
 
 def _parse(line: str, place: str) -> Prediction:

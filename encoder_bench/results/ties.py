@@ -6,7 +6,6 @@ predictions beside the records; the table itself does not.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,8 @@ from pathlib import Path
 from encoder_bench.results.columns import score_sources
 from encoder_bench.results.grouping import TableGroup, TableRow, group_records
 from encoder_bench.results.paired import randomisation_p
-from encoder_bench.results.predictions import read_predictions
 from encoder_bench.results.record import RunRecord
+from encoder_bench.results.sample_scores import row_scores
 
 LEVEL = 0.05
 
@@ -90,42 +89,20 @@ def _contests(results: Path, group: TableGroup) -> list[_Contest]:
 def _column_contests(
     results: Path, half: Sequence[TableRow], joint: bool, column: str
 ) -> list[_Contest]:
-    images: dict[str, str] = {}
-    scores = {row.label: _mean_scores(results, row, column, images) for row in half}
-    scored = {label: found for label, found in scores.items() if found}
+    scores = {row.label: row_scores(results, row, column).get(None) for row in half}
+    scored = {label: found for label, found in scores.items() if found and found.scores}
     if len(scored) < 2:
         return []
-    best = max(scored, key=lambda label: math.fsum(scored[label].values()) / len(scored[label]))
+    best = max(scored, key=lambda label: scored[label].mean)
     contests = []
     for label, found in scored.items():
-        shared = [sample for sample in found if sample in scored[best]]
+        shared = [sample for sample in found.scores if sample in scored[best].scores]
         if label == best or not shared:
             continue
         p = randomisation_p(
-            [scored[best][sample] for sample in shared],
-            [found[sample] for sample in shared],
-            [images[sample] for sample in shared],
+            [scored[best].scores[sample] for sample in shared],
+            [found.scores[sample] for sample in shared],
+            [found.images[sample] for sample in shared],
         )
         contests.append(_Contest(joint, column, label, best, p))
     return contests
-
-
-def _mean_scores(
-    results: Path, row: TableRow, column: str, images: dict[str, str]
-) -> dict[str, float]:
-    """Return sample id -> mean score over the row's seeds, of samples that all seeds scored."""
-    by_seed: list[dict[str, float]] = []
-    for record in row.records:
-        source = score_sources(record).get(column)
-        if source is None:
-            return {}
-        task = next(name for name, scores in record.tasks.items() if scores is source.scores)
-        found = {}
-        for prediction in read_predictions(results, record, task):
-            score = prediction.scores.get(source.metric)
-            if score is not None and math.isfinite(score):
-                found[prediction.sample_id] = score
-                images[prediction.sample_id] = str(prediction.image_id)
-        by_seed.append(found)
-    shared = [sample for sample in by_seed[0] if all(sample in each for each in by_seed)]
-    return {sample: math.fsum(each[sample] for each in by_seed) / len(by_seed) for sample in shared}

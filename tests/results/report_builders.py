@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +75,27 @@ def predictions(task: str, skill: float, count: int, seed: int) -> list[dict[str
 
 
 def make_run(
-    results: Path, encoder: str, *, joint: bool, skill: float, count: int = 40, seed: int = 0
+    results: Path,
+    encoder: str,
+    *,
+    joint: bool,
+    skill: float,
+    count: int = 40,
+    seed: int = 0,
+    blind: Mapping[str, float] | None = None,
 ) -> RunRecord:
-    """Write one run, record and predictions, and return its record."""
+    """Write one run, record and predictions (of controls too, by skill), and return its record."""
     draft = make_record(encoder, joint=joint, seed=seed)
     tasks = {}
     for task, (_, primary) in COLUMNS.items():
         lines = predictions(task, skill, count, seed + joint * 100 + len(encoder))
-        sha = write_predictions(results / "predictions" / draft.run_id, task, lines)
+        controls = [
+            line | {"control": name}
+            for place, (name, share) in enumerate((blind or {}).items())
+            for line in predictions(task, share, count, seed + 1000 * (place + 1))
+        ]
+        folder = results / "predictions" / draft.run_id
+        sha = write_predictions(folder, task, [*lines, *controls])
         values = [line["scores"][primary] for line in lines]
         filled = task_scores(
             task,

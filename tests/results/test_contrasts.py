@@ -1,0 +1,75 @@
+"""Contrasts: which pairs are tested, what they say, and the correction over a family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from report_builders import make_run
+from typer.testing import CliRunner
+
+from encoder_bench.cli.app import app
+from encoder_bench.errors import RecordError
+from encoder_bench.results.contrasts import BLIND, ENCODERS, JOINT, contrast_frame, contrasts
+from encoder_bench.results.paired import randomisation_p, swaps_for
+from encoder_bench.results.record import read_records
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    for name, frozen, joint in (("best", 0.9, 0.95), ("loser", 0.1, 0.9)):
+        blind = {"no-image": 0.1, "constant": 0.5}
+        make_run(folder, name, joint=False, skill=frozen, count=80, blind=blind)
+        make_run(folder, name, joint=True, skill=joint, count=80, blind=blind)
+    return folder
+
+
+def test_every_pair_once_and_in_its_family(results: Path) -> None:
+    frame = contrast_frame(contrasts(results, read_records(results)))
+    counts = frame[frame["column"] == "OC Acc"].groupby("family").size()
+    assert counts[ENCODERS] == 2, "one pair of encoders in each half"
+    assert counts[JOINT] == 2
+    assert counts[BLIND] == 4
+
+
+def test_a_row_is_held_against_its_best_blind_control(results: Path) -> None:
+    found = [c for c in contrasts(results, read_records(results)) if c.family == BLIND]
+    assert {c.b for c in found} == {"constant"}
+    best = next(c for c in found if (c.a, c.mode, c.column) == ("BEST", "frozen", "OC Acc"))
+    assert best.difference.value > 0
+    loser = next(c for c in found if (c.a, c.mode, c.column) == ("LOSER", "frozen", "OC Acc"))
+    assert loser.difference.value < 0
+
+
+def test_differences_are_those_of_the_means(results: Path) -> None:
+    found = contrasts(results, read_records(results))
+    for each in found:
+        assert each.difference.value == pytest.approx(each.score_a - each.score_b)
+        assert each.difference.p <= each.p_holm <= 1
+    frozen = next(
+        c for c in found if (c.family, c.mode, c.column) == (ENCODERS, "frozen", "OC Acc")
+    )
+    assert (frozen.a, frozen.b) == ("BEST", "LOSER")
+    assert frozen.p_holm < 0.01
+    assert frozen.difference.low is not None
+    assert frozen.difference.low > 0
+    gain = next(c for c in found if c.family == JOINT and c.a.startswith("LOSER"))
+    assert gain.b == "LOSER, frozen"
+    assert gain.difference.value > 0
+
+
+def test_many_tests_get_swaps_enough_for_their_correction() -> None:
+    a, b, images = [0.0] * 60, [1.0] * 60, [str(index) for index in range(60)]
+    for tests in (1, 168, 1000):
+        assert randomisation_p(a, b, images, swaps=swaps_for(tests)) * tests <= 0.01
+
+
+def test_the_command_prints_and_writes_them(results: Path, tmp_path: Path) -> None:
+    target = tmp_path / "contrasts.csv"
+    done = CliRunner().invoke(app, ["contrasts", "--results", str(results), "--write", str(target)])
+    assert done.exit_code == 0, done.output
+    assert ENCODERS in done.output
+    assert target.read_text().startswith("setting,family,mode,column,a,b,")
+    nothing = CliRunner().invoke(app, ["contrasts", "--results", str(tmp_path)])
+    assert isinstance(nothing.exception, RecordError)
