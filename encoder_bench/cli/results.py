@@ -63,6 +63,10 @@ def report_command(
         Path | None, typer.Option("--output", metavar="FILE", help="Instead of DIR/report.html.")
     ] = None,
     data: Data = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write every chart as SVG and PNG too, for a paper."),
+    ] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     debug: options.Debug = False,
 ) -> None:
@@ -74,6 +78,10 @@ def report_command(
     pictures = _pictures(data, records[0]) if records else {}
     path = write_report(results, output=output, images=pictures)
     typer.echo(f"wrote {path}")
+    if figures is not None:
+        from encoder_bench.results.report.figures import write_figures
+
+        typer.echo(f"wrote {len(write_figures(records, figures))} files to {figures}")
     if open_page:
         typer.launch(str(path))
 

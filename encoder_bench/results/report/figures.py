@@ -1,26 +1,32 @@
 """The report's charts as files of their own, for papers and slides.
 
-What belongs here: standalone SVG. Each file carries the light theme's colours, so that it looks
-the same wherever it is placed.
+What belongs here: standalone SVG, and PNG drawn from it. Each file carries the light theme's
+colours as plain rules without CSS variables, which many readers of SVG do not know.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from html import unescape
 from pathlib import Path
 
-from encoder_bench.atomic import write_text
+from encoder_bench.atomic import write_bytes, write_text
 from encoder_bench.results.record import RunRecord
 from encoder_bench.results.report.content import Chapter, chapters
 from encoder_bench.results.report.page import read_resource
+from encoder_bench.results.report.svg import SERIES
+
+_FONT = "DejaVu Sans"
 
 _VARIABLE = re.compile(r"--([a-z0-9]+): (#[0-9a-f]{6})")
 _RULE = re.compile(r"^svg ([^{]+)(\{[^}]*\})", flags=re.MULTILINE)
 
 
 def write_figures(records: Sequence[RunRecord], folder: Path) -> list[Path]:
-    """Write every chart of the report as `FOLDER/TABLE-CHART.svg` and return the files.
+    """Write every chart of the report as `FOLDER/TABLE-CHART.svg` and `.png`; return the files.
+
+    PNG has twice the SVG's pixels and a white background.
 
     Args:
         records: run records.
@@ -33,22 +39,52 @@ def write_figures(records: Sequence[RunRecord], folder: Path) -> list[Path]:
     written = []
     for number, chapter in enumerate(chapters(records), start=1):
         for chart in _charts(chapter):
+            svg = chart.replace(">", f"><style>{style}</style>", 1) + "\n"
             path = folder / f"table{number}-{_file_name(chart)}.svg"
-            write_text(path, chart.replace(">", f"><style>{style}</style>", 1) + "\n")
-            written.append(path)
+            write_text(path, svg)
+            picture = path.with_suffix(".png")
+            write_bytes(picture, to_png(svg))
+            written += [path, picture]
     return written
+
+
+def to_png(svg: str, *, zoom: float = 2.0) -> bytes:
+    """Return an SVG as PNG on white, its text in DejaVu Sans, which comes with matplotlib."""
+    import matplotlib as mpl
+    import resvg_py
+
+    fonts = Path(mpl.get_data_path()) / "fonts" / "ttf"
+    drawn = resvg_py.svg_to_bytes(
+        svg_string=svg,
+        background="#ffffff",
+        zoom=zoom,
+        skip_system_fonts=True,
+        font_files=[str(fonts / "DejaVuSans.ttf"), str(fonts / "DejaVuSans-Bold.ttf")],
+        font_family=_FONT,
+        sans_serif_family=_FONT,
+    )
+    return bytes(drawn)
 
 
 def standalone_style() -> str:
     """Return the page's rules for charts, with the light theme's colours filled in."""
     css = read_resource("style.css")
     light = dict(_VARIABLE.findall(css[: css.index("@media")]))
-    rules = [f"{selector.strip()} {body}" for selector, body in _RULE.findall(css)]
-    series = [f".s{n} {{ --c: {light[f's{n}']}; }}" for n in range(8)]
-    text = "\n".join(["svg { font: 12px system-ui, sans-serif; }", *rules, *series])
-    text = text.replace("svg .", ".").replace("var(--c)", "VAR-C")
-    text = re.sub(r"var\(--([a-z0-9]+)\)", lambda match: light[match.group(1)], text)
-    return text.replace("VAR-C", "var(--c)")
+    rules = [
+        f"{selector.strip()} {body}"
+        for selector, body in _RULE.findall(css)
+        if "--c" not in body and ".hollow" not in selector
+    ]
+    series = [
+        f".s{n}.curve, .s{n} .curve {{ stroke: {colour}; }}\n"
+        f".s{n}.mark, .s{n} .mark {{ fill: {colour}; stroke: {colour}; stroke-width: 1.75; }}"
+        for n in range(SERIES)
+        for colour in (light[f"s{n}"],)
+    ]
+    hollow = f".hollow.mark, .hollow .mark {{ fill: {light['paper']}; }}"
+    text = "\n".join(["svg { font: 12px system-ui, sans-serif; }", *rules, *series, hollow])
+    text = text.replace("svg .", ".")
+    return re.sub(r"var\(--([a-z0-9]+)\)", lambda match: light[match.group(1)], text)
 
 
 def _charts(chapter: Chapter) -> list[str]:
@@ -59,5 +95,5 @@ def _charts(chapter: Chapter) -> list[str]:
 
 def _file_name(chart: str) -> str:
     match = re.search(r'aria-label="([^"]*)"', chart)
-    label = match.group(1) if match else "chart"
+    label = unescape(match.group(1)) if match else "chart"
     return re.sub(r"[^a-z0-9]+", "-", label.casefold()).strip("-")[:80]
