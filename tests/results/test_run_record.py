@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from report_builders import make_run
 from result_builders import make_record
 
+import encoder_bench
 from encoder_bench.errors import RecordError
 from encoder_bench.hashing import hash_json
 from encoder_bench.results import record as record_module
@@ -107,3 +111,15 @@ def test_eight_processes_at_once_lose_nothing(tmp_path: Path) -> None:
 def test_records_are_found_by_their_id(tmp_path: Path) -> None:
     record = make_record()
     assert write_record(tmp_path, record) == record_path(tmp_path, record.run_id)
+
+
+def test_the_package_itself_reads_results_and_stays_quick_to_import(tmp_path: Path) -> None:
+    make_run(tmp_path, "dino", joint=False, skill=0.5, count=4)
+    frame = encoder_bench.load_results(tmp_path)
+    assert set(frame["task"]) == {"vqa", "captioning", "oc", "mci"}
+    program = (
+        "import sys, encoder_bench; sys.exit('pandas' in sys.modules or 'torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+    with pytest.raises(AttributeError, match="no attribute 'load_result'"):
+        _ = encoder_bench.load_result
