@@ -1,4 +1,4 @@
-"""`encoder-bench ask | export | pretrain | bench`: models beyond a single run."""
+"""`encoder-bench ask | export | bench`: models beyond a single run."""
 
 from __future__ import annotations
 
@@ -98,45 +98,6 @@ def export_command(
     typer.echo(f"wrote {export_llava(mllm, folder, card=model_card(record))}")
     if push_to_hub is not None:
         typer.echo(f"uploaded to {upload_folder(folder, push_to_hub)}")
-
-
-def pretrain_command(
-    objective: Annotated[
-        str | None,
-        typer.Option(metavar="deit|clip|siglip|mae|dino|dinov2", help="One objective."),
-    ] = None,
-    everything: Annotated[
-        bool, typer.Option("--all", help="The tiny LLM and all six encoders, on one budget; hours.")
-    ] = False,
-    data: Annotated[str, typer.Option(metavar="scenes|DIR", help="Captioned images.")] = "scenes",
-    steps: Annotated[
-        int | None, typer.Option(metavar="N", help="Optimizer steps, instead of the default.")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Instead of the package's own folder.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Fixes all chance.")] = 0,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,
-) -> None:
-    """Pretrain a tiny encoder by its family's own objective; a killed run goes on."""
-    from dataclasses import replace
-
-    from encoder_bench.pretrain.zoo import ENCODER_BUDGET, pretrain, zoo
-    from encoder_bench.progress import make_reporter
-
-    if everything == (objective is not None):
-        raise EncoderBenchError("give either --objective NAME or --all")
-    budget = ENCODER_BUDGET if steps is None else replace(ENCODER_BUDGET, steps=steps)
-    reporter = make_reporter(quiet=quiet)
-    if objective is not None:
-        card = pretrain(
-            objective, data=data, budget=budget, output=output, reporter=reporter, seed=seed
-        )
-        typer.echo(json.dumps(card["held_out"], indent=1))
-        return
-    for card in zoo(data=data, budget=budget, output=output, reporter=reporter, seed=seed):
-        typer.echo(f"{card['name']}: {json.dumps(card['held_out'])}")
 
 
 def bench_command(

@@ -6,7 +6,7 @@ What belongs here: one frozen record and the optimizer made from it. An objectiv
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -56,6 +56,18 @@ class Budget:
             return self.learning_rate * (step + 1) / warmup
         progress = (step - warmup) / max(1, self.steps - warmup)
         return self.learning_rate * round(0.5 * (1.0 + math.cos(math.pi * progress)), 12)
+
+
+def with_changes(
+    budget: Budget, *, steps: int | None = None, images_per_step: int | None = None
+) -> Budget:
+    """Return the budget with what is given in place of its own.
+
+    >>> with_changes(Budget(steps=100), images_per_step=8).images_seen
+    800
+    """
+    given = {"steps": steps, "images_per_step": images_per_step}
+    return replace(budget, **{name: value for name, value in given.items() if value is not None})
 
 
 def make_optimizer(module: nn.Module, budget: Budget) -> torch.optim.AdamW:

@@ -24,8 +24,10 @@ ENCODER_BUDGET = Budget(steps=2400, images_per_step=64)
 """The same for all six; about six hours for all of them on one core (measured: 3.7 s a step of
 each, in bfloat16). At 640 steps of 32 images, a twentieth of this, contrastive features were
 little better than untrained ones and MAE's worse, so nothing so short ships."""
-LANGUAGE_BUDGET = Budget(steps=4000, images_per_step=16, learning_rate=2e-3, warmup_fraction=0.05)
+LANGUAGE_BUDGET = Budget(steps=2000, images_per_step=16, learning_rate=2e-3, warmup_fraction=0.05)
 """Of the tiny language model; its images are written pages. The shipped card says what it had."""
+HELD_OUT_PAGES = 64
+"""Of each layout, on which the language model is measured at every checkpoint."""
 POOL_IMAGES = {"train": 20_000, "probe": 1_500, "held-out": 500}
 
 
@@ -142,7 +144,8 @@ def zoo(
     reporter: Reporter,
     seed: int = 0,
     images: dict[str, int] | None = None,
-    held_out_pages: int = 64,
+    held_out_pages: int = HELD_OUT_PAGES,
+    device: torch.device | None = None,
 ) -> list[dict[str, Any]]:
     """Pretrain the tiny language model and all six encoders on one budget; resumes.
 
@@ -155,24 +158,19 @@ def zoo(
         seed: of everything.
         images: how many scenes each pool has.
         held_out_pages: of each layout, that the language model is measured on.
+        device: a GPU where there is one, by default.
 
     Returns:
         The cards of the encoders.
     """
-    from encoder_bench.pretrain.language import pretrain_language_model
-    from encoder_bench.pretrain.written_scenes import shipped_prompts
-
     root = output or bundled_folder("llm", "x").parent.parent
-    key = hash_json([language_budget.as_json(), seed])[:16]
-    pretrain_language_model(
-        language_budget,
-        work=cache_dir("pretrain", f"tiny-llama-{key}"),
+    pretrain_llm(
+        budget=language_budget,
         output=root / "llm" / "tiny-llama",
-        prompts=shipped_prompts(),
         reporter=reporter,
         seed=seed,
-        held_out_count=held_out_pages,
-        device=default_device(),
+        held_out_pages=held_out_pages,
+        device=device,
     )
     pools = open_pools(data, reporter, images=images, seed=seed)
     return [
@@ -182,10 +180,49 @@ def zoo(
             output=root / "encoders" / f"tiny-{name}",
             reporter=reporter,
             seed=seed,
+            device=device,
             pools=pools,
         )
         for name in OBJECTIVES
     ]
+
+
+def pretrain_llm(
+    *,
+    budget: Budget = LANGUAGE_BUDGET,
+    output: Path | None = None,
+    reporter: Reporter,
+    seed: int = 0,
+    held_out_pages: int = HELD_OUT_PAGES,
+    device: torch.device | None = None,
+) -> None:
+    """Pretrain the tiny language model and write weights and card; resumes.
+
+    Args:
+        budget: steps, pages and optimizer.
+        output: the folder that is written; the bundled one by default.
+        reporter: told loss and held-out accuracy.
+        seed: of weights and pages.
+        held_out_pages: of each layout, that it is measured on.
+        device: a GPU where there is one, by default.
+
+    Raises:
+        TrainingError: a loss that is not finite, or a checkpoint of another run.
+    """
+    from encoder_bench.pretrain.language import pretrain_language_model
+    from encoder_bench.pretrain.written_scenes import shipped_prompts
+
+    key = hash_json([budget.as_json(), seed])[:16]
+    pretrain_language_model(
+        budget,
+        work=cache_dir("pretrain", f"tiny-llama-{key}"),
+        output=output or bundled_folder("llm", "tiny-llama"),
+        prompts=shipped_prompts(),
+        reporter=reporter,
+        seed=seed,
+        held_out_count=held_out_pages,
+        device=device or default_device(),
+    )
 
 
 def default_device() -> torch.device:

@@ -100,3 +100,14 @@ def test_listing_names_needs_no_torch() -> None:
         "projector_names(); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_pixel_shuffle_mlp_norms_the_joined_tokens() -> None:
+    # a scale on all features is taken out again by the norm
+    projector = build_projector(
+        ProjectorSettings(name="pixel-shuffle-mlp"), grid=(4, 4), width=2, llm_width=8
+    )
+    features = torch.randn(1, 16, 2)
+    torch.testing.assert_close(
+        projector(features), projector(50.0 * features), atol=1e-3, rtol=1e-3
+    )

@@ -21,6 +21,7 @@ _PROJECTORS = {
     "linear": "linear:LinearProjector",
     "mlp": "mlp:MLPProjector",
     "pixel-shuffle": "pixel_shuffle:PixelShuffle",
+    "pixel-shuffle-mlp": "pixel_shuffle_mlp:PixelShuffleMLP",
     "qformer": "qformer:QFormer",
     "resampler": "resampler:Resampler",
 }
