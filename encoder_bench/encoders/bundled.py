@@ -15,7 +15,7 @@ from encoder_bench.encoders.spec import EncoderSpec
 from encoder_bench.encoders.transformers import TransformersEncoder, load_transformers
 
 _SEED = 20240607
-_IMAGE, _PATCH = 64, 8
+_IMAGE, _PATCH = 64, 16
 _SHAPE = {
     "hidden_size": 128,
     "num_hidden_layers": 6,

@@ -23,7 +23,7 @@ SUPERVISION: dict[ObjectiveName, str] = {
     "dino": "self",
     "dinov2": "self",
 }
-CAPTION_TOKENS = 20
+CAPTION_TOKENS = 40
 TEXT_LAYERS = 2
 
 
@@ -76,7 +76,7 @@ def build_encoder(name: str) -> Any:
         "num_hidden_layers": 6,
         "num_attention_heads": 4,
         "image_size": 64,
-        "patch_size": 8,
+        "patch_size": 16,
     }
     wide = shape | {"intermediate_size": 512}
     if name == "deit":

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from encoder_bench.pretrain.objective import Objective, ObjectiveLoss, PretrainingBatch
-from encoder_bench.pretrain.views import normalise, shift_and_jitter
+from encoder_bench.pretrain.views import SHIFTS, normalise, shift_and_jitter
 
 INITIAL_LOG_SCALE = math.log(1 / 0.07)
 LARGEST_LOG_SCALE = math.log(100.0)
@@ -42,7 +42,7 @@ def symmetric_info_nce(images: Tensor, captions: Tensor, log_scale: Tensor) -> T
 class ClipObjective(Objective):
     """CLIP with a small text tower that is dropped after pretraining."""
 
-    augmentation = "shift by up to 4 px, brightness and contrast jitter 0.2"
+    augmentation = SHIFTS
 
     def __init__(self, encoder: Any, text_tower: Any, *, embedding: int = 128) -> None:
         super().__init__()

@@ -19,12 +19,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from encoder_bench.pretrain.objective import Objective, ObjectiveLoss, PretrainingBatch
-from encoder_bench.pretrain.views import normalise, shift_and_jitter
+from encoder_bench.pretrain.views import SHIFTS, normalise, shift_and_jitter
 
 
 def smoothed_labels(labels: Tensor, smoothing: float) -> Tensor:
-    """Return 0/1 labels pulled towards one half: `labels * (1 - smoothing) + smoothing / 2`."""
-    return labels * (1.0 - smoothing) + smoothing / 2.0
+    """Return 0/1 labels less `smoothing`, which all C classes share: `y * (1 - s) + s / C`.
+
+    Args:
+        labels: `(B, C)` 0 or 1.
+        smoothing: the share that is taken from a class that is there.
+    """
+    return labels * (1.0 - smoothing) + smoothing / labels.shape[-1]
 
 
 def hard_distillation_loss(
@@ -55,23 +60,33 @@ def hard_distillation_loss(
     return 0.5 * supervised + 0.5 * distilled
 
 
-class ConvolutionalTeacher(nn.Sequential):
-    """Three strided convolutions, a mean over positions, one linear layer."""
+class ConvolutionalTeacher(nn.Module):
+    """Four convolutions, three of them strided, their strongest and mean response, a linear layer.
+
+    The strongest response anywhere says that a thing is there, the mean how many there are.
+    """
 
     def __init__(self, classes: int, width: int = 32) -> None:
+        super().__init__()
         layers: list[nn.Module] = []
         channels = 3
-        for stage in range(3):
-            out = width * 2**stage
+        for stage, stride in enumerate((2, 2, 2, 1)):
+            out = width * 2 ** min(stage, 2)
             layers += [
-                nn.Conv2d(channels, out, kernel_size=3, stride=2, padding=1, bias=False),
+                nn.Conv2d(channels, out, kernel_size=3, stride=stride, padding=1, bias=False),
                 nn.GroupNorm(8, out),
                 nn.ReLU(),
             ]
             channels = out
-        super().__init__(
-            *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)
-        )
+        self.layers = nn.Sequential(*layers)
+        self.head = nn.Linear(2 * channels, classes)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return `(B, C)` logits of `(B, 3, H, W)` pixels."""
+        response = self.layers(pixels)
+        pooled = torch.cat([response.amax(dim=(2, 3)), response.mean(dim=(2, 3))], dim=-1)
+        logits: Tensor = self.head(pooled)
+        return logits
 
 
 class DeitObjective(Objective):
@@ -82,7 +97,7 @@ class DeitObjective(Objective):
     before).
     """
 
-    augmentation = "shift by up to 4 px, brightness and contrast jitter 0.2"
+    augmentation = SHIFTS
 
     def __init__(self, encoder: Any, *, classes: int, smoothing: float = 0.1) -> None:
         super().__init__()

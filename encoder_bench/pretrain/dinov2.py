@@ -25,7 +25,9 @@ from encoder_bench.pretrain.objective import (
     rising_momentum,
     update_teacher,
 )
-from encoder_bench.pretrain.views import global_and_local_crops, normalise
+from encoder_bench.pretrain.views import CROPS, global_and_local_crops, normalise
+
+COLOUR_CAST = 0.15
 
 
 @torch.no_grad()
@@ -89,10 +91,7 @@ def random_patch_mask(
 class Dinov2Objective(Objective):
     """DINOv2 with two global and two local crops."""
 
-    augmentation = (
-        "2 crops of 40-100% at 64 px and 2 of 10-40% at 32 px, flips, "
-        "brightness and contrast jitter 0.4"
-    )
+    augmentation = f"{CROPS}, colour cast {COLOUR_CAST}"
     student_temperature = 0.1
     teacher_temperature = 0.07
     initial_momentum = 0.99
@@ -110,7 +109,7 @@ class Dinov2Objective(Objective):
 
     def forward(self, batch: PretrainingBatch, generator: torch.Generator) -> ObjectiveLoss:
         """Return image loss + patch loss + 0.1 KoLeo."""
-        wide, narrow = global_and_local_crops(batch.images, generator)
+        wide, narrow = global_and_local_crops(batch.images, generator, cast=COLOUR_CAST)
         wide, count = normalise(wide), len(batch.images)
         patches = (wide.shape[-1] // self.encoder.config.patch_size) ** 2
         mask = random_patch_mask(len(wide), patches, generator).to(wide.device)

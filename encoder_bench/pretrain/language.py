@@ -37,16 +37,15 @@ from encoder_bench.pretrain.written_scenes import (
 from encoder_bench.progress import Reporter
 from encoder_bench.recipes import LanguageModelSettings
 
-HELD_OUT_PAGES = 64
 _TRAINING_STREAM, _HELD_OUT_STREAM = 6_001, 6_002
 _LAYOUT_CYCLE: tuple[Layout, ...] = (
-    "cover",
+    "centres",
     "objects",
     "centres",
-    "cover",
     "sentence",
     "centres",
     "cover",
+    "centres",
 )
 """Which layout each step's pages have; an odd number, so that noise comes to each."""
 _FIRST_LAYOUTS: tuple[Layout, ...] = ("objects", "sentence")
@@ -103,7 +102,7 @@ def pretrain_language_model(
     reporter: Reporter,
     seed: int = 0,
     checkpoint_every: int = 100,
-    held_out_count: int = HELD_OUT_PAGES,
+    held_out_count: int = 64,
     device: torch.device | None = None,
 ) -> None:
     """Pretrain the tiny Llama and ship it, a snapshot at every checkpoint.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from encoder_bench.pretrain.objective import Objective, ObjectiveLoss, PretrainingBatch
-from encoder_bench.pretrain.views import normalise, shift_and_jitter
+from encoder_bench.pretrain.views import SHIFTS, normalise, shift_and_jitter
 
 
 def patchify(pixels: Tensor, side: int) -> Tensor:
@@ -47,7 +47,7 @@ def masked_patch_loss(patches: Tensor, prediction: Tensor, mask: Tensor) -> Tens
 class MaeObjective(Objective):
     """MAE; `encoder` is the transformers model with its decoder, which is dropped afterwards."""
 
-    augmentation = "shift by up to 4 px, brightness and contrast jitter 0.2"
+    augmentation = SHIFTS
 
     def __init__(self, encoder: Any) -> None:
         super().__init__()

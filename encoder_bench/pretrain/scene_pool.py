@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from PIL.Image import Image
 
-from encoder_bench.data.scenes.build import SceneSizes, scene_stream
-from encoder_bench.data.scenes.grammar import captions
+from encoder_bench.data.scenes.build import GENERATOR_VERSION, SceneSizes, scene_stream
+from encoder_bench.data.scenes.grammar import captions, describe
 from encoder_bench.data.scenes.graph import COLOURS, KINDS, MAX_THINGS, Scene, sample_scene
 from encoder_bench.data.scenes.render import render
 from encoder_bench.pretrain.architecture import CAPTION_TOKENS
@@ -27,6 +27,8 @@ STREAMS = {"train": 7_001, "probe": 7_002, "held-out": 7_003}
 """First number of each stream's seed; the suite's own streams have other seeds."""
 _SUITE_SPLITS = ("val", "test")
 _MOST_COUNTED = 3
+_LISTINGS = 3
+"""Captions that name size, colour, kind and place of every thing, each in another order."""
 
 
 def class_names() -> tuple[str, ...]:
@@ -54,7 +56,7 @@ def scene_labels(scene: Scene) -> list[int]:
 def scene_pool(
     stream: str, count: int, *, tokenizer: Any, reporter: Reporter, seed: int = 0
 ) -> ImagePool:
-    """Draw a pool of scenes with five captions each.
+    """Draw a pool of scenes with five short captions and three listings of everything each.
 
     Args:
         stream: one of `STREAMS`; pools of different streams share no image.
@@ -77,11 +79,9 @@ def scene_pool(
                 met += 1
                 continue
             images.append(image)
+            texts = (*captions(scene, rng), *(describe(scene, rng) for _ in range(_LISTINGS)))
             sentences.append(
-                tuple(
-                    caption_ids(tokenizer, text, length=CAPTION_TOKENS)
-                    for text in captions(scene, rng)
-                )
+                tuple(caption_ids(tokenizer, text, length=CAPTION_TOKENS) for text in texts)
             )
             labels.append(scene_labels(scene))
             phase.advance()
@@ -94,7 +94,9 @@ def scene_pool(
             "kind": "scenes",
             "stream": stream,
             "seed": seed,
+            "generator_version": GENERATOR_VERSION,
             "images": count,
+            "captions_an_image": f"5 short ones and {_LISTINGS} listings of every thing",
             "suite_test_images_met_and_passed_over": met,
         },
     )

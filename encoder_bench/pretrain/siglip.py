@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from encoder_bench.pretrain.objective import Objective, ObjectiveLoss, PretrainingBatch
-from encoder_bench.pretrain.views import normalise, shift_and_jitter
+from encoder_bench.pretrain.views import SHIFTS, normalise, shift_and_jitter
 
 INITIAL_LOG_SCALE = math.log(10.0)
 INITIAL_BIAS = -10.0
@@ -46,7 +46,7 @@ def pairwise_sigmoid_loss(
 class SiglipObjective(Objective):
     """SigLIP with a small text tower that is dropped after pretraining."""
 
-    augmentation = "shift by up to 4 px, brightness and contrast jitter 0.2"
+    augmentation = SHIFTS
 
     def __init__(self, encoder: Any, text_tower: Any) -> None:
         super().__init__()

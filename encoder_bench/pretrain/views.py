@@ -16,6 +16,17 @@ STD = (0.5, 0.5, 0.5)
 """What the bundled encoders' preprocessors declare."""
 
 
+WIDE, NARROW = (0.5, 1.0), (0.2, 0.5)
+"""Shares of an image's area. The papers' narrow crops (0.05 to 0.4) show an object's part; of a
+scene of small things they would show one thing, which no other crop has."""
+CROPS = (
+    "2 crops of 50-100% at 64 px and 2 of 20-50% at 32 px, flips, "
+    "brightness and contrast jitter 0.4"
+)
+SHIFTS = "shift by up to 2 px, brightness and contrast jitter 0.2"
+"""The two kinds of augmentation in words, for the cards."""
+
+
 def normalise(images: Tensor) -> Tensor:
     """Return `(B, 3, H, W)` images of 0..1 in -1..1."""
     return images * 2.0 - 1.0
@@ -30,7 +41,16 @@ def jitter(images: Tensor, generator: torch.Generator, strength: float) -> Tenso
     return ((images - mean) * contrast + mean * brightness).clamp(0.0, 1.0)
 
 
-def shift_and_jitter(images: Tensor, generator: torch.Generator, *, most: int = 4) -> Tensor:
+def colour_cast(images: Tensor, generator: torch.Generator, strength: float) -> Tensor:
+    """Return images with each colour channel raised or lowered by up to `strength`.
+
+    The background's colour alone would tell whose crop a crop is; a cast hides it.
+    """
+    draw = 2.0 * torch.rand(len(images), 3, 1, 1, generator=generator) - 1.0
+    return (images + strength * draw.to(images)).clamp(0.0, 1.0)
+
+
+def shift_and_jitter(images: Tensor, generator: torch.Generator, *, most: int = 2) -> Tensor:
     """Return images moved by up to `most` pixels each way (edges repeated), then jittered.
 
     Left stays left and every object stays in sight, so that captions and labels stay true.
@@ -46,15 +66,21 @@ def shift_and_jitter(images: Tensor, generator: torch.Generator, *, most: int = 
 
 
 def random_crops(
-    images: Tensor, generator: torch.Generator, *, scale: tuple[float, float], size: int
+    images: Tensor,
+    generator: torch.Generator,
+    *,
+    scale: tuple[float, float],
+    size: int,
+    cast: float = 0.0,
 ) -> Tensor:
-    """Return `(B, 3, size, size)` random crops, flipped half of the time and jittered.
+    """Return `(B, 3, size, size)` random crops, flipped half of the time, jittered and cast.
 
     Args:
         images: `(B, 3, H, W)`.
         generator: draws area, place, flip and jitter.
         scale: smallest and largest share of the image's area.
         size: side of the result, in pixels.
+        cast: strength of the colour cast.
     """
     count = len(images)
     draw = torch.rand(5, count, generator=generator)
@@ -71,16 +97,21 @@ def random_crops(
     ).to(images)
     grid = F.affine_grid(affine, [count, 3, size, size], align_corners=False)
     cut = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-    return jitter(cut, generator, 0.4)
+    return colour_cast(jitter(cut, generator, 0.4), generator, cast)
 
 
 def global_and_local_crops(
-    images: Tensor, generator: torch.Generator, *, pairs: int = 2
+    images: Tensor, generator: torch.Generator, *, pairs: int = 2, cast: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Return `pairs * B` wide crops at full size and as many narrow ones at half of it."""
+
+    def crops(scale: tuple[float, float], size: int) -> Tensor:
+        return torch.cat(
+            [
+                random_crops(images, generator, scale=scale, size=size, cast=cast)
+                for _ in range(pairs)
+            ]
+        )
+
     size = images.shape[-1]
-    wide = [random_crops(images, generator, scale=(0.4, 1.0), size=size) for _ in range(pairs)]
-    narrow = [
-        random_crops(images, generator, scale=(0.1, 0.4), size=size // 2) for _ in range(pairs)
-    ]
-    return torch.cat(wide), torch.cat(narrow)
+    return crops(WIDE, size), crops(NARROW, size // 2)

@@ -5,9 +5,11 @@ What belongs here: layouts of a page and the questions behind it. No pixel is dr
 Four layouts, from ordinary text to what a projector will be asked to make of patch tokens:
 
 - `sentence`: size, colour, kind and place of each thing, one word a cell;
-- `objects`: one cell a thing (size, colour, kind and its square), in random order;
-- `centres`: an 8 by 8 board, row by row; a thing stands in the square of its centre;
-- `cover`: the same board; a thing stands in every square whose middle it covers.
+- `objects`: one cell a thing (size, colour, kind and its square of the small board), shuffled;
+- `centres`: a 4 by 4 board, row by row; a thing stands in the square of its centre. This is what
+  the default adapter's 16 visual tokens can come to say;
+- `cover`: an 8 by 8 board; a thing stands in every square whose middle it covers, as on a grid of
+  64 patch tokens.
 
 Squares are named as on a chessboard, by two letters. On a board the names are written on half of
 the pages, so that place can be read from order alone as well. On three quarters of the `cover`
@@ -47,7 +49,8 @@ from encoder_bench.recipes import load_task
 
 Layout = Literal["sentence", "objects", "centres", "cover"]
 LAYOUTS: tuple[Layout, ...] = ("sentence", "objects", "centres", "cover")
-BOARD = 8
+BOARDS: dict[Layout, int] = {"centres": 4, "cover": 8}
+"""Squares on a side of each board."""
 COLUMN_NAMES, ROW_NAMES = "ijklmnop", "stuvwxyz"
 EMPTY = "nothing"
 
@@ -116,36 +119,38 @@ def in_page_order(scene: Scene, layout: Layout, rng: np.random.Generator) -> Sce
 
     Which of two things lies on top may change with it; a page does not say.
     """
-    if layout in ("centres", "cover"):
-        things = tuple(sorted(scene.things, key=square_of))
+    if layout in BOARDS:
+        board = BOARDS[layout]
+        things = tuple(sorted(scene.things, key=lambda thing: square_of(thing, board)))
     else:
         things = tuple(scene.things[int(i)] for i in rng.permutation(len(scene.things)))
     return replace(scene, things=things)
 
 
 def written_cells(scene: Scene, layout: Layout, rng: np.random.Generator) -> list[tuple[str, ...]]:
-    """Return the cells of a scene's page: 64 on a board, else as many as there are words."""
+    """Return the cells of a scene's page: a board's squares, else as many as there are words."""
     if layout == "sentence":
         return [(word,) for thing in scene.things for word in (*_told(thing).split(), ".")]
     if layout == "objects":
         return [
-            (*_named(thing, with_size=True), *_square_name(*square_of(thing)))
+            (*_named(thing, with_size=True), *_square_name(*square_of(thing, BOARDS["centres"])))
             for thing in scene.things
         ]
+    side = BOARDS[layout]
     named = bool(rng.random() < 0.5)
     size_everywhere = layout == "cover" and bool(rng.random() < 0.25)
-    board = _board(scene, cover=layout == "cover", size_everywhere=size_everywhere)
+    board = _board(scene, side, cover=layout == "cover", size_everywhere=size_everywhere)
     return [
         (*board.get((row, column), (EMPTY,)), *(_square_name(row, column) if named else ()))
-        for row in range(BOARD)
-        for column in range(BOARD)
+        for row in range(side)
+        for column in range(side)
     ]
 
 
-def square_of(thing: Thing) -> tuple[int, int]:
-    """Return the (row, column) of the square that holds a thing's centre."""
-    side = CANVAS / BOARD
-    return min(BOARD - 1, int(thing.y / side)), min(BOARD - 1, int(thing.x / side))
+def square_of(thing: Thing, board: int) -> tuple[int, int]:
+    """Return the (row, column) of the square that holds a thing's centre, `board` on a side."""
+    side = CANVAS / board
+    return min(board - 1, int(thing.y / side)), min(board - 1, int(thing.x / side))
 
 
 def grammar_texts() -> Iterator[str]:
@@ -167,19 +172,19 @@ def grammar_texts() -> Iterator[str]:
 
 
 def _board(
-    scene: Scene, *, cover: bool, size_everywhere: bool
+    scene: Scene, squares: int, *, cover: bool, size_everywhere: bool
 ) -> dict[tuple[int, int], tuple[str, ...]]:
     """Return the words of the squares that are not empty; a later thing lies on an earlier one."""
     board: dict[tuple[int, int], tuple[str, ...]] = {}
-    side = CANVAS / BOARD
+    side = CANVAS / squares
     for thing in scene.things if cover else ():
-        for row in range(BOARD):
-            for column in range(BOARD):
+        for row in range(squares):
+            for column in range(squares):
                 across, down = (column + 0.5) * side - thing.x, (row + 0.5) * side - thing.y
                 if math.hypot(across, down) <= thing.radius:
                     board[row, column] = _named(thing, with_size=size_everywhere)
     for thing in scene.things:
-        square = square_of(thing)
+        square = square_of(thing, squares)
         before = board.get(square, ()) if not cover else ()
         board[square] = (*before, *_named(thing, with_size=True))
     return board

@@ -58,10 +58,10 @@ def test_a_shipped_encoder_is_loaded_by_its_name(name: str) -> None:
         pytest.skip("no encoder ships with this installation")
     encoder = load_encoder(f"tiny-{name}")
     assert encoder.pretrained
-    assert encoder.grid == (8, 8)
+    assert encoder.grid == (4, 4)
 
 
-@pytest.mark.parametrize("layout", ["objects", "cover"])
+@pytest.mark.parametrize("layout", ["objects", "centres"])
 def test_the_shipped_language_model_reads_unseen_pages(layout: Layout) -> None:
     language = load_language_model(LanguageModelSettings())
     assert language.pretrained

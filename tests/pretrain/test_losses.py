@@ -49,9 +49,11 @@ TINY_TEXT = {
 }
 
 
-def test_smoothing_pulls_labels_towards_one_half() -> None:
+def test_smoothing_shares_a_part_of_a_label_among_all_classes() -> None:
+    # 0.1 of each label, a fourth of it to each of four classes
     torch.testing.assert_close(
-        smoothed_labels(torch.tensor([0.0, 1.0]), 0.1), torch.tensor([0.05, 0.95])
+        smoothed_labels(torch.tensor([[0.0, 1.0, 0.0, 1.0]]), 0.1),
+        torch.tensor([[0.025, 0.925, 0.025, 0.925]]),
     )
 
 

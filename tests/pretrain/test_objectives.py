@@ -43,7 +43,7 @@ def test_a_few_steps_lower_the_loss_on_the_same_views(name: str) -> None:
 def test_every_family_has_the_same_vit(name: str) -> None:
     shipped = build_objective(name, classes=5, vocabulary=40, eos=1, seed=0).shipped()
     config = shipped.config
-    assert (config.hidden_size, config.num_hidden_layers, config.patch_size) == (128, 6, 8)
+    assert (config.hidden_size, config.num_hidden_layers, config.patch_size) == (128, 6, 16)
     parameters = sum(p.numel() for p in shipped.parameters())
     assert 1_000_000 < parameters < 1_600_000
 
@@ -94,4 +94,4 @@ def test_a_shift_moves_every_colour_alike() -> None:
     moved = shift_and_jitter(image, torch.Generator().manual_seed(5))
     bright = (moved[0] > 0.3).nonzero()[:, 1:].float()
     assert len(bright) == 3 * 16
-    assert (bright.mean(dim=0) - 31.5).abs().max() <= 4
+    assert (bright.mean(dim=0) - 31.5).abs().max() <= 2

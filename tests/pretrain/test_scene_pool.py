@@ -47,6 +47,16 @@ def test_streams_share_no_picture_and_repeat_exactly(tokenizer: Any) -> None:
     assert train.images.shape == (12, 3, 64, 64)
 
 
+def test_an_image_has_short_captions_and_listings_of_everything(tokenizer: Any) -> None:
+    pool = draw("train", tokenizer)
+    full_stop = tokenizer(" .", add_special_tokens=False)["input_ids"][-1]
+    for sentences in pool.captions:
+        listings = [ids for ids in sentences if full_stop in ids]
+        assert len(sentences) == 8
+        assert len(listings) == 3
+        assert tokenizer.eos_token_id in listings[0]  # it was not cut
+
+
 def test_a_picture_of_the_suite_is_passed_over(
     tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ from encoder_bench.pretrain.written_scenes import (
     Layout,
     grammar_texts,
     shipped_prompts,
+    square_of,
     written_cells,
     written_page,
 )
@@ -40,8 +41,9 @@ def cells_without_names(layout: Layout, seed: int) -> list[tuple[str, ...]]:
 def test_centres_stand_in_their_squares(seed: int) -> None:
     cells = cells_without_names("centres", seed)
     filled = {index: cell for index, cell in enumerate(cells) if cell != (EMPTY,)}
-    # (20, 44) lies in column 2 of row 5, (60, 4) in column 7 of row 0.
-    assert filled == {5 * 8 + 2: ("large", "red", "ring"), 7: ("small", "blue", "circle")}
+    # (20, 44) lies in column 1 of row 2, (60, 4) in column 3 of row 0; squares are 16 px wide.
+    assert len(cells) == 16
+    assert filled == {2 * 4 + 1: ("large", "red", "ring"), 3: ("small", "blue", "circle")}
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -52,11 +54,18 @@ def test_a_covered_square_has_its_middle_inside_the_thing(seed: int) -> None:
     assert red == {(5, 2), (5, 1), (5, 3), (4, 2), (6, 2)}
 
 
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=40, deadline=None)
+def test_no_two_things_share_a_square_of_the_small_board(seed: int) -> None:
+    things = sample_scene(np.random.default_rng(seed)).things
+    assert len({square_of(thing, 4) for thing in things}) == len(things)
+
+
 def test_objects_have_one_cell_each_with_the_name_of_its_square() -> None:
     cells = written_cells(SCENE, "objects", np.random.default_rng(0))
     assert sorted(cells) == [
-        ("large", "red", "ring", COLUMN_NAMES[2], ROW_NAMES[5]),
-        ("small", "blue", "circle", COLUMN_NAMES[7], ROW_NAMES[0]),
+        ("large", "red", "ring", COLUMN_NAMES[1], ROW_NAMES[2]),
+        ("small", "blue", "circle", COLUMN_NAMES[3], ROW_NAMES[0]),
     ]
 
 

@@ -33,7 +33,7 @@ from encoder_bench.errors import DataError, EncoderBenchError
 from encoder_bench.paths import cache_dir
 from encoder_bench.progress import Reporter
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 _STREAMS = {"train": 1, "val": 2, "test": 3}
 _FIRST_ID = {"train": 1_000_001, "val": 2_000_001, "test": 3_000_001}
 _FOLDER = {"train": "train2017", "val": "val2017", "test": "val2017"}

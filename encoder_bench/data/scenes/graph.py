@@ -10,13 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-KINDS = ("circle", "square", "triangle", "star", "cross", "heart", "ring", "diamond")
-COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "white", "black")
+KINDS = ("circle", "square", "triangle", "star", "cross", "ring")
+COLOURS = ("red", "green", "blue", "yellow", "purple", "white")
 SIZES = ("small", "large")
 BACKGROUNDS = ("plain", "striped", "speckled", "shaded")
 CANVAS = 64
-MAX_THINGS = 8
-RADIUS = {"small": (4.5, 5.5), "large": (7.5, 9.0)}
+MAX_THINGS = 6
+RADIUS = {"small": (6.0, 7.0), "large": (8.5, 9.5)}
+CELLS, JITTER = 4, 2.0
+"""Things stand near the middles of a 4 by 4 grid of cells, at most so many pixels off it each way
+(large ones at the rim are moved inwards): neighbours may overlap, and one cell holds one thing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class Scene:
 
 
 def sample_scene(rng: np.random.Generator) -> Scene:
-    """Draw a scene of 1 to 8 things, none hidden by more than a small part.
+    """Draw a scene of 1 to 6 things, none hidden by more than a small part.
 
     Kinds repeat often enough that counts above one are common: each scene favours a few kinds.
     """
@@ -78,7 +81,10 @@ def sample_scene(rng: np.random.Generator) -> Scene:
 def _sample_thing(kind: str, rng: np.random.Generator) -> Thing:
     size = str(rng.choice(SIZES))
     radius = float(rng.uniform(*RADIUS[size]))
-    x, y = (float(v) for v in rng.uniform(radius, CANVAS - radius, size=2))
+    side = CANVAS / CELLS
+    middle = (rng.integers(CELLS, size=2) + 0.5) * side
+    centre = middle + rng.uniform(-JITTER, JITTER, size=2)
+    x, y = (float(v) for v in np.clip(centre, radius, CANVAS - radius))
     return Thing(
         kind, str(rng.choice(COLOURS)), size, x, y, radius, float(rng.uniform(-0.25, 0.25))
     )
