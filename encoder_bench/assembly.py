@@ -17,7 +17,7 @@ from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.projectors import build_projector
 from encoder_bench.mllm.trainable import set_trainable
 from encoder_bench.plan import RunPlan
-from encoder_bench.results.record import EncoderFacts
+from encoder_bench.record_parts import EncoderFacts
 
 
 def build_encoder(plan: RunPlan) -> Encoder:
