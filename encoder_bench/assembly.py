@@ -80,6 +80,7 @@ def encoder_facts(encoder: Encoder, weights_sha256: str) -> EncoderFacts:
         layer=encoder.layer,
         transform=encoder.transform_description,
         gflops=spec.gflops if encoder.resolution[0] == _stated_resolution(spec.name) else None,
+        remote_code=encoder.remote_code,
     )
 
 

@@ -67,6 +67,7 @@ class EncoderFacts(RecordPart):
 
     `gflops` are of one image at the resolution that the catalogue states, a multiply-add counted as
     two operations; None where another resolution was used or the catalogue leaves it open.
+    `remote_code` tells whether the repository's own Python code ran (`--trust-remote-code`).
     """
 
     name: str
@@ -86,6 +87,7 @@ class EncoderFacts(RecordPart):
     layer: tuple[int, ...]
     transform: str
     gflops: float | None = None
+    remote_code: bool = False
 
 
 class LanguageModelFacts(RecordPart):
