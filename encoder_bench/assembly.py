@@ -17,7 +17,7 @@ from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.projectors import build_projector
 from encoder_bench.mllm.trainable import set_trainable
 from encoder_bench.plan import RunPlan
-from encoder_bench.results.record import EncoderFacts
+from encoder_bench.record_parts import EncoderFacts
 
 
 def build_encoder(plan: RunPlan) -> Encoder:
@@ -80,6 +80,7 @@ def encoder_facts(encoder: Encoder, weights_sha256: str) -> EncoderFacts:
         layer=encoder.layer,
         transform=encoder.transform_description,
         gflops=spec.gflops if encoder.resolution[0] == _stated_resolution(spec.name) else None,
+        remote_code=encoder.remote_code,
     )
 
 

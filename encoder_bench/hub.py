@@ -27,12 +27,17 @@ def is_cached(repository: str, revision: str | None = None) -> bool:
     )
 
 
+def is_offline() -> bool:
+    """Return whether `HF_HUB_OFFLINE` or `TRANSFORMERS_OFFLINE` forbids any download."""
+    return any(os.environ.get(name, "").upper() in ("1", "TRUE", "YES", "ON") for name in _OFFLINE)
+
+
 def is_reachable(repository: str) -> bool:
     """Ask the Hub once, for at most three seconds, whether it has the repository.
 
-    False at once where `HF_HUB_OFFLINE` or `TRANSFORMERS_OFFLINE` is set.
+    False at once where `is_offline`.
     """
-    if any(os.environ.get(name, "").upper() in ("1", "TRUE", "YES", "ON") for name in _OFFLINE):
+    if is_offline():
         return False
     from huggingface_hub import HfApi
 

@@ -26,7 +26,7 @@ from encoder_bench.mllm.packing import ImageDialogue, make_batch
 from encoder_bench.mllm.trainable import prove, snapshot
 from encoder_bench.plan import RunPlan
 from encoder_bench.progress import Reporter
-from encoder_bench.results.record import TrainingProof
+from encoder_bench.record_parts import TrainingProof
 from encoder_bench.training.checkpoint import (
     load_mllm_weights,
     remove_checkpoints,

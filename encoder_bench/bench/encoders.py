@@ -21,7 +21,7 @@ from encoder_bench.encoders.bundled import tiny_processor
 from encoder_bench.encoders.catalog import transformers_configs
 from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.encoders.registry import load_encoder
-from encoder_bench.encoders.transformers import build_backbone
+from encoder_bench.encoders.transformers_architectures import build_backbone
 
 _REPOSITORY = "facebook/dino-vitb16"
 _TIMM = "vit_base_patch16_224"

@@ -21,7 +21,7 @@ from encoder_bench.assembly import build_mllm
 from encoder_bench.data.sample import Sample
 from encoder_bench.encoders.bundled import tiny_processor
 from encoder_bench.encoders.catalog import transformers_configs
-from encoder_bench.encoders.transformers import build_backbone
+from encoder_bench.encoders.transformers_architectures import build_backbone
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.plan import RunPlan, make_plan
 from encoder_bench.progress import QuietReporter

@@ -80,22 +80,17 @@ def count_gflops(encoder: Encoder) -> float:
 
 
 def _timm(spec: EncoderSpec, layer: tuple[int, ...]) -> Encoder:
-    from encoder_bench.encoders.timm import TimmEncoder, build_timm, timm_name
+    from encoder_bench.encoders.timm import build_timm
+    from encoder_bench.encoders.timm_encoder import TimmEncoder
 
-    name, _ = timm_name(spec)
-    backbone = build_timm(name, None, pretrained=False).eval()
-    return TimmEncoder(spec, backbone, layer=layer, resolution=None, revision=None)
+    return TimmEncoder(spec, build_timm(spec).eval(), layer=layer, resolution=None, revision=None)
 
 
 def _open_clip(spec: EncoderSpec, layer: tuple[int, ...]) -> Encoder:
     import open_clip
 
-    from encoder_bench.encoders.open_clip import (
-        OpenClipEncoder,
-        build_options,
-        image_size,
-        open_clip_name,
-    )
+    from encoder_bench.encoders.open_clip import build_options, image_size, open_clip_name
+    from encoder_bench.encoders.open_clip_encoder import OpenClipEncoder
 
     architecture, _, facts = open_clip_name(spec, tagged=True)
     with quiet_building():
@@ -116,7 +111,8 @@ def _transformers(spec: EncoderSpec, layer: tuple[int, ...]) -> Encoder:
     from transformers import ViTImageProcessor
 
     from encoder_bench.encoders.bundled import seeded_backbone, tiny_processor
-    from encoder_bench.encoders.transformers import TransformersEncoder, build_backbone
+    from encoder_bench.encoders.transformers_architectures import build_backbone
+    from encoder_bench.encoders.transformers_encoder import TransformersEncoder
 
     processor: Any
     if spec.source == "bundled":

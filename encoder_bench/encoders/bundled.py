@@ -12,7 +12,8 @@ import torch
 
 from encoder_bench.encoders.bundled_weights import bundled_folder, has_bundled_weights
 from encoder_bench.encoders.spec import EncoderSpec
-from encoder_bench.encoders.transformers import TransformersEncoder, load_transformers
+from encoder_bench.encoders.transformers import load_transformers
+from encoder_bench.encoders.transformers_encoder import TransformersEncoder
 
 _SEED = 20240607
 _IMAGE, _PATCH = 64, 16

@@ -45,7 +45,7 @@ def find_file(spec: EncoderSpec, weights: Path, names: tuple[str, ...] = _SAFE) 
     candidates = [weights / name for name in names] if weights.is_dir() else [weights]
     for file in candidates:
         if file.suffix == ".safetensors" and file.is_file():
-            return _verified(spec, file)
+            return verified(spec, file)
     raise WeightsError(
         f"encoder {spec.name}: --weights {weights}: no {' or '.join(names)}; a pickled checkpoint "
         "is not read from a folder, convert it with safetensors first"
@@ -79,14 +79,19 @@ def fetch_file(spec: EncoderSpec, repository: str, names: tuple[str, ...]) -> tu
                 continue
             except EntryNotFoundError:
                 continue
-            file, _ = _verified(spec, path)
+            file, _ = verified(spec, path)
             return file, spec.revision or path.parent.name
     raise WeightsError(
         f"encoder {spec.name}: {repository} has none of {', '.join(names)} that can be had here"
     )
 
 
-def _verified(spec: EncoderSpec, file: Path) -> tuple[Path, str]:
+def verified(spec: EncoderSpec, file: Path) -> tuple[Path, str]:
+    """Return a file that is whole and has the hash that is known for it, and its own sha256.
+
+    Raises:
+        WeightsError: truncated, damaged or changed.
+    """
     from safetensors import safe_open
 
     from encoder_bench.encoders.integrity import file_hash
@@ -106,7 +111,7 @@ def whole_loading(
 
     timm and open_clip load with `strict=False` in places, and what is missing stays at random
     values. As everything is read, drawing those values first is left out: it takes longer than
-    the reading.
+    the reading. The file's own tensors become the parameters, without a second copy in memory.
 
     Args:
         name: the encoder, for the error.
@@ -120,7 +125,7 @@ def whole_loading(
     original = nn.Module.load_state_dict
 
     def load(module: nn.Module, state: Any, strict: bool = True, **options: Any) -> Any:
-        report = original(module, state, strict=False, **options)
+        report = original(module, state, strict=False, **{**options, "assign": True})
         check_names(name, place, report.missing_keys, report.unexpected_keys, heads, only)
         return report
 

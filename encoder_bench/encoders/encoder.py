@@ -34,6 +34,7 @@ class Encoder(nn.Module, ABC):
         layer: which blocks' outputs are returned, -1 the last; several are joined along channels.
         pretrained: False only for the seeded random weights, which every output then marks.
         weights_revision: the Hub commit or file hash that was in fact loaded; None if unknown.
+        remote_code: whether a repository's own Python code ran, as `--trust-remote-code` allows.
     """
 
     spec: EncoderSpec
@@ -44,6 +45,7 @@ class Encoder(nn.Module, ABC):
     layer: tuple[int, ...]
     pretrained: bool
     weights_revision: str | None
+    remote_code: bool = False
 
     @property
     def num_tokens(self) -> int:

@@ -19,7 +19,7 @@ from encoder_bench.hashing import hash_file, hash_text
 from encoder_bench.paths import cache_dir
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".tar")
 
 
 def verify_weights(name: str, place: Path) -> str | None:

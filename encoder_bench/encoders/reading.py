@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import pickle
 from collections.abc import Iterator
 
 from encoder_bench.errors import EncoderBenchError, WeightsError
@@ -28,6 +29,11 @@ def explained(name: str, place: str) -> Iterator[None]:
         raise WeightsError(
             f"encoder {name}: the weights in {place} are truncated or damaged ({error}); "
             "fetch them again"
+        ) from error
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"encoder {name}: {place} is a pickle that holds more than weights, or is damaged; it "
+            "is not read"
         ) from error
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         kinds = {type(e).__name__ for e in _chain(error)}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 Source = Literal["timm", "open_clip", "hf", "dir", "bundled", "combined"]
 Supervision = Literal["fully", "weakly", "self", "none", "mixed"]
@@ -36,6 +37,9 @@ class EncoderSpec:
         paper: arXiv number.
         sources: every place that offers these weights, `timm:NAME` and so on, the first loaded by
             the plain name.
+        architecture: arguments that stand above timm's own for the name, where a checkpoint that
+            timm does not list differs (`num_heads`).
+        preprocessing: likewise above what timm records of the name (`mean`, `std`, `crop_pct`).
     """
 
     name: str
@@ -58,3 +62,5 @@ class EncoderSpec:
     licence: str = "unknown"
     paper: str = "unknown"
     sources: tuple[str, ...] = ()
+    architecture: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    preprocessing: Mapping[str, Any] = field(default_factory=dict, hash=False)

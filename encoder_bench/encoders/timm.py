@@ -1,171 +1,38 @@
-"""Encoders in timm's layout: by name from the Hub, or with a checkpoint on disk.
+"""Checkpoints in timm's layout: by name from the Hub, from their authors' address, or from disk.
 
-timm's own data configuration gives resize, crop, mean and std.
+What belongs here: timm's names, and reading. What is made of the tokens is `timm_encoder.py`'s.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL.Image import Image
-from torch import Tensor, nn
 
+from encoder_bench.encoders.authors_file import authors_file, is_address
 from encoder_bench.encoders.checkpoint import fetch_file, find_file, whole_loading
-from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.encoders.reading import explained
-from encoder_bench.encoders.shape import token_shape
 from encoder_bench.encoders.spec import EncoderSpec
+from encoder_bench.encoders.timm_encoder import TimmEncoder
 from encoder_bench.errors import UnknownNameError, WeightsError
 
-_HEADS = ("head.", "head_dist.", "fc.", "classifier.", "fc_norm.", "attn_pool.", "head_drop.")
+_HEADS = (
+    "head.", "head_dist.", "fc.", "classifier.", "fc_norm.", "attn_pool.", "head_drop.",
+    "masked_embed",
+)  # fmt: skip
 _ANY_SIZE = ("convnext", "fastvit", "resnet", "inception_next", "focalnet", "byobnet")
 _NEEDS_QUICK_GELU = {"vit_base_patch16_clip_224.dfn2b": "open_clip:ViT-B-16-quickgelu/dfn2b"}
 
 
-class TimmEncoder(Encoder):
-    """A timm backbone without its head; hierarchical ones give their last stage as tokens."""
-
-    def __init__(
-        self,
-        spec: EncoderSpec,
-        backbone: Any,
-        *,
-        layer: tuple[int, ...],
-        resolution: int | None,
-        revision: str | None,
-    ) -> None:
-        """Wrap a backbone; its heads, which no patch token depends on, are dropped.
-
-        Raises:
-            WeightsError: layers are asked for of a model that is no plain stack of blocks, or a
-                layer that it does not have.
-        """
-        import timm
-
-        super().__init__()
-        config = timm.data.resolve_model_data_config(backbone)
-        _drop_heads(backbone)
-        self.backbone = backbone
-        self.layer = layer
-        self.pretrained = True
-        self.weights_revision = revision
-        if resolution:
-            config["input_size"] = (3, resolution, resolution)
-        self._data_config = config
-        self._transform = timm.data.create_transform(**config, is_training=False)
-        self.resolution = (int(config["input_size"][1]), int(config["input_size"][2]))
-        self._blocks = _plain_blocks(backbone)
-        self._check_layers(spec)
-        self.width, self.grid = token_shape(backbone, self._tokens, self.resolution)
-        self.spec = replace(
-            spec,
-            width=self.width // len(layer),
-            depth=self._blocks,
-            resolution=self.resolution[0],
-            patch=self.resolution[0] // self.grid[0],
-            tokens=self.num_tokens,
-            prefix_tokens=int(getattr(backbone, "num_prefix_tokens", 0) or 0),
-            parameters=sum(parameter.numel() for parameter in backbone.parameters()),
-        )
-
-    def _check_layers(self, spec: EncoderSpec) -> None:
-        if self.layer == (-1,):
-            return
-        if self._blocks is None:
-            raise WeightsError(f"encoder {spec.name}: --layer works on plain stacks of blocks only")
-        for index in self.layer:
-            if not -self._blocks <= index < self._blocks:
-                raise WeightsError(
-                    f"encoder {spec.name}: --layer {index} is none of its {self._blocks} blocks"
-                )
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return `(B, N, D)` patch tokens; see `Encoder.forward`.
-
-        The last layer is `forward_features`, with the final norm; earlier layers are the blocks'
-        own outputs.
-        """
-        return self._tokens(pixels)[0]
-
-    def _tokens(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        last = -1 if self._blocks is None else self._blocks - 1
-        if all(index in (-1, last) for index in self.layer):
-            tokens, grid = _flat(self.backbone.forward_features(pixels), self.backbone)
-            return torch.cat([tokens] * len(self.layer), dim=-1), grid
-        assert self._blocks is not None
-        wanted = [index % self._blocks for index in self.layer]
-        inner = sorted({index for index in wanted if index != last})
-        final, maps = self.backbone.forward_intermediates(
-            pixels, indices=inner, output_fmt="NCHW", stop_early=last not in wanted
-        )
-        by_layer = {
-            index: (part.flatten(2).transpose(1, 2), (part.shape[2], part.shape[3]))
-            for index, part in zip(inner, maps, strict=True)
-        }
-        if last in wanted:
-            by_layer[last] = _flat(final, self.backbone)
-        return torch.cat([by_layer[index][0] for index in wanted], dim=-1), by_layer[wanted[0]][1]
-
-    def transform(self, image: Image) -> Tensor:
-        """Return `(3, H, W)` pixels as timm's data configuration makes them."""
-        pixels: Tensor = self._transform(image)
-        return pixels.float()
-
-    @property
-    def transform_description(self) -> str:
-        """The data configuration that timm resolved."""
-        return ", ".join(f"{key}={value}" for key, value in sorted(self._data_config.items()))
-
-
-def _drop_heads(backbone: Any) -> None:
-    """Leave out classifier, attention pooling and the norm of the pooled vector.
-
-    They see pooled tokens only: they would count as parameters and never receive a gradient.
-    """
-    if getattr(backbone, "attn_pool", None) is not None:
-        backbone.attn_pool = None
-        backbone.global_pool = ""
-    for name in ("fc_norm", "head", "head_dist", "fc", "classifier"):
-        if isinstance(getattr(backbone, name, None), nn.Module):
-            setattr(backbone, name, nn.Identity().eval())
-
-
-def _plain_blocks(backbone: Any) -> int | None:
-    """Return how many blocks a plain stack has; None for hierarchical models."""
-    blocks = getattr(backbone, "blocks", None)
-    if blocks is None or not hasattr(backbone, "forward_intermediates"):
-        return None
-    if any(isinstance(block, nn.Sequential | nn.ModuleList) for block in blocks):
-        return None
-    return len(blocks)
-
-
-def _flat(features: Tensor, backbone: Any) -> tuple[Tensor, tuple[int, int]]:
-    """Return row-major `(B, N, D)` tokens and their grid from what `forward_features` gives.
-
-    ViTs give `(B, P + N, D)` with P prefix tokens; others a map, `(B, D, h, w)` or `(B, h, w, D)`.
-    """
-    if features.ndim == 3:
-        tokens = features[:, int(getattr(backbone, "num_prefix_tokens", 0)) :]
-        embedding = getattr(backbone, "patch_embed", None)
-        grid = getattr(embedding, "grid_size", None)
-        count = tokens.shape[1]
-        if grid is None or grid[0] * grid[1] != count:
-            side = round(count**0.5)
-            grid = (side, side)
-        if grid[0] * grid[1] != count:
-            raise WeightsError(f"{count} tokens do not lie on a square grid; use another encoder")
-        return tokens, (int(grid[0]), int(grid[1]))
-    if getattr(backbone, "output_fmt", "NCHW") == "NHWC":
-        features = features.permute(0, 3, 1, 2)
-    return features.flatten(2).transpose(1, 2), (features.shape[2], features.shape[3])
-
-
 def timm_name(spec: EncoderSpec) -> tuple[str, str | None]:
-    """Split `NAME@REPO` into timm's name and the Hub repository that it names besides.
+    """Split `NAME@PLACE` into timm's name and where else its weights are.
+
+    Args:
+        spec: `locator` is timm's name, alone or with a Hub repository or an address after an `@`.
+
+    Returns:
+        The name, and the repository or address; None where timm's own record says where.
 
     Raises:
         UnknownNameError: timm has no such model, or no such pretrained tag of it.
@@ -173,7 +40,7 @@ def timm_name(spec: EncoderSpec) -> tuple[str, str | None]:
     """
     import timm
 
-    name, _, repository = spec.locator.partition("@")
+    name, _, place = spec.locator.partition("@")
     base, _, tag = name.partition(".")
     if not timm.is_model(base):
         raise UnknownNameError("timm model", base, timm.list_models())
@@ -187,16 +54,32 @@ def timm_name(spec: EncoderSpec) -> tuple[str, str | None]:
             f"encoder {spec.name}: these CLIP weights were trained with QuickGELU, and timm's "
             f"{base} has plain GELU; use {right}"
         )
-    return name, repository or None
+    return name, place or None
 
 
-def build_timm(name: str, resolution: int | None, **options: Any) -> Any:
-    """Return timm's model without a classifier, on torch's default device."""
+def build_timm(
+    spec: EncoderSpec, resolution: int | None = None, *, pretrained: bool = False, **overlay: Any
+) -> Any:
+    """Return timm's model without a classifier, on torch's default device.
+
+    Args:
+        spec: its `architecture` and `preprocessing` stand above what timm records of the name.
+        resolution: pixels of a side; None for the name's own.
+        pretrained: whether weights are read.
+        **overlay: what else stands above timm's record (`file`).
+    """
     import timm
 
-    if resolution and _takes_image_size(name):
-        options["img_size"] = resolution
-    return timm.create_model(name, num_classes=0, **options)
+    name, _ = timm_name(spec)
+    size = {"img_size": resolution} if resolution and _takes_image_size(name) else {}
+    return timm.create_model(
+        name,
+        pretrained=pretrained,
+        num_classes=0,
+        pretrained_cfg_overlay={**spec.preprocessing, **overlay},
+        **size,
+        **spec.architecture,
+    )
 
 
 def load_timm(
@@ -210,8 +93,8 @@ def load_timm(
     """Load a timm model.
 
     Args:
-        spec: the catalogue's record; `locator` is timm's name, or `NAME@REPO`.
-        weights: a safetensors file, or a folder with `model.safetensors`, instead of the Hub.
+        spec: the catalogue's record; see `timm_name`.
+        weights: a safetensors file, or a folder with `model.safetensors`, instead of the download.
         layer: blocks whose tokens are returned.
         resolution: pixels of a side; position embeddings are interpolated by timm.
         dtype: of the weights.
@@ -220,26 +103,34 @@ def load_timm(
         UnknownNameError: timm has no such model.
         WeightsError: unreachable, damaged, or not whole.
     """
-    import timm
-
-    name, repository = timm_name(spec)
-    facts = timm.get_pretrained_cfg(name)
-    if weights is not None:
-        file, revision = find_file(spec, weights)
-    else:
-        repository = repository or (facts.hf_hub_id if facts is not None else None)
-        if not repository:
-            raise WeightsError(
-                f"encoder {spec.name}: timm has no weights of {name} on the Hub; pass --weights "
-                "PATH, or choose a tag of timm.list_pretrained()"
-            )
-        file, revision = fetch_file(spec, repository, _file_names(facts))
+    name, place = timm_name(spec)
+    file, revision = _find(spec, name, place, weights)
     overlay = {"file": str(file), "custom_load": False}
     with explained(spec.name, str(file)), whole_loading(spec.name, str(file), heads=_HEADS):
-        backbone = build_timm(name, resolution, pretrained=True, pretrained_cfg_overlay=overlay)
+        backbone = build_timm(spec, resolution, pretrained=True, **overlay)
     return TimmEncoder(
         spec, backbone.to(dtype).eval(), layer=layer, resolution=resolution, revision=revision
     )
+
+
+def _find(
+    spec: EncoderSpec, name: str, place: str | None, weights: Path | None
+) -> tuple[Path, str]:
+    """Return the verified file with the weights, and which revision it is."""
+    import timm
+
+    if place is not None and is_address(place):
+        return authors_file(spec, place, weights)
+    if weights is not None:
+        return find_file(spec, weights)
+    facts = timm.get_pretrained_cfg(name)
+    repository = place or (facts.hf_hub_id if facts is not None else None)
+    if not repository:
+        raise WeightsError(
+            f"encoder {spec.name}: timm has no weights of {name} on the Hub; pass --weights PATH, "
+            "or choose a tag of timm.list_pretrained()"
+        )
+    return fetch_file(spec, repository, _file_names(facts))
 
 
 def _file_names(facts: Any) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from encoder_bench.errors import ProofError, RecipeError
 from encoder_bench.hashing import hash_parameters
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.recipes import LoraSettings
-from encoder_bench.results.record import PartProof
+from encoder_bench.record_parts import PartProof
 
 _ADAPTER = "lora_"
 _SHOWN = 3

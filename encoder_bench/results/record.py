@@ -1,7 +1,8 @@
 """The run record: one JSON file a run, schema-versioned, checksummed, written in one step.
 
-What belongs here: the schema and its reading and writing. Tables and comparisons are made from
-records by the other modules of this folder and never read anything else.
+What belongs here: the whole schema and its reading and writing. The parts that lower floors fill in
+are `record_parts.py`'s. Tables and comparisons are made from records by the other modules of this
+folder and never read anything else.
 """
 
 from __future__ import annotations
@@ -9,13 +10,39 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from encoder_bench.atomic import write_text
 from encoder_bench.errors import RecordError
 from encoder_bench.hashing import hash_json
+from encoder_bench.record_parts import (
+    EncoderFacts,
+    LanguageModelFacts,
+    PartProof,
+    RecordPart,
+    Score,
+    TaskScores,
+    TrainingProof,
+)
+
+__all__ = [
+    "MIGRATIONS",
+    "SCHEMA_VERSION",
+    "EncoderFacts",
+    "LanguageModelFacts",
+    "PartProof",
+    "RunRecord",
+    "Score",
+    "TaskScores",
+    "TrainingProof",
+    "read_record",
+    "read_records",
+    "record_path",
+    "run_id",
+    "write_record",
+]
 
 SCHEMA_VERSION = 1
 
@@ -28,118 +55,7 @@ here, so that every record ever written can be read.
 """
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Score(_Frozen):
-    """One metric of one task.
-
-    `value`, `low` and `high` are in the metric's own unit (accuracy and CIDEr in percent);
-    `low` and `high` are a 95% bootstrap interval clustered on images. A metric that could not be
-    computed has `value` None and says why in `reason`; it is never 0.
-    """
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    samples: int
-    images: int
-    reason: str | None = None
-
-
-class TaskScores(_Frozen):
-    """A task's scores, those of its blind controls, and its breakdowns.
-
-    Attributes:
-        primary: the metric that stands in the table.
-        column: the table's column (`VQA Acc`).
-        metrics: metric name -> score.
-        controls: control name (`no-image`, `shuffled-images`, `constant`, `majority`) ->
-            metric name -> score.
-        breakdown: facet -> facet value -> score of the primary metric.
-        parse_failures: samples whose answer could not be parsed; they count as not correct.
-        predictions_file: JSON lines beside the record, one a sample.
-        predictions_sha256: hash of that file.
-        definition: the resolved task recipe.
-        metric_versions: metric name -> version of its definition.
-    """
-
-    primary: str
-    column: str
-    metrics: dict[str, Score]
-    controls: dict[str, dict[str, Score]] = Field(default_factory=dict)
-    breakdown: dict[str, dict[str, Score]] = Field(default_factory=dict)
-    parse_failures: int = 0
-    predictions_file: str
-    predictions_sha256: str
-    definition: dict[str, Any]
-    metric_versions: dict[str, int] = Field(default_factory=dict)
-
-
-class EncoderFacts(_Frozen):
-    """Exactly which encoder stood in the run.
-
-    `gflops` are of one image at the resolution that the catalogue states, a multiply-add counted as
-    two operations; None where another resolution was used or the catalogue leaves it open.
-    """
-
-    name: str
-    display_name: str
-    source: str
-    revision: str | None
-    weights_sha256: str
-    fingerprint: str
-    pretrained: bool
-    family: str
-    supervision: Literal["fully", "weakly", "self", "none", "mixed"]
-    pretraining_images: str
-    parameters: int
-    width: int
-    tokens: int
-    resolution: tuple[int, int]
-    layer: tuple[int, ...]
-    transform: str
-    gflops: float | None = None
-
-
-class LanguageModelFacts(_Frozen):
-    """Exactly which language model stood in the run."""
-
-    name: str
-    source: str
-    revision: str | None
-    weights_sha256: str
-    pretrained: bool
-    parameters: int
-    vocabulary: int
-
-
-class PartProof(_Frozen):
-    """What training did to one part (encoder, projector, llm).
-
-    `relative_change` is ||after - before|| / ||before|| over all weights of the part, L2.
-    """
-
-    should_train: bool
-    parameters: int
-    trainable_parameters: int
-    first_gradient_norm: float | None
-    last_gradient_norm: float | None
-    relative_change: float
-    sha256_before: str
-    sha256_after: str
-
-
-class TrainingProof(_Frozen):
-    """Evidence that what should train did, what should not did not, and what was saved is it."""
-
-    parts: dict[str, PartProof]
-    reload_identical: bool
-    reload_max_difference: float
-
-
-class RunRecord(_Frozen):
+class RunRecord(RecordPart):
     """All that determines and describes one run's scores."""
 
     schema_version: int = SCHEMA_VERSION

@@ -16,7 +16,7 @@ from typing import Any
 from encoder_bench.data.sample import Sample
 from encoder_bench.errors import DataError
 from encoder_bench.recipes import TaskRecipe
-from encoder_bench.results.record import Score
+from encoder_bench.record_parts import Score
 from encoder_bench.tasks.measures import Measure, score_of
 from encoder_bench.tasks.registry import find_runner
 

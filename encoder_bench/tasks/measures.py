@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from encoder_bench.data.sample import Sample
-from encoder_bench.results.record import Score
+from encoder_bench.record_parts import Score
 from encoder_bench.statistics import Matrix, Statistic, bootstrap_interval, ratio
 
 

@@ -16,7 +16,7 @@ from encoder_bench.errors import DataError
 from encoder_bench.hashing import hash_file
 from encoder_bench.progress import Phase, Reporter
 from encoder_bench.recipes import DecodingSettings, TaskRecipe
-from encoder_bench.results.record import Score, TaskScores
+from encoder_bench.record_parts import Score, TaskScores
 from encoder_bench.tasks.controls import (
     ASKS_MODEL,
     constant_answer,

@@ -14,7 +14,7 @@ from torch import Tensor
 from encoder_bench.encoders.bundled import tiny_processor
 from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.encoders.registry import load_encoder
-from encoder_bench.encoders.transformers import ARCHITECTURES, build_backbone
+from encoder_bench.encoders.transformers_architectures import ARCHITECTURES, build_backbone
 from encoder_bench.errors import WeightsError
 
 VIT: dict[str, Any] = {
@@ -47,11 +47,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "swinv2": STAGES | SWIN,
     "convnext": CONV,
     "convnextv2": CONV,
+    "dinov3_convnext": CONV,
 }
 PREFIX = {"deit": 2, "dinov2_with_registers": 4, "dinov3_vit": 5}
 NONE = ("siglip_vision_model", "ijepa", "aimv2_vision_model", "swin", "swinv2", "convnext",
         "convnextv2")  # fmt: skip
-TOKENS = {"swin": 16, "swinv2": 16, "convnext": 4, "convnextv2": 4}
+TOKENS = {"swin": 16, "swinv2": 16, "convnext": 4, "convnextv2": 4, "dinov3_convnext": 4}
 
 
 def write(kind: str, folder: Path) -> Any:
@@ -140,6 +141,24 @@ def test_another_resolution_equals_the_librarys_own_interpolation(
         assert torch.allclose(encoder(pixels), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("kind", "side"), [("swin", 96), ("swinv2", 96), ("convnext", 96), ("dinov3_convnext", 96)]
+)
+def test_a_hierarchy_takes_another_resolution_as_the_library_does(
+    kind: str, side: int, tmp_path: Path
+) -> None:
+    own = write(kind, tmp_path)
+    encoder = load_encoder(f"dir:{tmp_path}", resolution=side)
+    assert encoder.num_tokens == TOKENS[kind] * (side // 32) ** 2 // 4
+    pixels = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    asks = ARCHITECTURES[kind].other_sizes == "argument"
+    with torch.no_grad():
+        expected = own_tokens(
+            kind, own, pixels, **({"interpolate_pos_encoding": True} if asks else {})
+        )
+        assert torch.allclose(encoder(pixels), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_joint_tuning_reaches_every_parameter_but_masks(kind: str, tmp_path: Path) -> None:
     write(kind, tmp_path)
@@ -164,6 +183,10 @@ TIMM = {  # architecture -> tokens at its own size
     "focalnet_tiny_srf": 49,
     "maxvit_tiny_tf_224": 49,
     "inception_next_atto": 49,
+    "vit_pe_core_tiny_patch16_384": 576,
+    "deit_tiny_distilled_patch16_224": 196,
+    "deit3_small_patch16_224": 196,
+    "vit_tiny_r_s16_p8_224": 49,
 }
 
 

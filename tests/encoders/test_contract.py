@@ -16,6 +16,10 @@ from encoder_bench.encoders.bundled import seeded_backbone, tiny_processor
 from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.encoders.registry import load_encoder
 from encoder_bench.errors import UnknownNameError, WeightsError
+from encoder_bench.hashing import hash_parameters
+from encoder_bench.mllm.model import MLLM
+from encoder_bench.mllm.projectors import build_projector
+from encoder_bench.recipes import ProjectorSettings
 
 FAMILIES = ("deit", "clip", "siglip", "mae", "dino", "dinov2")
 PREFIX = {"deit": 2, "clip": 1, "siglip": 0, "mae": 1, "dino": 1, "dinov2": 1}
@@ -101,19 +105,80 @@ def test_a_loaded_encoder_is_in_eval_mode_and_repeats_itself(loaded: Encoder) ->
     assert torch.equal(loaded(pixels), loaded(pixels))
 
 
-def test_joint_tuning_reaches_the_patch_embedding(loaded: Encoder) -> None:
+def test_joint_tuning_moves_every_parameter_but_masks(loaded: Encoder) -> None:
     loaded.requires_grad_(True)
     loaded.zero_grad()
     loaded(loaded.transform(picture())[None]).square().mean().backward()
-    norms = {
-        name: float(parameter.grad.norm())
+    still = {
+        name
         for name, parameter in loaded.backbone.named_parameters()
-        if parameter.grad is not None
+        if parameter.grad is None or not parameter.grad.any()
     }
-    embedding = [name for name in norms if "patch" in name or "conv1" in name]
-    assert embedding
-    assert all(norms[name] > 0 for name in embedding)
+    # A mask token stands for masked patches only; a shift of all keys cancels in the softmax.
+    assert all("mask_token" in name or "k_proj.bias" in name for name in still), still
     loaded.zero_grad()
+
+
+def test_frozen_training_leaves_every_bit_and_no_gradient(loaded: Encoder) -> None:
+    from encoder_bench.mllm.trainable import prove, set_trainable, snapshot
+    from tests.mllm.models import small_language
+
+    language = small_language()
+    projector = build_projector(
+        ProjectorSettings(name="linear"),
+        grid=loaded.grid,
+        width=loaded.width,
+        llm_width=language.width,
+    )
+    mllm = MLLM(loaded, projector, language)
+    set_trainable(mllm, encoder=False, llm="frozen")
+    before, bits = snapshot(mllm), hash_parameters(loaded.backbone)
+    mllm.train()
+    assert not any(module.training for module in loaded.modules())
+    optimizer = torch.optim.SGD(mllm.projector.parameters(), lr=0.1)
+    pixels = loaded.transform(picture())[None]
+    for _ in range(2):
+        mllm.visual_tokens(mllm.features(pixels)).square().mean().backward()
+        optimizer.step()
+    assert all(p.grad is None and not p.requires_grad for p in loaded.parameters())
+    assert hash_parameters(loaded.backbone) == bits
+    trained = {"encoder": False, "projector": True, "llm": False}
+    assert prove(mllm, before, should_train=trained)["projector"].relative_change > 0
+    loaded.requires_grad_(True)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_weights_have_the_dtype_that_is_asked_for(dtype: str, tmp_path: Path) -> None:
+    timm_folder, hf_folder = tmp_path / "timm", write_transformers("dino", tmp_path / "hf")
+    for encoder in (
+        load_encoder("tiny-dino", weights=hf_folder, dtype=dtype),
+        load_encoder("timm:vit_tiny_patch16_224", weights=write_timm(timm_folder), dtype=dtype),
+    ):
+        kinds = {p.dtype for p in encoder.parameters() if p.is_floating_point()}
+        assert kinds == {getattr(torch, dtype)}
+
+
+@pytest.mark.parametrize("source", ["timm", "open_clip"])
+def test_layers_of_timm_and_open_clip_are_the_blocks_own_outputs(
+    source: str, tmp_path: Path
+) -> None:
+    name = "timm:vit_tiny_patch16_224" if source == "timm" else "open_clip:ViT-S-32-alt/local"
+    folder = (write_timm if source == "timm" else write_open_clip)(tmp_path)
+    encoder = load_encoder(name, weights=folder, layer=(-2, 3, -1))
+    backbone, seen = encoder.backbone, {}
+    blocks = backbone.blocks if source == "timm" else backbone.transformer.resblocks
+    for index in (len(blocks) - 2, 3):
+        blocks[index].register_forward_hook(
+            lambda _, __, output, index=index: seen.__setitem__(index, output)
+        )
+    pixels = encoder.transform(picture())[None]
+    with torch.no_grad():
+        tokens = encoder(pixels)
+        alone = load_encoder(name, weights=folder)(pixels)
+    expected = [seen[len(blocks) - 2][:, 1:], seen[3][:, 1:], alone]
+    assert torch.allclose(tokens, torch.cat(expected, dim=-1), atol=1e-5)
+    with pytest.raises(WeightsError, match="blocks"):
+        load_encoder(name, weights=folder, layer=(40,))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -17,7 +17,7 @@ from encoder_bench.encoders.agreement import compare_sources
 from encoder_bench.encoders.bundled import tiny_processor
 from encoder_bench.encoders.catalog import CATALOG, parse_source, transformers_configs
 from encoder_bench.encoders.registry import find_spec, load_encoder
-from encoder_bench.encoders.transformers import build_backbone
+from encoder_bench.encoders.transformers_architectures import build_backbone
 from encoder_bench.errors import RecipeError, UnknownNameError, WeightsError
 
 VIT = (

@@ -82,6 +82,8 @@ def _spec(
         licence=stated["licence"],
         paper=stated["paper"],
         sources=tuple(row["sources"]),
+        architecture=row.get("architecture", {}),
+        preprocessing=row.get("preprocessing", entry.get("preprocessing", {})),
         **known,
     )
 
