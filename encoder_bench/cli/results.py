@@ -1,9 +1,8 @@
-"""`encoder-bench compare | report | check | baseline | results`: what is made from records."""
+"""`encoder-bench compare | report | results`: what is made from records."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,9 +14,6 @@ if TYPE_CHECKING:
     from encoder_bench.results.record import RunRecord
 
 _HELP_NAMES = {"help_option_names": ["-h", "--help"]}
-baseline_app = typer.Typer(
-    help="The accepted scores that `check` compares with.", context_settings=_HELP_NAMES
-)
 results_app = typer.Typer(
     help="List, show, remove and export runs.", context_settings=_HELP_NAMES, no_args_is_help=True
 )
@@ -84,53 +80,6 @@ def report_command(
         typer.echo(f"wrote {len(write_figures(records, figures))} files to {figures}")
     if open_page:
         typer.launch(str(path))
-
-
-def check_command(
-    baseline: Annotated[Path, typer.Argument(help="A folder that `baseline accept` made.")],
-    results: options.Results = Path("results"),
-    margin: Annotated[
-        float | None, typer.Option(metavar="POINTS", help="Largest loss that may pass.")
-    ] = None,
-    partial: Annotated[
-        bool, typer.Option("--partial", help="Pass over accepted runs that were not run again.")
-    ] = False,
-    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML too.")] = None,
-    debug: options.Debug = False,
-) -> None:
-    """Fail (exit status 1) where scores are worse than the accepted ones. For CI."""
-    from encoder_bench.results import regression_report
-    from encoder_bench.results.regression import check
-
-    result = check(baseline, results, margin=margin, partial=partial)
-    for line in regression_report.lines(result):
-        typer.echo(line)
-    if junit is not None:
-        regression_report.write_junit(result, junit)
-    summary = os.environ.get("GITHUB_STEP_SUMMARY")
-    if summary:
-        regression_report.append_step_summary(result, Path(summary))
-    raise typer.Exit(result.exit_code)
-
-
-@baseline_app.command("accept")
-def accept_command(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs to accept.")],
-    reason: Annotated[str, typer.Option(help="Why, for the baseline's history.")],
-    folder: Annotated[
-        Path, typer.Option("--baseline", metavar="DIR", help="The baseline's folder.")
-    ] = Path("results/baseline"),
-    margin: Annotated[
-        float | None, typer.Option(metavar="POINTS", help="A new margin; kept otherwise.")
-    ] = None,
-    results: options.Results = Path("results"),
-    debug: options.Debug = False,
-) -> None:
-    """Take runs into the baseline, in place of those of the same identity."""
-    from encoder_bench.results.baseline import accept
-
-    accept(folder, results, runs, reason=reason, margin=margin)
-    typer.echo(f"wrote {folder}")
 
 
 @results_app.command("ls")

@@ -5,6 +5,7 @@ What belongs here: what `encoder-bench results` does. Nothing here changes a rec
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from encoder_bench.results.record import RunRecord, Score, read_record, record_p
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_ENCODER_MODE = re.compile(r"(.+)/(frozen|joint)(?:/(\d+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +45,21 @@ def inventory(results: Path) -> Inventory:
 
 
 def find_run(results: Path, name: str) -> RunRecord:
-    """Return the run whose id begins with `name`, or whose record file `name` is.
+    """Return the run that `name` means.
+
+    Args:
+        results: the results folder.
+        name: an id or its beginning, `ENCODER/MODE` or `ENCODER/MODE/SEED` (`dinov2-l/joint/0`),
+            or the path of a record file.
 
     Raises:
         RecordError: no such run, more than one, or a damaged record.
     """
     if name.endswith(".json"):
         return read_record(Path(name))
+    match = _ENCODER_MODE.fullmatch(name)
+    if match:
+        return _named_run(results, name, match)
     paths = sorted((results / "records").glob("*.json"))
     found = [path for path in paths if name and path.stem.startswith(name)]
     if not found:
@@ -59,6 +71,20 @@ def find_run(results: Path, name: str) -> RunRecord:
             f"({', '.join(path.stem for path in found[:4])}); give more digits"
         )
     return read_record(found[0])
+
+
+def _named_run(results: Path, name: str, match: re.Match[str]) -> RunRecord:
+    encoder, mode, seed = match.groups()
+    of_encoder = [r for r in inventory(results).records if r.encoder.name == encoder]
+    found = [r for r in of_encoder if r.joint == (mode == "joint")]
+    if seed is not None:
+        found = [r for r in found if r.seed == int(seed)]
+    if not found:
+        raise RecordError(f"{results}: no run '{name}'; `encoder-bench results ls` lists them")
+    if len(found) > 1:
+        these = ", ".join(f"{r.run_id[:8]} (seed {r.seed})" for r in found[:6])
+        raise RecordError(f"{results}: '{name}' means {len(found)} runs; choose one of {these}")
+    return found[0]
 
 
 def remove_runs(results: Path, names: Sequence[str]) -> list[str]:
