@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +23,9 @@ Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id or its begin
 Data = Annotated[
     str | None,
     typer.Option(
-        "--data", metavar="scenes|DIR", help="Where the pictures are; without it there are none."
+        "--data",
+        metavar="scenes|DIR",
+        help="Where the pictures are; without it those of the embedded scenes alone are found.",
     ),
 ]
 
@@ -35,9 +38,13 @@ def compare_command(
         Path | None, typer.Option(metavar="FILE", help="Write a page with the flipped samples too.")
     ] = None,
     data: Data = None,
+    json_output: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Compare two runs: paired differences with intervals, McNemar's table, flipped samples."""
+    """Compare two runs: paired differences with intervals, McNemar's table, flipped samples.
+
+    A run is an id, its beginning, or ENCODER/MODE[/SEED], as in tiny-deit/joint.
+    """
     from rich.console import Console
 
     from encoder_bench.atomic import write_text
@@ -47,10 +54,15 @@ def compare_command(
     from encoder_bench.results.terminal import print_page
 
     comparison = compare_runs(results, find_run(results, run_a), find_run(results, run_b))
-    print_page(compare_page.lay_out(comparison), Console())
+    if json_output:
+        typer.echo(json.dumps(compare_page.as_json(comparison), indent=1, ensure_ascii=False))
+    else:
+        print_page(compare_page.lay_out(comparison), Console())
+        print_page(compare_page.lay_out_metrics(comparison), Console())
     if html is not None:
-        write_text(html, compare_page.to_html(comparison, _pictures(data, comparison.run_a)))
-        typer.echo(f"wrote {html}")
+        pictures = _pictures(data, [comparison.run_a, comparison.run_b])
+        write_text(html, compare_page.to_html(comparison, pictures))
+        typer.echo(f"wrote {html}", err=json_output)
 
 
 def report_command(
@@ -63,16 +75,29 @@ def report_command(
         Path | None,
         typer.Option(metavar="DIR", help="Write every chart as SVG and PNG too, for a paper."),
     ] = None,
+    features: Annotated[
+        bool,
+        typer.Option(help="Show patch features, for which the encoders are loaded."),
+    ] = True,
+    samples: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Samples a task in the browser, at most.")
+    ] = 250,
     open_page: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Write one self-contained HTML page: table, charts, samples, recipes, proofs."""
+    """Write one self-contained HTML page: table, charts, samples, patch features, proofs."""
+    from encoder_bench.progress import make_reporter
+    from encoder_bench.report_features import seen_features
     from encoder_bench.results.record import read_records
     from encoder_bench.results.report.page import write_report
 
     records = read_records(results)
-    pictures = _pictures(data, records[0]) if records else {}
-    path = write_report(results, output=output, images=pictures)
+    pictures = _pictures(data, records)
+    seen = seen_features(results, records, pictures, make_reporter(quiet=quiet)) if features else {}
+    path = write_report(
+        results, output=output, images=pictures, features=seen, samples_per_task=samples
+    )
     typer.echo(f"wrote {path}")
     if figures is not None:
         from encoder_bench.results.report.figures import write_figures
@@ -146,18 +171,23 @@ def _value(record: RunRecord, task: str) -> str:
     return "n/a" if value is None else f"{value:.1f}"
 
 
-def _pictures(data: str | None, record: RunRecord) -> dict[str, Path]:
-    """Return image files by id, of the samples that a record's tasks asked about."""
-    if data is None:
-        return {}
+def _pictures(data: str | None, records: Sequence[RunRecord]) -> dict[str, Path]:
+    """Return image files by id, of the samples that records' tasks asked about.
+
+    Without `data`, the embedded scenes are found by their names in the records.
+    """
     from encoder_bench.data.folder import open_data
 
-    folder = open_data(data)
     found: dict[str, Path] = {}
-    for task, scores in record.tasks.items():
-        definition = scores.definition
-        samples = folder.samples(
-            task, reader=definition["reader"], source=definition["source"], split="test"
-        )
-        found |= {str(sample.image_id): sample.image_path for sample in samples}
+    asked: set[tuple[str, str, str, str]] = set()
+    for record in records:
+        name = data or str(record.data.get("name", ""))
+        if data is None and name != "scenes" and not name.startswith("scenes:"):
+            continue
+        for task, scores in record.tasks.items():
+            reader, source = (scores.definition.get(key) for key in ("reader", "source"))
+            if reader and source and (name, task, reader, source) not in asked:
+                asked.add((name, task, reader, source))
+                samples = open_data(name).samples(task, reader=reader, source=source, split="test")
+                found |= {str(sample.image_id): sample.image_path for sample in samples}
     return found

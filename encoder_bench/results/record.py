@@ -80,8 +80,9 @@ class TaskScores(_Frozen):
 class EncoderFacts(_Frozen):
     """Exactly which encoder stood in the run.
 
-    `gflops` are of one image at the resolution that the catalogue states, a multiply-add counted as
-    two operations; None where another resolution was used or the catalogue leaves it open.
+    `gflops` are of one image at this resolution, a multiply-add counted as two operations: the
+    catalogue's where they are of it, else counted. None in records that were written before they
+    were counted.
     """
 
     name: str

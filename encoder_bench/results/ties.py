@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from encoder_bench.errors import RecordError
 from encoder_bench.results.columns import score_sources
 from encoder_bench.results.grouping import TableGroup, TableRow, group_records
 from encoder_bench.results.paired import randomisation_p
@@ -57,6 +58,14 @@ def best_ties(results: Path, records: Sequence[RunRecord]) -> Ties:
         for (joint, column), labels in found.items():
             ties[group.heading, joint, column] = frozenset(labels)
     return ties
+
+
+def ties_if_readable(results: Path, records: Sequence[RunRecord]) -> tuple[Ties | None, str | None]:
+    """Return the tie groups, or None and the reason where predictions are not all there."""
+    try:
+        return best_ties(results, records), None
+    except RecordError as error:
+        return None, str(error)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
