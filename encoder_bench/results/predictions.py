@@ -58,6 +58,11 @@ def predictions_path(results: Path, record: RunRecord, task: str) -> Path:
     return results / "predictions" / record.run_id / Path(record.tasks[task].predictions_file).name
 
 
+def has_predictions(path: Path) -> bool:
+    """Return whether a predictions file is there, plain or packed."""
+    return path.is_file() or _packed(path).is_file()
+
+
 def predictions_content(results: Path, record: RunRecord, task: str) -> bytes:
     """Return a task's predictions as JSON lines, unpacked where they are kept as `FILE.gz`.
 
@@ -65,7 +70,7 @@ def predictions_content(results: Path, record: RunRecord, task: str) -> bytes:
         RecordError: the file is missing, damaged, or not the one that the record was made from.
     """
     path = predictions_path(results, record, task)
-    packed = path.with_name(path.name + ".gz")
+    packed = _packed(path)
     try:
         plain = path.is_file() or not packed.is_file()
         content = path.read_bytes() if plain else gzip.decompress(packed.read_bytes())
@@ -109,6 +114,10 @@ def read_controls(
             raise RecordError(f"{path}:{number}: sample '{prediction.sample_id}' stands here twice")
         samples[prediction.sample_id] = prediction
     return {control: list(samples.values()) for control, samples in found.items()}
+
+
+def _packed(path: Path) -> Path:
+    return path.with_name(path.name + ".gz")
 
 
 def _parse(line: bytes, place: str) -> Prediction:

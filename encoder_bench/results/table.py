@@ -42,19 +42,24 @@ from encoder_bench.results.formats.markdown import to_markdown
 from encoder_bench.results.grouping import group_records
 from encoder_bench.results.record import RunRecord, read_records
 from encoder_bench.results.rows import table_rows
-from encoder_bench.results.ties import Ties, best_ties
+from encoder_bench.results.ties import Ties, best_ties, usual_ties
 
 __all__ = ["table", "to_csv", "to_html", "to_json", "to_latex", "to_markdown", "write_tables"]
 
 DECIMALS = 1
 """Scores are printed, and compared for best and second best, with so many decimals."""
 
-_WRITERS: dict[str, Callable[[pd.DataFrame], str]] = {
-    "table.md": to_markdown,
-    "table.csv": to_csv,
-    "table.tex": to_latex,
-    "table.html": to_html,
+WRITERS: dict[str, Callable[[pd.DataFrame], str]] = {
+    "md": to_markdown,
+    "csv": to_csv,
+    "tex": to_latex,
+    "html": to_html,
+    "json": to_json,
 }
+"""Format, as files of it end -> what writes a frame of `table` in it."""
+
+STANDARD_EXTRAS = ("lift",)
+"""Optional columns that the printed and written table always has."""
 
 
 def table(
@@ -101,29 +106,39 @@ def table(
     return _ranked(frame, [*columns, AVERAGE])
 
 
-def write_tables(results: Path, *, extra: Sequence[str] = (), ties: bool = False) -> list[Path]:
-    """Rewrite `table.md`, `.csv`, `.tex` and `.html` in a results folder from its records.
+def write_tables(
+    results: Path,
+    *,
+    extra: Sequence[str] = STANDARD_EXTRAS,
+    ties: bool | None = None,
+) -> list[Path]:
+    """Rewrite `table.md`, `.csv`, `.tex`, `.html` and `.json` in a results folder.
 
-    Nothing but the records is read (with `ties`, the predictions that they vouch for too), so equal
-    records give equal bytes; each file is replaced in one step.
+    Nothing but the records and the predictions that they vouch for is read, so equal records give
+    equal bytes; each file is replaced in one step.
 
     Args:
         results: the results folder.
         extra: optional columns, names of `columns.EXTRA_COLUMNS`.
-        ties: mark rows that are not significantly worse than the best; takes a while.
+        ties: mark rows that are not significantly worse than the best; None where all predictions
+            are there and the runs are not too many, see `ties.usual_ties`.
 
     Raises:
-        RecordError: there are no records, or one is damaged.
+        RecordError: there are no records, or one is damaged; with `ties`, predictions too.
         UnknownNameError: an optional column that does not exist.
     """
     records = read_records(results)
     if not records:
         raise RecordError(f"{results}: no run records yet; make one with `encoder-bench run`")
-    frame = table(records, extra=extra, ties=best_ties(results, records) if ties else None)
+    found = best_ties(results, records) if ties else None
+    if ties is None:
+        found, _ = usual_ties(results, records)
+    frame = table(records, extra=extra, ties=found)
     paths = []
-    for name, writer in _WRITERS.items():
-        write_text(results / name, writer(frame))
-        paths.append(results / name)
+    for ending, writer in WRITERS.items():
+        path = results / f"table.{ending}"
+        write_text(path, writer(frame))
+        paths.append(path)
     return paths
 
 

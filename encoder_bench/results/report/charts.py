@@ -135,7 +135,7 @@ def pareto_chart(title: str, axis: str, points: Sequence[Costed]) -> str | None:
     """Return score against cost with the frontier (nothing cheaper is better) drawn through."""
     if len(points) < 2:
         return None
-    width, height, left, bottom = 620, 330, 52.0, 44.0
+    width, height, left, bottom = 590, 330, 52.0, 44.0
     x = Scale(*svg.spread([each.cost for each in points]), left, width - 130)
     ends = [end for each in points for end in (each.score.low, each.score.high)]
     y = Scale(*svg.spread(ends), height - bottom, 30)

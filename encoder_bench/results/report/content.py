@@ -40,7 +40,7 @@ from encoder_bench.results.report.charts import (
     slope_chart,
 )
 from encoder_bench.results.table import table
-from encoder_bench.results.ties import ties_if_readable
+from encoder_bench.results.ties import usual_ties
 
 TABLE_EXTRAS = ("lift", "parameters", "gflops", "device-hours", "visual-tokens", "parse-failures")
 _CATEGORIES = 12
@@ -78,7 +78,7 @@ def chapters(records: Iterable[RunRecord], *, results: Path | None = None) -> li
             or a folder without all of them, marks none.
     """
     kept = tuple(records)
-    ties = None if results is None else ties_if_readable(results, kept)[0]
+    ties = None if results is None else usual_ties(results, kept)[0]
     frame = table(kept, extra=TABLE_EXTRAS, ties=ties)
     pages = {page.heading: page for page in lay_out(frame)}
     columns = [*score_columns(kept), AVERAGE]

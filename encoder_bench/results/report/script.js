@@ -179,6 +179,7 @@ function browseSamples(data) {
     return box;
   };
   choices(pick("table"), data.tables.map((each) => each.heading), 0);
+  pick("table").closest("label").hidden = data.tables.length < 2;
   pick("table").addEventListener("input", newTable);
   pick("task").addEventListener("input", newTask);
   for (const name of ["a", "b", "rule", "text"]) {

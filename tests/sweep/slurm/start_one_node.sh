@@ -3,12 +3,13 @@
 # in `low`, which are queued again. For tests; needs root and Debian's or Ubuntu's slurm-wlm.
 #
 #   start_one_node.sh FOLDER   install what is missing, write a configuration into FOLDER, start
-#   start_one_node.sh stop     stop the daemons
+#   start_one_node.sh stop FOLDER   stop the daemons that were started with it
 set -euo pipefail
 
 if [ "${1:-}" = stop ]; then
-  pkill slurmd || true
-  pkill slurmctld || true
+  for daemon in slurmd slurmctld; do
+    [ ! -s "$2/$daemon.pid" ] || kill "$(cat "$2/$daemon.pid")" || true
+  done
   exit 0
 fi
 folder=$(mkdir -p "$1" && cd "$1" && pwd)
