@@ -108,27 +108,55 @@ def report_command(
 
 
 @results_app.command("ls")
-def list_command(results: options.Results = Path("results"), debug: options.Debug = False) -> None:
-    """List the runs of a results folder; damaged records are named."""
+def list_command(
+    results: options.Results = Path("results"),
+    json_output: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """List the runs of a results folder; damaged records are named, and make the exit status 1."""
     from encoder_bench.results.runs import inventory
 
     found = inventory(results)
-    for record in found.records:
-        mode = "joint " if record.joint else "frozen"
-        scores = ", ".join(f"{name} {_value(record, name)}" for name in record.tasks)
-        typer.echo(f"{record.run_id}  {record.created}  {record.encoder.name}  {mode}  {scores}")
+    if json_output:
+        rows = [_summary(record) for record in found.records]
+        typer.echo(json.dumps({"runs": rows, "damaged": found.damaged}, indent=1))
+    else:
+        for record in found.records:
+            mode = "joint " if record.joint else "frozen"
+            scores = ", ".join(f"{name} {_value(record, name)}" for name in record.tasks)
+            typer.echo(
+                f"{record.run_id}  {record.created}  {record.encoder.name}  {mode}  "
+                f"seed {record.seed}  {scores}"
+            )
     for problem in found.damaged:
         typer.echo(f"damaged: {problem}", err=True)
+    if found.damaged:
+        raise typer.Exit(1)
 
 
 @results_app.command("show")
 def show_command(
-    run: Run, results: options.Results = Path("results"), debug: options.Debug = False
+    run: Run,
+    results: options.Results = Path("results"),
+    json_output: options.Json = False,
+    debug: options.Debug = False,
 ) -> None:
-    """Print a whole record as JSON."""
+    """Print a run: row, parts, proof, recipe, hardware; the whole record with --json."""
     from encoder_bench.results.runs import find_run
 
-    typer.echo(find_run(results, run).model_dump_json(indent=1))
+    record = find_run(results, run)
+    if json_output:
+        typer.echo(record.model_dump_json(indent=1))
+        return
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    from encoder_bench.results.model_card import record_sheet
+    from encoder_bench.results.terminal import print_table
+
+    console = Console()
+    print_table([record], console)
+    console.print(Markdown(record_sheet(record)))
 
 
 @results_app.command("rm")
@@ -163,6 +191,18 @@ def export_command(
     else:
         export_parquet(results, read_records(results), target)
     typer.echo(f"wrote {target}")
+
+
+def _summary(record: RunRecord) -> dict[str, object]:
+    return {
+        "run_id": record.run_id,
+        "created": record.created,
+        "encoder": record.encoder.name,
+        "joint": record.joint,
+        "seed": record.seed,
+        "scores": {name: scores.metrics[scores.primary].value
+                   for name, scores in record.tasks.items()},
+    }  # fmt: skip
 
 
 def _value(record: RunRecord, task: str) -> str:

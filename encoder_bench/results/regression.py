@@ -22,6 +22,7 @@ _NOT_BETTER_WHEN_HIGHER = frozenset({"counting_error", "yes_rate"})
 """Metrics whose fall is no loss; the margin does not watch them."""
 
 
+_NOT_SCORING = frozenset({"description", "column"})
 LEVEL = 0.05
 """Of the test that a score fell, corrected over all scores that are checked together."""
 
@@ -180,12 +181,12 @@ def _task_failures(
             f"metric versions differ: accepted {_brief(accepted.metric_versions)}, "
             f"now {_brief(fresh.metric_versions)}"
         )
-    if accepted.definition != fresh.definition:
-        changed = sorted(
-            key
-            for key in accepted.definition.keys() | fresh.definition.keys()
-            if accepted.definition.get(key) != fresh.definition.get(key)
-        )
+    changed = sorted(
+        key
+        for key in (accepted.definition.keys() | fresh.definition.keys()) - _NOT_SCORING
+        if accepted.definition.get(key) != fresh.definition.get(key)
+    )
+    if changed:
         yield f"the task recipe differs in {', '.join(changed)}"
     if comparison.only_a or comparison.only_b:
         yield (f"the samples differ: {comparison.only_a} are gone, {comparison.only_b} are new")

@@ -40,7 +40,7 @@ class SlurmOptions:
 
     Attributes:
         partition: None for the cluster's default.
-        gpus: GPUs a cell.
+        gpus: GPUs a cell, which trains on them together through `accelerate launch`.
         cpus: CPU cores a cell.
         memory_gib: main memory a cell; None for the cluster's default.
         minutes: time limit; a cell that reaches it is queued again and goes on.
@@ -66,23 +66,25 @@ def run_inline(
     results: Path,
     reporter: Reporter,
     *,
+    processes: int,
     force: bool,
     on_start: OnEnd,
     on_end: OnEnd,
 ) -> None:
-    """Do the cells one after another in this process.
+    """Do the cells one after another in this process, or each in several, one a GPU.
 
     Args:
         cells: folders of the cells.
         results: the results folder.
         reporter: where each run's progress goes.
+        processes: that do a cell together; 1 for this one alone.
         force: do them again though they are done.
         on_start: called with a cell's folder before it starts.
         on_end: called with a cell's folder once it has ended, well or not.
     """
     for folder in cells:
         on_start(folder)
-        run_cell(folder, results, reporter, force=force)
+        run_cell(folder, results, reporter, force=force, processes=processes)
         on_end(folder)
 
 
@@ -92,11 +94,12 @@ def run_local(
     *,
     jobs: int,
     gpus: Sequence[int],
+    gpus_a_cell: int,
     force: bool,
     on_start: OnEnd,
     on_end: OnEnd,
 ) -> None:
-    """Do the cells in local processes, `jobs` at a time, each with its own GPU where there are any.
+    """Do the cells in local processes, `jobs` at a time, each with its own GPUs if there are any.
 
     CPU threads are shared out evenly. An interrupt stops the processes too; what they had done is
     kept, and the same sweep goes on from it.
@@ -105,7 +108,8 @@ def run_local(
         cells: folders of the cells.
         results: the results folder.
         jobs: processes at a time.
-        gpus: GPU numbers; a slot takes one, as long as there are enough.
+        gpus: GPU numbers; a slot takes `gpus_a_cell` of them, as long as there are enough.
+        gpus_a_cell: which one cell trains on together, through `accelerate launch`.
         force: do them again though they are done.
         on_start: called with a cell's folder once its process was started.
         on_end: called with a cell's folder once it has ended, well or not.
@@ -121,14 +125,15 @@ def run_local(
         while waiting or running:
             while waiting and free:
                 slot, folder = free.pop(), waiting.pop(0)
-                mine = (gpus[slot],) if slot < len(gpus) else ()
+                mine = tuple(gpus[slot * gpus_a_cell : (slot + 1) * gpus_a_cell])
                 executor.update_parameters(
                     timeout_min=_LOCAL_MINUTES,
                     gpus_per_node=len(mine),
                     visible_gpus=mine,
                     setup=[f"export OMP_NUM_THREADS={threads}"],
                 )
-                running[slot] = executor.submit(CellJob(folder, results, force, threads)), folder
+                job = CellJob(folder, results, force, threads, max(1, len(mine)))
+                running[slot] = executor.submit(job), folder
                 on_start(folder)
             time.sleep(_POLL_SECONDS)
             for slot, (job, folder) in list(running.items()):
@@ -183,7 +188,7 @@ def run_slurm(
     new = [folder for folder in cells if folder not in waited]
     pending: dict[Path, str | None] = dict(waited)
     if new:
-        pending |= _submit_array(executor, new, results, force=force, threads=options.cpus)
+        pending |= _submit_array(executor, new, results, options, force=force)
     for folder in pending:
         on_start(folder)
     if options.wait:
@@ -227,7 +232,7 @@ def _squeue() -> set[str]:
 
 
 def _submit_array(
-    executor: Any, cells: Sequence[Path], results: Path, *, force: bool, threads: int
+    executor: Any, cells: Sequence[Path], results: Path, options: SlurmOptions, *, force: bool
 ) -> dict[Path, str]:
     """Queue cells as one array. From then on only the jobs themselves write the cells' states."""
     from submitit.core.utils import FailedJobError
@@ -237,7 +242,10 @@ def _submit_array(
         write_status(folder, status.model_copy(update={"state": "queued", "message": ""}))
     try:
         with executor.batch():
-            jobs = [executor.submit(CellJob(f, results, force, threads)) for f in cells]
+            jobs = [
+                executor.submit(CellJob(f, results, force, options.cpus, max(1, options.gpus)))
+                for f in cells
+            ]
     except FailedJobError as error:
         for folder, status in before.items():
             write_status(folder, status)
@@ -254,22 +262,25 @@ def _job_of(folder: Path, results: Path) -> str | None:
     return None if ended else _text(folder / "job.txt").strip() or None
 
 
-def local_slots(wanted: int | None, cells: int, memory_bytes: int | None, gpus: int) -> int:
+def local_slots(
+    wanted: int | None, cells: int, memory_bytes: int | None, gpus: int, gpus_a_cell: int = 1
+) -> int:
     """Return how many processes run at a time: `wanted`, or as many as fit.
 
-    One a GPU where there are GPUs; else one for every two CPU cores, and no more than fit into nine
-    tenths of the memory that is free now.
+    One for every `gpus_a_cell` GPUs where there are GPUs; else one for every two CPU cores, and no
+    more than fit into nine tenths of the memory that is free now.
 
     Args:
         wanted: `--jobs`; None for as many as fit.
         cells: how many there are to do.
         memory_bytes: of the largest cell; None where it is not known.
         gpus: GPUs of this machine.
+        gpus_a_cell: that one cell takes.
     """
     if wanted is not None:
         return max(1, min(wanted, cells))
     if gpus:
-        return max(1, min(gpus, cells))
+        return max(1, min(gpus // gpus_a_cell, cells))
     import psutil
 
     slots = max(1, (os.cpu_count() or 1) // 2)

@@ -40,16 +40,19 @@ def wait_for(condition: object, seconds: float) -> None:
         time.sleep(1)
 
 
-def test_a_sweep_finishes_though_a_cell_is_preempted(tmp_path: Path) -> None:
+def test_a_sweep_finishes_though_a_cell_is_preempted(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     cores = str(os.cpu_count())
     sweep = [
         *(sys.executable, "-m", "encoder_bench", "sweep", "--encoders", "tiny-mae"),
-        *("--modes", "frozen", "--seeds", "0,1", "--steps", "120", "--limit", "12"),
-        *("--set", "training.checkpoint_every=10", "--results", str(tmp_path)),
+        *("--modes", "frozen", "--seeds", "0,1", "--steps", "40", "--data", "scenes:5:64:2:12"),
+        *("--set", "training.checkpoint_every=5", "--results", str(tmp_path)),
         *("--launcher", "slurm", "--partition", "low", "--gpus", "0", "--cpus", cores),
     ]
     process = subprocess.Popen(sweep, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    wait_for(lambda: list((tmp_path / "checkpoints").glob("*/checkpoint-*")), 120)
+    request.addfinalizer(process.kill)
+    wait_for(lambda: list((tmp_path / "checkpoints").glob("*/checkpoint-*")), 240)
     urgent = ["sbatch", "--partition", "high", "--cpus-per-task", cores, "--wrap", "sleep 2"]
     subprocess.run([*urgent, "--output", "/dev/null"], check=True)
     output, _ = process.communicate(timeout=400)
@@ -62,7 +65,8 @@ def test_a_sweep_finishes_though_a_cell_is_preempted(tmp_path: Path) -> None:
 def test_a_sweep_that_was_killed_waits_for_its_queued_cells(tmp_path: Path) -> None:
     sweep = [
         *(sys.executable, "-m", "encoder_bench", "sweep", "--encoders", "tiny-mae"),
-        *("--modes", "frozen", "--steps", "2", "--limit", "4", "--results", str(tmp_path)),
+        *("--modes", "frozen", "--steps", "2", "--data", "scenes:5:64:2:12"),
+        *("--results", str(tmp_path)),
         *("--launcher", "slurm", "--partition", "low", "--gpus", "0", "--cpus", "1"),
     ]
     subprocess.run([*sweep, "--no-wait", "--sbatch", "begin=now+8"], check=True)
