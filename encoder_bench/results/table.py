@@ -155,19 +155,22 @@ def _frame_columns(columns: Sequence[str], extras: Sequence[str]) -> list[str]:
 
 def _ranked(frame: pd.DataFrame, scores: Sequence[str]) -> pd.DataFrame:
     """Mark the best and second best of each half; a half with one value has neither."""
+    encoders = frame[frame[KIND] == "encoder"]
+    halves = [half.index for _, half in encoders.groupby([SETTING, HALF], sort=False)]
+    changed: dict[str, pd.Series] = {SEEDS: frame[SEEDS].astype("Int64")}
     for column in scores:
-        frame[column] = frame[column].astype("float64")
-        frame[half_width_column(column)] = frame[half_width_column(column)].astype("float64")
-        for name in (samples_column(column), images_column(column)):
-            frame[name] = frame[name].astype("Int64")
-        frame[rank_column(column)] = pd.array([pd.NA] * len(frame), dtype="Int64")
-        encoders = frame[frame[KIND] == "encoder"]
-        for _, half in encoders.groupby([SETTING, HALF], sort=False):
-            shown = half[column].round(DECIMALS).dropna()
-            if len(shown) < 2:
-                continue
-            rank = shown.rank(method="dense", ascending=False)
-            for index in rank.index[rank <= 2]:
-                frame.loc[index, rank_column(column)] = int(rank[index])
-    frame[SEEDS] = frame[SEEDS].astype("Int64")
-    return frame
+        values = frame[column].astype("float64")
+        ranks = pd.Series(pd.NA, index=frame.index, dtype="Int64")
+        for half in halves:
+            shown = values.loc[half].round(DECIMALS).dropna()
+            if len(shown) >= 2:
+                rank = shown.rank(method="dense", ascending=False)
+                ranks.update(rank[rank <= 2].astype("Int64"))
+        changed |= {
+            column: values,
+            half_width_column(column): frame[half_width_column(column)].astype("float64"),
+            samples_column(column): frame[samples_column(column)].astype("Int64"),
+            images_column(column): frame[images_column(column)].astype("Int64"),
+            rank_column(column): ranks,
+        }
+    return frame.assign(**changed)

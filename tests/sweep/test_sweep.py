@@ -25,9 +25,10 @@ from encoder_bench.sweep.launchers import local_slots
 from encoder_bench.sweep.status import CellStatus, read_all, read_status, write_status
 from encoder_bench.sweep.worker import run_cell
 
-SMALL: dict[str, Any] = {"steps": 1, "limit": 2, "tasks": ["oc"]}
+DATA = "scenes:5:24:2:6"
+SMALL: dict[str, Any] = {"steps": 1, "limit": 2, "tasks": ["oc"], "data": DATA}
 NO_CACHE = ("--set", "training.feature_cache=false")
-FLAGS = ("--steps", "1", "--limit", "2", "--tasks", "oc", *NO_CACHE)
+FLAGS = ("--steps", "1", "--limit", "2", "--tasks", "oc", "--data", DATA, *NO_CACHE)
 
 
 def cells(*encoders: str, weights: dict[str, str] | None = None) -> list[Cell]:
@@ -226,7 +227,7 @@ def test_a_cell_is_done_by_two_processes(tmp_path: Path) -> None:
         ["frozen"],
         [0],
         ["quick"],
-        settings=SMALL | {"data": "scenes:5:24:2:6", "device": "cpu"},
+        settings=SMALL | {"device": "cpu"},
         weights={},
     )
     folder = write_cell(cell, tmp_path)
