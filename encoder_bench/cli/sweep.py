@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from encoder_bench.progress import Reporter
     from encoder_bench.sweep.cells import Cell
-    from encoder_bench.sweep.launchers import SlurmOptions
     from encoder_bench.sweep.plan import Sweep
+    from encoder_bench.sweep.slurm import SlurmOptions
     from encoder_bench.sweep.status import CellStatus
 
 EPILOG = (
@@ -240,8 +240,8 @@ def sweep_command(
         settings={name: value for name, value in settings.items() if value is not None},
         weights=dict(_pair("--weights", text) for text in weights or []),
     )
-    from encoder_bench.sweep.launchers import SlurmOptions
     from encoder_bench.sweep.plan import Sweep
+    from encoder_bench.sweep.slurm import SlurmOptions
 
     slurm = SlurmOptions(
         partition=partition,
@@ -307,7 +307,7 @@ def _launch(
     sweep: Sweep, launcher: str, slurm: SlurmOptions, *, jobs: int | None, quiet: bool
 ) -> None:
     from encoder_bench.progress import make_reporter
-    from encoder_bench.sweep import launchers
+    from encoder_bench.sweep.slurm import run_slurm
 
     sweep.write()
     reporter = make_reporter(quiet=quiet)
@@ -325,7 +325,7 @@ def _launch(
 
     shared: dict[str, Any] = {"force": sweep.force, "on_start": on_start, "on_end": on_end}
     if launcher == "slurm":
-        launchers.run_slurm(sweep.missing, sweep.results, slurm, **shared)
+        run_slurm(sweep.missing, sweep.results, slurm, **shared)
         if not slurm.wait:
             reporter.note(f"queued {total} cells; encoder-bench status --results {sweep.results}")
             return

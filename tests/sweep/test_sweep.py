@@ -182,7 +182,7 @@ def test_a_process_that_dies_without_a_word_is_a_failed_cell(
 
     folder = write_cell(cells("tiny-mae")[0], tmp_path)
     write_status(folder, CellStatus(state="running", host=socket.gethostname(), pid=2**22 + 1))
-    launchers._close(folder, tmp_path, "line\nKilled: out of memory\n")
+    launchers.close_silent(folder, tmp_path, "line\nKilled: out of memory\n")
     status = read_status(folder, tmp_path)
     assert status.state == "failed"
     assert "Killed: out of memory" in status.message
