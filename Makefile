@@ -4,9 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RESULTS ?= results
+BASELINE ?= results/baseline
+BASELINE_RUNS ?= runs/baseline
+BASELINE_ENCODERS ?= tiny-deit,tiny-clip,tiny-siglip,tiny-mae,tiny-dino,tiny-dinov2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup smollm2 demo test test-slow test-slurm lint typecheck check table report bench zoo clean
+.PHONY: help setup smollm2 demo test test-slow test-slurm lint typecheck check check-scores baseline table report bench zoo clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +49,23 @@ typecheck: $(STAMP)  ## mypy, strict
 	$(BIN)/mypy
 
 check: lint typecheck test  ## what CI runs
+
+check-scores: $(STAMP)  ## hold the scores against the committed baseline, a part made again (minutes on two cores)
+	@if test -f $(BASELINE)/baseline.json; then \
+	  $(BIN)/encoder-bench check $(BASELINE) --rerun quick --junit $(RESULTS)/check-scores.xml; \
+	else \
+	  echo 'check-scores: skipped, $(BASELINE) is not there; make it with: make baseline REASON="why"'; \
+	fi
+
+baseline: $(STAMP)  ## run the embedded default of every tiny encoder, both modes; accept and commit: REASON="why"
+	@test -n "$(REASON)" || { echo 'baseline: say why, as in: make baseline REASON="first figures"' >&2; exit 2; }
+	$(BIN)/encoder-bench sweep --encoders $(BASELINE_ENCODERS) --modes frozen,joint --results $(BASELINE_RUNS)
+	$(BIN)/encoder-bench baseline accept --all --baseline $(BASELINE) --results $(BASELINE_RUNS) --reason "$(REASON)"
+	$(BIN)/encoder-bench baseline accept tiny-deit/frozen tiny-deit/joint --keep-weights \
+	  --baseline $(BASELINE) --results $(BASELINE_RUNS) --reason "$(REASON) (weights kept)"
+	$(BIN)/encoder-bench table --results $(BASELINE) --write
+	git add $(BASELINE)
+	git commit --message "Accept the baseline: $(REASON)"
 
 table: $(STAMP)  ## rewrite results/table.* from the records and nothing else
 	$(BIN)/encoder-bench table --results $(RESULTS) --write

@@ -79,16 +79,21 @@ def encoder_facts(encoder: Encoder, weights_sha256: str) -> EncoderFacts:
         resolution=encoder.resolution,
         layer=encoder.layer,
         transform=encoder.transform_description,
-        gflops=spec.gflops if encoder.resolution[0] == _stated_resolution(spec.name) else None,
+        gflops=_gflops(encoder),
         remote_code=encoder.remote_code,
     )
 
 
-def _stated_resolution(name: str) -> int | None:
-    """Return the resolution that the catalogue's GFLOPs are for; None for unnamed encoders."""
+def _gflops(encoder: Encoder) -> float:
+    """Return the catalogue's GFLOPs where they are of this resolution, else count them."""
+    from encoder_bench.encoders.architecture import count_gflops
     from encoder_bench.encoders.registry import find_spec
 
-    return find_spec(name).resolution
+    spec = encoder.spec
+    stated = find_spec(spec.name).resolution
+    if spec.gflops is not None and encoder.resolution[0] == stated:
+        return spec.gflops
+    return count_gflops(encoder)
 
 
 def random_weight_warnings(mllm: MLLM) -> tuple[str, ...]:

@@ -65,8 +65,9 @@ class TaskScores(RecordPart):
 class EncoderFacts(RecordPart):
     """Exactly which encoder stood in the run.
 
-    `gflops` are of one image at the resolution that the catalogue states, a multiply-add counted as
-    two operations; None where another resolution was used or the catalogue leaves it open.
+    `gflops` are of one image at this resolution, a multiply-add counted as two operations: the
+    catalogue's where they are of it, else counted. None in records that were written before they
+    were counted.
     `remote_code` tells whether the repository's own Python code ran (`--trust-remote-code`).
     """
 

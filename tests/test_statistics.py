@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from encoder_bench.statistics import bootstrap_interval, cluster_sums, plain_ratio, ratio
+from encoder_bench.statistics import (
+    bootstrap_interval,
+    bootstrap_intervals,
+    cluster_sums,
+    plain_ratio,
+    ratio,
+    swap_p,
+)
 
 
 def columns(correct: np.ndarray) -> np.ndarray:
@@ -59,3 +66,39 @@ def test_intervals_cover_as_often_as_they_say() -> None:
         assert interval is not None
         covered += interval[0] <= truth <= interval[1]
     assert covered / sets == pytest.approx(0.95, abs=0.044)
+
+
+def test_several_metrics_share_their_resamples_and_keep_their_intervals() -> None:
+    rng = np.random.default_rng(1)
+    images = [index // 3 for index in range(300)]
+    sets = [columns(rng.random(300) < share) for share in (0.2, 0.5)]
+    wide = np.concatenate([sets[0], sets[1]], axis=1)
+
+    def first_less_second(sums: np.ndarray) -> np.ndarray:
+        return np.asarray(ratio(sums[:, :2]) - ratio(sums[:, 2:]))
+
+    together = bootstrap_intervals([*sets, wide], images, [ratio, ratio, first_less_second])
+    alone = [bootstrap_interval(values, images, ratio) for values in sets]
+    assert together[:2] == alone
+    assert together[2] == bootstrap_interval(wide, images, first_less_second)
+    assert bootstrap_intervals([], images, []) == []
+
+
+def test_a_resample_draws_as_many_clusters_as_there_are() -> None:
+    def drawn(sums: np.ndarray) -> np.ndarray:
+        return np.asarray(sums[:, 1])
+
+    interval = bootstrap_interval(columns(np.zeros(70)), range(70), drawn, resamples=500)
+    assert interval == (70.0, 70.0)
+
+
+def test_swaps_of_a_ratio_of_sums_against_every_assignment() -> None:
+    # Three clusters, precision: all 2^3 assignments counted by hand below.
+    a = np.array([[1.0, 1.0], [0.0, 2.0], [0.0, 1.0]])
+    b = np.array([[1.0, 1.0], [2.0, 2.0], [0.0, 1.0]])
+    p = swap_p(a, b, ["x", "y", "z"], ratio, swaps=4000)
+    # Only the middle cluster differs: swapped or not, the difference is 50 points.
+    assert p == 1.0
+    b[2] = [1.0, 1.0]
+    # Now two differ, on 75 points observed: extreme where both go the same way, half of them.
+    assert swap_p(a, b, ["x", "y", "z"], ratio, swaps=4000) == pytest.approx(0.5, abs=0.03)

@@ -12,6 +12,7 @@ from encoder_bench.cli import (
     contrasts,
     data,
     encoders,
+    gate,
     inspection,
     models,
     pretrain,
@@ -81,8 +82,8 @@ app.command("contrasts", rich_help_panel="Compare", epilog=contrasts.EPILOG)(
     contrasts.contrasts_command
 )
 app.command("report", rich_help_panel="Compare")(results.report_command)
-app.command("check", rich_help_panel="Compare")(results.check_command)
-app.add_typer(results.baseline_app, name="baseline", rich_help_panel="Compare")
+app.command("check", rich_help_panel="Compare", epilog=gate.EPILOG)(gate.check_command)
+app.add_typer(gate.baseline_app, name="baseline", rich_help_panel="Compare")
 app.add_typer(encoders.app, name="encoders", rich_help_panel="Look up")
 app.command("features", rich_help_panel="Look up")(inspection.features_command)
 app.command("probe", rich_help_panel="Look up")(inspection.probe_command)

@@ -1,9 +1,9 @@
-"""`encoder-bench compare | report | check | baseline | results`: what is made from records."""
+"""`encoder-bench compare | report | results`: what is made from records."""
 
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from encoder_bench.results.record import RunRecord
 
 _HELP_NAMES = {"help_option_names": ["-h", "--help"]}
-baseline_app = typer.Typer(
-    help="The accepted scores that `check` compares with.", context_settings=_HELP_NAMES
-)
 results_app = typer.Typer(
     help="List, show, remove and export runs.", context_settings=_HELP_NAMES, no_args_is_help=True
 )
@@ -26,7 +23,9 @@ Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id or its begin
 Data = Annotated[
     str | None,
     typer.Option(
-        "--data", metavar="scenes|DIR", help="Where the pictures are; without it there are none."
+        "--data",
+        metavar="scenes|DIR",
+        help="Where the pictures are; without it those of the embedded scenes alone are found.",
     ),
 ]
 
@@ -39,9 +38,13 @@ def compare_command(
         Path | None, typer.Option(metavar="FILE", help="Write a page with the flipped samples too.")
     ] = None,
     data: Data = None,
+    json_output: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Compare two runs: paired differences with intervals, McNemar's table, flipped samples."""
+    """Compare two runs: paired differences with intervals, McNemar's table, flipped samples.
+
+    A run is an id, its beginning, or ENCODER/MODE[/SEED], as in tiny-deit/joint.
+    """
     from rich.console import Console
 
     from encoder_bench.atomic import write_text
@@ -51,10 +54,15 @@ def compare_command(
     from encoder_bench.results.terminal import print_page
 
     comparison = compare_runs(results, find_run(results, run_a), find_run(results, run_b))
-    print_page(compare_page.lay_out(comparison), Console())
+    if json_output:
+        typer.echo(json.dumps(compare_page.as_json(comparison), indent=1, ensure_ascii=False))
+    else:
+        print_page(compare_page.lay_out(comparison), Console())
+        print_page(compare_page.lay_out_metrics(comparison), Console())
     if html is not None:
-        write_text(html, compare_page.to_html(comparison, _pictures(data, comparison.run_a)))
-        typer.echo(f"wrote {html}")
+        pictures = _pictures(data, [comparison.run_a, comparison.run_b])
+        write_text(html, compare_page.to_html(comparison, pictures))
+        typer.echo(f"wrote {html}", err=json_output)
 
 
 def report_command(
@@ -67,16 +75,29 @@ def report_command(
         Path | None,
         typer.Option(metavar="DIR", help="Write every chart as SVG and PNG too, for a paper."),
     ] = None,
+    features: Annotated[
+        bool,
+        typer.Option(help="Show patch features, for which the encoders are loaded."),
+    ] = True,
+    samples: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Samples a task in the browser, at most.")
+    ] = 250,
     open_page: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Write one self-contained HTML page: table, charts, samples, recipes, proofs."""
+    """Write one self-contained HTML page: table, charts, samples, patch features, proofs."""
+    from encoder_bench.progress import make_reporter
+    from encoder_bench.report_features import seen_features
     from encoder_bench.results.record import read_records
     from encoder_bench.results.report.page import write_report
 
     records = read_records(results)
-    pictures = _pictures(data, records[0]) if records else {}
-    path = write_report(results, output=output, images=pictures)
+    pictures = _pictures(data, records)
+    seen = seen_features(results, records, pictures, make_reporter(quiet=quiet)) if features else {}
+    path = write_report(
+        results, output=output, images=pictures, features=seen, samples_per_task=samples
+    )
     typer.echo(f"wrote {path}")
     if figures is not None:
         from encoder_bench.results.report.figures import write_figures
@@ -86,75 +107,56 @@ def report_command(
         typer.launch(str(path))
 
 
-def check_command(
-    baseline: Annotated[Path, typer.Argument(help="A folder that `baseline accept` made.")],
-    results: options.Results = Path("results"),
-    margin: Annotated[
-        float | None, typer.Option(metavar="POINTS", help="Largest loss that may pass.")
-    ] = None,
-    partial: Annotated[
-        bool, typer.Option("--partial", help="Pass over accepted runs that were not run again.")
-    ] = False,
-    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML too.")] = None,
-    debug: options.Debug = False,
-) -> None:
-    """Fail (exit status 1) where scores are worse than the accepted ones. For CI."""
-    from encoder_bench.results import regression_report
-    from encoder_bench.results.regression import check
-
-    result = check(baseline, results, margin=margin, partial=partial)
-    for line in regression_report.lines(result):
-        typer.echo(line)
-    if junit is not None:
-        regression_report.write_junit(result, junit)
-    summary = os.environ.get("GITHUB_STEP_SUMMARY")
-    if summary:
-        regression_report.append_step_summary(result, Path(summary))
-    raise typer.Exit(result.exit_code)
-
-
-@baseline_app.command("accept")
-def accept_command(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs to accept.")],
-    reason: Annotated[str, typer.Option(help="Why, for the baseline's history.")],
-    folder: Annotated[
-        Path, typer.Option("--baseline", metavar="DIR", help="The baseline's folder.")
-    ] = Path("results/baseline"),
-    margin: Annotated[
-        float | None, typer.Option(metavar="POINTS", help="A new margin; kept otherwise.")
-    ] = None,
-    results: options.Results = Path("results"),
-    debug: options.Debug = False,
-) -> None:
-    """Take runs into the baseline, in place of those of the same identity."""
-    from encoder_bench.results.baseline import accept
-
-    accept(folder, results, runs, reason=reason, margin=margin)
-    typer.echo(f"wrote {folder}")
-
-
 @results_app.command("ls")
-def list_command(results: options.Results = Path("results"), debug: options.Debug = False) -> None:
-    """List the runs of a results folder; damaged records are named."""
+def list_command(
+    results: options.Results = Path("results"),
+    json_output: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """List the runs of a results folder; damaged records are named, and make the exit status 1."""
     from encoder_bench.results.runs import inventory
 
     found = inventory(results)
-    for record in found.records:
-        mode = "joint " if record.joint else "frozen"
-        scores = ", ".join(f"{name} {_value(record, name)}" for name in record.tasks)
-        typer.echo(f"{record.run_id}  {record.created}  {record.encoder.name}  {mode}  {scores}")
+    if json_output:
+        rows = [_summary(record) for record in found.records]
+        typer.echo(json.dumps({"runs": rows, "damaged": found.damaged}, indent=1))
+    else:
+        for record in found.records:
+            mode = "joint " if record.joint else "frozen"
+            scores = ", ".join(f"{name} {_value(record, name)}" for name in record.tasks)
+            typer.echo(
+                f"{record.run_id}  {record.created}  {record.encoder.name}  {mode}  "
+                f"seed {record.seed}  {scores}"
+            )
     for problem in found.damaged:
         typer.echo(f"damaged: {problem}", err=True)
+    if found.damaged:
+        raise typer.Exit(1)
 
 
 @results_app.command("show")
 def show_command(
-    run: Run, results: options.Results = Path("results"), debug: options.Debug = False
+    run: Run,
+    results: options.Results = Path("results"),
+    json_output: options.Json = False,
+    debug: options.Debug = False,
 ) -> None:
-    """Print a whole record as JSON."""
+    """Print a run: row, parts, proof, recipe, hardware; the whole record with --json."""
     from encoder_bench.results.runs import find_run
 
-    typer.echo(find_run(results, run).model_dump_json(indent=1))
+    record = find_run(results, run)
+    if json_output:
+        typer.echo(record.model_dump_json(indent=1))
+        return
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    from encoder_bench.results.model_card import record_sheet
+    from encoder_bench.results.terminal import print_table
+
+    console = Console()
+    print_table([record], console)
+    console.print(Markdown(record_sheet(record)))
 
 
 @results_app.command("rm")
@@ -191,24 +193,41 @@ def export_command(
     typer.echo(f"wrote {target}")
 
 
+def _summary(record: RunRecord) -> dict[str, object]:
+    return {
+        "run_id": record.run_id,
+        "created": record.created,
+        "encoder": record.encoder.name,
+        "joint": record.joint,
+        "seed": record.seed,
+        "scores": {name: scores.metrics[scores.primary].value
+                   for name, scores in record.tasks.items()},
+    }  # fmt: skip
+
+
 def _value(record: RunRecord, task: str) -> str:
     scores = record.tasks[task]
     value = scores.metrics[scores.primary].value
     return "n/a" if value is None else f"{value:.1f}"
 
 
-def _pictures(data: str | None, record: RunRecord) -> dict[str, Path]:
-    """Return image files by id, of the samples that a record's tasks asked about."""
-    if data is None:
-        return {}
+def _pictures(data: str | None, records: Sequence[RunRecord]) -> dict[str, Path]:
+    """Return image files by id, of the samples that records' tasks asked about.
+
+    Without `data`, the embedded scenes are found by their names in the records.
+    """
     from encoder_bench.data.folder import open_data
 
-    folder = open_data(data)
     found: dict[str, Path] = {}
-    for task, scores in record.tasks.items():
-        definition = scores.definition
-        samples = folder.samples(
-            task, reader=definition["reader"], source=definition["source"], split="test"
-        )
-        found |= {str(sample.image_id): sample.image_path for sample in samples}
+    asked: set[tuple[str, str, str, str]] = set()
+    for record in records:
+        name = data or str(record.data.get("name", ""))
+        if data is None and name != "scenes" and not name.startswith("scenes:"):
+            continue
+        for task, scores in record.tasks.items():
+            reader, source = (scores.definition.get(key) for key in ("reader", "source"))
+            if reader and source and (name, task, reader, source) not in asked:
+                asked.add((name, task, reader, source))
+                samples = open_data(name).samples(task, reader=reader, source=source, split="test")
+                found |= {str(sample.image_id): sample.image_path for sample in samples}
     return found

@@ -17,9 +17,10 @@ from encoder_bench.plan import DEFAULT_TASKS
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from encoder_bench.progress import Reporter
     from encoder_bench.sweep.cells import Cell
-    from encoder_bench.sweep.launchers import SlurmOptions
     from encoder_bench.sweep.plan import Sweep
+    from encoder_bench.sweep.slurm import SlurmOptions
     from encoder_bench.sweep.status import CellStatus
 
 EPILOG = (
@@ -35,7 +36,10 @@ _COLOURS = {
     "lost": "yellow",
     "running": "cyan",
     "queued": "blue",
+    "unfinished": "yellow",
+    "damaged": "red",
 }
+_LOOK_SECONDS, _IDLE_LOOKS = 2.0, 5
 
 
 def sweep_command(
@@ -152,7 +156,13 @@ def sweep_command(
         str | None, typer.Option(metavar="NAME", help="sbatch's.", rich_help_panel=_SLURM)
     ] = None,
     gpus: Annotated[
-        int, typer.Option(metavar="N", help="GPUs a cell.", rich_help_panel=_SLURM)
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="GPUs a cell; on several it runs through accelerate launch.",
+            rich_help_panel=_WHERE,
+        ),
     ] = 1,
     cpus: Annotated[
         int, typer.Option(metavar="N", help="CPU cores a cell.", rich_help_panel=_SLURM)
@@ -230,8 +240,8 @@ def sweep_command(
         settings={name: value for name, value in settings.items() if value is not None},
         weights=dict(_pair("--weights", text) for text in weights or []),
     )
-    from encoder_bench.sweep.launchers import SlurmOptions
     from encoder_bench.sweep.plan import Sweep
+    from encoder_bench.sweep.slurm import SlurmOptions
 
     slurm = SlurmOptions(
         partition=partition,
@@ -259,7 +269,10 @@ def status_command(
     json_output: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Show how the cells of sweeps stand: done, running, queued, failed with the last line."""
+    """Show how runs stand: done, running, queued, failed with the last line.
+
+    Cells of sweeps tell their progress; runs of `encoder-bench run` are done or unfinished.
+    """
     from rich.console import Console
     from rich.live import Live
 
@@ -270,24 +283,31 @@ def status_command(
         typer.echo(json.dumps([_as_json(*entry) for entry in cells], indent=1))
         return
     console = Console()
-    if not cells:
-        console.print(f"{results}: no sweep here yet; `encoder-bench sweep --help`")
+    grid = _status_table(results, cells)
+    if not grid.row_count:
+        console.print(f"{results}: no runs here yet; `encoder-bench run` or `sweep` makes some")
         return
     if not watch:
-        console.print(_status_table(cells))
+        console.print(grid)
         return
-    with Live(_status_table(cells), console=console, auto_refresh=False) as live:
-        while any(status.state in ("running", "queued") for *_, status in cells):
-            time.sleep(2)
+    idle = 0
+    with Live(grid, console=console, auto_refresh=False) as live:
+        while idle < _IDLE_LOOKS:
+            time.sleep(_LOOK_SECONDS)
             cells = read_all(results)
-            live.update(_status_table(cells), refresh=True)
+            live.update(_status_table(results, cells), refresh=True)
+            states = [status.state for *_, status in cells]
+            if all(state in ("done", "failed") for state in states):
+                return
+            # Between two cells of an inline sweep none is running for a moment.
+            idle = 0 if {"running", "queued"} & set(states) else idle + 1
 
 
 def _launch(
     sweep: Sweep, launcher: str, slurm: SlurmOptions, *, jobs: int | None, quiet: bool
 ) -> None:
     from encoder_bench.progress import make_reporter
-    from encoder_bench.sweep import launchers
+    from encoder_bench.sweep.slurm import run_slurm
 
     sweep.write()
     reporter = make_reporter(quiet=quiet)
@@ -304,18 +324,13 @@ def _launch(
         reporter.note(f"{status.state} [{ended}/{total}] {sweep.name_of(folder)}{reason}")
 
     shared: dict[str, Any] = {"force": sweep.force, "on_start": on_start, "on_end": on_end}
-    if launcher == "inline":
-        launchers.run_inline(sweep.missing, sweep.results, reporter, **shared)
-    elif launcher == "local":
-        gpus = launchers.visible_gpus()
-        slots = launchers.local_slots(jobs, total, sweep.largest_memory, len(gpus))
-        reporter.note(f"{slots} at a time")
-        launchers.run_local(sweep.missing, sweep.results, jobs=slots, gpus=gpus, **shared)
-    else:
-        launchers.run_slurm(sweep.missing, sweep.results, slurm, **shared)
+    if launcher == "slurm":
+        run_slurm(sweep.missing, sweep.results, slurm, **shared)
         if not slurm.wait:
             reporter.note(f"queued {total} cells; encoder-bench status --results {sweep.results}")
             return
+    else:
+        _launch_here(sweep, launcher, slurm.gpus, jobs, reporter, shared)
     failed = [folder for folder in sweep.missing if sweep.status_of(folder).state != "done"]
     for folder in failed:
         status = sweep.status_of(folder)
@@ -324,6 +339,33 @@ def _launch(
                f"{sweep.results}")  # fmt: skip
     if failed:
         raise typer.Exit(1)
+
+
+def _launch_here(
+    sweep: Sweep,
+    launcher: str,
+    gpus_a_cell: int,
+    jobs: int | None,
+    reporter: Reporter,
+    shared: dict[str, Any],
+) -> None:
+    """Do the cells on this machine, in this process or in local ones."""
+    from encoder_bench.sweep import launchers
+
+    visible = launchers.visible_gpus()
+    a_cell = max(1, gpus_a_cell)
+    if a_cell > 1 and len(visible) < a_cell:
+        raise RecipeError(f"--gpus {a_cell}: this machine has {len(visible)} GPUs")
+    if launcher == "inline":
+        launchers.run_inline(sweep.missing, sweep.results, reporter, processes=a_cell, **shared)
+        return
+    slots = launchers.local_slots(
+        jobs, len(sweep.missing), sweep.largest_memory, len(visible), a_cell
+    )
+    reporter.note(f"{slots} at a time")
+    launchers.run_local(
+        sweep.missing, sweep.results, jobs=slots, gpus=visible, gpus_a_cell=a_cell, **shared
+    )
 
 
 def _print_sweep(sweep: Sweep) -> None:
@@ -342,24 +384,26 @@ def _print_sweep(sweep: Sweep) -> None:
     console.print(sweep.summary(), highlight=False)
 
 
-def _status_table(cells: list[tuple[Path, Cell, CellStatus]]) -> Table:
+def _status_table(results: Path, cells: list[tuple[Path, Cell, CellStatus]]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
+    from encoder_bench.sweep.single_runs import single_runs
+
     table = Table(box=None, header_style="bold")
-    for name in ("Cell", "State", "Run", "Last line"):
+    for name in ("Run", "State", "Id", "Last line"):
         table.add_column(name)
-    for _, cell, status in cells:
-        colour = _COLOURS.get(status.state, "")
-        table.add_row(
-            Text(cell.name),
-            Text(status.state, style=colour),
-            Text(status.run_id or ""),
-            Text(status.message or (status.ended or "")),
-        )
+    rows: list[tuple[str, str, str, str]] = [
+        (cell.name, status.state, status.run_id or "", status.message or status.ended or "")
+        for _, cell, status in cells
+    ]
+    of_sweeps = {status.run_id or "" for *_, status in cells}
+    rows += [(r.name, r.state, r.run_id, r.message) for r in single_runs(results, of_sweeps)]
     counts: dict[str, int] = {}
-    for *_, status in cells:
-        counts[status.state] = counts.get(status.state, 0) + 1
+    for name, state, run_id, message in rows:
+        colour = _COLOURS.get(state, "")
+        table.add_row(Text(name), Text(state, style=colour), Text(run_id), Text(message))
+        counts[state] = counts.get(state, 0) + 1
     table.caption = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
     return table
 

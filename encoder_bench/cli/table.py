@@ -8,69 +8,119 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from encoder_bench.cli import options
-from encoder_bench.errors import RecordError
+from encoder_bench.errors import RecordError, UnknownNameError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from encoder_bench.results.record import RunRecord
+
+_FORMATS = ("terminal", "md", "csv", "tex", "html", "json")
 
 
 def table_command(
     results: options.Results = Path("results"),
     write: Annotated[
         bool,
-        typer.Option("--write", help="Rewrite table.md, .csv, .tex and .html in the folder too."),
+        typer.Option(
+            "--write", help="Rewrite table.md, .csv, .tex, .html and .json in the folder too."
+        ),
     ] = False,
     ties: Annotated[
-        bool,
-        typer.Option("--ties", help="Mark rows not significantly worse than the best (Holm)."),
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--ties/--no-ties",
+            help="Mark rows not significantly worse than the best (Holm); by default where all "
+            "predictions are there.",
+        ),
+    ] = None,
     compare: Annotated[
         str | None,
-        typer.Option(metavar="reported", help="Print the published figures beside ours."),
+        typer.Option(metavar="reported", help="The published figures beside ours."),
     ] = None,
     columns: Annotated[
         str,
         typer.Option(
             metavar="NAME,...",
-            help="More columns: lift, parameters, gflops, device-hours, visual-tokens, "
-            "parse-failures, training-seconds, peak-memory, throughput.",
+            help="More columns: parameters, gflops, visual-tokens, device-hours (GPU-hours), "
+            "training-seconds, peak-memory, throughput, parse-failures.",
         ),
     ] = "",
+    format_: Annotated[
+        str,
+        typer.Option(
+            "--format", metavar="md|csv|tex|html|json", help="Print in a format, and nothing else."
+        ),
+    ] = "terminal",
     debug: options.Debug = False,
 ) -> None:
-    """Print the comparison table, made from the records and nothing else."""
-    from rich.console import Console
+    """Print the comparison table, made from the records and nothing else.
 
+    Best bold, second best underlined, ties with the best marked, blind rows in italics.
+    """
     from encoder_bench.results.record import read_records
-    from encoder_bench.results.table import write_tables
-    from encoder_bench.results.terminal import print_table
-    from encoder_bench.results.ties import best_ties
 
+    if format_ not in _FORMATS:
+        raise UnknownNameError("format", format_, _FORMATS)
     records = read_records(results)
     if not records:
         raise RecordError(
             f"--results {results}: no run records yet; make one with `encoder-bench run`"
         )
     extra = [name.strip() for name in columns.split(",") if name.strip()]
-    console = Console()
     if compare is not None:
-        _print_reported(compare, records, console)
-        return
-    groups = best_ties(results, records) if ties else {}
-    print_table(records, console, extra=extra, ties=groups)
-    if write:
-        for path in write_tables(results, extra=extra, ties=ties):
-            typer.echo(f"wrote {path}")
+        written = _print_reported(compare, results, records, format_, write=write)
+    else:
+        written = _print_table(results, records, extra, ties, format_, write=write)
+    for path in written:
+        typer.echo(f"wrote {path}", err=format_ != "terminal")
 
 
-def _print_reported(name: str, records: list[RunRecord], console: Console) -> None:
-    from encoder_bench.errors import UnknownNameError
+def _print_table(
+    results: Path,
+    records: list[RunRecord],
+    extra: list[str],
+    ties: bool | None,
+    format_: str,
+    *,
+    write: bool,
+) -> list[Path]:
+    from rich.console import Console
+
+    from encoder_bench.results.layout import lay_out
+    from encoder_bench.results.table import STANDARD_EXTRAS, WRITERS, table, write_tables
+    from encoder_bench.results.terminal import print_page
+    from encoder_bench.results.ties import best_ties, usual_ties
+
+    shown = list(dict.fromkeys([*STANDARD_EXTRAS, *extra]))
+    groups, reason = None, None
+    if ties is None:
+        groups, reason = usual_ties(results, records)
+    elif ties:
+        groups = best_ties(results, records)
+    frame = table(records, extra=shown, ties=groups)
+    if format_ == "terminal":
+        for page in lay_out(frame):
+            print_page(page, Console())
+    else:
+        typer.echo(WRITERS[format_](frame), nl=False)
+    if reason is not None:
+        typer.echo(f"ties with the best are not marked: {reason}", err=True)
+    return write_tables(results, extra=shown, ties=ties) if write else []
+
+
+def _print_reported(
+    name: str, results: Path, records: list[RunRecord], format_: str, *, write: bool
+) -> list[Path]:
+    from rich.console import Console
+
+    from encoder_bench.results.reported_files import comparison_texts, write_comparison
     from encoder_bench.results.reported_page import lay_out_comparison
     from encoder_bench.results.terminal import print_page
 
     if name != "reported":
         raise UnknownNameError("comparison", name, ["reported"])
-    for page in lay_out_comparison(records):
-        print_page(page, console)
+    if format_ == "terminal":
+        for page in lay_out_comparison(records):
+            print_page(page, Console())
+    else:
+        typer.echo(comparison_texts(records)[format_], nl=False)
+    return write_comparison(results, records) if write else []

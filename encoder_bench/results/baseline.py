@@ -1,23 +1,31 @@
 """A committed baseline: runs that were accepted, why, and how much worse others may be.
 
-What belongs here: the baseline's folder and its one file of its own. It is a results folder
-(records and predictions, so that every tool reads it) with `baseline.json` beside them.
+What belongs here: the baseline's folder and its own file. It is a results folder (records, packed
+predictions, trained weights of a few runs, so that every tool reads it) with `baseline.json` and
+`canaries.json` beside them.
 """
 
 from __future__ import annotations
 
 import datetime
+import gzip
 import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from encoder_bench.atomic import atomic_path, write_text
+from encoder_bench.atomic import write_bytes, write_text
 from encoder_bench.errors import RecordError
 from encoder_bench.hashing import hash_json
-from encoder_bench.results.predictions import predictions_path, read_predictions
+from encoder_bench.results.canaries import write_canaries
+from encoder_bench.results.predictions import (
+    predictions_content,
+    predictions_path,
+    read_predictions,
+)
 from encoder_bench.results.record import RunRecord, read_record, record_path, write_record
 from encoder_bench.results.runs import find_run
 
@@ -98,6 +106,11 @@ def baseline_records(folder: Path, baseline: Baseline) -> dict[str, RunRecord]:
     return {name: read_record(record_path(folder, run)) for name, run in baseline.runs.items()}
 
 
+def weights_folder(folder: Path, record: RunRecord) -> Path:
+    """Return where a run's trained weights lie, in a baseline as in any results folder."""
+    return folder / "checkpoints" / record.run_id / "final"
+
+
 def accept(
     folder: Path,
     results: Path,
@@ -105,8 +118,11 @@ def accept(
     *,
     reason: str,
     margin: float | None = None,
+    keep_weights: bool = False,
 ) -> Baseline:
     """Take runs into a baseline, in place of those of the same identity, and say why.
+
+    Several processes may accept at once; each one's runs and reason are kept.
 
     Args:
         folder: the baseline's folder; made where there is none.
@@ -114,44 +130,70 @@ def accept(
         names: run ids or their beginnings.
         reason: one line for the history.
         margin: a new margin; None keeps the one there.
+        keep_weights: take the trained weights too, so that `check --rerun quick` asks the trained
+            model again. Weights that are kept already stay.
 
     Raises:
-        RecordError: no reason, no run, or damaged predictions; nothing is changed then.
+        RecordError: no reason, no run, no weights, or damaged predictions; nothing is changed then.
     """
     if not reason.strip():
         raise RecordError("--reason is empty; say in one line why these scores are right")
     if not names:
         raise RecordError("no run was named; give the ids of the runs to accept")
-    known = read_baseline(folder) if (folder / "baseline.json").is_file() else Baseline()
     records = [find_run(results, name) for name in names]
     for record in records:
         for task in record.tasks:
             read_predictions(results, record, task)
-    for record in records:
-        _copy(folder, results, record)
+        if keep_weights and not weights_folder(results, record).is_dir():
+            raise RecordError(
+                f"{weights_folder(results, record)}: the trained weights are not there; run "
+                f"{record.run_id} again, or accept it without --keep-weights"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        known = read_baseline(folder) if (folder / "baseline.json").is_file() else Baseline()
+        for record in records:
+            _copy(folder, results, record, keep_weights=keep_weights)
+        updated = _updated(known, records, reason.strip(), margin)
+        write_canaries(
+            folder, baseline_records(folder, updated).values(), [r.run_id for r in records]
+        )
+        _write(folder, updated)
+        for replaced in set(known.runs.values()) - set(updated.runs.values()):
+            record_path(folder, replaced).unlink(missing_ok=True)
+            for room in ("predictions", "checkpoints"):
+                shutil.rmtree(folder / room / replaced, ignore_errors=True)
+    return updated
+
+
+def _updated(
+    known: Baseline, records: Sequence[RunRecord], reason: str, margin: float | None
+) -> Baseline:
     runs = known.runs | {identity(record): record.run_id for record in records}
     when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    entry = Acceptance(when=when, runs=tuple(r.run_id for r in records), reason=reason.strip())
-    updated = Baseline(
+    entry = Acceptance(when=when, runs=tuple(r.run_id for r in records), reason=reason)
+    return Baseline(
         margin=known.margin if margin is None else margin,
         runs=dict(sorted(runs.items())),
         history=(*known.history, entry),
     )
-    _write(folder, updated)
-    for replaced in set(known.runs.values()) - set(runs.values()):
-        record_path(folder, replaced).unlink(missing_ok=True)
-        shutil.rmtree(folder / "predictions" / replaced, ignore_errors=True)
-    return updated
 
 
-def _copy(folder: Path, results: Path, record: RunRecord) -> None:
+def _copy(folder: Path, results: Path, record: RunRecord, *, keep_weights: bool) -> None:
+    """Copy a run; predictions are packed, to a twentieth or so, since they are committed."""
     for task in record.tasks:
-        source = predictions_path(results, record, task)
         target = predictions_path(folder, record, task)
-        if source.resolve() == target.resolve():
+        if target.is_file() or folder.resolve() == results.resolve():
             continue
-        with atomic_path(target) as temporary:
-            shutil.copyfile(source, temporary)
+        packed = gzip.compress(predictions_content(results, record, task), mtime=0)
+        write_bytes(target.with_name(target.name + ".gz"), packed)
+    if keep_weights and folder.resolve() != results.resolve():
+        target = weights_folder(folder, record)
+        beside = target.with_name(".final.partial")
+        for place in (beside, target):
+            shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(weights_folder(results, record), beside)
+        beside.rename(target)
     write_record(folder, record)
 
 

@@ -127,7 +127,7 @@ EXTRA_COLUMNS: dict[str, ExtraColumn] = {
     ),
     "gflops": ExtraColumn(
         "Encoder GFLOPs",
-        1,
+        2,
         gflops,
         "floating-point operations of the encoder for one image, a multiply-add counted as two",
     ),

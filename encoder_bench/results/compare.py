@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from encoder_bench.errors import RecordError
+from encoder_bench.results.compare_metrics import MetricComparison, compare_metrics
 from encoder_bench.results.grouping import setting_key
 from encoder_bench.results.paired import McNemar, PairedDifference, mcnemar, paired_difference
 from encoder_bench.results.predictions import Prediction, read_predictions
@@ -37,7 +38,7 @@ class Flip:
 
 @dataclass(frozen=True, slots=True)
 class TaskComparison:
-    """One task's primary metric, B less A, over the samples that both runs answered.
+    """One task, B less A, over the samples that both runs answered; the primary metric above all.
 
     Attributes:
         task: the task.
@@ -51,6 +52,8 @@ class TaskComparison:
         right: McNemar's table and p; None for metrics that are not right or wrong (captions).
         flips: samples scored differently, largest change first.
         reason: why there is no difference.
+        metrics: every metric of the task, the primary one among them; empty where only the
+            primary one was asked for.
     """
 
     task: str
@@ -65,6 +68,7 @@ class TaskComparison:
     right: McNemar | None
     flips: tuple[Flip, ...]
     reason: str | None = None
+    metrics: tuple[MetricComparison, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,7 @@ class RunComparison:
 def compare_runs(
     results_a: Path, run_a: RunRecord, run_b: RunRecord, *, results_b: Path | None = None
 ) -> RunComparison:
-    """Compare two runs on every task that both have, from their predictions.
+    """Compare two runs on every task and metric that both have, from their predictions.
 
     Args:
         results_a: the results folder of A (and of B, unless told otherwise).
@@ -98,7 +102,8 @@ def compare_runs(
     for task in shared:
         a = read_predictions(results_a, run_a, task)
         b = read_predictions(results_b or results_a, run_b, task)
-        tasks.append(compare_task(task, run_a, run_b, a, b))
+        metrics = compare_metrics(task, run_a, run_b, a, b)
+        tasks.append(replace(compare_task(task, run_a, run_b, a, b), metrics=metrics))
     return RunComparison(run_a, run_b, tuple(tasks), differing_settings(run_a, run_b))
 
 

@@ -6,9 +6,11 @@ What belongs here: words and cells; the figures come from `compare.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from html import escape
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from encoder_bench.results.compare import Flip, RunComparison, TaskComparison
 from encoder_bench.results.formats.html import render_page
@@ -52,6 +54,44 @@ def lay_out(comparison: RunComparison) -> Page:
     )
 
 
+def lay_out_metrics(comparison: RunComparison) -> Page:
+    """Return every metric of every task as one printable table, differences paired by image."""
+    lines: list[Line] = []
+    notes: dict[str, None] = {
+        "Every metric over the samples that both runs answered, both runs' answers measured again "
+        "by this version; interval and p as above, of the whole score, BLEU's and F1's too.": None
+    }
+    for task in comparison.tasks:
+        for number, metric in enumerate(task.metrics):
+            scores = (metric.score_a, metric.score_b)
+            texts = [NOT_AVAILABLE if score is None else f"{score:.2f}" for score in scores]
+            found = metric.difference
+            if found is None:
+                texts += [NOT_AVAILABLE] * 3
+                notes[f"{task.task}, {metric.metric}: {metric.reason}."] = None
+            else:
+                texts += [f"{found.value:+.2f}", found.interval(2), f"{found.p:.2g}"]
+            cells = (Cell(task.task), Cell(metric.metric), *(Cell(t, number=True) for t in texts))
+            lines.append(Line(cells, blind=False, opens=number == 0))
+    header = ("Task", "Metric", "A", "B", "B less A", "95% interval", "p")
+    return Page(
+        "Every metric",
+        tuple(Cell(name, number=index > 1) for index, name in enumerate(header)),
+        tuple(lines),
+        tuple(("", note) for note in notes),
+    )
+
+
+def as_json(comparison: RunComparison) -> dict[str, Any]:
+    """Return the comparison as a JSON object, flipped samples included."""
+    return {
+        "a": comparison.run_a.run_id,
+        "b": comparison.run_b.run_id,
+        "differing": list(comparison.differing),
+        "tasks": [asdict(task) for task in comparison.tasks],
+    }
+
+
 def run_title(record: RunRecord) -> str:
     """Return `DINOv2, joint, seed 0 (1a2b3c4d)`."""
     mode = "joint" if record.joint else "frozen"
@@ -78,7 +118,8 @@ def to_html(
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
         "style-src 'unsafe-inline'; img-src data:\">\n"
         f"<title>Two runs compared</title>\n<style>\n{style}\n</style>\n</head>\n<body>\n"
-        f"<h1>Two runs compared</h1>\n{render_page(lay_out(comparison))}\n{sections}\n"
+        f"<h1>Two runs compared</h1>\n{render_page(lay_out(comparison))}\n"
+        f"{render_page(lay_out_metrics(comparison))}\n{sections}\n"
         "</body>\n</html>\n"
     )
 

@@ -11,6 +11,7 @@ import copy
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 from encoder_bench.hashing import hash_json
@@ -174,11 +175,17 @@ def _heading(draft: _Draft) -> str:
     same = data_key(newest.data) == data_key(newest.training_data) or data == training
     parts = [
         f"data {data}" if same else f"tested on {data}, trained on {training}",
-        f"adapter {newest.adapter.get('name', '?')} ({_adapter_key(newest.adapter)[:6]})",
+        f"adapter {_adapter_name(newest)} ({_adapter_key(newest.adapter)[:6]})",
         f"LLM {model.name}" + ("" if model.pretrained else " (random weights)"),
         "all test samples" if newest.limit is None else f"at most {newest.limit} samples a task",
     ]
     return " · ".join(parts)
+
+
+def _adapter_name(record: RunRecord) -> str:
+    """Return the recipe's name; of a file the stem, since a folder tells a reader nothing."""
+    name = str(record.adapter.get("name", "?"))
+    return PurePath(name).stem if name.endswith(".toml") else name
 
 
 def _data_name(description: dict[str, Any]) -> str:

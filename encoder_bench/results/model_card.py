@@ -33,6 +33,15 @@ def model_card(record: RunRecord) -> str:
         "## Scores",
         to_markdown(table([record])).strip(),
         "",
+        record_sheet(record),
+    ]
+    return "\n".join(lines)
+
+
+def record_sheet(record: RunRecord) -> str:
+    """Return what a record says beside its scores, in Markdown: parts, proof, recipe, hardware."""
+    encoder, language = record.encoder, record.language_model
+    lines = [
         "## Parts",
         f"- encoder: `{encoder.source}`, weights sha256 `{encoder.weights_sha256}`",
         f"- language model: `{language.name}`, weights sha256 `{language.weights_sha256}`",

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-_CHUNK = 500
+if TYPE_CHECKING:
+    from encoder_bench.statistics import Matrix, Statistic
+
 SWAPS = 4000
 """Of a single test; its least p is 0.00025."""
 
@@ -63,15 +66,52 @@ def paired_difference(
         seed: of the resampling.
         swaps: of the randomisation test.
     """
+    from encoder_bench.statistics import plain_ratio
+
+    columns_a, columns_b = _mean_columns(a), _mean_columns(b)
+    return paired_measures(columns_a, columns_b, images, plain_ratio, seed=seed, swaps=swaps)
+
+
+def paired_measures(
+    a: Matrix,
+    b: Matrix,
+    images: Sequence[str],
+    statistic: Statistic,
+    *,
+    seed: int = 0,
+    swaps: int = SWAPS,
+) -> PairedDifference:
+    """Return B less A in any metric that is a function of column sums, with interval and p.
+
+    Args:
+        a: `(n, K)` A's row of each sample.
+        b: `(n, K)` B's row of the same samples.
+        images: each sample's image; all samples of an image are drawn, and swapped, together.
+        statistic: of column sums, `(R, K)` to `(R,)`.
+        seed: of the resampling and the swaps.
+        swaps: of the randomisation test.
+    """
     import numpy as np
 
-    from encoder_bench.statistics import bootstrap_interval, plain_ratio
+    from encoder_bench.statistics import bootstrap_interval, swap_p
 
-    difference = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
-    columns = np.stack([difference, np.ones_like(difference)], axis=1)
-    low, high = bootstrap_interval(columns, images, plain_ratio, seed=seed) or (None, None)
-    p = randomisation_p(a, b, images, seed=seed, swaps=swaps)
-    return PairedDifference(float(difference.mean()), low, high, p)
+    width = a.shape[1]
+
+    def difference(sums: Matrix) -> Matrix:
+        return np.asarray(statistic(sums[:, width:]) - statistic(sums[:, :width]))
+
+    both = np.concatenate([a, b], axis=1)
+    value = float(difference(both.sum(axis=0, keepdims=True))[0])
+    low, high = bootstrap_interval(both, images, difference, seed=seed) or (None, None)
+    p = swap_p(a, b, images, statistic, seed=seed, swaps=swaps)
+    return PairedDifference(value, low, high, p)
+
+
+def _mean_columns(scores: Sequence[float]) -> Matrix:
+    import numpy as np
+
+    values = np.asarray(scores, dtype=np.float64)
+    return np.stack([values, np.ones_like(values)], axis=1)
 
 
 def swaps_for(tests: int) -> int:
@@ -93,33 +133,19 @@ def randomisation_p(
     seed: int = 0,
     swaps: int = SWAPS,
 ) -> float:
-    """Return the two-sided p of a paired randomisation test over images.
-
-    Were the runs alike, A and B could be swapped on any image; p is the share of random
-    swaps whose summed difference is at least as large, the observed one counted among them.
+    """Return the two-sided p of the mean difference, A and B swapped at random image by image.
 
     Args:
         a: A's score of each sample.
         b: B's score of the same samples.
         images: each sample's image.
         seed: of the swaps.
-        swaps: how many, rounded up to a multiple of 500.
-
-    Reference: Edgington and Onghena 2007, Randomization Tests, chapter 5.
+        swaps: how many.
     """
-    import numpy as np
+    from encoder_bench.statistics import plain_ratio, swap_p
 
-    from encoder_bench.statistics import cluster_sums
-
-    difference = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
-    sums = cluster_sums(difference[:, None], images)[:, 0]
-    observed = abs(sums.sum()) * (1 - 1e-12)
-    generator = np.random.default_rng(seed)
-    as_extreme, chunks = 0, -(-swaps // _CHUNK)
-    for _ in range(chunks):
-        signs = 2.0 * generator.integers(0, 2, size=(_CHUNK, len(sums)), dtype=np.int8) - 1.0
-        as_extreme += int((np.abs(signs @ sums) >= observed).sum())
-    return (as_extreme + 1) / (chunks * _CHUNK + 1)
+    columns_a, columns_b = _mean_columns(a), _mean_columns(b)
+    return swap_p(columns_a, columns_b, images, plain_ratio, seed=seed, swaps=swaps)
 
 
 def mcnemar(right_a: Sequence[bool], right_b: Sequence[bool]) -> McNemar:

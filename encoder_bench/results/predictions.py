@@ -1,18 +1,20 @@
 """A run's answers, one a sample, as they lie beside its record.
 
-What belongs here: reading and checking the JSON lines. Writing them is the task runner's job.
+What belongs here: reading and checking the JSON lines, plain or packed with gzip as a committed
+baseline keeps them. Writing them is the task runner's job.
 """
 
 from __future__ import annotations
 
-import json
+import gzip
+import hashlib
+import zlib
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from encoder_bench.errors import RecordError
-from encoder_bench.hashing import hash_file
 from encoder_bench.results.record import RunRecord
 
 
@@ -23,7 +25,9 @@ class Prediction(BaseModel):
         sample_id: the sample that it answers.
         image_id: the sample's image; samples of one image are not independent.
         question: the bare question, empty for captions.
+        prompt: what the model was asked, the template filled in.
         prediction: what the model wrote.
+        choice: the likeliest of the task's candidates, where it has any.
         parsed: what was scored of it; None where it could not be parsed.
         outcome: `scored` or `unparsable`.
         references: the human answers.
@@ -38,6 +42,7 @@ class Prediction(BaseModel):
     question: str = ""
     prompt: str = ""
     prediction: str
+    choice: str | None = None
     parsed: Any = None
     outcome: str = "scored"
     references: tuple[str, ...] = ()
@@ -51,6 +56,32 @@ def predictions_path(results: Path, record: RunRecord, task: str) -> Path:
     Only the file's name is taken from the record, so that no record reaches out of the folder.
     """
     return results / "predictions" / record.run_id / Path(record.tasks[task].predictions_file).name
+
+
+def has_predictions(path: Path) -> bool:
+    """Return whether a predictions file is there, plain or packed."""
+    return path.is_file() or _packed(path).is_file()
+
+
+def predictions_content(results: Path, record: RunRecord, task: str) -> bytes:
+    """Return a task's predictions as JSON lines, unpacked where they are kept as `FILE.gz`.
+
+    Raises:
+        RecordError: the file is missing, damaged, or not the one that the record was made from.
+    """
+    path = predictions_path(results, record, task)
+    packed = _packed(path)
+    try:
+        plain = path.is_file() or not packed.is_file()
+        content = path.read_bytes() if plain else gzip.decompress(packed.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise RecordError(f"{path}: predictions cannot be read ({error})") from error
+    if hashlib.sha256(content).hexdigest() != record.tasks[task].predictions_sha256:
+        raise RecordError(
+            f"{path}: not the predictions that record {record.run_id} was made from; it was "
+            "edited or damaged"
+        )
+    return content
 
 
 def read_predictions(
@@ -73,18 +104,10 @@ def read_controls(
         RecordError: the file is missing, damaged or not the one that the record was made from, a
             line is half-written, or a sample stands in it twice; names file and line.
     """
+    content = predictions_content(results, record, task)
     path = predictions_path(results, record, task)
-    try:
-        if hash_file(path) != record.tasks[task].predictions_sha256:
-            raise RecordError(
-                f"{path}: not the predictions that record {record.run_id} was made from; it was "
-                "edited or damaged"
-            )
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecordError(f"{path}: predictions cannot be read ({error})") from error
     found: dict[str | None, dict[str, Prediction]] = {}
-    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
+    for number, line in enumerate(content.removesuffix(b"\n").split(b"\n"), start=1):
         prediction = _parse(line, f"{path}:{number}")
         samples = found.setdefault(prediction.control, {})
         if prediction.sample_id in samples:
@@ -93,9 +116,13 @@ def read_controls(
     return {control: list(samples.values()) for control, samples in found.items()}
 
 
-def _parse(line: str, place: str) -> Prediction:
+def _packed(path: Path) -> Path:
+    return path.with_name(path.name + ".gz")
+
+
+def _parse(line: bytes, place: str) -> Prediction:
     try:
-        return Prediction.model_validate(json.loads(line))
-    except (ValueError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
+        return Prediction.model_validate_json(line)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
         raise RecordError(f"{place}: not a whole prediction ({reason})") from error

@@ -1,11 +1,12 @@
 """The gate: are fresh runs the accepted ones, and do they score no worse?
 
-What belongs here: the verdict. How it is printed is `regression_report.py`.
+What belongs here: how a verdict is reached. Its shape is `verdicts.py`, its printing
+`regression_report.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,62 +15,35 @@ from encoder_bench.results.compare import TaskComparison, compare_task
 from encoder_bench.results.grouping import data_key, scoring_recipe
 from encoder_bench.results.predictions import read_predictions
 from encoder_bench.results.record import RunRecord, TaskScores, read_records
+from encoder_bench.results.ties import holm
+from encoder_bench.results.verdicts import CheckResult, RunVerdict, TaskVerdict
 
 _NOT_BETTER_WHEN_HIGHER = frozenset({"counting_error", "yes_rate"})
 """Metrics whose fall is no loss; the margin does not watch them."""
 
 
-@dataclass(frozen=True, slots=True)
-class TaskVerdict:
-    """One task of one run against its baseline; `failures` is empty where it passes."""
-
-    task: str
-    comparison: TaskComparison | None
-    failures: tuple[str, ...]
+_NOT_SCORING = frozenset({"description", "column"})
+LEVEL = 0.05
+"""Of the test that a score fell, corrected over all scores that are checked together."""
 
 
 @dataclass(frozen=True, slots=True)
-class RunVerdict:
-    """One accepted run against its fresh one.
+class Pairing:
+    """An accepted run and the one held against it.
 
     Attributes:
         name: the run's identity in the baseline.
-        accepted: run id of the accepted run; `fresh` of the one checked, None where there is none.
-        failures: what is wrong with the run as a whole.
-        tasks: verdicts task by task.
-        notes: differences that are allowed but worth knowing (package versions, device).
+        accepted: the accepted record; its predictions lie in the baseline.
+        fresh: the record held against it.
+        results: the results folder of `fresh`.
+        label: of what was done with a task, put behind its name; empty for a plain run.
     """
 
     name: str
-    accepted: str
-    fresh: str | None
-    failures: tuple[str, ...]
-    tasks: tuple[TaskVerdict, ...]
-    notes: tuple[str, ...] = ()
-
-    @property
-    def passed(self) -> bool:
-        """Whether nothing failed."""
-        return not self.failures and not any(task.failures for task in self.tasks)
-
-
-@dataclass(frozen=True, slots=True)
-class CheckResult:
-    """All verdicts; `unknown` names fresh runs that no baseline entry is about."""
-
-    margin: float
-    runs: tuple[RunVerdict, ...]
-    unknown: tuple[str, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether every run passed and there was at least one."""
-        return bool(self.runs) and all(run.passed for run in self.runs)
-
-    @property
-    def exit_code(self) -> int:
-        """0 when passed, else 1."""
-        return 0 if self.passed else 1
+    accepted: RunRecord
+    fresh: RunRecord
+    results: Path
+    label: str = ""
 
 
 def check(
@@ -77,11 +51,7 @@ def check(
 ) -> CheckResult:
     """Compare the newest fresh run of each identity with the accepted one.
 
-    Exact-replay fields (data, weights, recipes, metric versions, the samples) must be equal. A
-    task's primary score fails when the 95% interval of the paired difference lies below zero, or
-    when the score falls by more than the margin; other metrics and parse failures fail by the
-    margin alone. So a few answers flipped by another processor's rounding pass, and a loss that
-    the samples bear out does not.
+    See `judge` for what fails.
 
     Args:
         baseline: the baseline's folder.
@@ -95,25 +65,73 @@ def check(
     known = read_baseline(baseline)
     limit = known.margin if margin is None else margin
     fresh = {identity(record): record for record in read_records(results)}
-    verdicts = []
+    pairings, absent = [], []
     for name, accepted in baseline_records(baseline, known).items():
         record = fresh.get(name)
         if record is not None:
-            verdicts.append(_run_verdict(name, baseline, accepted, results, record, limit))
+            pairings.append(Pairing(name, accepted, record, results))
         elif not partial:
-            verdicts.append(RunVerdict(name, accepted.run_id, None, ("it was not run again",), ()))
+            absent.append(RunVerdict(name, accepted.run_id, None, ("it was not run again",), ()))
     unknown = tuple(sorted(set(fresh) - set(known.runs)))
-    return CheckResult(limit, tuple(verdicts), unknown)
+    verdicts = [*judge(baseline, pairings, limit), *absent]
+    return CheckResult(limit, tuple(sorted(verdicts, key=lambda run: run.name)), unknown)
+
+
+def judge(baseline: Path, pairings: Sequence[Pairing], margin: float) -> list[RunVerdict]:
+    """Return a verdict on each pairing.
+
+    Exact-replay fields (data, weights, recipes, metric versions, the samples) must be equal. A
+    task's primary score fails when the 95% interval of the paired difference lies below zero and
+    its p, corrected by Holm's method over all pairings and tasks, is below 0.05; or when the score
+    falls by more than the margin. Other metrics and parse failures fail by the margin alone. So a
+    few answers flipped by another processor's rounding pass, however many scores are checked, and
+    a loss that the samples bear out does not.
+
+    Args:
+        baseline: the baseline's folder.
+        pairings: accepted runs and those held against them.
+        margin: points that no score may fall.
+
+    Raises:
+        RecordError: predictions are missing or damaged.
+    """
+    compared = [_comparisons(baseline, pairing) for pairing in pairings]
+    tested = [c for of_run in compared for c in of_run.values() if c.difference is not None]
+    corrected = dict(
+        zip(
+            (id(comparison) for comparison in tested),
+            holm([c.difference.p for c in tested if c.difference is not None]),
+            strict=True,
+        )
+    )
+    return [
+        _run_verdict(pairing, comparisons, corrected, margin)
+        for pairing, comparisons in zip(pairings, compared, strict=True)
+    ]
+
+
+def _comparisons(baseline: Path, pairing: Pairing) -> dict[str, TaskComparison]:
+    accepted, fresh = pairing.accepted, pairing.fresh
+    return {
+        task: compare_task(
+            task,
+            accepted,
+            fresh,
+            read_predictions(baseline, accepted, task),
+            read_predictions(pairing.results, fresh, task),
+        )
+        for task in accepted.tasks
+        if task in fresh.tasks
+    }
 
 
 def _run_verdict(
-    name: str,
-    baseline: Path,
-    accepted: RunRecord,
-    results: Path,
-    fresh: RunRecord,
+    pairing: Pairing,
+    comparisons: Mapping[str, TaskComparison],
+    corrected: Mapping[int, float],
     margin: float,
 ) -> RunVerdict:
+    accepted, fresh = pairing.accepted, pairing.fresh
     failures = [
         f"{what}: {_change(a, b)}"
         for what, (a, b) in _replay_fields(accepted, fresh).items()
@@ -121,20 +139,19 @@ def _run_verdict(
     ]
     tasks = []
     for task in accepted.tasks:
-        if task not in fresh.tasks:
-            tasks.append(TaskVerdict(task, None, ("the task was not run again",)))
+        label = f"{task}, {pairing.label}" if pairing.label else task
+        comparison = comparisons.get(task)
+        if comparison is None:
+            tasks.append(TaskVerdict(label, None, ("the task was not run again",)))
             continue
-        comparison = compare_task(
-            task,
-            accepted,
-            fresh,
-            read_predictions(baseline, accepted, task),
-            read_predictions(results, fresh, task),
-        )
-        found = tuple(_task_failures(accepted.tasks[task], fresh.tasks[task], comparison, margin))
-        tasks.append(TaskVerdict(task, comparison, found))
+        p = corrected.get(id(comparison), 1.0)
+        scores = accepted.tasks[task], fresh.tasks[task]
+        found = tuple(_task_failures(*scores, comparison, p, margin))
+        tasks.append(TaskVerdict(label, comparison, found))
     notes = tuple(_notes(accepted, fresh))
-    return RunVerdict(name, accepted.run_id, fresh.run_id, tuple(failures), tuple(tasks), notes)
+    return RunVerdict(
+        pairing.name, accepted.run_id, fresh.run_id, tuple(failures), tuple(tasks), notes
+    )
 
 
 def _replay_fields(a: RunRecord, b: RunRecord) -> Mapping[str, tuple[object, object]]:
@@ -153,27 +170,32 @@ def _replay_fields(a: RunRecord, b: RunRecord) -> Mapping[str, tuple[object, obj
 
 
 def _task_failures(
-    accepted: TaskScores, fresh: TaskScores, comparison: TaskComparison, margin: float
+    accepted: TaskScores,
+    fresh: TaskScores,
+    comparison: TaskComparison,
+    p: float,
+    margin: float,
 ) -> Iterator[str]:
     if accepted.metric_versions != fresh.metric_versions:
         yield (
             f"metric versions differ: accepted {_brief(accepted.metric_versions)}, "
             f"now {_brief(fresh.metric_versions)}"
         )
-    if accepted.definition != fresh.definition:
-        changed = sorted(
-            key
-            for key in accepted.definition.keys() | fresh.definition.keys()
-            if accepted.definition.get(key) != fresh.definition.get(key)
-        )
+    changed = sorted(
+        key
+        for key in (accepted.definition.keys() | fresh.definition.keys()) - _NOT_SCORING
+        if accepted.definition.get(key) != fresh.definition.get(key)
+    )
+    if changed:
         yield f"the task recipe differs in {', '.join(changed)}"
     if comparison.only_a or comparison.only_b:
         yield (f"the samples differ: {comparison.only_a} are gone, {comparison.only_b} are new")
     difference = comparison.difference
-    if difference is not None and difference.high is not None and difference.high < 0:
+    below = difference is not None and difference.high is not None and difference.high < 0
+    if difference is not None and below and p < LEVEL:
         yield (
             f"{comparison.metric} fell by {-difference.value:.2f} points, 95% interval "
-            f"{difference.interval(2)}"
+            f"{difference.interval(2)}, corrected p {p:.2g}"
         )
     yield from _margin_failures(accepted, fresh, margin)
 

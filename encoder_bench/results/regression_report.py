@@ -13,7 +13,7 @@ from encoder_bench.atomic import write_text
 from encoder_bench.errors import EncoderBenchError
 from encoder_bench.results.compare import Flip
 from encoder_bench.results.formats.markdown import escape
-from encoder_bench.results.regression import CheckResult, RunVerdict, TaskVerdict
+from encoder_bench.results.verdicts import CheckResult, RunVerdict, TaskVerdict
 
 SHOWN_FLIPS = 10
 """Flipped samples printed a task, those that lost most first."""
@@ -121,16 +121,17 @@ def _run_lines(run: RunVerdict) -> Iterator[str]:
         yield f"  {task.task}: {_summary(task)}"
         for failure in task.failures:
             yield f"    {failure}"
-        if task.failures:
-            yield from (f"    {line}" for line in _flip_lines(task))
+        yield from (f"    {line}" for line in _flip_lines(task))
     for note in run.notes:
         yield f"  note: {note}"
 
 
 def _summary(task: TaskVerdict) -> str:
     comparison = task.comparison
-    if comparison is None or comparison.difference is None:
-        return "not compared" if comparison is None else comparison.reason or "not compared"
+    if comparison is None:
+        return "failed" if task.failures else "as accepted"
+    if comparison.difference is None:
+        return comparison.reason or "not compared"
     difference = comparison.difference
     return (
         f"{comparison.column} {comparison.score_a:.2f} -> {comparison.score_b:.2f} "
@@ -182,12 +183,14 @@ def _flip_details(run: RunVerdict, task: TaskVerdict) -> list[str]:
 
 
 def _flip_lines(task: TaskVerdict) -> list[str]:
+    found = task.comparison.flips if task.comparison else ()
+    more = [f"... and {len(found) - SHOWN_FLIPS} more"] if len(found) > SHOWN_FLIPS else []
     return [
         f"{flip.sample_id} (image {flip.image_id}): {flip.question!r}, people "
         f"{_references(flip)!r}, was {flip.prediction_a!r} ({flip.score_a:g}), "
         f"now {flip.prediction_b!r} ({flip.score_b:g})"
         for flip in _worst(task)
-    ]
+    ] + more
 
 
 def _worst(task: TaskVerdict) -> list[Flip]:

@@ -5,6 +5,7 @@ What belongs here: what `encoder-bench results` does. Nothing here changes a rec
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from encoder_bench.atomic import atomic_path
 from encoder_bench.errors import RecordError
-from encoder_bench.results.predictions import read_predictions
+from encoder_bench.results.predictions import read_controls
 from encoder_bench.results.record import RunRecord, Score, read_record, record_path
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_COUNTS = frozenset({"counting_error"})
+"""Metrics that are counts, not percentages; less is better."""
+_ENCODER_MODE = re.compile(r"(.+)/(frozen|joint)(?:/(\d+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +47,21 @@ def inventory(results: Path) -> Inventory:
 
 
 def find_run(results: Path, name: str) -> RunRecord:
-    """Return the run whose id begins with `name`, or whose record file `name` is.
+    """Return the run that `name` means.
+
+    Args:
+        results: the results folder.
+        name: an id or its beginning, `ENCODER/MODE` or `ENCODER/MODE/SEED` (`dinov2-l/joint/0`),
+            or the path of a record file.
 
     Raises:
         RecordError: no such run, more than one, or a damaged record.
     """
     if name.endswith(".json"):
         return read_record(Path(name))
+    match = _ENCODER_MODE.fullmatch(name)
+    if match:
+        return _named_run(results, name, match)
     paths = sorted((results / "records").glob("*.json"))
     found = [path for path in paths if name and path.stem.startswith(name)]
     if not found:
@@ -59,6 +73,20 @@ def find_run(results: Path, name: str) -> RunRecord:
             f"({', '.join(path.stem for path in found[:4])}); give more digits"
         )
     return read_record(found[0])
+
+
+def _named_run(results: Path, name: str, match: re.Match[str]) -> RunRecord:
+    encoder, mode, seed = match.groups()
+    of_encoder = [r for r in inventory(results).records if r.encoder.name == encoder]
+    found = [r for r in of_encoder if r.joint == (mode == "joint")]
+    if seed is not None:
+        found = [r for r in found if r.seed == int(seed)]
+    if not found:
+        raise RecordError(f"{results}: no run '{name}'; `encoder-bench results ls` lists them")
+    if len(found) > 1:
+        these = ", ".join(f"{r.run_id[:8]} (seed {r.seed})" for r in found[:6])
+        raise RecordError(f"{results}: '{name}' means {len(found)} runs; choose one of {these}")
+    return found[0]
 
 
 def remove_runs(results: Path, names: Sequence[str]) -> list[str]:
@@ -84,7 +112,8 @@ def all_predictions(results: Path, records: Sequence[RunRecord]) -> pd.DataFrame
     """Return every answer of some runs, one a row, blind controls included.
 
     Columns: `run_id`, `encoder`, `joint`, `seed`, `task`, `control`, `sample_id`, `image_id`,
-    `question`, `prediction`, `outcome`, `references` (a list), and `score: METRIC` each.
+    `question`, `prompt`, `prediction`, `choice`, `parsed`, `outcome`, `references` (a list), and
+    `score: METRIC` each.
 
     Raises:
         RecordError: predictions are missing or damaged.
@@ -93,9 +122,8 @@ def all_predictions(results: Path, records: Sequence[RunRecord]) -> pd.DataFrame
 
     rows: list[dict[str, Any]] = []
     for record in records:
-        for task, scores in record.tasks.items():
-            for control in (None, *scores.controls):
-                rows += _prediction_rows(results, record, task, control)
+        for task in record.tasks:
+            rows += _prediction_rows(results, record, task)
     return pd.DataFrame(rows)
 
 
@@ -115,15 +143,17 @@ def export_parquet(results: Path, records: Sequence[RunRecord], target: Path) ->
 def export_harness(record: RunRecord) -> dict[str, Any]:
     """Return a run's scores in the shape of lm-evaluation-harness's results JSON.
 
-    `results[task]["METRIC,none"]` is the value as a fraction, and `METRIC_stderr,none` the
-    width of the 95% interval over 2 x 1.96 (its standard error, were it normal); n/a is null.
+    `results[task]["METRIC,none"]` is the value, as a fraction where it is recorded in percent, and
+    `METRIC_stderr,none` the width of the 95% interval over 2 x 1.96 (its standard error, were it
+    normal); n/a is null.
     """
     results: dict[str, dict[str, Any]] = {}
     for task, scores in record.tasks.items():
         entry: dict[str, Any] = {"alias": scores.column}
         for metric, score in scores.metrics.items():
-            entry[f"{metric},none"] = None if score.value is None else score.value / 100
-            entry[f"{metric}_stderr,none"] = _standard_error(score)
+            unit = 1.0 if metric in _COUNTS else 100.0
+            entry[f"{metric},none"] = None if score.value is None else score.value / unit
+            entry[f"{metric}_stderr,none"] = _standard_error(score, unit)
         results[task] = entry
     counts = {task: s.metrics[s.primary].samples for task, s in record.tasks.items()}
     return {
@@ -132,6 +162,11 @@ def export_harness(record: RunRecord) -> dict[str, Any]:
             task: max(scores.metric_versions.values(), default=1)
             for task, scores in record.tasks.items()
         },
+        "higher_is_better": {
+            task: {metric: metric not in _COUNTS for metric in scores.metrics}
+            for task, scores in record.tasks.items()
+        },
+        "n-shot": dict.fromkeys(record.tasks, 0),
         "n-samples": {task: {"original": n, "effective": n} for task, n in counts.items()},
         "config": {
             "model": "encoder-bench",
@@ -146,33 +181,35 @@ def export_harness(record: RunRecord) -> dict[str, Any]:
     }
 
 
-def _standard_error(score: Score) -> float | None:
+def _standard_error(score: Score, unit: float) -> float | None:
     if score.low is None or score.high is None:
         return None
-    return (score.high - score.low) / (2 * 1.96) / 100
+    return (score.high - score.low) / (2 * 1.96) / unit
 
 
-def _prediction_rows(
-    results: Path, record: RunRecord, task: str, control: str | None
-) -> list[dict[str, Any]]:
+def _prediction_rows(results: Path, record: RunRecord, task: str) -> list[dict[str, Any]]:
     shared = {
         "run_id": record.run_id,
         "encoder": record.encoder.display_name,
         "joint": record.joint,
         "seed": record.seed,
         "task": task,
-        "control": control or "",
     }
     return [
         shared
         | {
+            "control": control or "",
             "sample_id": each.sample_id,
             "image_id": str(each.image_id),
             "question": each.question,
+            "prompt": each.prompt,
             "prediction": each.prediction,
+            "choice": each.choice,
+            "parsed": None if each.parsed is None else str(each.parsed),
             "outcome": each.outcome,
             "references": list(each.references),
         }
         | {f"score: {metric}": score for metric, score in each.scores.items()}
-        for each in read_predictions(results, record, task, control=control)
+        for control, found in read_controls(results, record, task).items()
+        for each in found
     ]

@@ -42,19 +42,24 @@ from encoder_bench.results.formats.markdown import to_markdown
 from encoder_bench.results.grouping import group_records
 from encoder_bench.results.record import RunRecord, read_records
 from encoder_bench.results.rows import table_rows
-from encoder_bench.results.ties import Ties, best_ties
+from encoder_bench.results.ties import Ties, best_ties, usual_ties
 
 __all__ = ["table", "to_csv", "to_html", "to_json", "to_latex", "to_markdown", "write_tables"]
 
 DECIMALS = 1
 """Scores are printed, and compared for best and second best, with so many decimals."""
 
-_WRITERS: dict[str, Callable[[pd.DataFrame], str]] = {
-    "table.md": to_markdown,
-    "table.csv": to_csv,
-    "table.tex": to_latex,
-    "table.html": to_html,
+WRITERS: dict[str, Callable[[pd.DataFrame], str]] = {
+    "md": to_markdown,
+    "csv": to_csv,
+    "tex": to_latex,
+    "html": to_html,
+    "json": to_json,
 }
+"""Format, as files of it end -> what writes a frame of `table` in it."""
+
+STANDARD_EXTRAS = ("lift",)
+"""Optional columns that the printed and written table always has."""
 
 
 def table(
@@ -101,29 +106,39 @@ def table(
     return _ranked(frame, [*columns, AVERAGE])
 
 
-def write_tables(results: Path, *, extra: Sequence[str] = (), ties: bool = False) -> list[Path]:
-    """Rewrite `table.md`, `.csv`, `.tex` and `.html` in a results folder from its records.
+def write_tables(
+    results: Path,
+    *,
+    extra: Sequence[str] = STANDARD_EXTRAS,
+    ties: bool | None = None,
+) -> list[Path]:
+    """Rewrite `table.md`, `.csv`, `.tex`, `.html` and `.json` in a results folder.
 
-    Nothing but the records is read (with `ties`, the predictions that they vouch for too), so equal
-    records give equal bytes; each file is replaced in one step.
+    Nothing but the records and the predictions that they vouch for is read, so equal records give
+    equal bytes; each file is replaced in one step.
 
     Args:
         results: the results folder.
         extra: optional columns, names of `columns.EXTRA_COLUMNS`.
-        ties: mark rows that are not significantly worse than the best; takes a while.
+        ties: mark rows that are not significantly worse than the best; None where all predictions
+            are there and the runs are not too many, see `ties.usual_ties`.
 
     Raises:
-        RecordError: there are no records, or one is damaged.
+        RecordError: there are no records, or one is damaged; with `ties`, predictions too.
         UnknownNameError: an optional column that does not exist.
     """
     records = read_records(results)
     if not records:
         raise RecordError(f"{results}: no run records yet; make one with `encoder-bench run`")
-    frame = table(records, extra=extra, ties=best_ties(results, records) if ties else None)
+    found = best_ties(results, records) if ties else None
+    if ties is None:
+        found, _ = usual_ties(results, records)
+    frame = table(records, extra=extra, ties=found)
     paths = []
-    for name, writer in _WRITERS.items():
-        write_text(results / name, writer(frame))
-        paths.append(results / name)
+    for ending, writer in WRITERS.items():
+        path = results / f"table.{ending}"
+        write_text(path, writer(frame))
+        paths.append(path)
     return paths
 
 
@@ -140,19 +155,22 @@ def _frame_columns(columns: Sequence[str], extras: Sequence[str]) -> list[str]:
 
 def _ranked(frame: pd.DataFrame, scores: Sequence[str]) -> pd.DataFrame:
     """Mark the best and second best of each half; a half with one value has neither."""
+    encoders = frame[frame[KIND] == "encoder"]
+    halves = [half.index for _, half in encoders.groupby([SETTING, HALF], sort=False)]
+    changed: dict[str, pd.Series] = {SEEDS: frame[SEEDS].astype("Int64")}
     for column in scores:
-        frame[column] = frame[column].astype("float64")
-        frame[half_width_column(column)] = frame[half_width_column(column)].astype("float64")
-        for name in (samples_column(column), images_column(column)):
-            frame[name] = frame[name].astype("Int64")
-        frame[rank_column(column)] = pd.array([pd.NA] * len(frame), dtype="Int64")
-        encoders = frame[frame[KIND] == "encoder"]
-        for _, half in encoders.groupby([SETTING, HALF], sort=False):
-            shown = half[column].round(DECIMALS).dropna()
-            if len(shown) < 2:
-                continue
-            rank = shown.rank(method="dense", ascending=False)
-            for index in rank.index[rank <= 2]:
-                frame.loc[index, rank_column(column)] = int(rank[index])
-    frame[SEEDS] = frame[SEEDS].astype("Int64")
-    return frame
+        values = frame[column].astype("float64")
+        ranks = pd.Series(pd.NA, index=frame.index, dtype="Int64")
+        for half in halves:
+            shown = values.loc[half].round(DECIMALS).dropna()
+            if len(shown) >= 2:
+                rank = shown.rank(method="dense", ascending=False)
+                ranks.update(rank[rank <= 2].astype("Int64"))
+        changed |= {
+            column: values,
+            half_width_column(column): frame[half_width_column(column)].astype("float64"),
+            samples_column(column): frame[samples_column(column)].astype("Int64"),
+            images_column(column): frame[images_column(column)].astype("Int64"),
+            rank_column(column): ranks,
+        }
+    return frame.assign(**changed)

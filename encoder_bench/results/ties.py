@@ -10,13 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from encoder_bench.errors import RecordError
 from encoder_bench.results.columns import score_sources
 from encoder_bench.results.grouping import TableGroup, TableRow, group_records
 from encoder_bench.results.paired import randomisation_p
+from encoder_bench.results.predictions import has_predictions, predictions_path
 from encoder_bench.results.record import RunRecord
 from encoder_bench.results.sample_scores import row_scores
 
 LEVEL = 0.05
+MOST_RUNS = 100
+"""Of which ties are found without being asked for: some seconds on two cores."""
 
 Ties = Mapping[tuple[str, bool, str], frozenset[str]]
 """(setting, joint, column) -> labels of the rows that tie with the best, the best included."""
@@ -57,6 +61,28 @@ def best_ties(results: Path, records: Sequence[RunRecord]) -> Ties:
         for (joint, column), labels in found.items():
             ties[group.heading, joint, column] = frozenset(labels)
     return ties
+
+
+def usual_ties(results: Path, records: Sequence[RunRecord]) -> tuple[Ties | None, str | None]:
+    """Return the tie groups, or None and the reason why nobody waits for them.
+
+    They are left out where predictions are not all there, and for more than `MOST_RUNS` runs,
+    whose predictions take longer to read than a table should take.
+    """
+    if len(records) > MOST_RUNS:
+        return None, f"more than {MOST_RUNS} runs; --ties reads their predictions all the same"
+    missing = [
+        path
+        for record in records
+        for task in record.tasks
+        if not has_predictions(path := predictions_path(results, record, task))
+    ]
+    if missing:
+        return None, f"{missing[0]} is not there"
+    try:
+        return best_ties(results, records), None
+    except RecordError as error:
+        return None, str(error)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

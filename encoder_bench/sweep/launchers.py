@@ -1,64 +1,29 @@
-"""Where cells run: in this process, in local processes, or as an array of SLURM jobs.
+"""Where cells run on this machine: in this process or in local ones.
 
 What belongs here: starting cells and waiting for them, through submitit where another process is
-needed. How a cell stands is read from its status file, never from a scheduler's memory alone.
+needed. SLURM is `slurm.py`'s business.
 """
 
 from __future__ import annotations
 
 import contextlib
-import getpass
 import os
-import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from encoder_bench.atomic import write_text
-from encoder_bench.errors import EncoderBenchError, MissingDependencyError
 from encoder_bench.progress import Reporter
 from encoder_bench.sweep.status import read_status, write_status
 from encoder_bench.sweep.worker import CellJob, run_cell
 
 LAUNCHERS = ("inline", "local", "slurm")
 
-_ENDED = ("done", "failed")
+ENDED = ("done", "failed")
 _POLL_SECONDS = 1.0
-_SLURM_POLL_SECONDS = 4.0
-_FILE_DELAY_SECONDS = 30.0
-"""How long a shared file system may take to show what a node wrote."""
 _LOCAL_MINUTES = 60 * 24 * 28
 
 OnEnd = Callable[[Path], None]
-
-
-@dataclass(frozen=True, slots=True)
-class SlurmOptions:
-    """What a SLURM job asks for.
-
-    Attributes:
-        partition: None for the cluster's default.
-        gpus: GPUs a cell.
-        cpus: CPU cores a cell.
-        memory_gib: main memory a cell; None for the cluster's default.
-        minutes: time limit; a cell that reaches it is queued again and goes on.
-        at_once: at most so many cells of the array at the same time.
-        account: to be charged.
-        extra: any other `sbatch` option, as `{"constraint": "a100"}`.
-        wait: stay until all cells have ended.
-    """
-
-    partition: str | None = None
-    gpus: int = 1
-    cpus: int = 4
-    memory_gib: int | None = None
-    minutes: int = 240
-    at_once: int = 16
-    account: str | None = None
-    extra: dict[str, str] | None = None
-    wait: bool = True
 
 
 def run_inline(
@@ -66,23 +31,25 @@ def run_inline(
     results: Path,
     reporter: Reporter,
     *,
+    processes: int,
     force: bool,
     on_start: OnEnd,
     on_end: OnEnd,
 ) -> None:
-    """Do the cells one after another in this process.
+    """Do the cells one after another in this process, or each in several, one a GPU.
 
     Args:
         cells: folders of the cells.
         results: the results folder.
         reporter: where each run's progress goes.
+        processes: that do a cell together; 1 for this one alone.
         force: do them again though they are done.
         on_start: called with a cell's folder before it starts.
         on_end: called with a cell's folder once it has ended, well or not.
     """
     for folder in cells:
         on_start(folder)
-        run_cell(folder, results, reporter, force=force)
+        run_cell(folder, results, reporter, force=force, processes=processes)
         on_end(folder)
 
 
@@ -92,11 +59,12 @@ def run_local(
     *,
     jobs: int,
     gpus: Sequence[int],
+    gpus_a_cell: int,
     force: bool,
     on_start: OnEnd,
     on_end: OnEnd,
 ) -> None:
-    """Do the cells in local processes, `jobs` at a time, each with its own GPU where there are any.
+    """Do the cells in local processes, `jobs` at a time, each with its own GPUs if there are any.
 
     CPU threads are shared out evenly. An interrupt stops the processes too; what they had done is
     kept, and the same sweep goes on from it.
@@ -105,14 +73,15 @@ def run_local(
         cells: folders of the cells.
         results: the results folder.
         jobs: processes at a time.
-        gpus: GPU numbers; a slot takes one, as long as there are enough.
+        gpus: GPU numbers; a slot takes `gpus_a_cell` of them, as long as there are enough.
+        gpus_a_cell: which one cell trains on together, through `accelerate launch`.
         force: do them again though they are done.
         on_start: called with a cell's folder once its process was started.
         on_end: called with a cell's folder once it has ended, well or not.
     """
     import submitit
 
-    executor = submitit.LocalExecutor(folder=_log_folder(results))
+    executor = submitit.LocalExecutor(folder=log_folder(results))
     threads = max(1, (os.cpu_count() or 1) // jobs)
     waiting = list(cells)
     free = list(range(jobs))
@@ -121,19 +90,20 @@ def run_local(
         while waiting or running:
             while waiting and free:
                 slot, folder = free.pop(), waiting.pop(0)
-                mine = (gpus[slot],) if slot < len(gpus) else ()
+                mine = tuple(gpus[slot * gpus_a_cell : (slot + 1) * gpus_a_cell])
                 executor.update_parameters(
                     timeout_min=_LOCAL_MINUTES,
                     gpus_per_node=len(mine),
                     visible_gpus=mine,
                     setup=[f"export OMP_NUM_THREADS={threads}"],
                 )
-                running[slot] = executor.submit(CellJob(folder, results, force, threads)), folder
+                job = CellJob(folder, results, force, threads, max(1, len(mine)))
+                running[slot] = executor.submit(job), folder
                 on_start(folder)
             time.sleep(_POLL_SECONDS)
             for slot, (job, folder) in list(running.items()):
                 if job.done():
-                    _close(folder, results, _text(job.paths.stderr))
+                    close_silent(folder, results, text_of(job.paths.stderr))
                     del running[slot]
                     free.append(slot)
                     on_end(folder)
@@ -143,133 +113,25 @@ def run_local(
                 job.cancel()
 
 
-def run_slurm(
-    cells: Sequence[Path],
-    results: Path,
-    options: SlurmOptions,
-    *,
-    force: bool,
-    on_start: OnEnd,
-    on_end: OnEnd,
-) -> None:
-    """Queue the cells as one array of SLURM jobs, and wait for them unless told not to.
-
-    Cells that an earlier, interrupted sweep queued and that still stand in the queue are waited for
-    instead of being queued twice.
-
-    Args:
-        cells: folders of the cells.
-        results: the results folder, which every node must see under the same path.
-        options: what a job asks for.
-        force: do them again though they are done.
-        on_start: called with a cell's folder once it is queued.
-        on_end: called with a cell's folder once it has ended, well or not.
-
-    Raises:
-        MissingDependencyError: there is no SLURM on this machine.
-        EncoderBenchError: `sbatch` refuses the options; its own words are passed on.
-    """
-    import submitit
-
-    if submitit.SlurmExecutor.affinity() < 0:
-        raise MissingDependencyError(
-            "--launcher slurm: no srun on this machine; run it on a login node, or use "
-            "--launcher local"
-        )
-    executor = submitit.SlurmExecutor(folder=_log_folder(results), max_num_timeout=100)
-    executor.update_parameters(**_slurm_parameters(options))
-    standing = _squeue()
-    waited = {folder: job for folder in cells if (job := _job_of(folder, results)) in standing}
-    new = [folder for folder in cells if folder not in waited]
-    pending: dict[Path, str | None] = dict(waited)
-    if new:
-        pending |= _submit_array(executor, new, results, force=force, threads=options.cpus)
-    for folder in pending:
-        on_start(folder)
-    if options.wait:
-        _wait_for_slurm(pending, results, on_end)
-
-
-def _wait_for_slurm(pending: dict[Path, str | None], results: Path, on_end: OnEnd) -> None:
-    """Return once every cell has ended, by its own word or by leaving the queue without one."""
-    gone_since: dict[Path, float] = {}
-    while pending:
-        time.sleep(_SLURM_POLL_SECONDS)
-        standing = _squeue()
-        for folder, job in list(pending.items()):
-            if job in standing:
-                gone_since.pop(folder, None)
-            else:
-                gone_since.setdefault(folder, time.monotonic())
-            ended = read_status(folder, results).state in _ENDED
-            waited = time.monotonic() - gone_since.get(folder, time.monotonic())
-            if ended or waited > _FILE_DELAY_SECONDS:
-                error = _log_folder(results).parent / str(job) / f"{job}_0_log.err"
-                _close(folder, results, _text(error))
-                del pending[folder]
-                on_end(folder)
-
-
-def _squeue() -> set[str]:
-    """Return the ids of this user's jobs that wait or run; `sacct` would need an accounting store.
-
-    Raises:
-        EncoderBenchError: the scheduler does not answer.
-    """
-    command = ["squeue", "--noheader", "--array", "--user", getpass.getuser(), "--format", "%i"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    if answer.returncode:
-        raise EncoderBenchError(
-            f"--launcher slurm: squeue fails: {answer.stderr.strip()}; queued cells go on, and the "
-            "same command waits for them"
-        )
-    return set(answer.stdout.split())
-
-
-def _submit_array(
-    executor: Any, cells: Sequence[Path], results: Path, *, force: bool, threads: int
-) -> dict[Path, str]:
-    """Queue cells as one array. From then on only the jobs themselves write the cells' states."""
-    from submitit.core.utils import FailedJobError
-
-    before = {folder: read_status(folder, results) for folder in cells}
-    for folder, status in before.items():
-        write_status(folder, status.model_copy(update={"state": "queued", "message": ""}))
-    try:
-        with executor.batch():
-            jobs = [executor.submit(CellJob(f, results, force, threads)) for f in cells]
-    except FailedJobError as error:
-        for folder, status in before.items():
-            write_status(folder, status)
-        raise EncoderBenchError(f"--launcher slurm: sbatch refused: {error}") from error
-    ids = {folder: str(job.job_id) for folder, job in zip(cells, jobs, strict=True)}
-    for folder, job in ids.items():
-        write_text(folder / "job.txt", job + "\n")
-    return ids
-
-
-def _job_of(folder: Path, results: Path) -> str | None:
-    """Return the job that an earlier sweep queued for a cell that has not ended."""
-    ended = read_status(folder, results).state in _ENDED
-    return None if ended else _text(folder / "job.txt").strip() or None
-
-
-def local_slots(wanted: int | None, cells: int, memory_bytes: int | None, gpus: int) -> int:
+def local_slots(
+    wanted: int | None, cells: int, memory_bytes: int | None, gpus: int, gpus_a_cell: int = 1
+) -> int:
     """Return how many processes run at a time: `wanted`, or as many as fit.
 
-    One a GPU where there are GPUs; else one for every two CPU cores, and no more than fit into nine
-    tenths of the memory that is free now.
+    One for every `gpus_a_cell` GPUs where there are GPUs; else one for every two CPU cores, and no
+    more than fit into nine tenths of the memory that is free now.
 
     Args:
         wanted: `--jobs`; None for as many as fit.
         cells: how many there are to do.
         memory_bytes: of the largest cell; None where it is not known.
         gpus: GPUs of this machine.
+        gpus_a_cell: that one cell takes.
     """
     if wanted is not None:
         return max(1, min(wanted, cells))
     if gpus:
-        return max(1, min(gpus, cells))
+        return max(1, min(gpus // gpus_a_cell, cells))
     import psutil
 
     slots = max(1, (os.cpu_count() or 1) // 2)
@@ -288,40 +150,24 @@ def visible_gpus() -> list[int]:
     return list(range(torch.cuda.device_count()))
 
 
-def _slurm_parameters(options: SlurmOptions) -> dict[str, Any]:
-    parameters: dict[str, Any] = {
-        "job_name": "encoder-bench",
-        "time": options.minutes,
-        "nodes": 1,
-        "ntasks_per_node": 1,
-        "cpus_per_task": options.cpus,
-        "array_parallelism": options.at_once,
-        "signal_delay_s": 60,
-        "additional_parameters": {"requeue": True, **(options.extra or {})},
-        "partition": options.partition,
-        "account": options.account,
-        "gpus_per_node": options.gpus or None,
-        "mem": f"{options.memory_gib}GB" if options.memory_gib else None,
-    }
-    return {name: value for name, value in parameters.items() if value is not None}
-
-
-def _close(folder: Path, results: Path, log: str) -> None:
+def close_silent(folder: Path, results: Path, log: str) -> None:
     """Write down that a cell failed whose process ended without a word: killed, out of memory."""
     status = read_status(folder, results)
-    if status.state in _ENDED:
+    if status.state in ENDED:
         return
     lines = log.strip().splitlines()
     message = f"its process ended without a result; its log ends: {lines[-1] if lines else '-'}"
     write_status(folder, status.model_copy(update={"state": "failed", "message": message}))
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """Return a file's text, or nothing where it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
 
 
-def _log_folder(results: Path) -> Path:
+def log_folder(results: Path) -> Path:
+    """Return where submitit's logs of a job go; `%j` is the job's number."""
     return results.resolve() / "sweep" / "logs" / "%j"

@@ -11,12 +11,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from encoder_bench.errors import EncoderBenchError
+from encoder_bench.processes import Processes
 from encoder_bench.progress import Phase, Reporter
 from encoder_bench.sweep.cells import read_cell
 from encoder_bench.sweep.status import CellStatus, heartbeat, now, read_status, write_status
 
 
-def run_cell(folder: Path, results: Path, reporter: Reporter, *, force: bool = False) -> CellStatus:
+def run_cell(
+    folder: Path,
+    results: Path,
+    reporter: Reporter,
+    *,
+    force: bool = False,
+    processes: int = 1,
+    joined: Processes | None = None,
+) -> CellStatus:
     """Do a cell's run, or go on with it, and return how it ended. An error is a state, not raised.
 
     Args:
@@ -24,7 +33,11 @@ def run_cell(folder: Path, results: Path, reporter: Reporter, *, force: bool = F
         results: the results folder.
         reporter: where progress goes besides the cell's status.
         force: do it again though it is done.
+        processes: start so many, one a GPU, which do the run together.
+        joined: the processes that do the run with this one, where it was launched as one of them.
     """
+    if processes > 1:
+        return _run_launched(folder, results, processes=processes, force=force)
     before = read_status(folder, results)
     status = before.model_copy(
         update={
@@ -43,7 +56,8 @@ def run_cell(folder: Path, results: Path, reporter: Reporter, *, force: bool = F
             from encoder_bench.run import run
 
             plan = read_cell(folder).plan(results)
-            outcome = run(plan, _StatusReporter(reporter, folder, status), force=force)
+            told = _StatusReporter(reporter, folder, status)
+            outcome = run(plan, told, force=force, processes=joined or Processes())
         except EncoderBenchError as error:
             update = {"state": "failed", "message": str(error)}
         except Exception as error:  # one cell that fails must not stop the others
@@ -56,10 +70,32 @@ def run_cell(folder: Path, results: Path, reporter: Reporter, *, force: bool = F
     return ended
 
 
+def _run_launched(folder: Path, results: Path, *, processes: int, force: bool) -> CellStatus:
+    """Do a cell with several processes, of which the main one writes the cell's status."""
+    from encoder_bench.hardware import choose_device
+    from encoder_bench.sweep.launched import launch_command, run_processes
+
+    try:
+        cpu = choose_device(read_cell(folder).plan(results).device).type == "cpu"
+        command = launch_command(folder, results, processes=processes, cpu=cpu, force=force)
+        code = run_processes(command)
+        message = f"its {processes} processes ended with status {code} and without a word"
+    except EncoderBenchError as error:
+        message = str(error)
+    status = read_status(folder, results)
+    if status.state in ("done", "failed"):
+        return status
+    ended = status.model_copy(update={"state": "failed", "message": message, "ended": now()})
+    write_status(folder, ended)
+    return ended
+
+
 class CellJob:
     """What submitit sends to another process or node; a preempted one is queued again as it is."""
 
-    def __init__(self, folder: Path, results: Path, force: bool, threads: int | None) -> None:
+    def __init__(
+        self, folder: Path, results: Path, force: bool, threads: int | None, processes: int = 1
+    ) -> None:
         """Keep absolute paths: the other process may start elsewhere.
 
         Args:
@@ -67,9 +103,10 @@ class CellJob:
             results: the results folder.
             force: do it again though it is done; not after a preemption.
             threads: CPU threads that the process may use; None for what torch finds.
+            processes: that do the cell together, one a GPU.
         """
         self.folder, self.results = folder.resolve(), results.resolve()
-        self.force, self.threads = force, threads
+        self.force, self.threads, self.processes = force, threads, processes
 
     def __call__(self) -> str:
         """Do the cell and return its state."""
@@ -79,7 +116,14 @@ class CellJob:
             import torch
 
             torch.set_num_threads(self.threads)
-        return run_cell(self.folder, self.results, PlainReporter(), force=self.force).state
+        status = run_cell(
+            self.folder,
+            self.results,
+            PlainReporter(),
+            force=self.force,
+            processes=self.processes,
+        )
+        return status.state
 
     def checkpoint(self) -> object:
         """Queue the cell again after a preemption or a time limit; the run goes on by itself."""
@@ -89,7 +133,7 @@ class CellJob:
         update = {"state": "queued", "message": "preempted; queued again"}
         write_status(self.folder, status.model_copy(update=update))
         return submitit.helpers.DelayedSubmission(
-            CellJob(self.folder, self.results, False, self.threads)
+            CellJob(self.folder, self.results, False, self.threads, self.processes)
         )
 
 

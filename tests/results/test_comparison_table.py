@@ -331,7 +331,8 @@ def test_write_tables_is_deterministic_and_follows_the_records_alone(tmp_path: P
     for record in records:
         write_record(tmp_path, record)
     paths = write_tables(tmp_path)
-    assert [path.name for path in paths] == ["table.md", "table.csv", "table.tex", "table.html"]
+    names = ["table.md", "table.csv", "table.tex", "table.html", "table.json"]
+    assert [path.name for path in paths] == names
     first = [path.read_bytes() for path in paths]
     (tmp_path / "table.md").write_text("edited by hand")
     assert [path.read_bytes() for path in write_tables(tmp_path)] == first

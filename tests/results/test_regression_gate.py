@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -225,3 +226,53 @@ def test_a_pass_has_no_failure_in_junit(baseline: Path, tmp_path: Path) -> None:
     result = check(baseline, tmp_path / "fresh")
     assert ElementTree.fromstring(to_junit(result)).findall(".//failure") == []
     assert "passed" in to_step_summary(result)
+
+
+def _accept_one(folder: Path, results: Path, run: str) -> None:
+    accept(folder, results, [run], reason=f"from {run}")
+
+
+def test_processes_that_accept_at_once_lose_nothing(tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    runs = [scored_run(first, encoder=f"e{number}").run_id for number in range(6)]
+    context = multiprocessing.get_context("fork")
+    workers = [
+        context.Process(target=_accept_one, args=(tmp_path / "baseline", first, run))
+        for run in runs
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    known = read_baseline(tmp_path / "baseline")
+    assert sorted(known.runs.values()) == sorted(runs)
+    assert sorted(entry.reason for entry in known.history) == sorted(f"from {r}" for r in runs)
+
+
+def test_chance_does_not_turn_one_of_many_scores_red(tmp_path: Path) -> None:
+    # Eight answers lost and none won: p of 0.008, and one of forty scores that are checked.
+    first, fresh = tmp_path / "first", tmp_path / "fresh"
+    runs = [scored_run(first, encoder=f"e{number}") for number in range(40)]
+    accept(tmp_path / "baseline", first, [run.run_id for run in runs], reason="first")
+    scored_run(fresh, encoder="e0", wrong=range(0, 48))
+    alone = check(tmp_path / "baseline", fresh, margin=50.0, partial=True)
+    assert not alone.passed
+    for number in range(1, 40):
+        scored_run(fresh, encoder=f"e{number}")
+    assert check(tmp_path / "baseline", fresh, margin=50.0).passed
+    scored_run(fresh, encoder="e0", wrong=range(0, 60))
+    assert not check(tmp_path / "baseline", fresh, margin=50.0).passed
+
+
+def test_a_description_may_change(baseline: Path, tmp_path: Path) -> None:
+    record = scored_run(tmp_path / "fresh")
+    scores = record.tasks["oc"]
+    described = {**scores.definition, "description": "counts", "column": "OC"}
+    scores = scores.model_copy(update={"definition": described})
+    write_record(tmp_path / "fresh", record.model_copy(update={"tasks": {"oc": scores}}))
+    assert check(baseline, tmp_path / "fresh").passed
+
+
+def test_flips_are_printed_though_the_gate_passes(baseline: Path, tmp_path: Path) -> None:
+    scored_run(tmp_path / "fresh", wrong=range(2, 43), text="no")
+    assert any("oc/40 (image 40)" in line for line in lines(check(baseline, tmp_path / "fresh")))

@@ -1,124 +1,260 @@
-"""The report in a real browser: sorting, filtering, samples, no error, no request; and contrast."""
+"""The report in a real browser: used by mouse and by keyboard, on a phone, in the dark, on paper.
+
+It needs Chromium (Debian's `chromium`, or `$CHROMIUM`) and Playwright's Python library, and is
+skipped with a reason where one of them is missing.
+"""
 
 from __future__ import annotations
 
-import html
-import json
+import os
 import re
 import shutil
-import subprocess
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
+from PIL import Image
 from report_builders import draw_pictures, make_results
 
 from encoder_bench.results.report import write_report
+from encoder_bench.results.report.features import Seen, SeenColumn
+from encoder_bench.results.thumbnails import data_uri
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
-
-_FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
+CHROMIUM = os.environ.get("CHROMIUM") or next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
+    None,
 )
-
-_WATCH = """<script>
-window.problems = [];
-window.addEventListener("error", (event) => problems.push(String(event.message)));
-document.addEventListener("securitypolicyviolation", (event) => problems.push(event.blockedURI));
-const complain = console.error;
-console.error = (...all) => { problems.push(all.join(" ")); complain(...all); };
-</script>"""
-
-_USE = """<script>
-const table = document.querySelector("section[id^='table-'] table");
-const names = (body) => [...body.rows].filter((row) => !row.hidden)
-  .map((row) => row.cells[2].textContent);
-const input = (selector, value) => {
-  const field = document.querySelector(selector);
-  field.value = value;
-  field.dispatchEvent(new Event("input", { bubbles: true }));
-};
-const heading = [...table.tHead.rows[0].cells].find((cell) => cell.textContent === "VQA Acc");
-const found = { before: names(table.tBodies[0]) };
-heading.querySelector("button").click();
-found.descending = names(table.tBodies[0]);
-found.sort = heading.getAttribute("aria-sort");
-heading.querySelector("button").click();
-found.ascending = names(table.tBodies[0]);
-input("[data-filter]", "clip");
-found.filtered = [...table.tBodies].flatMap((body) => names(body));
-found.count = document.querySelector("[data-count]").textContent;
-input("[data-filter]", "");
-input("[data-half]", "yes");
-found.joint = [...table.tBodies].map((body) => names(body).length);
-found.samples = document.querySelectorAll(".sample").length;
-found.pictures = document.querySelectorAll(".sample img").length;
-document.querySelector("#next").click();
-found.second = document.querySelectorAll(".sample").length;
-input("#pick-rule", "a");
-found.better = [...document.querySelectorAll(".sample")].map((box) =>
-  [...box.querySelectorAll("tr")].slice(0, 2).map((row) => row.cells[2].textContent));
-found.requests = performance.getEntriesByType("resource")
-  .map((entry) => entry.name).filter((name) => !name.startsWith("data:"));
-found.problems = window.problems;
-document.body.setAttribute("data-found", JSON.stringify(found));
-</script>"""
+DESKTOP, PHONE, PAPER = (1280, 900), (390, 844), (703, 1000)
+"""CSS pixels; paper is A4 less its margins of 12 mm."""
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Return what a browser saw after using the page."""
+def browser() -> Iterator[Any]:
+    library = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
+        pytest.skip("no Chromium on this machine; apt-get install chromium")
+    with library.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("browser")
     make_results(folder, encoders=("dino", "clip", "mae"), count=24)
-    text = write_report(folder, images=draw_pictures(folder / "pictures", 12)).read_text()
-    page = folder / "used.html"
-    page.write_text(text.replace("<body>", f"<body>{_WATCH}").replace("</body>", f"{_USE}</body>"))
-    command = [CHROMIUM, *_FLAGS, f"--user-data-dir={folder / 'profile'}", "--dump-dom"]
-    done = subprocess.run(
-        [*command, page.as_uri()], capture_output=True, text=True, timeout=120, check=False
+    pictures = draw_pictures(folder / "pictures", 12)
+    shown = tuple(str(data_uri(path)) for path in list(pictures.values())[:2])
+    plain = write_report(folder, images=pictures)
+    heading = re.search(r"<h2>(data .*?)</h2>", plain.read_text())
+    assert heading is not None
+    seen = Seen((SeenColumn("photo", "", shown, patches=False),), ("MAE: not here",))
+    return write_report(folder, images=pictures, features={heading.group(1): seen})
+
+
+class Visit:
+    """An open page, with everything that went wrong on it and every request that it made."""
+
+    def __init__(self, browser: Any, report: Path, size: tuple[int, int], theme: str) -> None:
+        width, height = size
+        self._context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme=theme, accept_downloads=True
+        )
+        self.page = self._context.new_page()
+        self.problems: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.page.on(
+            "console",
+            lambda line: line.type in ("error", "warning") and self.problems.append(line.text),
+        )
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(report.as_uri())
+
+    def close(self) -> None:
+        self._context.close()
+
+
+@pytest.fixture
+def visit(browser: Any, report: Path, request: pytest.FixtureRequest) -> Iterator[Visit]:
+    size, theme = getattr(request, "param", (DESKTOP, "light"))
+    opened = Visit(browser, report, size, theme)
+    yield opened
+    outside = [url for url in opened.requests if not url.startswith(("file:", "data:", "blob:"))]
+    opened.close()
+    assert opened.problems == []
+    assert outside == []
+    assert opened.requests[0] == report.as_uri()
+
+
+def names(page: Any, body: int = 0) -> list[str]:
+    rows = f"#table-1 tbody:nth-of-type({body + 1}) tr:not([hidden]) td:nth-child(3)"
+    return [str(text) for text in page.locator(rows).all_inner_texts()]
+
+
+def test_a_heading_sorts_each_half_and_blind_rows_stay_last(visit: Visit) -> None:
+    # Skill grows in the order in which the encoders were made: dino, clip, mae.
+    button = visit.page.get_by_role("button", name="VQA Acc", exact=True)
+    button.click()
+    descending = names(visit.page)
+    assert visit.page.locator("th[aria-sort=descending]").inner_text().startswith("VQA Acc")
+    button.click()
+    assert names(visit.page)[:3] == descending[:3][::-1]
+    assert set(names(visit.page)[3:]) == {"no image", "shuffled images"}
+
+
+def test_the_filters_hide_rows_and_count_them(visit: Visit) -> None:
+    visit.page.locator("[data-filter]").fill("clip")
+    assert [name for name in names(visit.page) if name.isupper()] == ["CLIP"]
+    assert visit.page.locator("[data-count]").inner_text() == "2 of 6 rows"
+    visit.page.locator("[data-filter]").fill("")
+    visit.page.locator("[data-half]").select_option("yes")
+    assert names(visit.page, 0) == []
+    assert len(names(visit.page, 1)) == 5
+    visit.page.locator("[data-blind]").uncheck()
+    assert len(names(visit.page, 1)) == 3
+
+
+def test_samples_are_paged_and_filtered_by_who_is_right(visit: Visit) -> None:
+    page = visit.page
+    assert page.locator("#sample-list .sample").count() == 20
+    assert page.locator("#sample-list img").count() == 20
+    page.get_by_role("button", name="Next", exact=True).first.click()
+    assert page.locator("#sample-list .sample").count() == 4
+    page.locator("#pick-rule").select_option(label="A right, B wrong")
+    shown = page.locator("#sample-list .sample").count()
+    assert 0 < shown < 24
+    for number in range(shown):
+        rows = page.locator("#sample-list .sample").nth(number).locator("tr")
+        verdicts = [rows.nth(run).locator("td").nth(3).inner_text() for run in (0, 1)]
+        assert verdicts == ["right", "wrong"]
+
+
+def test_captions_are_neither_right_nor_wrong(visit: Visit) -> None:
+    visit.page.locator("#pick-rule").select_option("right-a")
+    visit.page.locator("#pick-task").select_option(label="captioning")
+    assert visit.page.locator("#pick-rule").input_value() == "all"
+    assert visit.page.locator("#pick-rule option[data-graded]:enabled").count() == 0
+
+
+def test_a_sample_is_opened_turned_and_closed_by_keyboard_alone(visit: Visit) -> None:
+    page = visit.page
+    page.locator("#pick-text").focus()
+    page.keyboard.press("Tab")  # the disabled Previous is passed over
+    assert page.evaluate("document.activeElement.id") == "next"
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    dialog = page.locator("dialog[open]")
+    first = dialog.locator(".id").inner_text()
+    assert dialog.locator("img").count() == 1
+    page.keyboard.press("ArrowRight")
+    assert dialog.locator(".id").inner_text() != first
+    page.keyboard.press("ArrowLeft")
+    assert dialog.locator(".id").inner_text() == first
+    page.keyboard.press("Escape")
+    assert page.locator("dialog[open]").count() == 0
+
+
+def test_the_table_is_sorted_by_keyboard_and_the_skip_link_leads_to_it(visit: Visit) -> None:
+    page = visit.page
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    assert page.evaluate("location.hash") == "#main"
+    page.get_by_role("button", name="Avg", exact=True).focus()
+    page.keyboard.press("Space")
+    assert page.locator("th[aria-sort]").count() == 1
+
+
+def test_everything_that_can_be_used_has_a_name(visit: Visit) -> None:
+    nameless = visit.page.evaluate(
+        """() => [...document.querySelectorAll("button, input, select, a, summary, svg, img")]
+          .filter((each) => !(each.getAttribute("aria-label") || each.textContent.trim()
+            || each.alt || (each.labels && each.labels.length)))
+          .map((each) => each.outerHTML.slice(0, 80))"""
     )
-    match = re.search(r'data-found="([^"]*)"', done.stdout)
-    assert match is not None, done.stderr[-2000:]
-    result: dict[str, Any] = json.loads(html.unescape(match.group(1)))
-    return result
+    assert nameless == []
 
 
-def test_a_heading_sorts_each_half_and_blind_rows_stay_last(found: dict[str, Any]) -> None:
-    # Skill grows in the order in which the encoders were made.
-    assert found["sort"] == "descending"
-    for order in ("descending", "ascending"):
-        assert set(found[order][-2:]) == {"no image", "shuffled images"}
-    assert found["ascending"][:3] == found["descending"][:3][::-1]
+def test_a_chart_is_saved_as_svg_and_png(visit: Visit, tmp_path: Path) -> None:
+    figure = visit.page.locator(".charts figure").first
+    for kind in ("SVG", "PNG"):
+        with visit.page.expect_download() as download:
+            figure.get_by_role("button", name=f"as {kind}").click()
+        download.value.save_as(tmp_path / f"chart.{kind.lower()}")
+    root = ElementTree.parse(tmp_path / "chart.svg").getroot()
+    assert "var(" not in ElementTree.tostring(root, encoding="unicode")
+    with Image.open(tmp_path / "chart.png") as picture:
+        colours = picture.convert("RGB").getcolors(1 << 20)
+        assert picture.width == 3 * round(float(root.attrib["viewBox"].split()[2]))
+    assert colours is not None
+    assert len(colours) > 20
 
 
-def test_the_filters_hide_rows_and_count_them(found: dict[str, Any]) -> None:
-    assert [name for name in found["filtered"] if name.isupper()] == ["CLIP", "CLIP"]
-    assert found["count"] == "2 of 6 rows"
-    assert found["joint"] == [0, 5, 0]
+_CONTRASTS = """() => {
+  const parse = (text) => text.match(/[\\d.]+/g).map(Number);
+  const over = (top, under) => {
+    const alpha = top[3] ?? 1;
+    return [0, 1, 2].map((i) => alpha * top[i] + (1 - alpha) * under[i]);
+  };
+  const channel = (v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+  const behind = (element) => {
+    const layers = [];
+    for (let at = element; at; at = at.parentElement)
+      layers.unshift(parse(getComputedStyle(at).backgroundColor));
+    return layers.reduce((under, top) => over(top, under), [255, 255, 255]);
+  };
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  const found = [];
+  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+    const element = node.parentElement;
+    if (!node.data.trim() || !element.getClientRects().length) continue;
+    if (element.closest("button:disabled, script, style")) continue;
+    const style = getComputedStyle(element);
+    const ink = element.closest("svg") ? style.fill : style.color;
+    const paper = behind(element);
+    const [a, b] = [light(over(parse(ink), paper)), light(paper)].sort((x, y) => y - x);
+    found.push([(a + 0.05) / (b + 0.05), node.data.trim().slice(0, 40)]);
+  }
+  return found;
+}"""
 
 
-def test_samples_are_paged_with_pictures_and_filtered_by_who_is_better(
-    found: dict[str, Any],
-) -> None:
-    assert found["samples"] == found["pictures"] == 20
-    assert found["second"] == 4
-    assert found["better"]
-    assert all(float(a) > float(b) for a, b in found["better"])
+@pytest.mark.parametrize(
+    "visit", [(DESKTOP, "light"), (DESKTOP, "dark")], ids=["light", "dark"], indirect=True
+)
+def test_every_text_on_the_page_has_contrast_aa(visit: Visit) -> None:
+    # WCAG 2.2, 1.4.3: at least 4.5 for text, as it is drawn.
+    visit.page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    found = visit.page.evaluate(_CONTRASTS)
+    assert len(found) > 300
+    assert [entry for entry in found if entry[0] < 4.5] == []
 
 
-def test_nothing_complains_and_nothing_leaves_the_file(found: dict[str, Any]) -> None:
-    assert found["problems"] == []
-    assert found["requests"] == []
+@pytest.mark.parametrize(
+    "visit", [(PHONE, "light"), (PHONE, "dark")], ids=["light", "dark"], indirect=True
+)
+def test_a_phone_scrolls_the_table_and_not_the_page(visit: Visit) -> None:
+    page = visit.page
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
+    assert page.locator(".compared").evaluate("(box) => box.scrollWidth > box.clientWidth")
+    score = page.locator("#table-1 tbody tr").first.locator("td").nth(4)
+    assert score.evaluate("(cell) => cell.getBoundingClientRect().right") <= PHONE[0]
+
+
+@pytest.mark.parametrize("visit", [(PAPER, "dark")], ids=["paper"], indirect=True)
+def test_paper_is_white_and_wide_enough_for_the_table(visit: Visit) -> None:
+    page = visit.page
+    page.emulate_media(media="print", color_scheme="light")
+    assert page.evaluate("document.documentElement.scrollWidth") <= PAPER[0]
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.locator("#samples").is_hidden()
+    assert page.locator(".charts svg").first.is_visible()
+    assert len(page.pdf(format="A4")) > 10_000
 
 
 def _luminance(colour: str) -> float:
@@ -133,12 +269,12 @@ def _contrast(a: str, b: str) -> float:
 
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
-def test_contrast_is_aa(theme: int) -> None:
-    # WCAG 2.2: 4.5 for text (1.4.3), 3 for graphical objects (1.4.11).
+def test_contrast_of_the_palette_is_aa(theme: int) -> None:
+    # Without a browser too. WCAG 2.2: 4.5 for text (1.4.3), 3 for graphical objects (1.4.11).
     style: Path = resources.files("encoder_bench.results.report") / "style.css"  # type: ignore[assignment]
     block = re.findall(r":root \{(.*?)\}", style.read_text(), flags=re.DOTALL)[theme]
     colours = dict(re.findall(r"--([a-z0-9]+): (#[0-9a-f]{6})", block))
-    for name in ("ink", "soft", "accent", "warn"):
+    for name in ("ink", "soft", "accent", "warn", "good"):
         assert _contrast(colours[name], colours["paper"]) >= 4.5
         assert _contrast(colours[name], colours["wash"]) >= 4.5
     for series in range(8):

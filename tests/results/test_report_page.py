@@ -116,7 +116,7 @@ def test_hostile_names_and_answers_stay_text(tmp_path: Path) -> None:
         record.model_copy(update={"encoder": facts, "command": hostile, "warnings": (hostile,)}),
     )
     page = parse(write_report(tmp_path))
-    assert sum(tag == "script" for tag, _ in page.tags) == 2
+    assert sum(tag == "script" for tag, _ in page.tags) == 3
     assert not any("onerror" in attrs for _, attrs in page.tags)
     assert json.loads(page.data)["tables"][0]["runs"] == [f"{hostile}, frozen"]
 

@@ -18,6 +18,7 @@ from encoder_bench.errors import RecordError
 from encoder_bench.hashing import hash_json
 from encoder_bench.results import record as record_module
 from encoder_bench.results.record import read_record, read_records, record_path, write_record
+from encoder_bench.results.schema import PUBLISHED, record_schema, schema_text
 
 
 def test_a_record_reads_back_equal(tmp_path: Path) -> None:
@@ -123,3 +124,27 @@ def test_the_package_itself_reads_results_and_stays_quick_to_import(tmp_path: Pa
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
     with pytest.raises(AttributeError, match="no attribute 'load_result'"):
         _ = encoder_bench.load_result
+
+
+def test_the_published_schema_is_the_records(tmp_path: Path) -> None:
+    # It fails after a change of the record: raise SCHEMA_VERSION, add the migration to MIGRATIONS,
+    # and write the file again with `python -m encoder_bench.results.schema`.
+    if not PUBLISHED.is_file():
+        pytest.skip("docs/ is not beside an installed package")
+    assert PUBLISHED.read_text(encoding="utf-8") == schema_text()
+
+
+def test_a_record_fits_its_published_schema(tmp_path: Path) -> None:
+    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")
+    content = json.loads(write_record(tmp_path, make_record()).read_text())
+    jsonschema.validate(content, record_schema())
+    content["record"]["joint"] = "maybe"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(content, record_schema())
+
+
+def test_every_committed_record_reads() -> None:
+    folder = Path(__file__).resolve().parents[2] / "results"
+    if not (folder / "records").is_dir():
+        pytest.skip("no committed records here")
+    assert len(read_records(folder)) == len(list((folder / "records").glob("*.json")))

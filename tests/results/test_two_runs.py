@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from report_builders import draw_pictures, make_run
 from result_builders import make_record
+from typer.testing import CliRunner
 
+from encoder_bench.cli.app import app
+from encoder_bench.data.sample import Sample
 from encoder_bench.errors import RecordError
+from encoder_bench.progress import QuietReporter
+from encoder_bench.recipes import load_task
 from encoder_bench.results.compare import compare_runs, compare_task, differing_settings
-from encoder_bench.results.compare_page import lay_out, to_html
+from encoder_bench.results.compare_page import as_json, lay_out, lay_out_metrics, to_html
 from encoder_bench.results.formats.markdown import render_page
 from encoder_bench.results.paired import mcnemar, paired_difference
 from encoder_bench.results.predictions import Prediction, read_predictions
-from encoder_bench.results.record import write_record
+from encoder_bench.results.record import RunRecord, write_record
 from encoder_bench.results.runs import (
     all_predictions,
     export_harness,
@@ -26,6 +34,7 @@ from encoder_bench.results.runs import (
     inventory,
     remove_runs,
 )
+from encoder_bench.tasks.runner import evaluate
 
 
 def answer(number: int, score: float, text: str = "x") -> Prediction:
@@ -166,6 +175,124 @@ def test_find_run_by_the_beginning_of_its_id(tmp_path: Path) -> None:
     write_record(tmp_path, record.model_copy(update={"run_id": record.run_id[:6] + "other"}))
     with pytest.raises(RecordError, match="begins 2 runs"):
         find_run(tmp_path, record.run_id[:6])
+
+
+def test_find_run_by_encoder_mode_and_seed(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_record(tmp_path, make_record("timm:vit/base", seed=seed))
+    joint = make_record("timm:vit/base", joint=True)
+    write_record(tmp_path, joint)
+    assert find_run(tmp_path, "timm:vit/base/joint") == joint
+    assert find_run(tmp_path, "timm:vit/base/frozen/1").seed == 1
+    with pytest.raises(RecordError, match="means 2 runs; choose one of"):
+        find_run(tmp_path, "timm:vit/base/frozen")
+    with pytest.raises(RecordError, match="no run 'dino/frozen'"):
+        find_run(tmp_path, "dino/frozen")
+
+
+def test_packed_predictions_are_read_like_plain_ones(tmp_path: Path) -> None:
+    record = make_run(tmp_path, "dino", joint=False, skill=0.5, count=4)
+    plain = read_predictions(tmp_path, record, "oc")
+    path = tmp_path / "predictions" / record.run_id / "oc.jsonl"
+    packed = path.with_name("oc.jsonl.gz")
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    path.unlink()
+    assert read_predictions(tmp_path, record, "oc") == plain
+    packed.write_bytes(packed.read_bytes()[:40])
+    with pytest.raises(RecordError, match=r"oc\.jsonl: predictions cannot be read"):
+        read_predictions(tmp_path, record, "oc")
+
+
+def real_run(results: Path, encoder: str, said: list[str]) -> RunRecord:
+    """Write a run whose captions and counts the real runners scored."""
+    tasks = {}
+    draft = make_record(encoder, tasks={})
+    for task, truth in (("captioning", "a red square on a {n}"), ("oc", "{n}")):
+        samples = [
+            Sample(f"{task}/{n}", task, n, Path("x.png"), "", (truth.format(n=n),), "")
+            for n in range(len(said))
+        ]
+        recipe = load_task(task)
+        kept = {"oc": recipe.metrics, "captioning": ("cider", "bleu1", "bleu4", "spice")}[task]
+        answers = [truth.format(n=n) if text == "right" else text for n, text in enumerate(said)]
+
+        class Reader:
+            def answer(self, images: Any, prompts: Any, decoding: Any, told: Any = answers) -> Any:
+                return [[told[int(path.stem)]] for path in images]
+
+        samples = [replace(s, image_path=Path(f"{n}.png")) for n, s in enumerate(samples)]
+        tasks[task] = evaluate(
+            Reader(),  # type: ignore[arg-type]
+            task,
+            recipe.model_copy(update={"metrics": kept}),
+            samples,
+            predictions=results / "predictions" / draft.run_id / f"{task}.jsonl",
+            controls=(),
+            batch_images=4,
+            seed=0,
+            reporter=QuietReporter(),
+        )
+    record = draft.model_copy(update={"tasks": tasks})
+    write_record(results, record)
+    return record
+
+
+def test_every_metric_is_compared_as_a_whole(tmp_path: Path) -> None:
+    a = real_run(tmp_path, "dino", ["7", "right", "right", "a thing", "right", "right"])
+    b = real_run(tmp_path, "clip", ["right"] * 6)
+    comparison = compare_runs(tmp_path, a, b)
+    by_name = {m.metric: m for task in comparison.tasks for m in task.metrics}
+    assert set(by_name) == {"cider", "bleu1", "bleu4", "spice", *b.tasks["oc"].metrics}
+    for name, task in (("bleu4", "captioning"), ("counting_error", "oc"), ("cider", "captioning")):
+        found, before, after = by_name[name], a.tasks[task], b.tasks[task]
+        assert found.score_a == pytest.approx(before.metrics[name].value)
+        assert found.score_b == pytest.approx(after.metrics[name].value)
+        assert found.difference is not None
+        assert found.difference.value == pytest.approx(found.score_b - found.score_a)
+    assert by_name["bleu4"].difference is not None
+    assert by_name["bleu4"].difference.value > 0
+    assert by_name["spice"].difference is None or by_name["spice"].reason is None
+    text = render_page(lay_out_metrics(comparison))
+    assert "| bleu4 |" in text
+    assert json.loads(json.dumps(as_json(comparison)))["tasks"][0]["metrics"]
+
+
+def test_an_unknown_runner_has_a_reason_for_each_metric(tmp_path: Path) -> None:
+    a = make_run(tmp_path, "dino", joint=False, skill=0.3, count=6)
+    b = make_run(tmp_path, "clip", joint=False, skill=0.8, count=6)
+    task = compare_runs(tmp_path, a, b).tasks[0]
+    assert task.difference is not None
+    assert all(metric.reason for metric in task.metrics)
+
+
+def test_counts_are_not_exported_as_percentages(tmp_path: Path) -> None:
+    record = real_run(tmp_path, "dino", ["9", "right", "right", "right"])
+    found = export_harness(record)
+    error = record.tasks["oc"].metrics["counting_error"]
+    assert error.value is not None
+    assert found["results"]["oc"]["counting_error,none"] == error.value
+    accuracy = record.tasks["oc"].metrics["counting_accuracy"].value
+    assert accuracy is not None
+    assert found["results"]["oc"]["counting_accuracy,none"] == accuracy / 100
+    assert found["higher_is_better"]["oc"]["counting_error"] is False
+
+
+def test_the_commands_list_show_and_name_what_is_damaged(tmp_path: Path) -> None:
+    record = make_run(tmp_path, "dino", joint=False, skill=0.5, count=4)
+
+    def invoke(*command: str) -> Any:
+        arguments = ["results", *command, "--results", str(tmp_path)]
+        return CliRunner().invoke(app, arguments, env={"COLUMNS": "220"})
+
+    assert record.run_id in invoke("ls").stdout
+    assert json.loads(invoke("ls", "--json").stdout)["runs"][0]["encoder"] == "dino"
+    shown = invoke("show", "dino/frozen")
+    assert "Proof of training" in shown.stdout, shown.output
+    assert json.loads(invoke("show", record.run_id, "--json").stdout)["run_id"] == record.run_id
+    (tmp_path / "records" / "broken.json").write_text("{")
+    listed = invoke("ls")
+    assert listed.exit_code == 1
+    assert "broken.json" in listed.stderr
 
 
 def test_inventory_names_what_is_damaged_and_keeps_the_rest(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from encoder_bench.recipes import recipe_folder
 from encoder_bench.sweep.cells import make_cells
 from encoder_bench.sweep.status import CellStatus, read_all
 
@@ -40,16 +41,27 @@ def wait_for(condition: object, seconds: float) -> None:
         time.sleep(1)
 
 
-def test_a_sweep_finishes_though_a_cell_is_preempted(tmp_path: Path) -> None:
+def test_a_sweep_finishes_though_a_cell_is_preempted(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     cores = str(os.cpu_count())
+    recipe = (recipe_folder("adapters") / "quick.toml").read_text()
+    for before, after in (
+        ("images_per_step = 16", "images_per_step = 4"),
+        ("samples_per_image = 12", "samples_per_image = 2"),
+    ):
+        recipe = recipe.replace(before, after)
+    (tmp_path / "small.toml").write_text(recipe)
     sweep = [
         *(sys.executable, "-m", "encoder_bench", "sweep", "--encoders", "tiny-mae"),
-        *("--modes", "frozen", "--seeds", "0,1", "--steps", "120", "--limit", "12"),
-        *("--set", "training.checkpoint_every=10", "--results", str(tmp_path)),
+        *("--modes", "frozen", "--seeds", "0,1", "--steps", "40", "--data", "scenes:5:64:2:12"),
+        *("--adapter", str(tmp_path / "small.toml"), "--tasks", "oc"),
+        *("--set", "training.checkpoint_every=5", "--results", str(tmp_path)),
         *("--launcher", "slurm", "--partition", "low", "--gpus", "0", "--cpus", cores),
     ]
     process = subprocess.Popen(sweep, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    wait_for(lambda: list((tmp_path / "checkpoints").glob("*/checkpoint-*")), 120)
+    request.addfinalizer(process.kill)
+    wait_for(lambda: list((tmp_path / "checkpoints").glob("*/checkpoint-*")), 240)
     urgent = ["sbatch", "--partition", "high", "--cpus-per-task", cores, "--wrap", "sleep 2"]
     subprocess.run([*urgent, "--output", "/dev/null"], check=True)
     output, _ = process.communicate(timeout=400)
@@ -62,7 +74,8 @@ def test_a_sweep_finishes_though_a_cell_is_preempted(tmp_path: Path) -> None:
 def test_a_sweep_that_was_killed_waits_for_its_queued_cells(tmp_path: Path) -> None:
     sweep = [
         *(sys.executable, "-m", "encoder_bench", "sweep", "--encoders", "tiny-mae"),
-        *("--modes", "frozen", "--steps", "2", "--limit", "4", "--results", str(tmp_path)),
+        *("--modes", "frozen", "--steps", "2", "--data", "scenes:5:64:2:12", "--tasks", "oc"),
+        *("--results", str(tmp_path)),
         *("--launcher", "slurm", "--partition", "low", "--gpus", "0", "--cpus", "1"),
     ]
     subprocess.run([*sweep, "--no-wait", "--sbatch", "begin=now+8"], check=True)
@@ -77,7 +90,7 @@ def test_a_sweep_that_was_killed_waits_for_its_queued_cells(tmp_path: Path) -> N
 def test_what_sbatch_refuses_is_passed_on(tmp_path: Path) -> None:
     from encoder_bench.errors import EncoderBenchError
     from encoder_bench.sweep.cells import write_cell
-    from encoder_bench.sweep.launchers import SlurmOptions, run_slurm
+    from encoder_bench.sweep.slurm import SlurmOptions, run_slurm
 
     (cell,) = make_cells(["tiny-mae"], ["frozen"], [0], ["quick"], settings={}, weights={})
     folder = write_cell(cell, tmp_path)

@@ -17,13 +17,18 @@ from typer.testing import CliRunner
 
 from encoder_bench.cli.app import app
 from encoder_bench.errors import RecipeError, RecordError
+from encoder_bench.progress import QuietReporter
+from encoder_bench.results.record import read_records
 from encoder_bench.sweep.cells import Cell, make_cells, read_cell, write_cell
+from encoder_bench.sweep.launched import launch_command
 from encoder_bench.sweep.launchers import local_slots
 from encoder_bench.sweep.status import CellStatus, read_all, read_status, write_status
+from encoder_bench.sweep.worker import run_cell
 
-SMALL: dict[str, Any] = {"steps": 1, "limit": 2, "tasks": ["oc"]}
+DATA = "scenes:5:24:2:6"
+SMALL: dict[str, Any] = {"steps": 1, "limit": 2, "tasks": ["oc"], "data": DATA}
 NO_CACHE = ("--set", "training.feature_cache=false")
-FLAGS = ("--steps", "1", "--limit", "2", "--tasks", "oc", *NO_CACHE)
+FLAGS = ("--steps", "1", "--limit", "2", "--tasks", "oc", "--data", DATA, *NO_CACHE)
 
 
 def cells(*encoders: str, weights: dict[str, str] | None = None) -> list[Cell]:
@@ -106,6 +111,39 @@ def test_one_failing_cell_stops_no_other_and_a_repeat_does_what_is_missing(tmp_p
     assert {entry["state"] for entry in json.loads(shown.stdout)} == {"done", "failed"}
 
 
+def test_status_shows_runs_that_no_sweep_started(tmp_path: Path) -> None:
+    def shown() -> str:
+        command = ["status", "--results", str(tmp_path)]
+        return CliRunner().invoke(app, command, env={"COLUMNS": "200"}).stdout
+
+    assert "no runs here yet" in shown()
+    (tmp_path / "checkpoints" / "1234abcd" / "checkpoint-0-00000010").mkdir(parents=True)
+    assert "run 1234abcd" in shown()
+    assert "unfinished" in shown()
+    records = tmp_path / "records"
+    records.mkdir()
+    (records / "broken.json").write_text("{")
+    assert "damaged" in shown()
+
+
+def test_watch_ends_when_all_have_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from encoder_bench.cli import sweep as command
+
+    folder = write_cell(cells("tiny-mae")[0], tmp_path)
+    states = iter(["running", "planned", "running", "failed"])
+
+    def next_look(seconds: float) -> None:
+        state = next(states)
+        status = CellStatus(state=state, host=socket.gethostname(), pid=os.getpid(), message="x")
+        write_status(folder, status)
+
+    monkeypatch.setattr(command.time, "sleep", next_look)
+    done = CliRunner().invoke(app, ["status", "--watch", "--results", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert next(states, None) is None
+    assert "failed" in done.stdout
+
+
 def test_a_removed_record_is_made_again(tmp_path: Path) -> None:
     sweep("--encoders", "tiny-mae", "--modes", "frozen", "--results", str(tmp_path))
     ((folder, _, status),) = read_all(tmp_path)
@@ -144,7 +182,7 @@ def test_a_process_that_dies_without_a_word_is_a_failed_cell(
 
     folder = write_cell(cells("tiny-mae")[0], tmp_path)
     write_status(folder, CellStatus(state="running", host=socket.gethostname(), pid=2**22 + 1))
-    launchers._close(folder, tmp_path, "line\nKilled: out of memory\n")
+    launchers.close_silent(folder, tmp_path, "line\nKilled: out of memory\n")
     status = read_status(folder, tmp_path)
     assert status.state == "failed"
     assert "Killed: out of memory" in status.message
@@ -173,6 +211,35 @@ def test_as_many_processes_as_fit() -> None:
     assert local_slots(3, 2, None, 0) == 2
     assert local_slots(None, 10, 2**60, 0) == 1
     assert local_slots(None, 1, 1, 8) == 1
+    assert local_slots(None, 10, None, 8, 4) == 2
+
+
+def test_a_cell_on_several_gpus_is_launched_by_accelerate(tmp_path: Path) -> None:
+    command = launch_command(tmp_path, tmp_path, processes=4, cpu=False, force=True)
+    assert command[1:3] == ["-m", "accelerate.commands.launch"]
+    assert {"--multi_gpu", "--num_processes=4", "encoder_bench.sweep.launched"} < set(command)
+    assert command[-1] == "--force"
+
+
+def test_a_cell_is_done_by_two_processes(tmp_path: Path) -> None:
+    (cell,) = make_cells(
+        ["tiny-mae"],
+        ["frozen"],
+        [0],
+        ["quick"],
+        settings=SMALL | {"device": "cpu"},
+        weights={},
+    )
+    folder = write_cell(cell, tmp_path)
+    status = run_cell(folder, tmp_path, QuietReporter(), processes=2)
+    assert (status.state, status.attempts) == ("done", 1), status.message
+    (record,) = read_records(tmp_path)
+    assert record.training["processes"] == 2
+
+
+def test_more_gpus_than_there_are_is_one_clear_line(tmp_path: Path) -> None:
+    result = sweep("--encoders", "tiny-mae", "--gpus", "99", "--results", str(tmp_path))
+    assert "--gpus 99: this machine has" in str(result.exception)
 
 
 def test_weights_belong_to_an_encoder_of_the_matrix() -> None:

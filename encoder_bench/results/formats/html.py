@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
 import pandas as pd
@@ -26,12 +27,18 @@ small { opacity: .75; }
 
 def to_html(frame: pd.DataFrame) -> str:
     """Return the frame of `table` as one HTML page without outside parts; text is escaped."""
-    pages = "\n".join(render_page(page) for page in lay_out(frame))
+    pages = [render_page(page) for page in lay_out(frame)]
+    return whole_page("Visual encoders compared", pages)
+
+
+def whole_page(title: str, sections: Sequence[str]) -> str:
+    """Return sections of HTML as one page without outside parts."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>encoder-bench: comparison table</title>\n<style>\n{_STYLE}\n</style>\n</head>\n"
-        f"<body>\n<h1>Visual encoders compared</h1>\n{pages}\n</body>\n</html>\n"
+        f"<title>encoder-bench: {escape(title.casefold())}</title>\n"
+        f"<style>\n{_STYLE}\n</style>\n</head>\n"
+        f"<body>\n<h1>{escape(title)}</h1>\n{chr(10).join(sections)}\n</body>\n</html>\n"
     )
 
 

@@ -62,8 +62,9 @@ def slope_chart(title: str, series: Sequence[Series]) -> str | None:
         parts.append(svg.text(left - 18, y(tick) + 4, f"{tick:g}", anchor="end", css="axis"))
     for x, name in ((left, "frozen"), (right, "joint")):
         parts.append(svg.text(x, height - 12, name, anchor="middle", css="axis"))
-    for each in series:
-        parts += _slope(each, left, right, y)
+    for number, each in enumerate(series):
+        aside = 4.0 * (number - (len(series) - 1) / 2)
+        parts += _slope(each, left + aside, right + aside, y)
     last = [(each, each.joint or each.frozen) for each in series]
     labelled = [(each, point) for each, point in last if point is not None]
     places = svg.keep_apart([y(p.value) for _, p in labelled], 14.0, lowest=height - 30)
@@ -80,7 +81,7 @@ def _slope(each: Series, left: float, right: float, y: Scale) -> list[str]:
         parts.append(svg.polyline(ends, css=f"s{each.index % svg.SERIES} curve"))
     for x, point, mode in ((left, each.frozen, "frozen"), (right, each.joint, "joint")):
         if point is not None:
-            parts.append(svg.line(x, y(point.low), x, y(point.high), css="whisker"))
+            parts.append(svg.whisker(x, y(point.low), x, y(point.high), each.index))
             parts.append(svg.mark(x, y(point.value), each.index, f"{each.label}, {mode}: {point}"))
     return parts
 
@@ -111,7 +112,7 @@ def interval_chart(title: str, series: Sequence[Series], blind: float | None) ->
         parts.append(
             svg.text(left - 10, y + 4, f"{_short(each.label)}, {mode}", anchor="end", css="label")
         )
-        parts.append(svg.line(x(point.low), y, x(point.high), y, css="whisker"))
+        parts.append(svg.whisker(x(point.low), y, x(point.high), y, each.index))
         hollow = mode == "frozen"
         parts.append(
             svg.mark(x(point.value), y, each.index, f"{each.label}, {mode}: {point}", hollow=hollow)
@@ -134,7 +135,7 @@ def pareto_chart(title: str, axis: str, points: Sequence[Costed]) -> str | None:
     """Return score against cost with the frontier (nothing cheaper is better) drawn through."""
     if len(points) < 2:
         return None
-    width, height, left, bottom = 620, 330, 52.0, 44.0
+    width, height, left, bottom = 590, 330, 52.0, 44.0
     x = Scale(*svg.spread([each.cost for each in points]), left, width - 130)
     ends = [end for each in points for end in (each.score.low, each.score.high)]
     y = Scale(*svg.spread(ends), height - bottom, 30)
@@ -148,7 +149,8 @@ def pareto_chart(title: str, axis: str, points: Sequence[Costed]) -> str | None:
         at = x(each.cost), y(each.score.value)
         mode = "joint" if each.joint else "frozen"
         note = f"{each.label}, {mode}: {each.score} at {each.cost:,.4g} {axis}"
-        parts.append(svg.line(at[0], y(each.score.low), at[0], y(each.score.high), css="whisker"))
+        low, high = y(each.score.low), y(each.score.high)
+        parts.append(svg.whisker(at[0], low, at[0], high, each.index))
         parts.append(svg.mark(*at, each.index, note, hollow=not each.joint))
     places = svg.keep_apart([y(e.score.value) for e in points], 13.0, lowest=height - bottom)
     for each, place in zip(points, places, strict=True):
@@ -202,7 +204,8 @@ def bar_chart(
     if not points or not categories:
         return None
     left, bottom, height = 52.0, 62.0, 270
-    room = max(46.0, 13.0 * len(values) + 14)
+    longest = max((len(category) for category in categories), default=1)
+    room = max(46.0, 13.0 * len(values) + 14, min(6.2 * longest + 8, 110.0))
     width = left + room * len(categories) + 160
     y = Scale(*svg.spread([end for p in points for end in (p.low, p.high)]), height - bottom, 30)
     right = width - 150
@@ -215,7 +218,11 @@ def bar_chart(
         middle = left + room * (column + 0.5)
         parts.append(
             svg.text(
-                middle, height - bottom + 18, _short(category, 12), anchor="middle", css="axis"
+                middle,
+                height - bottom + 18,
+                _short(category, max(4, int(room / 6.2))),
+                anchor="middle",
+                css="axis",
             )
         )
         for place, (label, (index, row)) in enumerate(values.items()):
@@ -223,7 +230,7 @@ def bar_chart(
             if point is None:
                 continue
             x = middle + 13.0 * (place - (len(values) - 1) / 2)
-            parts.append(svg.line(x, y(point.low), x, y(point.high), css="whisker"))
+            parts.append(svg.whisker(x, y(point.low), x, y(point.high), index))
             hollow = label.endswith("frozen")
             note = f"{label}, {category}: {point}"
             parts.append(svg.mark(x, y(point.value), index, note, hollow=hollow))

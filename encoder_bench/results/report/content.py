@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -39,8 +40,9 @@ from encoder_bench.results.report.charts import (
     slope_chart,
 )
 from encoder_bench.results.table import table
+from encoder_bench.results.ties import usual_ties
 
-TABLE_EXTRAS = ("lift", "parameters", "visual-tokens", "parse-failures", "training-seconds")
+TABLE_EXTRAS = ("lift", "parameters", "gflops", "device-hours", "visual-tokens", "parse-failures")
 _CATEGORIES = 12
 
 
@@ -62,14 +64,22 @@ class Chapter:
     slopes: tuple[str, ...]
     intervals: tuple[str, ...]
     pareto: tuple[str, ...]
+    no_pareto: tuple[str, ...]
     curves: str | None
     breakdowns: tuple[Breakdown, ...]
 
 
-def chapters(records: Iterable[RunRecord]) -> list[Chapter]:
-    """Return a chapter for each table that the records make, newest first."""
+def chapters(records: Iterable[RunRecord], *, results: Path | None = None) -> list[Chapter]:
+    """Return a chapter for each table that the records make, newest first.
+
+    Args:
+        records: run records.
+        results: the folder with their predictions, from which ties with the best are found; None,
+            or a folder without all of them, marks none.
+    """
     kept = tuple(records)
-    frame = table(kept, extra=TABLE_EXTRAS)
+    ties = None if results is None else usual_ties(results, kept)[0]
+    frame = table(kept, extra=TABLE_EXTRAS, ties=ties)
     pages = {page.heading: page for page in lay_out(frame)}
     columns = [*score_columns(kept), AVERAGE]
     return [
@@ -90,6 +100,7 @@ def series_index(group: TableGroup) -> dict[str, int]:
 
 def _chapter(group: TableGroup, page: Page, frame: pd.DataFrame, columns: Sequence[str]) -> Chapter:
     index = series_index(group)
+    pareto, no_pareto = _pareto(group, frame, index)
     charted = [column for column in columns if frame[column].notna().any()]
     series = {column: _series(frame, column, index) for column in charted}
     slopes = [slope_chart(column, series[column]) for column in charted]
@@ -102,7 +113,8 @@ def _chapter(group: TableGroup, page: Page, frame: pd.DataFrame, columns: Sequen
         group=group,
         slopes=tuple(chart for chart in slopes if chart),
         intervals=tuple(chart for chart in intervals if chart),
-        pareto=tuple(_pareto(group, frame, index)),
+        pareto=tuple(pareto),
+        no_pareto=tuple(no_pareto),
         curves=curve_chart("Training loss, nats a token, running mean", _curves(group, index)),
         breakdowns=tuple(_breakdowns(group, index)),
     )
@@ -136,13 +148,17 @@ def _best_blind(frame: pd.DataFrame, column: str) -> float | None:
     return float(values.max()) if len(values) else None
 
 
-def _pareto(group: TableGroup, frame: pd.DataFrame, index: dict[str, int]) -> Iterable[str]:
+def _pareto(
+    group: TableGroup, frame: pd.DataFrame, index: dict[str, int]
+) -> tuple[list[str], list[str]]:
+    """Return the charts of score against cost, and why one of them is not there."""
     scores = {(row[ENCODER], bool(row[HALF])): _point(row, AVERAGE) for row in _encoder_rows(frame)}
     costs: dict[str, Callable[[TableRow], float | None]] = {
         "encoder GFLOPs an image": lambda row: gflops(row.records[0]),
-        "device-hours of training, on each run's own hardware": _hours,
+        "GPU-hours of training (device-hours on CPUs), each run's own hardware": _hours,
         "encoder parameters (M)": _encoder_millions,
     }
+    charts, reasons = [], []
     for axis, cost in costs.items():
         points = []
         for row in group.rows:
@@ -150,11 +166,15 @@ def _pareto(group: TableGroup, frame: pd.DataFrame, index: dict[str, int]) -> It
             spent = cost(row)
             if score is not None and spent is not None:
                 points.append(Costed(row.label, index[row.label], row.joint, spent, score))
-        if len({point.cost for point in points}) < 2:
-            continue
         chart = pareto_chart(f"Avg against {axis}", axis, points)
-        if chart:
-            yield chart
+        if chart is None:
+            reasons.append(
+                f"Avg against {axis}: {len(points)} of {len(group.rows)} rows have both figures; "
+                "a chart needs two."
+            )
+        else:
+            charts.append(chart)
+    return charts, reasons
 
 
 def _encoder_millions(row: TableRow) -> float:
@@ -207,10 +227,17 @@ def _breakdowns(group: TableGroup, index: dict[str, int]) -> Iterable[Breakdown]
             )
             for row in group.rows
         }
-        title = f"{_column(group, task)} by {facet.replace('_', ' ')}"
+        title = f"{_column(group, task)} by {_facet_name(group, task, facet)}"
         chart = bar_chart(title, categories, values)
         if chart:
             yield Breakdown(title, chart)
+
+
+def _facet_name(group: TableGroup, task: str, facet: str) -> str:
+    """Return a facet in words; the answer of a counting task is a count."""
+    definition = next(r.tasks[task].definition for r in group.records if task in r.tasks)
+    counted = facet == "answer" and definition.get("runner") == "counting"
+    return "count" if counted else facet.replace("_", " ")
 
 
 def _column(group: TableGroup, task: str) -> str:

@@ -14,13 +14,9 @@ from pathlib import Path
 from encoder_bench.atomic import write_bytes, write_text
 from encoder_bench.results.record import RunRecord
 from encoder_bench.results.report.content import Chapter, chapters
-from encoder_bench.results.report.page import read_resource
-from encoder_bench.results.report.svg import SERIES
+from encoder_bench.results.report.resources import standalone_style
 
 _FONT = "DejaVu Sans"
-
-_VARIABLE = re.compile(r"--([a-z0-9]+): (#[0-9a-f]{6})")
-_RULE = re.compile(r"^svg ([^{]+)(\{[^}]*\})", flags=re.MULTILINE)
 
 
 def write_figures(records: Sequence[RunRecord], folder: Path) -> list[Path]:
@@ -64,27 +60,6 @@ def to_png(svg: str, *, zoom: float = 2.0) -> bytes:
         sans_serif_family=_FONT,
     )
     return bytes(drawn)
-
-
-def standalone_style() -> str:
-    """Return the page's rules for charts, with the light theme's colours filled in."""
-    css = read_resource("style.css")
-    light = dict(_VARIABLE.findall(css[: css.index("@media")]))
-    rules = [
-        f"{selector.strip()} {body}"
-        for selector, body in _RULE.findall(css)
-        if "--c" not in body and ".hollow" not in selector
-    ]
-    series = [
-        f".s{n}.curve, .s{n} .curve {{ stroke: {colour}; }}\n"
-        f".s{n}.mark, .s{n} .mark {{ fill: {colour}; stroke: {colour}; stroke-width: 1.75; }}"
-        for n in range(SERIES)
-        for colour in (light[f"s{n}"],)
-    ]
-    hollow = f".hollow.mark, .hollow .mark {{ fill: {light['paper']}; }}"
-    text = "\n".join(["svg { font: 12px system-ui, sans-serif; }", *rules, *series, hollow])
-    text = text.replace("svg .", ".")
-    return re.sub(r"var\(--([a-z0-9]+)\)", lambda match: light[match.group(1)], text)
 
 
 def _charts(chapter: Chapter) -> list[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,8 @@ from encoder_bench.errors import RecordError
 from encoder_bench.results.formats.html import table_section
 from encoder_bench.results.record import RunRecord, read_records
 from encoder_bench.results.report.content import Chapter, chapters, row_name
+from encoder_bench.results.report.features import Seen
+from encoder_bench.results.report.resources import read_resource, standalone_style
 from encoder_bench.results.report.samples import browse, thumbnails
 
 PICTURE_BYTES = 9_000_000
@@ -32,6 +33,7 @@ def write_report(
     *,
     output: Path | None = None,
     images: Mapping[str, Path] | None = None,
+    features: Mapping[str, Seen] | None = None,
     samples_per_task: int = 250,
 ) -> Path:
     """Write `results/report.html` from the records and the predictions beside them.
@@ -41,6 +43,7 @@ def write_report(
         output: another place for the file.
         images: `str(image_id)` -> image file, for the browser of samples; without it, samples
             have no pictures.
+        features: table heading -> pictures of what its encoders see.
         samples_per_task: at most so many samples a task in the browser.
 
     Returns:
@@ -53,7 +56,14 @@ def write_report(
     if not records:
         raise RecordError(f"{results}: no run records yet; make one with `encoder-bench run`")
     path = output or results / "report.html"
-    write_text(path, render(results, records, images or {}, samples_per_task=samples_per_task))
+    page = render(
+        results,
+        records,
+        images or {},
+        features=features or {},
+        samples_per_task=samples_per_task,
+    )
+    write_text(path, page)
     return path
 
 
@@ -62,10 +72,11 @@ def render(
     records: Sequence[RunRecord],
     images: Mapping[str, Path],
     *,
+    features: Mapping[str, Seen],
     samples_per_task: int,
 ) -> str:
     """Return the report's HTML; predictions that cannot be read are named on the page."""
-    parts = chapters(records)
+    parts = chapters(records, results=results)
     tables, problems = browse(results, [part.group for part in parts], limit=samples_per_task)
     pictures = thumbnails(tables, images, budget_bytes=PICTURE_BYTES)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
@@ -74,14 +85,15 @@ def render(
     return template.render(
         style=Markup(read_resource("style.css")),
         script=Markup(read_resource("script.js")),
-        chapters=[_template_chapter(part) for part in parts],
+        chart_style=Markup(standalone_style()),
+        chapters=[_template_chapter(part, features.get(part.heading)) for part in parts],
         problems=problems,
         samples=_embedded({"tables": tables, "images": pictures}),
         has_samples=any(entry["tasks"] for entry in tables),
     )
 
 
-def _template_chapter(part: Chapter) -> dict[str, Any]:
+def _template_chapter(part: Chapter, seen: Seen | None) -> dict[str, Any]:
     return {
         "heading": part.heading,
         "table": Markup(table_section(part.page)),
@@ -89,6 +101,8 @@ def _template_chapter(part: Chapter) -> dict[str, Any]:
         "slopes": [Markup(chart) for chart in part.slopes],
         "intervals": [Markup(chart) for chart in part.intervals],
         "pareto": [Markup(chart) for chart in part.pareto],
+        "no_pareto": part.no_pareto,
+        "features": seen,
         "curves": Markup(part.curves) if part.curves else None,
         "breakdowns": [(each.title, Markup(each.chart)) for each in part.breakdowns],
         "runs": [
@@ -109,8 +123,3 @@ def _embedded(value: Any) -> Markup:
 
 def _pretty(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
-
-
-def read_resource(name: str) -> str:
-    """Return one of the files beside this module: template, style or script."""
-    return (resources.files("encoder_bench.results.report") / name).read_text(encoding="utf-8")

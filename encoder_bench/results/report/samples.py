@@ -27,8 +27,8 @@ def browse(
     Samples are chosen by a hash of their id, so that every report shows the same ones.
 
     Returns:
-        A JSON list (one entry a table: `heading`, `runs`, `tasks` -> samples), and the reasons
-        why predictions of some run are not shown.
+        A JSON list (one entry a table: `heading`, `runs`, `tasks` -> samples, `graded` -> whether
+        the task's answers are right or wrong), and why predictions of some run are not shown.
     """
     tables, problems = [], []
     for group in groups:
@@ -45,7 +45,12 @@ def browse(
             if samples:
                 tasks[task] = samples
         tables.append(
-            {"heading": group.heading, "runs": [name for name, _ in runs], "tasks": tasks}
+            {
+                "heading": group.heading,
+                "runs": [name for name, _ in runs],
+                "graded": {task: _is_graded(task, runs) for task in tasks},
+                "tasks": tasks,
+            }
         )
     return tables, problems
 
@@ -82,6 +87,12 @@ def thumbnails(
 
 def _run_name(name: str, record: RunRecord, *, seeds: int) -> str:
     return f"{name}, seed {record.seed}" if seeds > 1 else name
+
+
+def _is_graded(task: str, runs: Sequence[tuple[str, RunRecord]]) -> bool:
+    """Return whether a task's answers are right or wrong; captions are neither."""
+    definition = next(r.tasks[task].definition for _, r in runs if task in r.tasks)
+    return bool(definition.get("runner") != "captioning")
 
 
 def _answers(

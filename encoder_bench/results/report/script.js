@@ -69,6 +69,9 @@ function browseSamples(data) {
   const pageSize = 20;
   const pick = (name) => document.getElementById(`pick-${name}`);
   let page = 0;
+  let shown = [];
+  let opened = 0;
+  const dialog = document.getElementById("sample-open");
   const choices = (select, names, selected) => {
     select.replaceChildren(
       ...names.map((name, index) => new Option(name, String(index), false, index === selected)),
@@ -76,11 +79,20 @@ function browseSamples(data) {
   };
   const entry = () => data.tables[Number(pick("table").value)];
   const task = () => Object.keys(entry().tasks)[Number(pick("task").value)];
+  const newTask = () => {
+    // Captions are neither right nor wrong.
+    const graded = entry().graded[task()];
+    for (const option of pick("rule").querySelectorAll("[data-graded]")) {
+      option.hidden = option.disabled = !graded;
+      if (option.disabled && option.selected) pick("rule").value = "all";
+    }
+    newPage(0);
+  };
   const newTable = () => {
     choices(pick("task"), Object.keys(entry().tasks), 0);
     choices(pick("a"), entry().runs, 0);
     choices(pick("b"), entry().runs, Math.min(1, entry().runs.length - 1));
-    newPage(0);
+    newTask();
   };
   const fits = (sample) => {
     const a = sample.answers[Number(pick("a").value)];
@@ -88,6 +100,10 @@ function browseSamples(data) {
     const words = pick("text").value.toLowerCase();
     if (words && !JSON.stringify([sample.question, sample.references, sample.answers]).toLowerCase().includes(words)) return false;
     switch (pick("rule").value) {
+      case "right-a": return Boolean(a && b && isRight(a) && !isRight(b));
+      case "right-b": return Boolean(a && b && isRight(b) && !isRight(a));
+      case "wrong": return Boolean(a && b && !isRight(a) && !isRight(b));
+      case "every": return sample.answers.every((answer) => !answer || !isRight(answer));
       case "a": return Boolean(a && b && a.score > b.score);
       case "b": return Boolean(a && b && b.score > a.score);
       case "differ": return Boolean(a && b && a.text !== b.text);
@@ -99,27 +115,51 @@ function browseSamples(data) {
     const found = (entry().tasks[task()] || []).filter(fits);
     const pages = Math.max(1, Math.ceil(found.length / pageSize));
     page = Math.min(Math.max(0, to), pages - 1);
-    const shown = found.slice(page * pageSize, (page + 1) * pageSize);
+    shown = found.slice(page * pageSize, (page + 1) * pageSize);
     document.getElementById("sample-count").textContent =
       `${found.length} samples, page ${page + 1} of ${pages}`;
     document.getElementById("previous").disabled = page === 0;
     document.getElementById("next").disabled = page + 1 >= pages;
-    document.getElementById("sample-list").replaceChildren(...shown.map(card));
+    document.getElementById("sample-list").replaceChildren(
+      ...shown.map((sample, index) => card(sample, () => open(index))),
+    );
   };
-  const card = (sample) => {
+  // One sample at a time, with its picture larger; arrow keys go on, Escape closes.
+  const open = (index) => {
+    opened = (index + shown.length) % shown.length;
+    dialog.querySelector("[data-body]").replaceChildren(card(shown[opened], null));
+    if (!dialog.open) dialog.showModal();
+  };
+  for (const button of dialog.querySelectorAll("[data-step]")) {
+    button.addEventListener("click", () => open(opened + Number(button.dataset.step)));
+  }
+  dialog.querySelector("[data-close]").addEventListener("click", () => dialog.close());
+  dialog.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (step) open(opened + step);
+  });
+  const card = (sample, onOpen) => {
     const box = element("article", "sample");
     const left = element("div");
     if (data.images[sample.image]) {
       const image = element("img");
       image.src = data.images[sample.image];
       image.alt = `image ${sample.image}`;
-      image.loading = "lazy";
       left.append(image);
     } else {
       left.append(element("div", "none", "no picture"));
     }
     const right = element("div");
-    right.append(element("h3", "", sample.question || "Caption"));
+    const heading = element("h3");
+    if (onOpen) {
+      const button = element("button", "", sample.question || "Caption");
+      button.type = "button";
+      button.addEventListener("click", onOpen);
+      heading.append(button);
+    } else {
+      heading.textContent = sample.question || "Caption";
+    }
+    right.append(heading);
     right.append(element("div", "id", `${sample.id} · image ${sample.image}`));
     right.append(element("div", "", `People: ${tally(sample.references)}`));
     const table = element("table");
@@ -130,21 +170,79 @@ function browseSamples(data) {
       row.append(element("td", picked ? "picked" : "", entry().runs[index]));
       row.append(element("td", "", answer.text === "" ? "(empty)" : answer.text));
       const score = answer.unparsed ? "unparsed" : answer.score === null ? "" : String(answer.score);
-      row.append(element("td", "n", score));
+      const graded = entry().graded[task()];
+      const verdict = !graded || answer.unparsed ? "" : isRight(answer) ? "right" : "wrong";
+      row.append(element("td", "n", score), element("td", verdict, verdict));
     });
     right.append(table);
     box.append(left, right);
     return box;
   };
   choices(pick("table"), data.tables.map((each) => each.heading), 0);
+  pick("table").closest("label").hidden = data.tables.length < 2;
   pick("table").addEventListener("input", newTable);
-  for (const name of ["task", "a", "b", "rule", "text"]) {
+  pick("task").addEventListener("input", newTask);
+  for (const name of ["a", "b", "rule", "text"]) {
     pick(name).addEventListener("input", () => newPage(0));
   }
   document.getElementById("previous").addEventListener("click", () => newPage(page - 1));
   document.getElementById("next").addEventListener("click", () => newPage(page + 1));
   document.getElementById("sample-filter").addEventListener("submit", (event) => event.preventDefault());
   newTable();
+}
+
+// A sample is right from 50 points on: VQA's are 0, 30, 60, 90 or 100.
+function isRight(answer) {
+  return !answer.unparsed && answer.score !== null && answer.score >= 50;
+}
+
+// Charts: each can be saved as it stands in a paper, in the light theme's colours.
+const chartStyle = document.getElementById("chart-style").textContent;
+for (const figure of document.querySelectorAll(".charts figure")) {
+  const svg = figure.querySelector("svg");
+  const bar = element("div", "save");
+  for (const kind of ["SVG", "PNG"]) {
+    const button = element("button", "", kind);
+    button.type = "button";
+    button.setAttribute("aria-label", `Save ${svg.getAttribute("aria-label")} as ${kind}`);
+    button.addEventListener("click", () => saveChart(svg, kind));
+    bar.append(button);
+  }
+  figure.append(bar);
+}
+
+async function saveChart(svg, kind) {
+  const copy = svg.cloneNode(true);
+  const [, , width, height] = svg.getAttribute("viewBox").split(" ").map(Number);
+  copy.setAttribute("height", height);
+  const style = document.createElementNS(copy.namespaceURI, "style");
+  style.textContent = chartStyle;
+  copy.prepend(style);
+  const text = new XMLSerializer().serializeToString(copy);
+  const name = svg.getAttribute("aria-label").toLowerCase().replace(/[^a-z0-9]+/g, "-");
+  if (kind === "SVG") {
+    download(new Blob([text], { type: "image/svg+xml" }), `${name}.svg`);
+    return;
+  }
+  const image = new Image();
+  image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(text)}`;
+  await image.decode();
+  const canvas = element("canvas");
+  canvas.width = 3 * width;
+  canvas.height = 3 * height;
+  const context = canvas.getContext("2d");
+  context.fillStyle = "#fff";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.drawImage(image, 0, 0, canvas.width, canvas.height);
+  canvas.toBlob((blob) => download(blob, `${name}.png`), "image/png");
+}
+
+function download(blob, name) {
+  const link = element("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
 function element(name, css = "", text = null) {

@@ -108,6 +108,11 @@ def polyline(points: Sequence[tuple[float, float]], *, css: str = "") -> str:
     return f'<polyline points="{path}" fill="none"{_css(css)}/>'
 
 
+def whisker(x1: float, y1: float, x2: float, y2: float, series: int) -> str:
+    """Return an interval's line in its series' colour."""
+    return line(x1, y1, x2, y2, css=f"s{series % SERIES} whisker")
+
+
 def mark(x: float, y: float, series: int, title: str, *, hollow: bool = False) -> str:
     """Return a series' mark (circle, square, diamond, triangle) with a tooltip."""
     css = f"s{series % SERIES} mark" + (" hollow" if hollow else "")

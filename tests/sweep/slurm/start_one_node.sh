@@ -3,12 +3,13 @@
 # in `low`, which are queued again. For tests; needs root and Debian's or Ubuntu's slurm-wlm.
 #
 #   start_one_node.sh FOLDER   install what is missing, write a configuration into FOLDER, start
-#   start_one_node.sh stop     stop the daemons
+#   start_one_node.sh stop FOLDER   stop the daemons that were started with it
 set -euo pipefail
 
 if [ "${1:-}" = stop ]; then
-  pkill slurmd || true
-  pkill slurmctld || true
+  for daemon in slurmd slurmctld; do
+    [ ! -s "$2/$daemon.pid" ] || kill "$(cat "$2/$daemon.pid")" || true
+  done
   exit 0
 fi
 folder=$(mkdir -p "$1" && cd "$1" && pwd)
@@ -58,7 +59,7 @@ InactiveLimit=0
 KillWait=5
 MinJobAge=300
 SlurmdTimeout=60
-NodeName=$host CPUs=$(nproc) RealMemory=$memory State=UNKNOWN
+NodeName=$host CPUs=$(nproc --all) RealMemory=$memory State=UNKNOWN
 PartitionName=low Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE
 PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 CONF

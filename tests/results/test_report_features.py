@@ -1,0 +1,63 @@
+"""Patch features in the report: drawn from the run's own encoder, or named with the reason."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from report_builders import draw_pictures
+from result_builders import make_record
+
+from encoder_bench.encoders.registry import load_encoder
+from encoder_bench.progress import QuietReporter
+from encoder_bench.report_features import PHOTOS, seen_features
+from encoder_bench.results.record import RunRecord, write_record
+from encoder_bench.results.report import write_report
+
+
+def tiny_record(*, joint: bool = False, fingerprint: str | None = None) -> RunRecord:
+    encoder = load_encoder("tiny-mae")
+    record = make_record("tiny-mae", joint=joint)
+    facts = record.encoder.model_copy(
+        update={"fingerprint": fingerprint or encoder.fingerprint(), "display_name": "<b>MAE</b>"}
+    )
+    adapter = {**record.adapter, "encoder": {"trainable": joint, "layer": [-1]}}
+    return record.model_copy(update={"encoder": facts, "adapter": adapter})
+
+
+def test_a_frozen_row_shows_its_encoder_on_the_same_photos(tmp_path: Path) -> None:
+    record = tiny_record()
+    write_record(tmp_path, record)
+    pictures = draw_pictures(tmp_path / "pictures", 6)
+    found = seen_features(tmp_path, [record], pictures, QuietReporter(), device="cpu")
+    (seen,) = found.values()
+    photos, view = seen.columns
+    assert (len(photos.pictures), len(view.pictures)) == (PHOTOS, PHOTOS)
+    assert view.patches
+    assert "of variance" in view.note
+    text = write_report(tmp_path, images=pictures, features=found).read_text()
+    assert "What the encoders see" in text
+    assert "<b>MAE</b>" not in text
+    assert len(re.findall(r'class="patches" src="data:image/png;base64,', text)) == PHOTOS
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (tiny_record(joint=True), "the trained weights of run"),
+        (tiny_record(fingerprint="0" * 64), "weights found now are not those"),
+    ],
+    ids=["tuned weights are gone", "other weights"],
+)
+def test_an_encoder_that_cannot_be_shown_is_named(
+    tmp_path: Path, record: RunRecord, reason: str
+) -> None:
+    pictures = draw_pictures(tmp_path / "pictures", 2)
+    (seen,) = seen_features(tmp_path, [record], pictures, QuietReporter(), device="cpu").values()
+    assert [column.title for column in seen.columns] == ["photo"]
+    assert reason in seen.missing[0]
+
+
+def test_without_pictures_nothing_is_loaded(tmp_path: Path) -> None:
+    assert seen_features(tmp_path, [tiny_record()], {}, QuietReporter()) == {}
