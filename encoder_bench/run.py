@@ -204,7 +204,7 @@ def train_along(plan: RunPlan, processes: Processes, *, trackers: Sequence[str] 
         storage = plan.adapter.training.feature_storage
         features = find_features(mllm.encoder, data.images(), storage=storage)
     train(
-        mllm.to(device),
+        mllm,
         data.training,
         plan.adapter,
         plan.training_recipes,

@@ -10,7 +10,7 @@ import torch
 from encoder_bench.errors import DataError, TrainingError, UnknownNameError
 from encoder_bench.mllm.trainable import prove, snapshot
 from encoder_bench.training.feature_cache import open_features
-from encoder_bench.training.loop import only_parts
+from encoder_bench.training.stage import only_parts
 from tests.training.world import CPU, draw, model, recipe, run
 
 
