@@ -112,9 +112,10 @@ class MLLM(nn.Module):
             rows: on the language model's device.
             visual: `(B, M, D_llm)`, None for text only.
         """
+        flexible = self.language.attention == "flex_attention"
         logits: Tensor = self.language(
             self.splice(rows, visual),
-            mask=rows.mask(),
+            mask=rows.block_mask() if flexible else rows.mask(),
             positions=rows.positions,
             at=(rows.loss_rows, rows.loss_columns),
         )

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from encoder_bench.data.sample import Sample
 from encoder_bench.hashing import hash_json, hash_text
+from encoder_bench.mllm.attention import training_attention
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.progress import Reporter
 from encoder_bench.recipes import AdapterRecipe, TaskRecipe
@@ -31,7 +32,13 @@ __all__ = ["TrainingSummary", "train"]
 _NOT_LEARNING: dict[str, Any] = {
     "description": True,
     "evaluation_batch_images": True,
-    "training": {"checkpoint_every", "keep_checkpoints", "feature_cache"},
+    "training": {
+        "checkpoint_every",
+        "keep_checkpoints",
+        "feature_cache",
+        "row_length",
+        "attention",
+    },
 }
 
 
@@ -100,10 +107,12 @@ def train(
     checkpoint, stage_done, steps_done = run.resume()
     run.summary.processes = accelerator.num_processes
     run.summary.sharded = sharded
-    for number, stage in enumerate(adapter.stages[stage_done:], start=stage_done):
-        with only_parts(working, stage) as parameters:
-            Stage(run, number, stage, parameters).run(checkpoint, steps_done)
-        checkpoint, steps_done = None, 0
+    with training_attention(working.language, device, adapter.training.attention) as attention:
+        run.summary.attention = attention
+        for number, stage in enumerate(adapter.stages[stage_done:], start=stage_done):
+            with only_parts(working, stage) as parameters:
+                Stage(run, number, stage, parameters).run(checkpoint, steps_done)
+            checkpoint, steps_done = None, 0
     if run.average is not None:
         run.average.apply()
     if sharded:

@@ -77,6 +77,7 @@ class Stage:
             run.tasks,
             micro_batch_images=stage.micro_batch_images or stage.images_per_step,
             shared_prefix=run.adapter.training.shared_prefix,
+            row_length=run.adapter.training.row_length,
             features=run.features,
             pin_memory=run.device.type == "cuda",
         )
