@@ -174,10 +174,24 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     assert "cannot be written" in listener.warnings[0]
 
 
-def test_one_corrupt_image_is_named(encoder: Encoder, images: list[Path]) -> None:
-    images[3].write_bytes(images[3].read_bytes()[:50])
-    with pytest.raises(DataError, match=images[3].name):
+def test_corrupt_images_are_named_and_the_others_kept(
+    encoder: Encoder, images: list[Path], tmp_path: Path
+) -> None:
+    whole = images[3].read_bytes()
+    images[3].write_bytes(whole[:50])
+    with pytest.raises(DataError, match=rf"{images[3].name}.*of the other 5 images are kept"):
         opened(encoder, images)
+    kept = shards(tmp_path)
+    images[5].write_bytes(images[5].read_bytes()[:60])
+    both = rf"2 images cannot be read.*{images[3].name}.*{images[5].name}"
+    with pytest.raises(DataError, match=both):
+        opened(encoder, images)
+    images[5].unlink()
+    images[3].write_bytes(whole)
+    listener = Listener()
+    opened(encoder, images[:5], listener)
+    assert "1 images" in listener.notes[0], "only the mended one is encoded"
+    assert set(kept) < set(shards(tmp_path))
     with pytest.raises(DataError, match=r"absent\.png: cannot be read"):
         opened(encoder, [images[0].with_name("absent.png")])
 
