@@ -103,6 +103,15 @@ def random_weight_warnings(mllm: MLLM) -> tuple[str, ...]:
     return tuple(lines)
 
 
+def model_notes(mllm: MLLM) -> tuple[str, ...]:
+    """Return a line for each gap in the language model that was filled without harm."""
+    language = mllm.language
+    if language.tokenizer.pad_token_id is not None:
+        return ()
+    name, filler = language.settings.name, language.tokenizer.decode([language.pad_id])
+    return (f"LLM {name} has no pad token; {filler!r} fills rows, where masks hide it",)
+
+
 def _without_folder(locator: str) -> str:
     """Keep a local folder's name only: a record should not carry the paths of a machine."""
     path = Path(locator)

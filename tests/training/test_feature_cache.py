@@ -114,6 +114,20 @@ def test_a_torn_shard_is_found_and_redone(
     assert shards(tmp_path) != [shard]
 
 
+@pytest.mark.parametrize("storage", ["exact", "int8"])
+def test_rotten_bytes_are_found_and_redone(
+    encoder: Encoder, images: list[Path], tmp_path: Path, storage: str
+) -> None:
+    expected = opened(encoder, images, storage=storage)[images[0]].clone()
+    (shard,) = shards(tmp_path)
+    content = bytearray(shard.read_bytes())
+    content[-4000:] = bytes(4000)
+    shard.write_bytes(content)
+    with pytest.raises(TrainingError, match=f"{shard.name}.*run the same command again"):
+        list(opened(encoder, images, storage=storage).values())
+    assert torch.equal(opened(encoder, images, storage=storage)[images[0]], expected)
+
+
 def _build(paths: list[Path]) -> None:
     torch.set_num_threads(1)
     encoder = load_encoder("tiny-clip").requires_grad_(False)
