@@ -18,6 +18,7 @@ from encoder_bench.errors import WeightsError
 from encoder_bench.hashing import hash_parameters
 from encoder_bench.mllm.chat import plain_text, read_template
 from encoder_bench.mllm.head import head_only_at
+from encoder_bench.mllm.recompute import recompute_activations
 from encoder_bench.recipes import LanguageModelSettings
 
 
@@ -312,10 +313,7 @@ def load_language_model(
         revision=loaded.revision,
     )
     if settings.gradient_checkpointing:
-        enable = "activation_checkpointing_enable"  # the later name in transformers
-        if not hasattr(language.model, enable):
-            enable = "gradient_checkpointing_enable"
-        getattr(language.model, enable)({"use_reentrant": False})
+        recompute_activations(language.model, key="llm.gradient_checkpointing")
     return language.eval()
 
 
