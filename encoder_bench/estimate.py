@@ -18,7 +18,7 @@ _ANSWER_TOKENS = 24
 """Tokens of one training prompt with its answer, about; scenes have 12, VQAv2 15, captions 30."""
 _KNOWN_LLM_PARAMETERS = {"tiny-llama": 1_900_000, "smollm2-135m": 134_515_008}
 """SmolLM2's exactly (a test builds it); tiny-llama's to a tenth, its vocabulary decides."""
-_PROGRAM_BYTES = 2**29
+_PROGRAM_BYTES = 2**30
 """Python with its libraries, about."""
 _EFFICIENCY = 0.35
 """Share of a large matrix product's rate that training and decoding reach, about."""
