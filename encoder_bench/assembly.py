@@ -15,6 +15,7 @@ from encoder_bench.encoders.registry import load_encoder
 from encoder_bench.mllm.language import load_language_model
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.projectors import build_projector
+from encoder_bench.mllm.recompute import recompute_activations
 from encoder_bench.mllm.trainable import set_trainable
 from encoder_bench.plan import RunPlan
 from encoder_bench.record_parts import EncoderFacts
@@ -47,6 +48,7 @@ def build_mllm(plan: RunPlan) -> MLLM:
     Raises:
         WeightsError: encoder or LLM weights are unreachable, tampered with or do not fit.
         UnknownNameError: no such encoder, LLM or projector.
+        RecipeError: settings that a part cannot have.
     """
     encoder = build_encoder(plan)
     language = load_language_model(plan.adapter.llm)
@@ -56,6 +58,8 @@ def build_mllm(plan: RunPlan) -> MLLM:
     )
     mllm = MLLM(encoder, projector, language)
     set_trainable(mllm, encoder=plan.joint, llm=plan.adapter.llm.train)
+    if plan.joint and plan.adapter.encoder.gradient_checkpointing:
+        recompute_activations(encoder.backbone, key="encoder.gradient_checkpointing")
     return mllm
 
 
@@ -107,6 +111,15 @@ def random_weight_warnings(mllm: MLLM) -> tuple[str, ...]:
     if not mllm.language.pretrained:
         lines.append("the language model has seeded random weights, not pretrained ones")
     return tuple(lines)
+
+
+def model_notes(mllm: MLLM) -> tuple[str, ...]:
+    """Return a line for each gap in the language model that was filled without harm."""
+    language = mllm.language
+    if language.tokenizer.pad_token_id is not None:
+        return ()
+    name, filler = language.settings.name, language.tokenizer.decode([language.pad_id])
+    return (f"LLM {name} has no pad token; {filler!r} fills rows, where masks hide it",)
 
 
 def _without_folder(locator: str) -> str:

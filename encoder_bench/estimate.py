@@ -12,11 +12,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from encoder_bench.plan import RunPlan
+from encoder_bench.recipes import LanguageModelSettings
 
 _ANSWER_TOKENS = 24
 """Tokens of one training prompt with its answer, about; scenes have 12, VQAv2 15, captions 30."""
 _KNOWN_LLM_PARAMETERS = {"tiny-llama": 1_900_000, "smollm2-135m": 134_515_008}
 """SmolLM2's exactly (a test builds it); tiny-llama's to a tenth, its vocabulary decides."""
+_PROGRAM_BYTES = 2**30
+"""Python with its libraries, about."""
 _EFFICIENCY = 0.35
 """Share of a large matrix product's rate that training and decoding reach, about."""
 
@@ -32,7 +35,7 @@ class RunEstimate:
         training_images: images shown in training, repeats counted.
         training_flops: floating-point operations of training.
         seconds: of training, at the rate measured on this machine's CPU; None on other devices.
-        memory_bytes: weights, gradients, optimizer state and activations.
+        memory_bytes: of one training step: weights, gradients, optimizer state, activations.
         disk_bytes: checkpoint and final weights of what trains.
         unknown: what could not be counted, and why.
     """
@@ -104,9 +107,7 @@ def estimate_run(plan: RunPlan) -> RunEstimate:
         training_images=images,
         training_flops=flops,
         seconds=flops / (_cpu_flops() * _EFFICIENCY) if flops is not None and on_cpu else None,
-        memory_bytes=None
-        if trained is None or encoder is None or llm is None
-        else 4 * (encoder + llm) + 12 * trained + 2**30,
+        memory_bytes=_memory(plan, encoder, tokens),
         disk_bytes=None if trained is None else 4 * trained * 4,
         unknown=tuple(unknown),
     )
@@ -138,21 +139,83 @@ def _visual_tokens(plan: RunPlan, patch_tokens: int | None) -> int | None:
 
 
 def _llm_parameters(plan: RunPlan, unknown: list[str]) -> int | None:
-    """Count the language model's parameters on the meta device, from its configuration alone."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    """Return the language model's parameters, counted from its configuration alone."""
+    settings = plan.adapter.llm
+    found = _KNOWN_LLM_PARAMETERS.get(settings.name) or _count_parameters(settings)
+    if found is None:
+        unknown.append(f"the configuration of {settings.name} is not on this machine")
+    return found
 
-    name = plan.adapter.llm.name
-    if name in _KNOWN_LLM_PARAMETERS:
-        return _KNOWN_LLM_PARAMETERS[name]
-    try:
-        config = AutoConfig.from_pretrained(name, local_files_only=True)
-    except (OSError, ValueError):
-        unknown.append(f"the configuration of {name} is not on this machine")
+
+@functools.cache
+def _count_parameters(settings: LanguageModelSettings) -> int | None:
+    from encoder_bench.mllm.language import count_parameters
+
+    return count_parameters(settings)
+
+
+def _memory(plan: RunPlan, encoder: int | None, patch_tokens: int | None) -> int | None:
+    """Return the bytes of the largest stage's step, of one process: weights, moments, activations.
+
+    The feature cache is not reckoned with: a frozen encoder is counted with its weights.
+    """
+    if encoder is None or patch_tokens is None:
         return None
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    return sum(int(parameter.numel()) for parameter in model.parameters())
+    recipe = plan.adapter
+    needs = []
+    for stage in recipe.stages:
+        images = stage.micro_batch_images or stage.images_per_step
+        language = _language_memory(
+            recipe.llm,
+            images,
+            stage.samples_per_image,
+            _visual_tokens(plan, patch_tokens) or patch_tokens,
+            recipe.training.shared_prefix,
+        )
+        if language is None:
+            return None
+        needs.append(language + _encoder_memory(plan, encoder, patch_tokens, images))
+    return max(needs) + _PROGRAM_BYTES
+
+
+@functools.cache
+def _language_memory(
+    settings: LanguageModelSettings, images: int, questions: int, visual_tokens: int, shared: bool
+) -> int | None:
+    from encoder_bench.mllm.memory import estimate
+
+    found = estimate(
+        settings,
+        images=images,
+        questions_per_image=questions,
+        visual_tokens=visual_tokens,
+        question_tokens=_ANSWER_TOKENS // 2,
+        answer_tokens=_ANSWER_TOKENS // 2,
+        shared_prefix=shared,
+    )
+    return None if found is None else found.total
+
+
+def _encoder_memory(plan: RunPlan, encoder: int, patch_tokens: int, images: int) -> int:
+    """Return the encoder's weights, and where it trains its moments and activations too."""
+    if not plan.joint:
+        return 4 * encoder
+    from encoder_bench.encoders.registry import find_spec
+    from encoder_bench.mllm.memory import ADAMW_BYTES, Decoder, activation_bytes
+
+    spec = find_spec(plan.encoder)
+    width, depth = spec.width or 1024, spec.depth or 24
+    blocks = Decoder(width, depth, num_attention_heads=max(1, width // 64))
+    activations = activation_bytes(
+        blocks,
+        rows=images,
+        length=patch_tokens,
+        size=4,
+        trained=True,
+        masked=False,
+        recomputed=plan.adapter.encoder.gradient_checkpointing,
+    )
+    return (4 + ADAMW_BYTES) * encoder + activations
 
 
 def _trained_parameters(plan: RunPlan, encoder: int | None, llm: int | None) -> int | None:

@@ -25,7 +25,13 @@ DEFAULT_TASKS = ("vqa", "captioning", "oc", "mci")
 _NOT_SCORING: Any = {
     "description": True,
     "evaluation_batch_images": True,
-    "training": {"checkpoint_every", "keep_checkpoints", "feature_cache"},
+    "training": {
+        "checkpoint_every",
+        "keep_checkpoints",
+        "feature_cache",
+        "row_length",
+        "attention",
+    },
 }
 
 

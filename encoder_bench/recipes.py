@@ -116,6 +116,8 @@ class TrainingSettings(_Frozen):
     feature_cache: bool = True
     feature_storage: Literal["exact", "float16", "int8"] = "exact"
     shared_prefix: bool = True
+    row_length: int | None = Field(default=None, gt=0)
+    attention: Literal["auto", "sdpa"] = "auto"
     checkpoint_every: int = Field(default=100, gt=0)
     keep_checkpoints: int = Field(default=1, gt=0)
     ema_decay: float | None = Field(default=None, gt=0, lt=1)

@@ -102,7 +102,12 @@ def run(
     Raises:
         EncoderBenchError: bad input, a failed proof, a full disk...: one line, nothing lost.
     """
-    from encoder_bench.assembly import build_mllm, encoder_facts, random_weight_warnings
+    from encoder_bench.assembly import (
+        build_mllm,
+        encoder_facts,
+        model_notes,
+        random_weight_warnings,
+    )
     from encoder_bench.trained import is_trained, train_and_prove
 
     watch = Stopwatch()
@@ -121,6 +126,8 @@ def run(
     warnings = random_weight_warnings(mllm)
     for line in warnings:
         reporter.warn(line)
+    for line in model_notes(mllm):
+        reporter.note(line)
 
     # 3. The same run may be finished already.
     path = record_path(plan.results, identity)
@@ -204,7 +211,7 @@ def train_along(plan: RunPlan, processes: Processes, *, trackers: Sequence[str] 
         storage = plan.adapter.training.feature_storage
         features = find_features(mllm.encoder, data.images(), storage=storage)
     train(
-        mllm.to(device),
+        mllm,
         data.training,
         plan.adapter,
         plan.training_recipes,

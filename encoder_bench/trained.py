@@ -89,7 +89,6 @@ def train_and_prove(
         return Trained(_read_back(plan, final, device), proof, content["summary"])
 
     before = snapshot(mllm)
-    mllm.to(device)
     summary = train(
         mllm,
         samples,
@@ -110,7 +109,7 @@ def train_and_prove(
     )
     save_mllm(mllm, final)
     probe = samples[:_PROBE_IMAGES]
-    expected = _probe_logits(mllm, plan, probe, device)
+    expected = _probe_logits(mllm.to(device), plan, probe, device)
     del mllm
     gc.collect()
 

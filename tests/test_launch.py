@@ -9,20 +9,30 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from encoder_bench.errors import TrainingError
 from encoder_bench.plan import make_plan
 from encoder_bench.processes import Processes
 from encoder_bench.progress import QuietReporter
+from encoder_bench.recipes import load_adapter
 from encoder_bench.results.record import RunRecord, read_records, write_record
 from encoder_bench.run import run
+from encoder_bench.training import processes
 
 _ROOT = Path(__file__).resolve().parents[1]
 _DATA = "scenes:5:24:2:6"
 _FLAGS = ["--data", _DATA, "--steps", "3", "--device", "cpu", "--tasks", "vqa", "--quiet"]
 
 
-def launch(results: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+def launch(
+    results: Path, *flags: str, kind: str = "--multi_gpu"
+) -> subprocess.CompletedProcess[str]:
+    """Run on two processes; on a machine without GPUs `--multi_gpu` starts CPU processes."""
+    launcher = ["-m", "accelerate.commands.launch", kind, "--num_processes", "2"]
+    launcher += ["--main_process_port", "0"]
+    if kind == "--use_fsdp":
+        launcher += ["--fsdp_version", "2"]
     program = ["-m", "encoder_bench", "run", "--results", str(results), *_FLAGS, *flags]
     environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(_ROOT))
     return subprocess.run(
@@ -57,6 +67,30 @@ def test_two_processes_write_one_record_with_the_same_curve(
     if flags:
         folder = tmp_path / "checkpoints" / record.run_id / "trackers"
         assert list(folder.rglob("events.out.tfevents.*"))
+
+
+def test_shards_write_the_record_of_one_process(alone: RunRecord, tmp_path: Path) -> None:
+    done = launch(tmp_path, kind="--use_fsdp")
+    assert done.returncode == 0, done.stderr[-3000:]
+    (record,) = read_records(tmp_path)
+    assert record.training["sharded"]
+    assert record.run_id == alone.run_id
+    assert record.training["losses"] == pytest.approx(alone.training["losses"], rel=1e-3)
+    assert record.proof.reload_identical
+    frozen, tuned = record.proof.parts["encoder"], record.proof.parts["llm"]
+    assert frozen.sha256_after == frozen.sha256_before
+    assert tuned.relative_change == pytest.approx(
+        alone.proof.parts["llm"].relative_change, rel=1e-2
+    )
+
+
+def test_parameters_offloaded_by_the_launcher_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", "true")
+    monkeypatch.setattr(processes, "asks_for_shards", lambda _: True)
+    with pytest.raises(TrainingError, match="fsdp_offload_params"):
+        processes.make_accelerator(torch.device("cpu"), load_adapter("quick"), tmp_path, [])
 
 
 def test_a_finished_run_is_found_by_all_processes(alone: RunRecord, tmp_path: Path) -> None:

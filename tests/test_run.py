@@ -166,6 +166,9 @@ def test_an_estimate_counts_what_trains() -> None:
     assert small.training_flops is not None
     assert large.training_flops is not None
     assert large.training_flops > small.training_flops
+    assert small.memory_bytes is not None
+    assert large.memory_bytes is not None
+    assert large.memory_bytes > small.memory_bytes
     unknown = estimate_run(plan(Path("unused"), adapter="gvt", steps=10))
     assert unknown.seconds is None
     assert any("vicuna" in line for line in unknown.lines())

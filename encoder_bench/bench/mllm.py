@@ -89,6 +89,20 @@ def questions(count: int, offset: int = 0) -> list[str]:
     return [asked[(offset * 5 + index) % len(asked)] for index in range(count)]
 
 
+def dialogues(images: int, count: int) -> list[ImageDialogue]:
+    """Return `count` questions with short answers on each of so many images."""
+    return [
+        ImageDialogue(
+            index,
+            tuple(
+                (question, _ANSWERS[(index + place) % len(_ANSWERS)])
+                for place, question in enumerate(questions(count, index))
+            ),
+        )
+        for index in range(images)
+    ]
+
+
 def _model(llm: str, visual_tokens: int) -> MLLM:
     language = load_language_model(LanguageModelSettings(name=llm))
     side = round(visual_tokens**0.5)
@@ -116,16 +130,7 @@ def _training_ratio(
     The limit is the language model alone, forward and backward, on dense embeddings of as many
     tokens as the shared rows hold, in plain causal sequences.
     """
-    items = [
-        ImageDialogue(
-            index,
-            tuple(
-                (question, _ANSWERS[(index + place) % len(_ANSWERS)])
-                for place, question in enumerate(questions(count, index))
-            ),
-        )
-        for index in range(len(features))
-    ]
+    items = dialogues(len(features), count)
     batches = {
         shared: make_batch(mllm.language, items, shared_prefix=shared, features=features)
         for shared in (False, True)

@@ -21,6 +21,7 @@ from encoder_bench.assembly import build_mllm
 from encoder_bench.data.sample import Sample
 from encoder_bench.encoders.bundled import tiny_processor
 from encoder_bench.encoders.catalog import transformers_configs
+from encoder_bench.encoders.reading import quiet_loading
 from encoder_bench.encoders.transformers_architectures import build_backbone
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.plan import RunPlan, make_plan
@@ -51,12 +52,13 @@ def run_bench(
     Returns:
         `settings`, and for each encoder: seconds a training for each way; `speed_up` (cached over
         uncached); `share_of_limit` (1 means as fast as with no encoder at all); `waited_share`
-        (of the cached trainings' time, spent waiting for batches).
+        and `waited_share_uncached` (of the trainings' time, spent waiting for batches).
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         vit = folder / "vit-b16"
-        build_backbone(transformers_configs()[_REPOSITORY]["config"]).save_pretrained(vit)
+        with quiet_loading():
+            build_backbone(transformers_configs()[_REPOSITORY]["config"]).save_pretrained(vit)
         processor = tiny_processor()
         processor.size = {"height": 224, "width": 224}
         processor.save_pretrained(vit)
@@ -114,12 +116,16 @@ def _measure(plan: RunPlan, folder: Path, repeats: int) -> dict[str, float]:
                 summaries[way].append(_train(plan, mllm, samples, ways[way], Path(place), device))
     counted = {way: found[1:] for way, found in summaries.items()}
     seconds = {way: statistics.median(s.seconds for s in found) for way, found in counted.items()}
-    waited = [summary.waited_seconds / summary.seconds for summary in counted["cached"]]
+    waited = {
+        way: statistics.median(s.waited_seconds / s.seconds for s in found)
+        for way, found in counted.items()
+    }
     return {
         **{f"{way}_seconds": spent for way, spent in seconds.items()},
         "speed_up": seconds["uncached"] / seconds["cached"],
         "share_of_limit": seconds["limit"] / seconds["cached"],
-        "waited_share": statistics.median(waited),
+        "waited_share": waited["cached"],
+        "waited_share_uncached": waited["uncached"],
     }
 
 

@@ -103,7 +103,8 @@ def export_command(
 def bench_command(
     results: options.Results = Path("results"),
     only: Annotated[
-        str | None, typer.Option(metavar="mllm|training|encoders", help="One of the benches.")
+        str | None,
+        typer.Option(metavar="mllm|training|encoders|utilisation", help="One of the benches."),
     ] = None,
     repeats: Annotated[int, typer.Option(metavar="N", help="Timed repeats of each way.")] = 5,
     llm: Annotated[str, typer.Option(metavar="NAME", help="The language model.")] = "tiny-llama",
@@ -112,7 +113,8 @@ def bench_command(
 ) -> None:
     """Measure speed as ratios of two ways in one run, and write them to DIR/bench/."""
     from encoder_bench.atomic import write_text
-    from encoder_bench.bench import encoders, mllm, training
+    from encoder_bench.bench import encoders, mllm, training, utilisation
+    from encoder_bench.bench.summary import summary
 
     benches: dict[str, Callable[[], dict[str, Any]]] = {
         f"mllm-{llm.replace('/', '--')}": lambda: mllm.run_bench(
@@ -120,14 +122,17 @@ def bench_command(
         ),
         "training": lambda: training.run_bench(repeats=repeats, device=device),
         "encoders": lambda: encoders.run_bench(repeats=repeats, device=device),
+        "utilisation": lambda: utilisation.run_bench(repeats=repeats, device=device),
     }
-    if only not in (None, "mllm", "training", "encoders"):
-        raise UnknownNameError("bench", str(only), ["mllm", "training", "encoders"])
+    known = ("mllm", "training", "encoders", "utilisation")
+    if only not in (None, *known):
+        raise UnknownNameError("bench", str(only), known)
     for name, bench in benches.items():
         if only is not None and not name.startswith(only):
             continue
-        text = json.dumps(bench(), indent=1)
-        typer.echo(text)
-        path = results / "bench" / f"{name}-{device}.json"
+        report = bench()
+        text = json.dumps(report, indent=1)
+        path = results / "bench" / f"{name}-{device.replace(':', '')}.json"
         write_text(path, text + "\n")
+        typer.echo("\n".join(summary(report)) or text)
         typer.echo(f"wrote {path}", err=True)

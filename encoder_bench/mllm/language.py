@@ -18,6 +18,7 @@ from encoder_bench.errors import WeightsError
 from encoder_bench.hashing import hash_parameters
 from encoder_bench.mllm.chat import plain_text, read_template
 from encoder_bench.mllm.head import head_only_at
+from encoder_bench.mllm.recompute import recompute_activations
 from encoder_bench.recipes import LanguageModelSettings
 
 
@@ -89,6 +90,11 @@ class LanguageModel(nn.Module):
         return device
 
     @property
+    def attention(self) -> str:
+        """The attention in use, as transformers names it: `sdpa`, `flex_attention`..."""
+        return str(self.model.config.get_text_config()._attn_implementation)
+
+    @property
     def takes_positions(self) -> bool:
         """Whether the model's forward has `position_ids`."""
         return "position_ids" in inspect.signature(self.model.forward).parameters
@@ -114,7 +120,7 @@ class LanguageModel(nn.Module):
         kinds = set(getattr(config, "layer_types", None) or ("full_attention",))
         if not self.takes_positions or not kinds <= {"full_attention", "sliding_attention"}:
             return False
-        if config._attn_implementation not in ("sdpa", "eager"):
+        if self.attention not in ("sdpa", "eager", "flex_attention"):
             return False
         return self.sliding_window is None or self.sliding_window >= self.max_length
 
@@ -139,7 +145,7 @@ class LanguageModel(nn.Module):
         embeddings: Tensor,
         *,
         at: tuple[Tensor, Tensor],
-        mask: Tensor | None = None,
+        mask: Any = None,
         positions: Tensor | None = None,
         cache: Any = None,
     ) -> Tensor:
@@ -149,7 +155,8 @@ class LanguageModel(nn.Module):
             embeddings: `(R, L, D_llm)`.
             at: rows and columns `(T,)` whose logits are wanted; the head sees no others.
             mask: `(R, K)` with 1 for tokens, 0 for padding, or `(R, 1, L, K)` booleans (True:
-                may attend) that replace the causal mask; K counts cached tokens too.
+                may attend) that replace the causal mask; K counts cached tokens too. Under
+                FlexAttention, its block mask.
             positions: `(R, L)` position ids.
             cache: the library's cache of keys and values, extended in place.
         """
@@ -157,7 +164,8 @@ class LanguageModel(nn.Module):
         if positions is not None and self.takes_positions:
             arguments["position_ids"] = positions
         if mask is not None:
-            arguments["attention_mask"] = mask if mask.ndim == 2 else self.prepare_mask(mask)
+            dense = isinstance(mask, Tensor) and mask.ndim == 4
+            arguments["attention_mask"] = self.prepare_mask(mask) if dense else mask
         if cache is not None:
             arguments["past_key_values"] = cache
         with head_only_at(self.model, *at):
@@ -217,7 +225,7 @@ class LanguageModel(nn.Module):
 
         SDPA takes booleans; eager attention adds its mask to the scores.
         """
-        if self.model.config._attn_implementation == "sdpa":
+        if self.attention == "sdpa":
             return mask
         blocked = torch.finfo(self.dtype).min
         return torch.zeros_like(mask, dtype=self.dtype).masked_fill(~mask, blocked)
@@ -305,10 +313,7 @@ def load_language_model(
         revision=loaded.revision,
     )
     if settings.gradient_checkpointing:
-        enable = "activation_checkpointing_enable"  # the later name in transformers
-        if not hasattr(language.model, enable):
-            enable = "gradient_checkpointing_enable"
-        getattr(language.model, enable)({"use_reentrant": False})
+        recompute_activations(language.model, key="llm.gradient_checkpointing")
     return language.eval()
 
 

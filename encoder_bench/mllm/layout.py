@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,6 +72,22 @@ class Rows:
         )
         causal = torch.ones(length, length, dtype=torch.bool, device=self.image.device).tril()
         return (same_image & in_reach & causal)[:, None]
+
+    def block_mask(self) -> Any:
+        """Return the same mask as FlexAttention's `BlockMask`, None where causal is enough."""
+        if self.plain:
+            return None
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        image, turn = self.image, self.turn
+
+        def may_attend(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            same_image = image[row, query] == image[row, key]
+            in_reach = (turn[row, key] == _PREFIX) | (turn[row, query] == turn[row, key])
+            return same_image & in_reach & (query >= key)
+
+        rows, length = image.shape
+        return create_block_mask(may_attend, rows, None, length, length, device=str(image.device))
 
     def to(self, device: torch.device | str) -> Rows:
         """Return the rows with every tensor on `device`."""

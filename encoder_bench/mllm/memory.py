@@ -14,8 +14,18 @@ import torch
 
 from encoder_bench.recipes import LanguageModelSettings
 
-_ADAMW_BYTES = 12
+ADAMW_BYTES = 12
 """Gradient and both moments of one float32 parameter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoder:
+    """The shape of a stack of transformer blocks, under transformers' names."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +85,7 @@ def estimate(
     answers = images * questions_per_image * answer_tokens
     return MemoryEstimate(
         weights=parameters * size,
-        optimizer=_trained(settings, config, parameters) * _ADAMW_BYTES,
+        optimizer=_trained(settings, config, parameters) * ADAMW_BYTES,
         activations=activation_bytes(
             config,
             rows=rows,
@@ -102,7 +112,7 @@ def activation_bytes(
     """Return the bytes that a decoder's layers keep for the backward pass.
 
     Args:
-        config: of a Llama-like decoder.
+        config: of a Llama-like decoder, or a `Decoder`.
         rows: R.
         length: L, tokens of a row.
         size: bytes of one activation.

@@ -93,9 +93,9 @@ class MLLM(nn.Module):
         total = F.cross_entropy(logits.float(), rows.targets, reduction="sum")
         return LossSum(total, len(rows.targets))
 
-    def forward(self, batch: TrainingBatch) -> LossSum:
-        """Return `loss(batch)`; wrappers such as DDP call modules through `forward`."""
-        return self.loss(batch)
+    def forward(self, batch: TrainingBatch) -> Tensor:
+        """Return the sum of `loss(batch)` alone: wrappers such as FSDP follow tensors only."""
+        return self.loss(batch).total
 
     def logits(self, batch: TrainingBatch) -> Tensor:
         """Return `(T, vocabulary)` logits that predict the T answer tokens of a batch.
@@ -112,9 +112,10 @@ class MLLM(nn.Module):
             rows: on the language model's device.
             visual: `(B, M, D_llm)`, None for text only.
         """
+        flexible = self.language.attention == "flex_attention"
         logits: Tensor = self.language(
             self.splice(rows, visual),
-            mask=rows.mask(),
+            mask=rows.block_mask() if flexible else rows.mask(),
             positions=rows.positions,
             at=(rows.loss_rows, rows.loss_columns),
         )

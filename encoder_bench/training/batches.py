@@ -61,6 +61,7 @@ class BatchMaker:
         *,
         micro_batch_images: int,
         shared_prefix: bool,
+        row_length: int | None,
         features: Mapping[Path, Tensor] | None,
         pin_memory: bool = False,
     ) -> None:
@@ -71,13 +72,15 @@ class BatchMaker:
             tasks: recipes by task, for prompts and answers.
             micro_batch_images: see above.
             shared_prefix: lay all questions of an image behind one image prefix.
+            row_length: tokens of a row into which whole images are packed under a shared prefix;
+                None for the longest image's.
             features: `(N, D)` patch tokens by image path; images that it lacks are decoded.
             pin_memory: put images where a GPU can fetch them from by itself.
         """
         self.micro_batch_images = micro_batch_images
         self._mllm = mllm
         self._tasks = tasks
-        self._shared_prefix = shared_prefix
+        self._shared_prefix, self._row_length = shared_prefix, row_length
         self._features = features if features is not None else {}
         self._pin_memory = pin_memory
         self._workers = ThreadPoolExecutor(min(_MOST_WORKERS, os.cpu_count() or 1))
@@ -111,6 +114,7 @@ class BatchMaker:
             self._mllm.language,
             dialogues,
             shared_prefix=self._shared_prefix,
+            row_length=self._row_length,
             pixels=self._pinned(pixels),
             features=self._pinned(features),
         )

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from encoder_bench.errors import EncoderBenchError, TrainingError
 from encoder_bench.mllm.model import MLLM
+from encoder_bench.training.sharding import cut_like
 
 _WEIGHTS = "trained.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
@@ -70,10 +71,19 @@ class Resume:
     history: dict[str, Any]
 
 
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return an optimizer's state by parameter position, which `make_optimizer` fixes, and key."""
+    return {
+        f"{index}/{key}": value
+        for index, state in optimizer.state_dict()["state"].items()
+        for key, value in state.items()
+    }
+
+
 def save_checkpoint(
     folder: Path,
     trained: Mapping[str, Tensor],
-    optimizer: torch.optim.Optimizer,
+    optimizer: Mapping[str, Tensor],
     resume: Resume,
     *,
     identity: str,
@@ -84,8 +94,9 @@ def save_checkpoint(
 
     Args:
         folder: of all checkpoints of the run.
-        trained: `trained_state` of the model as the recipe opened it, whatever the stage freezes.
-        optimizer: its state is saved by position, which `make_optimizer` fixes.
+        trained: `trained_state` of the model as the recipe opened it, whatever the stage freezes;
+            whole tensors, as all others here.
+        optimizer: `optimizer_state` of the stage's optimizer.
         resume: what to go on with.
         identity: hash of the recipe; another recipe's checkpoint is refused on reading.
         keep: how many checkpoints stay.
@@ -94,12 +105,7 @@ def save_checkpoint(
     Raises:
         EncoderBenchError: the disk is full or read-only.
     """
-    tensors = {
-        f"{index}/{key}": value
-        for index, state in optimizer.state_dict()["state"].items()
-        for key, value in state.items()
-    }
-    files: dict[str, Mapping[str, Tensor]] = {_WEIGHTS: trained, _OPTIMIZER: tensors}
+    files: dict[str, Mapping[str, Tensor]] = {_WEIGHTS: trained, _OPTIMIZER: optimizer}
     if average is not None:
         files[_AVERAGE] = average
     content = {
@@ -152,10 +158,12 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Path) -> Non
     Raises:
         TrainingError: damaged.
     """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _read(checkpoint / _OPTIMIZER).items():
         index, _, key = name.partition("/")
-        state.setdefault(int(index), {})[key] = tensor
+        cut = tensor if key == "step" else cut_like(tensor, parameters[int(index)])
+        state.setdefault(int(index), {})[key] = cut
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
 
 
@@ -225,4 +233,4 @@ def _assign(own: Mapping[str, Tensor], state: Mapping[str, Tensor], where: Path)
         for name, tensor in own.items():
             if tensor.shape != state[name].shape:
                 raise TrainingError(f"{where}: {name} has another shape than in this recipe")
-            tensor.copy_(state[name])
+            tensor.copy_(cut_like(state[name], tensor))

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from encoder_bench.training.sharding import cut_like
+
 
 class MovingAverage:
     """Follows tensors: average = decay * average + (1 - decay) * value after every step.
@@ -35,7 +37,7 @@ class MovingAverage:
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on from a saved `state`."""
         for name, average in self.state.items():
-            average.copy_(state[name])
+            average.copy_(cut_like(state[name], average))
 
     @torch.no_grad()
     def apply(self) -> None:

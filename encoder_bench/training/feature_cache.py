@@ -38,6 +38,7 @@ __all__ = ["FeatureStore", "find_features", "open_features"]
 _BATCH = 32
 _SHARD_IMAGES = 512
 _FREE_SHARE = 0.8
+_SHOWN_ERRORS = 3
 
 
 def open_features(
@@ -68,7 +69,7 @@ def open_features(
         with the same result.
 
     Raises:
-        DataError: an image cannot be read.
+        DataError: images that cannot be read; the features of all others are kept.
         TrainingError: the encoder is not frozen.
     """
     if any(parameter.requires_grad for parameter in encoder.parameters()):
@@ -146,41 +147,66 @@ def _mebibytes(size: int) -> str:
 
 @torch.inference_mode()
 def _fill(store: FeatureStore, encoder: Encoder, device: torch.device, reporter: Reporter) -> None:
-    """Compute and write what is missing, a shard at a time; the next images decode meanwhile."""
+    """Compute and write what is missing, a shard at a time; the next images decode meanwhile.
+
+    Raises:
+        DataError: images that cannot be read; the features of all others are kept.
+    """
     encoder.to(device).eval()
     missing = store.missing()
     waiting: dict[str, Tensor] = {}
-    errors = []
+    errors: list[float] = []
+    unreadable: list[DataError] = []
     with reporter.phase("features", len(missing), "images") as phase:
-        for digests, pixels in _decoded(encoder, missing):
-            tokens = encoder(pixels.to(device)).cpu()
-            waiting |= dict(zip(digests, tokens, strict=True))
+        for decoded in _decoded(encoder, missing):
+            unreadable += [found for found in decoded.values() if isinstance(found, DataError)]
+            pixels = {d: found for d, found in decoded.items() if isinstance(found, Tensor)}
+            if pixels:
+                tokens = encoder(torch.stack(list(pixels.values())).to(device)).cpu()
+                waiting |= dict(zip(pixels, tokens, strict=True))
             if len(waiting) >= _SHARD_IMAGES:
                 errors.append(store.add(waiting))
                 waiting = {}
-            phase.advance(len(digests))
+            phase.advance(len(decoded))
         if waiting:
             errors.append(store.add(waiting))
     if any(errors):
         error = math.sqrt(sum(errors) / len(errors))
         reporter.note(f"feature cache: relative error of what is stored {error:.2%} (RMS)")
+    if unreadable:
+        raise _unreadable(unreadable, kept=len(missing) - len(unreadable))
 
 
-def _decoded(encoder: Encoder, missing: Mapping[str, Path]) -> Iterator[tuple[list[str], Tensor]]:
-    """Yield digests and pixels `(B, 3, H, W)`, decoding one batch ahead."""
+def _unreadable(errors: Sequence[DataError], *, kept: int) -> DataError:
+    """Name what cannot be read: the first few files, and how many there are."""
+    if len(errors) == 1:
+        return DataError(f"{errors[0]}; the features of the other {kept} images are kept")
+    shown = "; ".join(str(error) for error in errors[:_SHOWN_ERRORS])
+    return DataError(
+        f"{len(errors)} images cannot be read, the features of the other {kept} are kept: {shown}"
+    )
+
+
+def _decoded(
+    encoder: Encoder, missing: Mapping[str, Path]
+) -> Iterator[dict[str, Tensor | DataError]]:
+    """Yield pixels `(3, H, W)` by digest, or why there are none, decoding one batch ahead."""
     digests = list(missing)
     batches = [digests[start : start + _BATCH] for start in range(0, len(digests), _BATCH)]
     pool = ThreadPoolExecutor(os.cpu_count())
+
+    def pixels(digest: str) -> Tensor | DataError:
+        try:
+            return encoder.transform(load_image(missing[digest]))
+        except DataError as error:
+            return error
+
     try:
-
-        def submit(batch: Sequence[str]) -> Iterator[Tensor]:
-            return pool.map(lambda digest: encoder.transform(load_image(missing[digest])), batch)
-
-        ahead = submit(batches[0]) if batches else None
+        ahead = pool.map(pixels, batches[0]) if batches else None
         for number, batch in enumerate(batches):
             current = ahead
-            ahead = submit(batches[number + 1]) if number + 1 < len(batches) else None
+            ahead = pool.map(pixels, batches[number + 1]) if number + 1 < len(batches) else None
             assert current is not None
-            yield batch, torch.stack(list(current))
+            yield dict(zip(batch, current, strict=True))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

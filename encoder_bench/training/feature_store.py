@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import uuid
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +24,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from encoder_bench.atomic import atomic_path, write_text
+from encoder_bench.errors import TrainingError
 from encoder_bench.paths import cache_dir
 
 Storage = Literal["exact", "float16", "int8"]
 """`exact` keeps the encoder's dtype; `int8` keeps one float32 scale a token beside its bytes."""
 
 _SCALE = ".scale"
+_CHECKSUMS = "crc32"
 _ABOUT = "about.json"
 
 
@@ -48,6 +51,7 @@ class FeatureStore(Mapping[Path, Tensor]):
         self._storage = storage
         self._shards: dict[str, Path] = {}
         self._open: dict[Path, Any] = {}
+        self._unchecked: dict[str, int] = {}
         self.refresh()
 
     def refresh(self) -> None:
@@ -67,6 +71,7 @@ class FeatureStore(Mapping[Path, Tensor]):
             return
         self._open[path] = handle
         self._shards |= dict.fromkeys(names, path)
+        self._unchecked |= json.loads((handle.metadata() or {}).get(_CHECKSUMS, "{}"))
 
     def missing(self) -> dict[str, Path]:
         """Return the images without features, one path for each content, by digest."""
@@ -90,7 +95,8 @@ class FeatureStore(Mapping[Path, Tensor]):
             stored |= _pack(digest, tokens, self._storage)
         path = self._folder / f"{uuid.uuid4().hex}.safetensors"
         with atomic_path(path) as temporary:
-            save_file(stored, temporary)
+            checksums = json.dumps({name: _checksum(tensor) for name, tensor in stored.items()})
+            save_file(stored, temporary, metadata={_CHECKSUMS: checksums})
         self._index(path)
         if self._storage == "exact":
             return 0.0
@@ -98,11 +104,25 @@ class FeatureStore(Mapping[Path, Tensor]):
         return sum(errors) / len(errors)
 
     def _read(self, digest: str) -> Tensor:
-        handle = self._open[self._shards[digest]]
-        tensor: Tensor = handle.get_tensor(digest)
         if self._storage == "int8":
-            scale: Tensor = handle.get_tensor(digest + _SCALE)
-            return tensor.float() * scale
+            return self._checked(digest, digest).float() * self._checked(digest, digest + _SCALE)
+        return self._checked(digest, digest)
+
+    def _checked(self, digest: str, name: str) -> Tensor:
+        """Return a tensor of a shard; its checksum is compared the first time.
+
+        Raises:
+            TrainingError: its bytes are not those that were written; the shard is removed.
+        """
+        path = self._shards[digest]
+        tensor: Tensor = self._open[path].get_tensor(name)
+        expected = self._unchecked.pop(name, None)
+        if expected is not None and _checksum(tensor) != expected:
+            path.unlink(missing_ok=True)
+            raise TrainingError(
+                f"{path}: this part of the feature cache was damaged on disk and is removed; run "
+                "the same command again, which encodes its images anew and goes on"
+            )
         return tensor
 
     def __getitem__(self, path: Path) -> Tensor:
@@ -119,6 +139,10 @@ class FeatureStore(Mapping[Path, Tensor]):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+
+def _checksum(tensor: Tensor) -> int:
+    return zlib.crc32(tensor.contiguous().view(torch.uint8).numpy().data)
 
 
 def bytes_an_image(tokens: int, width: int, dtype: torch.dtype, storage: Storage) -> int:

@@ -12,15 +12,17 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, parse_flag_from_env
 
 from encoder_bench.errors import MissingDependencyError, TrainingError, UnknownNameError
 from encoder_bench.recipes import AdapterRecipe
+from encoder_bench.training.sharding import asks_for_shards
 
-_DATA_PARALLEL = {
+_KINDS = {
     DistributedType.NO,
     DistributedType.MULTI_CPU,
     DistributedType.MULTI_GPU,
+    DistributedType.FSDP,
 }
 
 
@@ -36,7 +38,7 @@ def make_accelerator(
         trackers: names that accelerate knows.
 
     Raises:
-        TrainingError: launched with sharded parameters (FSDP, DeepSpeed), which are not supported.
+        TrainingError: launched in a way that is not supported (DeepSpeed, offloaded parameters).
         UnknownNameError: no such tracker.
         MissingDependencyError: a tracker's package is not installed.
     """
@@ -53,10 +55,15 @@ def make_accelerator(
         project_dir=folder / "trackers",
     )
     kind = accelerator.distributed_type
-    if kind not in _DATA_PARALLEL:
+    if kind not in _KINDS:
         raise TrainingError(
-            f"launched as {kind.value}: parameters are not sharded here; launch data-parallel "
-            "processes (accelerate launch --multi_gpu)"
+            f"launched as {kind.value}, which is not supported; launch whole copies (accelerate "
+            "launch --multi_gpu) or shards (accelerate launch --use_fsdp)"
+        )
+    if asks_for_shards(accelerator) and parse_flag_from_env("FSDP_OFFLOAD_PARAMS"):
+        raise TrainingError(
+            "launched with --fsdp_offload_params true: shards stay on their devices here; set it "
+            "to false"
         )
     started = {getattr(kind, "value", kind) for kind in accelerator.log_with}
     missing = [name for name in trackers if name not in started]

@@ -7,20 +7,26 @@ of steps and what is kept of them is `loop.py`'s job.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from accelerate.utils.memory import should_reduce_batch_size
+from torch import Tensor
 
 from encoder_bench.errors import TrainingError
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.packing import TrainingBatch
 from encoder_bench.training.batches import MicroBatch, StepBatches
+from encoder_bench.training.gradients import (
+    Gradients,
+    PartParameters,
+    ShardedGradients,
+    WholeGradients,
+)
 
 _SHOWN_SAMPLES = 16
-_BUCKET_ELEMENTS = 2**24
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +51,20 @@ class Stepper:
 
     The loss is the sum over all answer tokens of the step, and the gradients are divided by the
     number of these tokens over all micro-batches and processes, once, at the end. So the result
-    is the mean over the global batch, however it was cut. Gradients are added up over processes
-    here rather than by a wrapper, so that a micro-batch is free to differ between processes.
+    is the mean over the global batch, however it was cut.
     """
 
     def __init__(
         self,
         mllm: MLLM,
         optimizer: torch.optim.Optimizer,
-        parameters: Mapping[str, Sequence[nn.Parameter]],
+        parameters: PartParameters,
         accelerator: Accelerator,
         *,
         device: torch.device,
         bfloat16: bool,
         clip_norm: float | None,
+        sharded: bool = False,
     ) -> None:
         """Keep what every step needs.
 
@@ -70,10 +76,13 @@ class Stepper:
             device: of the model.
             bfloat16: compute under autocast.
             clip_norm: most L2 norm of all gradients together; None for no limit.
+            sharded: the model's parameters are cut over the processes.
         """
-        self._mllm, self._optimizer, self._parameters = mllm, optimizer, parameters
-        self._accelerator, self._device = accelerator, device
-        self._bfloat16, self._clip_norm = bfloat16, clip_norm
+        self._mllm, self._optimizer, self._accelerator = mllm, optimizer, accelerator
+        self._device, self._bfloat16, self._clip_norm = device, bfloat16, clip_norm
+        self._sharded = sharded
+        kind = ShardedGradients if sharded else WholeGradients
+        self._gradients: Gradients = kind(parameters, accelerator, device)
 
     def step(self, batches: StepBatches, *, where: str, seed: int) -> StepResult:
         """Do one optimizer step on this process's share of its images.
@@ -91,14 +100,14 @@ class Stepper:
         losses, micro = self._accumulate(batches.micro, where=where, seed=seed)
         sums = torch.tensor([float(losses.sum()), batches.answer_tokens], dtype=torch.float64)
         total, tokens = self._sum(sums.to(self._device)).tolist()
-        self._add_up_gradients()
-        norms = {part: _norm(p) / tokens for part, p in self._parameters.items()}
+        self._gradients.add_up()
+        norms = {part: norm / tokens for part, norm in self._gradients.norms().items()}
         norm = math.hypot(*norms.values())
         if not (math.isfinite(total) and math.isfinite(norm)):
             self._optimizer.zero_grad(set_to_none=True)
             raise _non_finite(where, total / tokens, norm, micro, losses)
         scale = 1.0 if self._clip_norm is None else min(1.0, self._clip_norm / (norm + 1e-6))
-        torch._foreach_mul_(self._gradients(), scale / tokens)
+        self._gradients.scale(scale / tokens)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return StepResult(total / tokens, int(tokens), norms, len(micro) > len(batches.micro))
@@ -111,11 +120,24 @@ class Stepper:
         Returns:
             The summed loss of each micro-batch, on the CPU, and the micro-batches as they ran.
         """
+        passes = self._most_passes(micro)
         while True:
             torch.manual_seed(seed + self._accelerator.process_index)
             try:
-                return torch.stack([self._backward(m.batch) for m in micro]).cpu(), micro
-            except torch.OutOfMemoryError as error:
+                losses = [self._backward(m.batch) for m in micro]
+                for _ in range(passes - len(micro)):
+                    self._backward(micro[-1].batch, weight=0.0)
+                return torch.stack(losses).cpu(), micro
+            except RuntimeError as error:
+                if not (
+                    isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
+                ):
+                    raise
+                if self._sharded:
+                    raise TrainingError(
+                        f"{where}: out of memory; processes that share shards cannot halve their "
+                        "micro-batches one by one: lower micro_batch_images and run it again"
+                    ) from error
                 if all(len(m.batch.dialogues) == 1 for m in micro):
                     raise TrainingError(
                         f"{where}: out of memory with one image in a micro-batch; lower "
@@ -126,36 +148,26 @@ class Stepper:
                 torch.cuda.empty_cache()
             micro = [half for m in micro for half in halves(m)]
 
-    def _backward(self, batch: TrainingBatch) -> Tensor:
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16):
-            loss = self._mllm(batch.to(self._device)).total
-        self._accelerator.backward(loss)
-        detached: Tensor = loss.detach().float()
-        return detached
+    def _most_passes(self, micro: Sequence[MicroBatch]) -> int:
+        """Return how many micro-batches the busiest process has.
 
-    def _gradients(self) -> list[Tensor]:
-        return [p.grad for part in self._parameters.values() for p in part if p.grad is not None]
+        Processes gather each other's shards in every pass, so all must do as many; without
+        shards each does its own.
+        """
+        if not self._sharded:
+            return len(micro)
+        count = torch.tensor([len(micro)], device=self._device)
+        return int(self._accelerator.gather(count).max())
+
+    def _backward(self, batch: TrainingBatch, *, weight: float = 1.0) -> Tensor:
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16):
+            loss: Tensor = self._mllm(batch.to(self._device))
+        self._accelerator.backward(loss * (weight * self._gradients.loss_factor))
+        return loss.detach().float()
 
     def _sum(self, value: Tensor) -> Tensor:
         summed: Tensor = self._accelerator.reduce(value, reduction="sum")
         return summed
-
-    def _add_up_gradients(self) -> None:
-        """Sum the gradients over processes; one that no process has stays None."""
-        if self._accelerator.num_processes == 1:
-            return
-        everything = [p for part in self._parameters.values() for p in part]
-        have = torch.tensor([p.grad is not None for p in everything], device=self._device)
-        used = [
-            p
-            for p, count in zip(everything, self._sum(have.float()).tolist(), strict=True)
-            if count
-        ]
-        for bucket in _buckets(used):
-            flat = torch.cat([_gradient(p).reshape(-1) for p in bucket])
-            pieces = torch.split(self._sum(flat), [p.numel() for p in bucket])
-            for parameter, piece in zip(bucket, pieces, strict=True):
-                parameter.grad = piece.view_as(parameter).clone()
 
 
 def halves(micro: MicroBatch) -> list[MicroBatch]:
@@ -177,32 +189,6 @@ def halves(micro: MicroBatch) -> list[MicroBatch]:
         )
 
     return [cut(slice(0, middle)), cut(slice(middle, None))]
-
-
-def _gradient(parameter: nn.Parameter) -> Tensor:
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-
-
-def _buckets(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
-    """Cut a list into runs of one dtype and of a bounded number of elements."""
-    buckets: list[list[nn.Parameter]] = []
-    elements = 0
-    for parameter in parameters:
-        same = buckets and buckets[-1][0].dtype == parameter.dtype
-        if not same or elements + parameter.numel() > _BUCKET_ELEMENTS:
-            buckets.append([])
-            elements = 0
-        buckets[-1].append(parameter)
-        elements += parameter.numel()
-    return buckets
-
-
-def _norm(parameters: Sequence[nn.Parameter]) -> float:
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    if not gradients:
-        return 0.0
-    norms = torch._foreach_norm(gradients)
-    return float(torch.stack([norm.float() for norm in norms]).norm())
 
 
 def _non_finite(

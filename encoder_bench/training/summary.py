@@ -20,6 +20,8 @@ class TrainingSummary:
         seconds: spent in steps and in waiting for batches, checkpoints not counted.
         waited_seconds: of these, spent waiting for batches.
         processes: that trained together; after a resume, those of the last part.
+        sharded: whether they shared one copy of the model; after a resume, in the last part.
+        attention: of the language model, as transformers names it; in the last part likewise.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -30,6 +32,8 @@ class TrainingSummary:
     seconds: float = 0.0
     waited_seconds: float = 0.0
     processes: int = 1
+    sharded: bool = False
+    attention: str = "sdpa"
 
     def add_norms(self, norms: Mapping[str, float]) -> None:
         """Keep each part's first gradient norm and replace its last."""
@@ -48,6 +52,8 @@ class TrainingSummary:
             "seconds": round(self.seconds, 3),
             "waited_seconds": round(self.waited_seconds, 3),
             "processes": self.processes,
+            "sharded": self.sharded,
+            "attention": self.attention,
             "waited_share": self._a_second(self.waited_seconds),
             "images_per_second": self._a_second(self.images),
             "answer_tokens_per_second": self._a_second(self.answer_tokens),
@@ -65,6 +71,8 @@ class TrainingSummary:
             seconds=content["seconds"],
             waited_seconds=content["waited_seconds"],
             processes=content.get("processes", 1),
+            sharded=content.get("sharded", False),
+            attention=content.get("attention", "sdpa"),
         )
 
     def _a_second(self, amount: float) -> float | None:

@@ -1,10 +1,15 @@
-"""The benchmark measures what it says: the same answers, fewer tokens. Speed is not asserted."""
+"""The benchmarks measure what they say: the same answers, fewer tokens. Speed is not asserted."""
 
 from __future__ import annotations
 
 import json
 
+import pytest
+import torch
+
+from encoder_bench.bench import utilisation
 from encoder_bench.bench.mllm import questions, run_bench
+from encoder_bench.bench.summary import summary
 
 
 def test_a_small_benchmark() -> None:
@@ -18,7 +23,48 @@ def test_a_small_benchmark() -> None:
     for entry in (alone, three):
         assert entry["speed_up"] == entry["separate_seconds"] / entry["shared_seconds"]
     assert all(entry["answers_equal"] for entry in result["generation"].values())
+    lines = summary(result)
+    assert len(lines) == 2 * 2 + 2 * 2
+    assert sum("aim: 4 or more" in line for line in lines) == 1
 
 
 def test_questions_of_one_image_differ() -> None:
     assert len(set(questions(18, offset=3))) == 18
+
+
+def test_utilisation_counts_the_operations_of_the_step() -> None:
+    """A linear map costs 2 operations a weight and token forward, 4 more where it trains."""
+    llm = {
+        "vocab_size": 300,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+    }
+    sizes = utilisation.Sizes(encoder="tiny-deit", llm=llm, images=2, questions=2)
+    report = utilisation.run_bench(device="cpu", repeats=1, sizes=sizes)
+    json.dumps(report)
+    frozen, joint = report["frozen"], report["joint"]
+    peak = report["settings"]["peak_flops"]
+    assert frozen["mfu"] == pytest.approx(frozen["flops"] / frozen["seconds"] / peak)
+    images, tokens = 2, report["settings"]["visual_tokens"] + 2
+    encoder = report["settings"]["encoder_parameters"] * images * tokens
+    assert joint["flops"] - frozen["flops"] == pytest.approx(4 * encoder, rel=0.25)
+    assert len(summary(report)) == 2
+
+
+def test_without_a_gpu_utilisation_says_why_it_is_not_there() -> None:
+    report = utilisation.run_bench(device="cpu")
+    assert summary(report) == [f"model FLOPs utilisation  n/a  because {report['reason']}"]
+
+
+def test_the_peak_of_a_known_gpu_is_its_data_sheets(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = torch.device("cuda")
+    for name, peak in (
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+    ):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda _, name=name: name)
+        assert utilisation.peak_flops(cuda)[0] == peak

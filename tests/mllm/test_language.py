@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from encoder_bench.assembly import model_notes
 from encoder_bench.errors import UnknownNameError, WeightsError
 from encoder_bench.hashing import hash_parameters
 from encoder_bench.mllm.language import LanguageModel, count_parameters, load_language_model
@@ -77,6 +78,9 @@ def test_a_model_without_pad_token_is_padded_by_a_token_that_it_has() -> None:
         revision=None,
     )
     assert language.pad_id == tokenizer.eos_token_id
+    (note,) = model_notes(small_mllm(language=language))
+    assert note.startswith("LLM tiny-llama has no pad token; '</s>' fills rows")
+    assert model_notes(small_mllm()) == ()
 
 
 def test_a_model_without_end_token_is_refused() -> None:

@@ -114,6 +114,20 @@ def test_a_torn_shard_is_found_and_redone(
     assert shards(tmp_path) != [shard]
 
 
+@pytest.mark.parametrize("storage", ["exact", "int8"])
+def test_rotten_bytes_are_found_and_redone(
+    encoder: Encoder, images: list[Path], tmp_path: Path, storage: str
+) -> None:
+    expected = opened(encoder, images, storage=storage)[images[0]].clone()
+    (shard,) = shards(tmp_path)
+    content = bytearray(shard.read_bytes())
+    content[-4000:] = bytes(4000)
+    shard.write_bytes(content)
+    with pytest.raises(TrainingError, match=f"{shard.name}.*run the same command again"):
+        list(opened(encoder, images, storage=storage).values())
+    assert torch.equal(opened(encoder, images, storage=storage)[images[0]], expected)
+
+
 def _build(paths: list[Path]) -> None:
     torch.set_num_threads(1)
     encoder = load_encoder("tiny-clip").requires_grad_(False)
@@ -174,10 +188,24 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     assert "cannot be written" in listener.warnings[0]
 
 
-def test_one_corrupt_image_is_named(encoder: Encoder, images: list[Path]) -> None:
-    images[3].write_bytes(images[3].read_bytes()[:50])
-    with pytest.raises(DataError, match=images[3].name):
+def test_corrupt_images_are_named_and_the_others_kept(
+    encoder: Encoder, images: list[Path], tmp_path: Path
+) -> None:
+    whole = images[3].read_bytes()
+    images[3].write_bytes(whole[:50])
+    with pytest.raises(DataError, match=rf"{images[3].name}.*of the other 5 images are kept"):
         opened(encoder, images)
+    kept = shards(tmp_path)
+    images[5].write_bytes(images[5].read_bytes()[:60])
+    both = rf"2 images cannot be read.*{images[3].name}.*{images[5].name}"
+    with pytest.raises(DataError, match=both):
+        opened(encoder, images)
+    images[5].unlink()
+    images[3].write_bytes(whole)
+    listener = Listener()
+    opened(encoder, images[:5], listener)
+    assert "1 images" in listener.notes[0], "only the mended one is encoded"
+    assert set(kept) < set(shards(tmp_path))
     with pytest.raises(DataError, match=r"absent\.png: cannot be read"):
         opened(encoder, [images[0].with_name("absent.png")])
 

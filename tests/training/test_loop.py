@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from encoder_bench.errors import DataError, TrainingError, UnknownNameError
+from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.trainable import prove, snapshot
 from encoder_bench.training.feature_cache import open_features
-from encoder_bench.training.loop import only_parts
+from encoder_bench.training.stage import only_parts
 from tests.training.world import CPU, draw, model, recipe, run
 
 
@@ -157,3 +158,53 @@ def test_the_moving_average_replaces_the_last_weights(tmp_path: Path) -> None:
 def test_an_unknown_tracker_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'tensorboard'"):
         run(model(), tmp_path, trackers=["tensorbord"])
+
+
+def test_a_length_budget_packs_images_and_keeps_the_curve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes: list[tuple[int, ...]] = []
+    embed = LanguageModel.embed
+
+    def watched(self: LanguageModel, ids: torch.Tensor) -> torch.Tensor:
+        shapes.append(tuple(ids.shape))
+        return embed(self, ids)
+
+    monkeypatch.setattr(LanguageModel, "embed", watched)
+    unpacked = run(model(), tmp_path / "a").losses
+    before, shapes[:] = list(shapes), []
+    packed = run(model(), tmp_path / "b", recipe(training={"row_length": 400}))
+    assert packed.losses == pytest.approx(unpacked, rel=1e-4)
+    assert packed.attention == "sdpa"
+    assert all(length <= 400 for _, length in shapes)
+    assert sum(rows for rows, _ in shapes) < sum(rows for rows, _ in before)
+
+
+def test_memory_running_out_on_a_cpu_is_known_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = run(model(), tmp_path / "whole").losses
+    mllm = model()
+    loss, calls = mllm.loss, []
+
+    def once_too_large(batch: object) -> object:
+        calls.append(batch)
+        if len(calls) == 1:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes")
+        return loss(batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(mllm, "loss", once_too_large)
+    assert run(mllm, tmp_path / "halved").losses == pytest.approx(expected, rel=1e-4)
+    assert len(calls[1].dialogues) == 2  # type: ignore[attr-defined]
+
+
+def test_an_error_that_is_not_about_memory_is_not_swallowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: object) -> object:
+        raise RuntimeError("a mistake")
+
+    mllm = model()
+    monkeypatch.setattr(mllm, "loss", broken)
+    with pytest.raises(RuntimeError, match="a mistake"):
+        run(mllm, tmp_path)

@@ -108,7 +108,7 @@ def run(
 
 
 def whole_training(folder: Path, *, dropout: float) -> None:
-    """Train jointly for six steps, then write weights and losses into the folder."""
+    """Train jointly for six steps, then write weights and summary into the folder."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     mllm = model(joint=True, llm="full", dropout=dropout)
@@ -117,7 +117,7 @@ def whole_training(folder: Path, *, dropout: float) -> None:
     if os.environ.get("RANK", "0") == "0":
         tensors = {name: tensor.clone() for name, tensor in trained_state(mllm).items()}
         save_file(tensors, folder / "end.safetensors")
-        (folder / "losses.json").write_text(json.dumps(summary.losses))
+        (folder / "summary.json").write_text(json.dumps(summary.as_json()))
     torch.set_num_threads(threads)
 
 

@@ -1,0 +1,64 @@
+"""What a bench found, in lines for a person: each figure beside what it should reach.
+
+What belongs here: reading the reports of the benches. Aims are those of `results/bench/README.md`;
+a figure that misses its aim is printed like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+Line = tuple[str, float | None, str]
+"""What was measured, the figure, and what it should reach."""
+
+
+def summary(report: Mapping[str, Any]) -> list[str]:
+    """Return a report's ratios as aligned lines; none for a report that is not known here."""
+    lines = [*_shared_prefix(report), *_generation(report), *_training(report), *_mfu(report)]
+    width = max((len(what) for what, _, _ in lines), default=0)
+    return [
+        f"{what:<{width}}  {'n/a' if figure is None else f'{figure:6.2f}'}  {aim}".rstrip()
+        for what, figure, aim in lines
+    ]
+
+
+def _shared_prefix(report: Mapping[str, Any]) -> Iterator[Line]:
+    for count, entry in report.get("shared_prefix", {}).items():
+        aim = "aim: 2.5 or more" if count == "5" else ""
+        what = f"shared prefix over separate sequences, {count} questions an image"
+        yield what, entry["speed_up"], aim
+        yield "  its tokens a second, share of dense embeddings'", entry["share_of_limit"], ""
+
+
+def _generation(report: Mapping[str, Any]) -> Iterator[Line]:
+    for count, entry in report.get("generation", {}).items():
+        aims = ("aim: 4 or more", "aim: 1.5 or more") if count == "5" else ("", "")
+        yield (
+            f"engine over generate one at a time, {count} questions an image",
+            entry["speed_up_over_one_by_one"],
+            aims[0],
+        )
+        yield "engine over batched generate, the same", entry["speed_up_over_batched"], aims[1]
+
+
+def _training(report: Mapping[str, Any]) -> Iterator[Line]:
+    for name, entry in report.items():
+        if not isinstance(entry, Mapping) or "waited_share" not in entry:
+            continue
+        yield f"frozen training, cached over uncached: {name}", entry["speed_up"], ""
+        yield "  cached, share of no encoder at all", entry["share_of_limit"], "aim: 0.95 or more"
+        yield (
+            "  cached, share of time waiting for input",
+            entry["waited_share"],
+            "aim: < 0.05",
+        )
+        yield "  uncached, the same", entry["waited_share_uncached"], "aim: < 0.05"
+
+
+def _mfu(report: Mapping[str, Any]) -> Iterator[Line]:
+    if "reason" in report:
+        yield "model FLOPs utilisation", None, f"because {report['reason']}"
+    for mode in ("frozen", "joint"):
+        if "mfu" in report.get(mode, {}):
+            yield f"model FLOPs utilisation, {mode}", report[mode]["mfu"], ""

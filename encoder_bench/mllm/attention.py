@@ -1,0 +1,110 @@
+"""Which attention kernel reads a row of many questions: SDPA with a mask, or FlexAttention.
+
+What belongs here: trying FlexAttention on a device and switching to it. SDPA takes a dense
+mask and computes what it hides; FlexAttention skips the blocks in which nothing may be seen. Which
+tokens may see each other is `layout.py`'s job, the same for both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from encoder_bench.mllm.language import LanguageModel
+from encoder_bench.mllm.layout import Rows
+
+Attention = Literal["auto", "sdpa"]
+
+FLEX = "flex_attention"
+_PROBE_TOKENS = 160
+_TOLERANCE = {torch.float32: 1e-2, torch.bfloat16: 5e-2, torch.float16: 2e-2}
+"""Largest difference from SDPA in units of the largest value; float32 products may run in TF32."""
+
+
+@contextlib.contextmanager
+def training_attention(
+    language: LanguageModel, device: torch.device, wanted: Attention
+) -> Iterator[str]:
+    """Use the fastest attention that the device has while a model trains, then what it had.
+
+    Args:
+        language: the language model, on `device` by now or later.
+        device: where it trains.
+        wanted: `sdpa` changes nothing; `auto` takes FlexAttention where it works.
+
+    Yields:
+        The name of what is used, as transformers has it.
+    """
+    before: str = language.model.config.get_text_config()._attn_implementation
+    flex = wanted == "auto" and why_not_flex(language, device) is None
+    if flex:
+        language.model.set_attn_implementation(FLEX)
+    try:
+        yield FLEX if flex else before
+    finally:
+        if flex:
+            language.model.set_attn_implementation(before)
+
+
+def why_not_flex(language: LanguageModel, device: torch.device) -> str | None:
+    """Return why FlexAttention is not used for training on a device; None where it is.
+
+    On a GPU it is tried: output and gradients on a row of packed questions must be SDPA's.
+    """
+    if device.type != "cuda":
+        return "FlexAttention has no backward pass outside GPUs"
+    if not getattr(language.model, "_supports_flex_attn", False):
+        return f"{type(language.model).__name__} does not take FlexAttention"
+    if not language.keeps_questions_apart:
+        return "its questions are not kept apart by a mask"
+    config = language.model.config.get_text_config()
+    heads = int(config.num_attention_heads)
+    width = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+    try:
+        difference = _difference_from_sdpa(device, language.dtype, heads=heads, width=width)
+    except Exception as error:  # whatever the compiler raises: SDPA is always there
+        return f"FlexAttention cannot be compiled here ({type(error).__name__})"
+    if not difference <= _TOLERANCE[language.dtype]:
+        return f"FlexAttention differs from SDPA by {difference:.2g} here"
+    return None
+
+
+def _difference_from_sdpa(
+    device: torch.device, dtype: torch.dtype, *, heads: int, width: int
+) -> float:
+    """Return the largest relative difference of output and gradients on one packed row."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    generator = torch.Generator().manual_seed(0)
+    shape = (3, 1, heads, _PROBE_TOKENS, width)
+    inputs = torch.randn(shape, generator=generator).to(device, dtype)
+    rows = _probe_rows().to(device)
+    compiled = torch.compile(flex_attention)
+    found = _with_gradients(inputs, lambda q, k, v: compiled(q, k, v, block_mask=rows.block_mask()))
+    expected = _with_gradients(
+        inputs, lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=rows.mask())
+    )
+    return max(
+        float((a - b).abs().max() / b.abs().max()) for a, b in zip(found, expected, strict=True)
+    )
+
+
+def _with_gradients(inputs: Tensor, attend: object) -> tuple[Tensor, Tensor]:
+    leaf = inputs.detach().clone().requires_grad_()
+    output: Tensor = attend(*leaf)  # type: ignore[operator]
+    (gradient,) = torch.autograd.grad(output.float().square().sum(), leaf)
+    return output.detach().float(), gradient.float()
+
+
+def _probe_rows() -> Rows:
+    """Return one row of two images with two questions each, and padding."""
+    half = _PROBE_TOKENS // 2
+    turn = torch.tensor([*[0] * 20, *[1] * 30, *[2] * (half - 50)] * 2)[None]
+    image = torch.tensor([*[0] * half, *[1] * (half - 5), *[-1] * 5])[None]
+    zeros, none = torch.zeros_like(turn), torch.zeros(0, dtype=torch.long)
+    return Rows(zeros, zeros - 1, image, turn, zeros, none, none, none, plain=False)

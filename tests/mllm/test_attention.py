@@ -1,0 +1,118 @@
+"""FlexAttention sees what the dense mask shows, and is used only where it can train."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from encoder_bench.mllm import attention
+from encoder_bench.mllm.attention import FLEX, training_attention, why_not_flex
+from encoder_bench.mllm.layout import Rows, lay_out
+from encoder_bench.mllm.packing import make_batch
+
+from .models import pixels, small_language, small_mllm
+from .test_packing import DIALOGUES, gradients
+
+CPU = torch.device("cpu")
+
+
+def rows(*, shared: bool = True) -> Rows:
+    batch = make_batch(
+        small_language(), DIALOGUES, shared_prefix=shared, row_length=500, pixels=pixels(3)
+    )
+    return lay_out(batch, visual_tokens=16)
+
+
+def test_the_block_mask_shows_what_the_dense_mask_shows() -> None:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    packed = rows()
+    query, key, value = torch.randn(
+        (3, len(packed.image), 2, packed.image.shape[1], 16),
+        generator=torch.Generator().manual_seed(0),
+    )
+    with torch.no_grad():
+        found = flex_attention(query, key, value, block_mask=packed.block_mask())
+    expected = F.scaled_dot_product_attention(query, key, value, attn_mask=packed.mask())
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    causal = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+    assert (found - causal).abs().max() > 0.1
+
+
+def test_the_library_hands_the_block_mask_to_every_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU: without gradients, and with the kernel as it is before compilation."""
+    from torch.nn.attention.flex_attention import flex_attention
+    from transformers.integrations import flex_attention as library
+
+    def uncompiled(*inputs: torch.Tensor, training: bool, **options: object) -> torch.Tensor:
+        output: torch.Tensor = flex_attention(*inputs, **options)  # type: ignore[arg-type]
+        return output
+
+    monkeypatch.setattr(library, "compile_friendly_flex_attention", uncompiled)
+    mllm = small_mllm()
+    batch = make_batch(
+        mllm.language, DIALOGUES, shared_prefix=True, row_length=500, pixels=pixels(3)
+    )
+    with torch.no_grad():
+        expected = mllm.logits(batch)
+        mllm.language.model.set_attn_implementation(FLEX)
+        found = mllm.logits(batch)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_plain_rows_need_no_mask() -> None:
+    assert rows(shared=False).block_mask() is None
+
+
+def test_outside_gpus_training_keeps_sdpa() -> None:
+    language = small_language()
+    assert "no backward pass" in str(why_not_flex(language, CPU))
+    with training_attention(language, CPU, "auto") as used:
+        assert used == language.attention == "sdpa"
+
+
+def test_attention_is_switched_for_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "why_not_flex", lambda *_: None)
+    language = small_language()
+    with training_attention(language, CPU, "sdpa") as used:
+        assert used == language.attention == "sdpa"
+    with training_attention(language, CPU, "auto") as used:
+        assert used == language.attention == FLEX
+        assert language.keeps_questions_apart
+    assert language.attention == "sdpa"
+
+
+def test_a_kernel_that_fails_or_differs_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object, **__: object) -> float:
+        raise RuntimeError("no compiler")
+
+    cuda, language = torch.device("cuda"), small_language()
+    monkeypatch.setattr(attention, "_difference_from_sdpa", failing)
+    assert "cannot be compiled" in str(why_not_flex(language, cuda))
+    monkeypatch.setattr(attention, "_difference_from_sdpa", lambda *_, **__: 0.5)
+    assert "differs from SDPA" in str(why_not_flex(language, cuda))
+    monkeypatch.setattr(attention, "_difference_from_sdpa", lambda *_, **__: float("nan"))
+    assert "differs from SDPA" in str(why_not_flex(language, cuda))
+    monkeypatch.setattr(attention, "_difference_from_sdpa", lambda *_, **__: 1e-4)
+    assert why_not_flex(language, cuda) is None
+
+
+@pytest.mark.gpu
+def test_packed_rows_train_as_separate_sequences_under_flex_attention() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device here")
+    device = torch.device("cuda")
+    mllm = small_mllm().to(device)
+    items = make_batch(mllm.language, DIALOGUES, shared_prefix=False, pixels=pixels(3)).to(device)
+    packed = make_batch(
+        mllm.language, DIALOGUES, shared_prefix=True, row_length=500, pixels=pixels(3)
+    ).to(device)
+    assert why_not_flex(mllm.language, device) is None
+    separate, expected = gradients(mllm, items)
+    with training_attention(mllm.language, device, "auto") as used:
+        assert used == FLEX
+        shared, found = gradients(mllm, packed)
+    assert shared == pytest.approx(separate, rel=1e-3)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-3, rtol=1e-2)
