@@ -142,7 +142,7 @@ def pretrain_command(
 def bench_command(
     results: options.Results = Path("results"),
     only: Annotated[
-        str | None, typer.Option(metavar="mllm|training|encoders", help="One of the benches.")
+        str | None, typer.Option(metavar="mllm|training|encoders|metrics", help="One of the benches.")
     ] = None,
     repeats: Annotated[int, typer.Option(metavar="N", help="Timed repeats of each way.")] = 5,
     llm: Annotated[str, typer.Option(metavar="NAME", help="The language model.")] = "tiny-llama",
@@ -151,7 +151,7 @@ def bench_command(
 ) -> None:
     """Measure speed as ratios of two ways in one run, and write them to DIR/bench/."""
     from encoder_bench.atomic import write_text
-    from encoder_bench.bench import encoders, mllm, training
+    from encoder_bench.bench import encoders, metrics, mllm, training
 
     benches: dict[str, Callable[[], dict[str, Any]]] = {
         f"mllm-{llm.replace('/', '--')}": lambda: mllm.run_bench(
@@ -159,9 +159,11 @@ def bench_command(
         ),
         "training": lambda: training.run_bench(repeats=repeats, device=device),
         "encoders": lambda: encoders.run_bench(repeats=repeats, device=device),
+        "metrics": lambda: metrics.run_bench(repeats=repeats, device=device),
     }
-    if only not in (None, "mllm", "training", "encoders"):
-        raise UnknownNameError("bench", str(only), ["mllm", "training", "encoders"])
+    known = ("mllm", "training", "encoders", "metrics")
+    if only not in (None, *known):
+        raise UnknownNameError("bench", str(only), known)
     for name, bench in benches.items():
         if only is not None and not name.startswith(only):
             continue

@@ -36,7 +36,14 @@ def measure(
     """
     references = [sample.references for sample in samples]
     every = [sample.references for sample in (corpus or samples)]
-    measures = {name: _measure(name, predictions, references, every) for name in metrics}
+    measures: dict[str, Measure] = {}
+    sums: Matrix | None = None
+    for name in metrics:
+        if name in _BLEU:
+            sums = caption.bleu_sums(predictions, references) if sums is None else sums
+            measures[name] = Measure(sums, _BleuOfOrder(_BLEU[name]))
+        else:
+            measures[name] = _measure(name, predictions, references, every)
     parsed = [text.strip() or None for text in predictions]
     return Measured(measures, parsed)
 
@@ -50,8 +57,6 @@ def _measure(
             return _by_java(name, list(pairs))
         except MissingDependencyError as error:
             return unavailable(str(error))
-    if name in _BLEU:
-        return Measure(caption.bleu_sums(predictions, references), _BleuOfOrder(_BLEU[name]))
     if name == "cider@full-idf":
         values = caption.cider_full_idf(predictions, references, corpus)
     else:

@@ -257,12 +257,18 @@ def _scores(
         }
         for control, found in measured.items()
     }
+    others = [name for name in own.measures if own.every_metric and name != recipe.primary]
+    broken = {
+        name: broken_down(own.measures[name], samples, own.breakdowns, seed=seed)
+        for name in (recipe.primary, *others)
+    }
     return TaskScores(
         primary=recipe.primary,
         column=recipe.column,
         metrics=scores[None],
         controls={control: values for control, values in scores.items() if control is not None},
-        breakdown=broken_down(own.measures[recipe.primary], samples, own.breakdowns, seed=seed),
+        breakdown=broken.pop(recipe.primary),
+        more_breakdowns={name: facets for name, facets in broken.items() if facets},
         parse_failures=sum(parsed is None for parsed in own.parsed),
         predictions_file=predictions.name,
         predictions_sha256=hash_file(predictions),
