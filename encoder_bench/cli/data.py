@@ -13,7 +13,7 @@ from encoder_bench.cli import options
 from encoder_bench.errors import EncoderBenchError
 
 app = typer.Typer(
-    help="Check, lint or import a data folder.",
+    help="Fetch, import, make, check or lint data.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -86,6 +86,37 @@ def lint_command(
         raise typer.Exit(1)
 
 
+@app.command("fetch")
+def fetch_command(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME...", help="Of the catalogue.")
+    ] = None,
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="The data folder.")] = Path("data"),
+    list_all: Annotated[bool, typer.Option("--list", help="Name all and stop.")] = False,
+    drop_archives: Annotated[
+        bool, typer.Option("--drop-archives", help="Remove each archive once it is unpacked.")
+    ] = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Fetch data sets by name; hashes are checked, and a killed download goes on.
+
+    Without a network it says which file to put where; the same command then checks and unpacks it.
+    """
+    from encoder_bench.data.catalog import catalog
+    from encoder_bench.data.fetch import fetch
+    from encoder_bench.progress import make_reporter
+
+    if list_all or not names:
+        for name, entry in catalog().items():
+            size = "" if entry.size is None else f"{entry.size / 2**30:.1f} GiB"
+            typer.echo(f"{name:<18} {size:>9}  {entry.pinning:<22} {entry.description}")
+        return
+    for name in names:
+        for line in fetch(name, to, make_reporter(quiet=quiet), keep_archives=not drop_archives):
+            typer.echo(line)
+
+
 @app.command("import")
 def import_command(
     source: Annotated[str, typer.Argument(help="A Hub id, or a folder of Dataset.save_to_disk.")],
@@ -94,6 +125,9 @@ def import_command(
     split: Annotated[str, typer.Option(help="The data set's own name.")] = "validation",
     part: Annotated[str, typer.Option(metavar="train|val", help="What it becomes.")] = "val",
     revision: Annotated[str | None, typer.Option(help="Of the Hub repository.")] = None,
+    streaming: Annotated[
+        bool, typer.Option("--streaming", help="Read row by row; the set is not kept twice.")
+    ] = False,
     debug: options.Debug = False,
 ) -> None:
     """Write a Hub data set to a folder in the official layout, through `datasets`."""
@@ -109,6 +143,7 @@ def import_command(
         split=split,
         part=part,  # type: ignore[arg-type]
         revision=revision,
+        streaming=streaming,
         reporter=make_reporter(quiet=False),
     )
     typer.echo(f"wrote {count} rows to {output}")
