@@ -99,13 +99,12 @@ def _enough_space(folder: Path, wanted: int, url: str) -> None:
     free = shutil.disk_usage(folder).free
     if wanted > free:
         raise DataError(
-            f"{url}: {wanted / 2**30:.1f} GiB are to come, {free / 2**30:.1f} GiB are free in {folder}"
+            f"{url}: {wanted / 2**30:.1f} GiB are to come, {free / 2**30:.1f} GiB are free in "
+            f"{folder}"
         )
 
 
-def _check(
-    file: Path, url: str, sha256: str | None, sha1: Sequence[str], size: int | None
-) -> None:
+def _check(file: Path, url: str, sha256: str | None, sha1: Sequence[str], size: int | None) -> None:
     """Remove a file that is not the one that was meant, and say so."""
     found = file.stat().st_size
     problem = None

@@ -91,7 +91,9 @@ def fetch_command(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="NAME...", help="Of the catalogue.")
     ] = None,
-    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="The data folder.")] = Path("data"),
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="The data folder.")] = Path(
+        "data"
+    ),
     list_all: Annotated[bool, typer.Option("--list", help="Name all and stop.")] = False,
     drop_archives: Annotated[
         bool, typer.Option("--drop-archives", help="Remove each archive once it is unpacked.")
@@ -115,6 +117,41 @@ def fetch_command(
     for name in names:
         for line in fetch(name, to, make_reporter(quiet=quiet), keep_archives=not drop_archives):
             typer.echo(line)
+
+
+@app.command("questions")
+def questions_command(
+    instances: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A COCO-format instances file.")
+    ],
+    output: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The data folder, which holds the images.")
+    ],
+    number: Annotated[
+        int, typer.Option("--questions", min=1, help="Of each kind, at least where possible.")
+    ] = 10_000,
+    image_folder: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Where in DIR the images are, if not named by COCO id."),
+    ] = "",
+    seed: Annotated[int, typer.Option(help="Of the choice of images.")] = 0,
+    debug: options.Debug = False,
+) -> None:
+    """Make balanced counting (OC) and identification (MCI) questions from an instances file.
+
+    Each answer is right equally often within a category, counts begin at zero; `run --tasks oc,mci
+    --data DIR` asks them.
+    """
+    from encoder_bench.data.balanced import write_questions
+
+    made = write_questions(instances, output, questions=number, seed=seed, images=image_folder)
+    for name, found in made.items():
+        pictures = len({row["image_id"] for row in found.rows})
+        typer.echo(
+            f"{output / 'gvtbench' / name}.json: {len(found.rows)} questions on {pictures} images; "
+            f"blind, the best constant scores {found.constant:.1f}%, the majority by question "
+            f"{found.majority:.1f}%"
+        )
 
 
 @app.command("import")

@@ -142,7 +142,8 @@ def pretrain_command(
 def bench_command(
     results: options.Results = Path("results"),
     only: Annotated[
-        str | None, typer.Option(metavar="mllm|training|encoders|metrics", help="One of the benches.")
+        str | None,
+        typer.Option(metavar="mllm|training|encoders|metrics", help="One of the benches."),
     ] = None,
     repeats: Annotated[int, typer.Option(metavar="N", help="Timed repeats of each way.")] = 5,
     llm: Annotated[str, typer.Option(metavar="NAME", help="The language model.")] = "tiny-llama",

@@ -43,10 +43,9 @@ def fetch(name: str, folder: Path, reporter: Reporter, *, keep_archives: bool = 
     folder.mkdir(parents=True, exist_ok=True)
     if entry.hub is not None:
         return [_from_hub(name, entry, folder, reporter)]
-    lines = []
-    for file in entry.files:
-        lines.append(_file(name, file, folder, reporter, keep_archives=keep_archives))
-    return lines
+    return [
+        _file(name, file, folder, reporter, keep_archives=keep_archives) for file in entry.files
+    ]
 
 
 def _file(
@@ -58,9 +57,7 @@ def _file(
     if file.unpack and not target.is_file() and noted.get("unpacked"):
         return f"{file.name}: unpacked into {into} before (sha256 {noted['sha256'][:12]})"
     expected = file.sha256 or (None if file.sha1 else noted.get("sha256"))
-    digest = download(
-        file.url, target, reporter, sha256=expected, sha1=file.sha1, size=file.size
-    )
+    digest = download(file.url, target, reporter, sha256=expected, sha1=file.sha1, size=file.size)
     if file.unpack:
         unpack(target, into, reporter)
     _note(folder, file.url, {"set": name, "sha256": digest, "unpacked": file.unpack})

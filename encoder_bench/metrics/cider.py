@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class _Sentences:
-    """Sentences as word numbers: `words` `(T,)`, `sentence` `(T,)` of each word, `lengths` `(S,)`."""
+    """Sentences as word numbers: `words` and each word's `sentence` `(T,)`, `lengths` `(S,)`."""
 
     words: Ints
     sentence: Ints
@@ -35,7 +35,7 @@ class _Sentences:
 
 @dataclass(frozen=True, slots=True)
 class _Counts:
-    """How often each n-gram of one order is in each sentence: `sentence`, `gram`, `count` `(P,)`."""
+    """How often n-grams of one order are in sentences: `sentence`, `gram`, `count` `(P,)`."""
 
     sentence: Ints
     gram: Ints
@@ -154,4 +154,4 @@ def _cosine(counts: _Counts, weights: Floats, images: int, own: Ints) -> Floats:
     clipped = np.minimum(ours, truth) * truth
     dots = np.bincount(place[shared], weights=clipped, minlength=len(own)).astype(np.float64)
     below = norms[:images][own] * norms[images:]
-    return np.divide(dots, below, out=dots, where=below != 0)
+    return np.asarray(np.divide(dots, below, out=dots, where=below != 0))

@@ -34,6 +34,10 @@ def measure(
         metrics: names of `METRICS`.
         corpus: every sample of the split, for metrics of `CORPUS_METRICS`.
     """
+    parsed = [text.strip() or None for text in predictions]
+    if not all(sample.references for sample in samples):
+        reason = "the captions of some images are not public or missing"
+        return Measured({name: unavailable(reason) for name in metrics}, parsed)
     references = [sample.references for sample in samples]
     every = [sample.references for sample in (corpus or samples)]
     measures: dict[str, Measure] = {}
@@ -44,7 +48,6 @@ def measure(
             measures[name] = Measure(sums, _BleuOfOrder(_BLEU[name]))
         else:
             measures[name] = _measure(name, predictions, references, every)
-    parsed = [text.strip() or None for text in predictions]
     return Measured(measures, parsed)
 
 

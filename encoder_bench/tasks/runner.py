@@ -6,11 +6,13 @@ blind controls answer is `controls.py`'s.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from encoder_bench.atomic import write_text
 from encoder_bench.data.sample import Sample
 from encoder_bench.errors import DataError
 from encoder_bench.hashing import hash_file
@@ -119,6 +121,12 @@ def evaluate(
         for name, measure in by_likelihood.measures.items():
             measured[control].measures[f"{name}{LIKELIHOOD}"] = measure
     growing.finish(_rows(recipe, samples, answers, choices, measured))
+    export = getattr(runner, "export", None)
+    if export is not None and not any(sample.references for sample in samples):
+        rows = export(samples, answers[None])
+        path = predictions.with_suffix(".export.json")
+        write_text(path, json.dumps(rows, ensure_ascii=False) + "\n")
+        reporter.note(f"{task}: the file to upload is {path} ({len(rows)} answers)")
     return _scores(recipe, samples, measured, predictions, seed)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from encoder_bench.cli.app import app
-from encoder_bench.data import lint_folder as module
+from encoder_bench.data import versions
 from encoder_bench.data.likeness import difference_hash, fingerprints, near_duplicates, same_files
 from encoder_bench.data.lint import lint_samples
 from encoder_bench.data.sample import Sample
@@ -140,10 +140,12 @@ def test_a_known_version_of_a_file_is_named(
     import hashlib
 
     content = (leaking_folder / "gvtbench" / "coco_mci.json").read_bytes()
-    known = {hashlib.sha1(content).hexdigest()[:8]: "one of two"}
-    monkeypatch.setattr(module, "KNOWN_VERSIONS", known)
+    known = {hashlib.sha1(content).hexdigest()[:8]: versions.KnownVersion("one of two", "beware")}
+    monkeypatch.setattr(versions, "KNOWN_VERSIONS", known)
     result = CliRunner().invoke(app, ["data", "lint", str(leaking_folder), "--tasks", "mci"])
-    assert "coco_mci.json is one of two" in result.stdout
+    assert "coco_mci.json is one of two: beware" in result.stdout
+    shown = CliRunner().invoke(app, ["data", "check", str(leaking_folder)]).stdout
+    assert "gvtbench/coco_mci.json is one of two" in shown
 
 
 def test_the_real_slice_shows_what_is_known_of_gvtbench() -> None:

@@ -87,4 +87,3 @@ def test_scores_are_one_of_five_whatever_the_text(prediction: str, answers: list
 @settings(max_examples=100, deadline=None)
 def test_the_order_of_humans_does_not_matter(answers: list[str]) -> None:
     assert vqa_accuracy("cat", answers) == pytest.approx(vqa_accuracy("cat", sorted(answers)))
-

@@ -100,9 +100,7 @@ def test_the_breakdown_is_the_mean_of_each_answer_type_and_question_type(real_da
         for row in chosen
     ]  # fmt: skip
     measured = task.measure(samples, [s.references[0] for s in samples], ["vqa_accuracy"])
-    found = broken_down(
-        measured.measures["vqa_accuracy"], samples, measured.breakdowns, seed=0
-    )
+    found = broken_down(measured.measures["vqa_accuracy"], samples, measured.breakdowns, seed=0)
     for facet in ("answer_type", "question_type"):
         by_value: dict[str, list[float]] = defaultdict(list)
         for sample in samples:

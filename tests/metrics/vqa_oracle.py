@@ -9,8 +9,7 @@ from __future__ import annotations
 import functools
 import unicodedata
 
-MISSPELT = frozenset(
-    """
+_MISSPELT = """
 aint arent cant couldve couldnt couldn'tve couldnt've didnt doesnt dont hadnt hadnt've hadn'tve
 hasnt havent hed hed've he'dve hes howd howll hows isnt itd itd've it'dve itll maam mightnt
 mightnt've mightn'tve mightve mustnt mustve neednt notve oclock oughtnt ow's'at 'ows'at 'ow'sat
@@ -21,8 +20,8 @@ theyd've they'dve theyll theyre theyve twas wasnt wed've we'dve weve werent what
 whatve whens whered wheres whereve whod whod've who'dve wholl whos whove whyll whyre whys wont
 wouldve wouldnt wouldnt've wouldn'tve yall yall'll y'allll yall'd've y'alld've y'all'dve youd
 youd've you'dve youll youre youve
-""".split()
-)
+"""
+MISSPELT = frozenset(_MISSPELT.split())
 ENDINGS = ("n't've", "'d've", "n't", "'ve", "'re", "'ll", "'d", "'s")
 WHOLE = {
     "maam": "ma'am",
