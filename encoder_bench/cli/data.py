@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from encoder_bench.cli import options
 from encoder_bench.errors import EncoderBenchError
+
+if TYPE_CHECKING:
+    from encoder_bench.data.folder import DataFolder
 
 app = typer.Typer(
     help="Fetch, import, make, check or lint data.",
@@ -36,7 +39,7 @@ def check_command(
 
     reporter = make_reporter(quiet=False)
     folder = open_data(data, reporter)
-    tasks = {name: load_task(name) for name in DEFAULT_TASKS}
+    tasks = {name: load_task(name) for name in (*DEFAULT_TASKS, *_vcr_tasks(folder))}
     result = check_folder(folder, tasks, decode_images=images, reporter=reporter)
     for line in result.lines:
         typer.echo(line)
@@ -44,12 +47,21 @@ def check_command(
         raise EncoderBenchError(f"{folder.root}: {len(result.problems)} problems, listed above")
 
 
+def _vcr_tasks(folder: DataFolder) -> list[str]:
+    names = ("vcr_oc", "vcr_mci")
+    return [name for name in names if folder.annotation_file("gvtbench", f"{name}.json")]
+
+
 @app.command("lint")
 def lint_command(
     data: Annotated[str, typer.Argument(metavar="scenes|coco|DIR")] = "scenes",
     tasks: Annotated[
-        str, typer.Option(metavar="NAME,...", help="Task recipes to look at.")
-    ] = "vqa,captioning,oc,mci",
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="Task recipes to look at; else vqa, captioning, oc, mci, and VCR's where they are.",
+        ),
+    ] = None,
     images: Annotated[
         bool,
         typer.Option("--images/--no-images", help="Compare training with test images, too."),
@@ -63,13 +75,18 @@ def lint_command(
     """
     from encoder_bench.data.folder import open_data
     from encoder_bench.data.lint_folder import lint_folder
+    from encoder_bench.plan import DEFAULT_TASKS
     from encoder_bench.progress import make_reporter
     from encoder_bench.recipes import load_task
 
     reporter = make_reporter(quiet=json_output)
-    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    folder = open_data(data, reporter)
+    if tasks is None:
+        names = [*DEFAULT_TASKS, *_vcr_tasks(folder)]
+    else:
+        names = [name.strip() for name in tasks.split(",") if name.strip()]
     findings, skipped = lint_folder(
-        open_data(data, reporter),
+        folder,
         {name: load_task(name) for name in names},
         look_at_images=images,
         reporter=reporter,

@@ -60,8 +60,10 @@ def text_leak(task: str, samples: Sequence[Sample], seed: int = 0) -> list[Findi
     right = np.zeros(len(asked))
     base = np.zeros(len(asked))
     for train, test in GroupKFold(_FOLDS).split(questions, targets, images):
-        majority = Counter(targets[train]).most_common(1)[0][0]
-        base[test] = (targets[test] == majority) & (targets[test] != "")
+        seen = Counter(text for text in targets[train] if text)
+        if not seen:
+            continue
+        base[test] = targets[test] == seen.most_common(1)[0][0]
         if len(set(targets[train])) < 2:
             right[test] = base[test]
             continue

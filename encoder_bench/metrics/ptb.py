@@ -92,6 +92,7 @@ _RULES = tuple(
 )
 _WHOLE = re.compile(r"(\S+@\S+\.\w+|https?://\S+)")
 """Addresses, which stay whole."""
+_PLAIN = re.compile(r"[A-Za-z ]*\.?\s*")
 _ABBREVIATION = re.compile(
     r"(?:[a-z]\.)*[a-z]|ph\.d|mr|mrs|ms|dr|st|jr|sr|vs|etc|inc|co|mt|ave|blvd|ft|sq"
     r"|jan|feb|aug|sept?|oct|nov|dec|mon|tues?|wed|thurs?|fri"
@@ -130,11 +131,14 @@ def _tokenize(caption: str) -> str:
 
 
 def _tokens(text: str) -> list[str]:
-    for pattern, replacement in _CASED_RULES:
-        text = pattern.sub(replacement, text)
-    text = text.lower()
-    for pattern, replacement in _RULES:
-        text = pattern.sub(replacement, text)
+    if _PLAIN.fullmatch(text):  # most captions; no rule would change them
+        text = text.lower()
+    else:
+        for pattern, replacement in _CASED_RULES:
+            text = pattern.sub(replacement, text)
+        text = text.lower()
+        for pattern, replacement in _RULES:
+            text = pattern.sub(replacement, text)
     text = text.replace(_KEPT_APOSTROPHE, "'").replace(_KEPT_AND, "&").replace(_KEPT_DASH, "-")
     tokens: list[str] = []
     for word in text.split():

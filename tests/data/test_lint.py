@@ -148,6 +148,25 @@ def test_a_known_version_of_a_file_is_named(
     assert "gvtbench/coco_mci.json is one of two" in shown
 
 
+def test_vcr_is_looked_at_where_it_is_and_its_misprint_found(tmp_path: Path) -> None:
+    things = ["ties", "people", "cups", "hotdogs"]
+    rows = [
+        {
+            "image_id": f"movieclips_{i // 2}/x@{i}.jpg",
+            "text_in": f"Does {things[i // 2 % 4]} {('exist', 'exis')[i % 2]} in the image?",
+            "text_out": ("Yes.", "No.")[i % 2],
+            "n_obj_exist": 3,
+        }
+        for i in range(200)
+    ]
+    (tmp_path / "gvtbench").mkdir()
+    (tmp_path / "gvtbench" / "vcr_mci.json").write_text(json.dumps(rows))
+    shown = CliRunner().invoke(app, ["data", "lint", str(tmp_path), "--no-images", "--json"])
+    found = {(f["task"], f["kind"]): f["message"] for f in json.loads(shown.stdout)}
+    assert "answers 100.0% without the image" in found["vcr_mci", "text-leak"]
+    assert "majority scores 100.0%" in found["vcr_mci", "majority-leak"]
+
+
 def test_the_real_slice_shows_what_is_known_of_gvtbench() -> None:
     root = Path(__file__).resolve().parents[3] / "shared" / "data" / "real"
     if not (root / "gvtbench").is_dir():

@@ -25,7 +25,8 @@ RECIPE = Path(__file__).with_name("shouting.toml")
 
 def read(layout, task, source, split):
     image = layout.root / "x.png"
-    return [Sample(f"{task}/{n}", task, n, image, f"{source} {n}?", ("YES",), "YES") for n in (1, 2)]
+    asked = [(n, f"{source} {n}?") for n in (1, 2)]
+    return [Sample(f"{task}/{n}", task, n, image, text, ("YES",), "YES") for n, text in asked]
 
 
 class Runner:
