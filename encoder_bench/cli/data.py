@@ -59,7 +59,7 @@ def lint_command(
         str | None,
         typer.Option(
             metavar="NAME,...",
-            help="Task recipes to look at; else vqa, captioning, oc, mci, and VCR's where they are.",
+            help="Task recipes to look at; else the four, and VCR's where they are.",
         ),
     ] = None,
     images: Annotated[

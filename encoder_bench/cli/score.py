@@ -127,15 +127,7 @@ def _print(found: Conformance, show: int, console: Console) -> None:
     for name, score in found.scores.items():
         if score.value is None:
             console.print(f"{name}: n/a: {score.reason}", markup=False, highlight=False)
-    console.print(
-        f"over {len(found.samples)} of the split's {found.total} samples; parse failures: "
-        f"{found.parse_failures}",
-        highlight=False,
-    )
-    for kind, names in found.odd.items():
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        line = f"{_ODD[kind]}: {len(names)}: {'; '.join(names[:_NAMED])}{more}"
-        console.print(line, markup=False, highlight=False)
+    _print_odd(found, console)
     _print_breakdown(found, console)
     for name in found.variants():
         for entry in found.differing(name)[:show]:
@@ -147,6 +139,19 @@ def _print(found: Conformance, show: int, console: Console) -> None:
                 markup=False,
                 highlight=False,
             )
+
+
+def _print_odd(found: Conformance, console: Console) -> None:
+    """Print over how many samples the scores stand, and what is odd about the file."""
+    console.print(
+        f"over {len(found.samples)} of the split's {found.total} samples; parse failures: "
+        f"{found.parse_failures}",
+        highlight=False,
+    )
+    for kind, names in found.odd.items():
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        line = f"{_ODD[kind]}: {len(names)}: {'; '.join(names[:_NAMED])}{more}"
+        console.print(line, markup=False, highlight=False)
 
 
 def _print_breakdown(found: Conformance, console: Console) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from encoder_bench.data.sample import Sample
 from encoder_bench.statistics import bootstrap_interval, ratio
@@ -45,11 +46,6 @@ def text_leak(task: str, samples: Sequence[Sample], seed: int = 0) -> list[Findi
     Flagged where it is right more often than the commonest answer, by more than five points and
     with the whole 95% interval of the difference above zero, clustered on images.
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import SGDClassifier
-    from sklearn.model_selection import GroupKFold
-    from sklearn.pipeline import make_pipeline
-
     asked = _subset([sample for sample in samples if sample.question], seed)
     images = np.array([str(sample.image_id) for sample in asked])
     common = [text for text, _ in Counter(s.target for s in asked).most_common(_MOST_CLASSES)]
@@ -57,8 +53,40 @@ def text_leak(task: str, samples: Sequence[Sample], seed: int = 0) -> list[Findi
         return []
     targets = np.array([s.target if s.target in common else "" for s in asked])
     questions = np.array([sample.question for sample in asked])
-    right = np.zeros(len(asked))
-    base = np.zeros(len(asked))
+    right, base = _cross_validated(questions, targets, images, seed)
+    values = np.stack([right - base, np.ones(len(asked))], axis=1)
+    interval = bootstrap_interval(values, list(images), ratio, seed=seed)
+    gain = 100 * float((right - base).mean())
+    if interval is None or gain < _LEAK_POINTS or interval[0] <= 0:
+        return []
+    return [
+        Finding(
+            task,
+            "text-leak",
+            f"a text-only classifier answers {100 * right.mean():.1f}% without the image, the "
+            f"commonest answer {100 * base.mean():.1f}% ({len(asked)} questions, {_FOLDS}-fold by "
+            f"image; gain {gain:.1f}, 95% interval {interval[0]:.1f} to {interval[1]:.1f})",
+        )
+    ]
+
+
+_Texts = NDArray[np.str_]
+
+
+def _cross_validated(
+    questions: _Texts, targets: _Texts, images: _Texts, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return which samples a text-only classifier, and which the commonest answer, gets right.
+
+    A target outside the commonest classes is empty, and nobody gets it right.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import SGDClassifier
+    from sklearn.model_selection import GroupKFold
+    from sklearn.pipeline import make_pipeline
+
+    right = np.zeros(len(questions))
+    base = np.zeros(len(questions))
     for train, test in GroupKFold(_FOLDS).split(questions, targets, images):
         seen = Counter(text for text in targets[train] if text)
         if not seen:
@@ -74,20 +102,7 @@ def text_leak(task: str, samples: Sequence[Sample], seed: int = 0) -> list[Findi
         classifier.fit(questions[train], targets[train])
         guesses = classifier.predict(questions[test])
         right[test] = (guesses == targets[test]) & (targets[test] != "")
-    values = np.stack([right - base, np.ones(len(asked))], axis=1)
-    interval = bootstrap_interval(values, list(images), ratio, seed=seed)
-    gain = 100 * float((right - base).mean())
-    if interval is None or gain < _LEAK_POINTS or interval[0] <= 0:
-        return []
-    return [
-        Finding(
-            task,
-            "text-leak",
-            f"a text-only classifier answers {100 * right.mean():.1f}% without the image, the "
-            f"commonest answer {100 * base.mean():.1f}% ({len(asked)} questions, {_FOLDS}-fold by "
-            f"image; gain {gain:.1f}, 95% interval {interval[0]:.1f} to {interval[1]:.1f})",
-        )
-    ]
+    return right, base
 
 
 def majority_leak(task: str, samples: Sequence[Sample]) -> list[Finding]:

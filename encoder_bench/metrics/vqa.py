@@ -13,8 +13,8 @@ import functools
 import re
 from collections.abc import Sequence
 
-VERSION = 2
-"""2: `pre2021` follows the last form before 2021, which keeps apostrophes and colons."""
+PRE2021_VERSION = 2
+"""2: the last form before 2021, which keeps apostrophes and colons."""
 
 _PUNCTUATION = (
     *(";", "/", "[", "]", '"', "{", "}", "(", ")", "=", "+", "\\", "_", "-"),

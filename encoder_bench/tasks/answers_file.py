@@ -6,19 +6,17 @@ out without being named; what an answer is worth is not decided here.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
-import sys
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from encoder_bench.data.sample import Sample
 from encoder_bench.errors import DataError
+from encoder_bench.tasks.answer_rows import rows_of_any_form
 
 IDS = ("sample_id", "question_id", "id", "index")
 TEXTS = ("prediction", "answer", "caption", "response", "output", "text", "pred")
@@ -114,7 +112,7 @@ def read_answers_file(path: Path) -> AnswersFile:
         DataError: malformed, or without an id or an answer; names the row.
     """
     file = AnswersFile(path, [])
-    for place, row in _rows(path):
+    for place, row in rows_of_any_form(path):
         if row.get("control"):
             continue
         names, image = _row_names(row)
@@ -224,54 +222,3 @@ def _is_control(letter: str) -> bool:
 
 def _is_foreign(letter: str) -> bool:
     return letter.isalpha() and "LATIN" not in unicodedata.name(letter, "")
-
-
-def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read ({error})") from error
-    if file.suffix == ".csv":
-        yield from _csv_rows(file, text)
-        return
-    entries: Iterable[tuple[str, Any]]
-    if text.lstrip().startswith("["):
-        entries = ((f"{file}, row {i}", row) for i, row in enumerate(_json(text, str(file))))
-    else:
-        lines = enumerate(text.split("\n"), start=1)
-        entries = (
-            (f"{file}:{number}", _json(line, f"{file}:{number}"))
-            for number, line in lines
-            if line.strip()
-        )
-    for place, row in entries:
-        if not isinstance(row, dict):
-            raise DataError(f"{place}: not an object")
-        yield place, row
-
-
-def _json(text: str, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        ended = error.pos >= len(text.rstrip()) - 1 or error.msg.startswith("Unterminated")
-        cut = " (cut short?)" if ended else ""
-        raise DataError(f"{place}: not valid JSON ({error}){cut}") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{place}: not valid JSON ({error})") from error
-
-
-def _csv_rows(file: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    limit = csv.field_size_limit(sys.maxsize)
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    try:
-        for row in reader:
-            if None in row or None in row.values():
-                raise DataError(
-                    f"{file}:{reader.line_num}: another number of fields than the header"
-                )
-            yield f"{file}:{reader.line_num}", row
-    except csv.Error as error:
-        raise DataError(f"{file}:{reader.line_num}: not valid CSV ({error})") from error
-    finally:
-        csv.field_size_limit(limit)

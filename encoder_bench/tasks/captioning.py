@@ -9,7 +9,7 @@ import numpy as np
 
 from encoder_bench.data.sample import Sample
 from encoder_bench.errors import MissingDependencyError
-from encoder_bench.metrics import caption
+from encoder_bench.metrics import caption, ptb
 from encoder_bench.statistics import Matrix
 from encoder_bench.tasks.measures import Measure, Measured, accuracy, unavailable
 
@@ -18,6 +18,7 @@ _Pair = tuple[str, tuple[str, ...]]
 _JAVA = ("meteor", "spice")
 CORPUS_METRICS = ("cider@full-idf",)
 METRICS = ("cider", *CORPUS_METRICS, *_BLEU, "rouge_l", *_JAVA)
+VERSIONS = {name: ptb.VERSION for name in METRICS if name != "spice"}
 
 
 def measure(

@@ -7,7 +7,7 @@ blind controls answer is `controls.py`'s.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -259,6 +259,7 @@ def _scores(
     seed: int,
 ) -> TaskScores:
     own = measured[None]
+    versions: Mapping[str, int] = getattr(find_runner(recipe.runner), "VERSIONS", {})
     scores: dict[str | None, dict[str, Score]] = {
         control: {
             name: score_of(measure, samples, seed=seed) for name, measure in found.measures.items()
@@ -281,5 +282,8 @@ def _scores(
         predictions_file=predictions.name,
         predictions_sha256=hash_file(predictions),
         definition=recipe.model_dump(mode="json"),
-        metric_versions={name: measure.version for name, measure in own.measures.items()},
+        metric_versions={
+            name: versions.get(name.removesuffix(LIKELIHOOD), measure.version)
+            for name, measure in own.measures.items()
+        },
     )

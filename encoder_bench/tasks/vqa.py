@@ -17,6 +17,7 @@ _METRICS: dict[str, Callable[[str, Sequence[str]], float]] = {
     "exact_match": vqa.exact_match,
 }
 METRICS = tuple(_METRICS)
+VERSIONS = {"vqa_accuracy_pre2021": vqa.PRE2021_VERSION}
 _NO_ANSWERS = "the answers are not public; upload the exported file to the benchmark's server"
 
 
