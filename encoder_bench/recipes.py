@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -199,6 +199,9 @@ def recipe_names(kind: Kind) -> list[str]:
 def find_recipe(kind: Kind, name: str) -> Path:
     """Return the file of a shipped recipe's name, or of a path that ends in `.toml`.
 
+    Other packages add recipes by the entry points `encoder_bench.task_recipes` and
+    `encoder_bench.adapter_recipes`, which name the path of a file.
+
     Raises:
         RecipeError: a path that is no file.
         UnknownNameError: a name that is not shipped.
@@ -209,11 +212,14 @@ def find_recipe(kind: Kind, name: str) -> Path:
             raise RecipeError(f"{name}: no such recipe file")
         return path
     path = recipe_folder(kind) / f"{name}.toml"
-    if not path.is_file():
-        raise UnknownNameError(
-            f"{kind[:-1]} recipe", name, recipe_names(kind), "A path must end in '.toml'."
-        )
-    return path
+    if path.is_file():
+        return path
+    others = metadata.entry_points(group=f"encoder_bench.{kind[:-1]}_recipes")
+    for entry in others:
+        if entry.name == name:
+            return Path(str(entry.load()))
+    known = [*recipe_names(kind), *(entry.name for entry in others)]
+    raise UnknownNameError(f"{kind[:-1]} recipe", name, known, "A path must end in '.toml'.")
 
 
 def load_adapter(name: str, overrides: Mapping[str, Any] | None = None) -> AdapterRecipe:

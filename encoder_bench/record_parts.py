@@ -43,6 +43,7 @@ class TaskScores(RecordPart):
         controls: control name (`no-image`, `shuffled-images`, `constant`, `majority`) ->
             metric name -> score.
         breakdown: facet -> facet value -> score of the primary metric.
+        more_breakdowns: another metric -> facet -> facet value -> its score.
         parse_failures: samples whose answer could not be parsed; they count as not correct.
         predictions_file: JSON lines beside the record, one a sample.
         predictions_sha256: hash of that file.
@@ -55,6 +56,7 @@ class TaskScores(RecordPart):
     metrics: dict[str, Score]
     controls: dict[str, dict[str, Score]] = Field(default_factory=dict)
     breakdown: dict[str, dict[str, Score]] = Field(default_factory=dict)
+    more_breakdowns: dict[str, dict[str, dict[str, Score]]] = Field(default_factory=dict)
     parse_failures: int = 0
     predictions_file: str
     predictions_sha256: str

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from encoder_bench.cli import options
 from encoder_bench.errors import EncoderBenchError
 
+if TYPE_CHECKING:
+    from encoder_bench.data.folder import DataFolder
+
 app = typer.Typer(
-    help="Check, lint or import a data folder.",
+    help="Fetch, import, make, check or lint data.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -36,7 +39,7 @@ def check_command(
 
     reporter = make_reporter(quiet=False)
     folder = open_data(data, reporter)
-    tasks = {name: load_task(name) for name in DEFAULT_TASKS}
+    tasks = {name: load_task(name) for name in (*DEFAULT_TASKS, *_vcr_tasks(folder))}
     result = check_folder(folder, tasks, decode_images=images, reporter=reporter)
     for line in result.lines:
         typer.echo(line)
@@ -44,12 +47,21 @@ def check_command(
         raise EncoderBenchError(f"{folder.root}: {len(result.problems)} problems, listed above")
 
 
+def _vcr_tasks(folder: DataFolder) -> list[str]:
+    names = ("vcr_oc", "vcr_mci")
+    return [name for name in names if folder.annotation_file("gvtbench", f"{name}.json")]
+
+
 @app.command("lint")
 def lint_command(
     data: Annotated[str, typer.Argument(metavar="scenes|coco|DIR")] = "scenes",
     tasks: Annotated[
-        str, typer.Option(metavar="NAME,...", help="Task recipes to look at.")
-    ] = "vqa,captioning,oc,mci",
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="Task recipes to look at; else the four, and VCR's where they are.",
+        ),
+    ] = None,
     images: Annotated[
         bool,
         typer.Option("--images/--no-images", help="Compare training with test images, too."),
@@ -63,13 +75,18 @@ def lint_command(
     """
     from encoder_bench.data.folder import open_data
     from encoder_bench.data.lint_folder import lint_folder
+    from encoder_bench.plan import DEFAULT_TASKS
     from encoder_bench.progress import make_reporter
     from encoder_bench.recipes import load_task
 
     reporter = make_reporter(quiet=json_output)
-    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    folder = open_data(data, reporter)
+    if tasks is None:
+        names = [*DEFAULT_TASKS, *_vcr_tasks(folder)]
+    else:
+        names = [name.strip() for name in tasks.split(",") if name.strip()]
     findings, skipped = lint_folder(
-        open_data(data, reporter),
+        folder,
         {name: load_task(name) for name in names},
         look_at_images=images,
         reporter=reporter,
@@ -86,6 +103,74 @@ def lint_command(
         raise typer.Exit(1)
 
 
+@app.command("fetch")
+def fetch_command(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME...", help="Of the catalogue.")
+    ] = None,
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="The data folder.")] = Path(
+        "data"
+    ),
+    list_all: Annotated[bool, typer.Option("--list", help="Name all and stop.")] = False,
+    drop_archives: Annotated[
+        bool, typer.Option("--drop-archives", help="Remove each archive once it is unpacked.")
+    ] = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Fetch data sets by name; hashes are checked, and a killed download goes on.
+
+    Without a network it says which file to put where; the same command then checks and unpacks it.
+    """
+    from encoder_bench.data.catalog import catalog
+    from encoder_bench.data.fetch import fetch
+    from encoder_bench.progress import make_reporter
+
+    if list_all or not names:
+        for name, entry in catalog().items():
+            size = "" if entry.size is None else f"{entry.size / 2**30:.1f} GiB"
+            typer.echo(f"{name:<18} {size:>9}  {entry.pinning:<22} {entry.description}")
+        return
+    for name in names:
+        for line in fetch(name, to, make_reporter(quiet=quiet), keep_archives=not drop_archives):
+            typer.echo(line)
+
+
+@app.command("questions")
+def questions_command(
+    instances: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A COCO-format instances file.")
+    ],
+    output: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The data folder, which holds the images.")
+    ],
+    number: Annotated[
+        int, typer.Option("--questions", min=1, help="Of each kind, at least where possible.")
+    ] = 10_000,
+    image_folder: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Where in DIR the images are, if not named by COCO id."),
+    ] = "",
+    seed: Annotated[int, typer.Option(help="Of the choice of images.")] = 0,
+    debug: options.Debug = False,
+) -> None:
+    """Make balanced counting (OC) and identification (MCI) questions from an instances file.
+
+    Each answer is right equally often within a category, counts begin at zero; `run --tasks oc,mci
+    --data DIR` asks them.
+    """
+    from encoder_bench.data.balanced import write_questions
+
+    made = write_questions(instances, output, questions=number, seed=seed, images=image_folder)
+    for name, found in made.items():
+        pictures = len({row["image_id"] for row in found.rows})
+        typer.echo(
+            f"{output / 'gvtbench' / name}.json: {len(found.rows)} questions on {pictures} images; "
+            f"blind, the best constant scores {found.constant:.1f}%, the majority by question "
+            f"{found.majority:.1f}%"
+        )
+
+
 @app.command("import")
 def import_command(
     source: Annotated[str, typer.Argument(help="A Hub id, or a folder of Dataset.save_to_disk.")],
@@ -94,6 +179,9 @@ def import_command(
     split: Annotated[str, typer.Option(help="The data set's own name.")] = "validation",
     part: Annotated[str, typer.Option(metavar="train|val", help="What it becomes.")] = "val",
     revision: Annotated[str | None, typer.Option(help="Of the Hub repository.")] = None,
+    streaming: Annotated[
+        bool, typer.Option("--streaming", help="Read row by row; the set is not kept twice.")
+    ] = False,
     debug: options.Debug = False,
 ) -> None:
     """Write a Hub data set to a folder in the official layout, through `datasets`."""
@@ -109,6 +197,7 @@ def import_command(
         split=split,
         part=part,  # type: ignore[arg-type]
         revision=revision,
+        streaming=streaming,
         reporter=make_reporter(quiet=False),
     )
     typer.echo(f"wrote {count} rows to {output}")

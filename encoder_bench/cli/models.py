@@ -104,7 +104,9 @@ def bench_command(
     results: options.Results = Path("results"),
     only: Annotated[
         str | None,
-        typer.Option(metavar="mllm|training|encoders|utilisation", help="One of the benches."),
+        typer.Option(
+            metavar="mllm|training|encoders|metrics|utilisation", help="One of the benches."
+        ),
     ] = None,
     repeats: Annotated[int, typer.Option(metavar="N", help="Timed repeats of each way.")] = 5,
     llm: Annotated[str, typer.Option(metavar="NAME", help="The language model.")] = "tiny-llama",
@@ -113,7 +115,7 @@ def bench_command(
 ) -> None:
     """Measure speed as ratios of two ways in one run, and write them to DIR/bench/."""
     from encoder_bench.atomic import write_text
-    from encoder_bench.bench import encoders, mllm, training, utilisation
+    from encoder_bench.bench import encoders, metrics, mllm, training, utilisation
     from encoder_bench.bench.summary import summary
 
     benches: dict[str, Callable[[], dict[str, Any]]] = {
@@ -122,9 +124,10 @@ def bench_command(
         ),
         "training": lambda: training.run_bench(repeats=repeats, device=device),
         "encoders": lambda: encoders.run_bench(repeats=repeats, device=device),
+        "metrics": lambda: metrics.run_bench(repeats=repeats, device=device),
         "utilisation": lambda: utilisation.run_bench(repeats=repeats, device=device),
     }
-    known = ("mllm", "training", "encoders", "utilisation")
+    known = ("mllm", "training", "encoders", "metrics", "utilisation")
     if only not in (None, *known):
         raise UnknownNameError("bench", str(only), known)
     for name, bench in benches.items():

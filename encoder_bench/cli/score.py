@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,22 @@ from encoder_bench.cli import options
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from encoder_bench.tasks.conformance import Conformance
+    from encoder_bench.metrics.ptb_java import JavaCheck
+    from encoder_bench.tasks.conformance import Conformance, Missing
+
+_NAMED = 3
+_ROWS = 12
+_ODD = {
+    "not text": "answers that are no text, taken as they are written",
+    "empty": "empty answers",
+    "long": "answers longer than 10,000 characters",
+    "control characters": "answers with control characters",
+    "another script": "answers in another than the Latin script",
+    "id is text": "ids written as text where the data has numbers, taken as numbers",
+    "id written otherwise": "ids written otherwise than in the data",
+    "missing": "samples without an answer",
+    "to no sample": "answers to no sample of the split, not scored",
+}
 
 
 def score_command(
@@ -24,8 +40,9 @@ def score_command(
         Path,
         typer.Option(
             metavar="FILE",
-            help="JSON, JSON lines or CSV: an id (sample_id, question_id, image_id, index) and an "
-            "answer (prediction, answer, caption) a row; VQA's and COCO's result files fit.",
+            help="JSON, JSON lines or CSV: an id (sample_id, question_id, image_id and question, "
+            "image_id) and an answer (prediction, answer, caption) a row; VQA's, COCO's and GVT's "
+            "result files fit.",
         ),
     ],
     data: Annotated[
@@ -40,6 +57,15 @@ def score_command(
     missing_is_wrong: Annotated[
         bool, typer.Option("--missing-is-wrong", help="Score unanswered samples as empty answers.")
     ] = False,
+    answered_only: Annotated[
+        bool, typer.Option("--answered-only", help="Leave unanswered samples out of the scores.")
+    ] = False,
+    check_java: Annotated[
+        bool,
+        typer.Option(
+            "--check-java", help="Captions: tokenise with CoreNLP's own program too, and compare."
+        ),
+    ] = False,
     json_output: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -52,6 +78,7 @@ def score_command(
 
     from encoder_bench.atomic import write_text
     from encoder_bench.data.folder import open_data
+    from encoder_bench.errors import DataError
     from encoder_bench.progress import make_reporter
     from encoder_bench.recipes import load_task
     from encoder_bench.tasks.conformance import score_predictions
@@ -60,13 +87,19 @@ def score_command(
     folder = open_data(data, make_reporter(quiet=json_output))
     name = Path(task).stem if task.endswith(".toml") else task
     samples = folder.samples(name, reader=recipe.reader, source=recipe.source, split="test")
-    found = score_predictions(name, recipe, samples, predictions, missing_is_wrong=missing_is_wrong)
+    if missing_is_wrong and answered_only:
+        raise DataError("--missing-is-wrong and --answered-only exclude each other")
+    missing: Missing = "wrong" if missing_is_wrong else "leave-out" if answered_only else "refuse"
+    found = score_predictions(name, recipe, samples, predictions, missing=missing)
     if output is not None:
         write_text(output, _csv(found))
+    java = _java_check(found) if check_java else None
     if json_output:
-        typer.echo(json.dumps(_as_json(found), indent=1, ensure_ascii=False))
+        typer.echo(json.dumps(_as_json(found, java), indent=1, ensure_ascii=False))
         return
     _print(found, show, Console())
+    if java is not None:
+        typer.echo(java.line)
 
 
 def _print(found: Conformance, show: int, console: Console) -> None:
@@ -94,9 +127,8 @@ def _print(found: Conformance, show: int, console: Console) -> None:
     for name, score in found.scores.items():
         if score.value is None:
             console.print(f"{name}: n/a: {score.reason}", markup=False, highlight=False)
-    unanswered = f", {len(found.missing)} unanswered" if found.missing else ""
-    surplus = f", {found.surplus} answers to no sample of the split" if found.surplus else ""
-    console.print(f"parse failures: {found.parse_failures}{unanswered}{surplus}", highlight=False)
+    _print_odd(found, console)
+    _print_breakdown(found, console)
     for name in found.variants():
         for entry in found.differing(name)[:show]:
             console.print(
@@ -109,19 +141,67 @@ def _print(found: Conformance, show: int, console: Console) -> None:
             )
 
 
+def _print_odd(found: Conformance, console: Console) -> None:
+    """Print over how many samples the scores stand, and what is odd about the file."""
+    console.print(
+        f"over {len(found.samples)} of the split's {found.total} samples; parse failures: "
+        f"{found.parse_failures}",
+        highlight=False,
+    )
+    for kind, names in found.odd.items():
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        line = f"{_ODD[kind]}: {len(names)}: {'; '.join(names[:_NAMED])}{more}"
+        console.print(line, markup=False, highlight=False)
+
+
+def _print_breakdown(found: Conformance, console: Console) -> None:
+    """Print broken-down metrics by facet value; long lists are cut, `--json` has them whole."""
+    from rich.table import Table
+
+    for facet in found.breakdown.get(found.primary, {}):
+        columns = [name for name, facets in found.breakdown.items() if facet in facets]
+        table = Table(box=None, header_style="bold")
+        for column in (facet, "samples", *columns):
+            table.add_column(column, justify="left" if column == facet else "right")
+        values = list(found.breakdown[found.primary][facet].items())
+        for value, score in values[:_ROWS]:
+            cells = [found.breakdown[name][facet][value].value for name in columns]
+            shown = ["n/a" if cell is None else f"{cell:.2f}" for cell in cells]
+            table.add_row(value, str(score.samples), *shown)
+        console.print(table)
+        if len(values) > _ROWS:
+            console.print(f"and {len(values) - _ROWS} more; --json has all", highlight=False)
+
+
+def _java_check(found: Conformance) -> JavaCheck:
+    from encoder_bench.metrics.ptb_java import check_tokens
+
+    texts = [entry.prediction for entry in found.samples]
+    return check_tokens([*texts, *(t for e in found.samples for t in e.sample.references)])
+
+
 def _truths(references: tuple[str, ...]) -> str:
     different = list(dict.fromkeys(references))
     return ", ".join(repr(text) for text in different[:4]) + (", ..." if different[4:] else "")
 
 
-def _as_json(found: Conformance) -> dict[str, Any]:
-    return {
+def _as_json(found: Conformance, java: JavaCheck | None) -> dict[str, Any]:
+    content: dict[str, Any] = {} if java is None else {"java_check": asdict(java)}
+    return content | {
         "task": found.task,
         "primary": found.primary,
         "scores": {name: score.model_dump(mode="json") for name, score in found.scores.items()},
         "parse_failures": found.parse_failures,
-        "missing": list(found.missing),
-        "surplus": found.surplus,
+        "breakdown": {
+            name: {
+                facet: {value: score.model_dump(mode="json") for value, score in values.items()}
+                for facet, values in facets.items()
+            }
+            for name, facets in found.breakdown.items()
+        },
+        "samples": len(found.samples),
+        "samples_of_the_split": found.total,
+        "odd": {kind: {"count": len(names), "names": names} for kind, names in found.odd.items()},
         "differing": {
             name: [entry.sample.sample_id for entry in found.differing(name)]
             for name in found.variants()

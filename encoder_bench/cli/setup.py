@@ -32,12 +32,16 @@ def spice_command(
             "(385 MB, resumable).",
         ),
     ] = None,
+    sha256: Annotated[
+        str | None, typer.Option(metavar="HEX", help="What the archive must have, if you know it.")
+    ] = None,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
     """Install Stanford CoreNLP 3.6.0 into the cache, so that the table has SPICE.
 
-    No checksum of the archive is published; the sha256 of what was installed is printed and kept.
+    No checksum of the archive is published; the sha256 of what was installed is printed, kept and
+    compared before every use.
     """
     from encoder_bench.errors import DataError
     from encoder_bench.metrics.java import find_java
@@ -47,6 +51,6 @@ def spice_command(
     if source is not None and not source.exists():
         raise DataError(f"--from {source}: no such file or folder")
     java, version = find_java()
-    for name, digest in install(source, make_reporter(quiet=quiet)).items():
+    for name, digest in install(source, make_reporter(quiet=quiet), sha256=sha256).items():
         typer.echo(f"{name}  sha256:{digest}")
     typer.echo(f"installed in {spice_folder()}; Java {version} ({java}) runs it")

@@ -58,6 +58,7 @@ def check_folder(
             images = len({sample.image_id for sample in read})
             found.lines.append(f"{name:<12} {split:<6} {len(read):>7} samples {images:>7} images")
             samples[split] += read
+    found.lines += [f"{name} is {version}" for name, version in folder.versions().items()]
     try:
         check_disjoint(samples["train"], samples["test"])
         found.lines.append("training and test share no image")

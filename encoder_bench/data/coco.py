@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 from encoder_bench.data.json_files import integer, numbered, read_json, rows_of, text, unique_ids
 from encoder_bench.data.layout import Layout
@@ -19,6 +20,7 @@ _SPLIT_FILES: dict[Split, str] = {
     "test": "captions_val2017.json",
 }
 KARPATHY = "dataset_coco.json"
+SOURCES = ("captions", "karpathy", "coco2017")
 _KARPATHY_SPLITS: dict[Split, frozenset[str]] = {
     "train": frozenset({"train", "restval"}),
     "val": frozenset({"val"}),
@@ -26,15 +28,23 @@ _KARPATHY_SPLITS: dict[Split, frozenset[str]] = {
 }
 
 
-def captions_by_image(layout: Layout, split: Split) -> dict[int, list[str]]:
+def captions_by_image(
+    layout: Layout, split: Split, source: str = "captions"
+) -> dict[int, list[str]]:
     """Return each image's captions, in file order.
 
+    Args:
+        layout: the data folder.
+        split: train, val or test.
+        source: `karpathy`, `coco2017`, or `captions` for the first of them that is there.
+
     Raises:
-        DataError: files are missing or malformed, an id is duplicate or dangling, or the split
-            is not there.
+        DataError: files are missing or malformed, an id is duplicate or dangling, or the split or
+            the source is not there.
     """
-    karpathy = layout.find("coco", KARPATHY)
-    if karpathy is not None:
+    if source not in SOURCES:
+        raise DataError(f"COCO captions have no '{source}'; choose one of {', '.join(SOURCES)}")
+    if source == "karpathy" or (source == "captions" and layout.find("coco", KARPATHY)):
         return _karpathy_captions(layout, split)
     if split not in _SPLIT_FILES:
         raise DataError(f"{layout.root}: a {split} split of captions needs {KARPATHY}")
@@ -68,10 +78,10 @@ def _karpathy_captions(layout: Layout, split: Split) -> dict[int, list[str]]:
     return captions
 
 
-def caption_samples(layout: Layout, task: str, split: Split) -> list[Sample]:
+def caption_samples(layout: Layout, task: str, source: str, split: Split) -> list[Sample]:
     """Return one sample an image for testing, and one a caption for training."""
     samples = []
-    for image_id, lines in captions_by_image(layout, split).items():
+    for image_id, lines in captions_by_image(layout, split, source).items():
         path = layout.image(image_id, f"{layout.root} captions")
         targets = lines if split == "train" else lines[:1]
         for number, target in enumerate(targets):
@@ -103,7 +113,15 @@ def read_instances(layout: Layout, name: str = "instances_train2017.json") -> In
     Raises:
         DataError: missing, malformed, or an id is duplicate or dangling.
     """
-    path = layout.require("coco", name)
+    return instances_in(layout.require("coco", name))
+
+
+def instances_in(path: Path) -> Instances:
+    """Return the category counts of a COCO-format instances file, wherever it lies.
+
+    Raises:
+        DataError: missing, malformed, or an id is duplicate or dangling.
+    """
     content = read_json(path)
     if not isinstance(content, dict):
         raise DataError(f"{path}: not an object")

@@ -6,8 +6,9 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from encoder_bench.data.coco import caption_samples, captions_by_image
 from encoder_bench.data.gvtbench import SOURCES, gvt_samples
@@ -16,19 +17,25 @@ from encoder_bench.data.more_captions import MORE_CAPTIONS, more_caption_samples
 from encoder_bench.data.more_vqa import MORE_VQA, more_vqa_samples
 from encoder_bench.data.pope import pope_samples
 from encoder_bench.data.sample import Sample, Split
+from encoder_bench.data.versions import known_version
 from encoder_bench.data.vqav2 import vqa_samples
 from encoder_bench.errors import DataError, UnknownNameError
 from encoder_bench.hashing import hash_file, hash_text
 from encoder_bench.progress import QuietReporter, Reporter
 
-_READERS: dict[str, Callable[[Layout, str, str, Split], list[Sample]]] = {
-    "coco-captions": lambda layout, task, _, split: caption_samples(layout, task, split),
+Reader = Callable[[Layout, str, str, Split], list[Sample]]
+"""Layout, task, source and split to samples."""
+
+_READERS: dict[str, Reader] = {
+    "coco-captions": caption_samples,
     "gvtbench": gvt_samples,
     "more-captions": more_caption_samples,
     "more-vqa": more_vqa_samples,
     "pope": pope_samples,
-    "vqav2": lambda layout, task, _, split: vqa_samples(layout, task, split),
+    "vqav2": vqa_samples,
 }
+ENTRY_POINTS = "encoder_bench.readers"
+"""Entry points of other packages: functions `(layout, task, source, split)` to samples."""
 _ANNOTATION_FOLDERS = (
     *("", "annotations", "coco", "coco/annotations", "vqav2", "gvtbench"),
     *(*MORE_VQA, "vizwiz/Annotations", *MORE_CAPTIONS, "pope"),
@@ -73,9 +80,7 @@ class DataFolder:
             DataError: files are missing, malformed or unsafe, or the split is empty.
             UnknownNameError: no such reader.
         """
-        if reader not in _READERS:
-            raise UnknownNameError("data reader", reader, _READERS)
-        samples = _READERS[reader](self._layout, task, source, split)
+        samples = find_reader(reader)(self._layout, task, source, split)
         if split == "train":
             samples = [s for s in samples if s.image_id not in self._test_images]
         if not samples:
@@ -96,6 +101,11 @@ class DataFolder:
         finally:
             self._layout = strict
 
+    def versions(self) -> dict[str, str]:
+        """Return which known version each annotation file is, by its path in the folder."""
+        known = {name: known_version(self.root / name) for name in self._annotation_hashes}
+        return {name: version.name for name, version in known.items() if version is not None}
+
     def annotation_file(self, folder: str, name: str) -> Path | None:
         """Return an official file of the data folder, None where it is not there."""
         return self._layout.find(folder, name)
@@ -110,7 +120,7 @@ class DataFolder:
             if layout.find("gvtbench", f"{source}.json"):
                 found |= {s.image_id for s in gvt_samples(layout, source, source, "test")}
         if layout.find("vqav2", "v2_OpenEnded_mscoco_train2014_questions.json"):
-            found |= {s.image_id for s in vqa_samples(layout, "vqa", "test")}
+            found |= {s.image_id for s in vqa_samples(layout, "vqa", "vqav2", "test")}
         return frozenset(found)
 
     @cached_property
@@ -138,8 +148,24 @@ class DataFolder:
             "name": self.name,
             "fingerprint": self.fingerprint(),
             "files": self._annotation_hashes,
+            "versions": self.versions(),
             "image_files": len(self._layout.coco_images),
         }
+
+
+def find_reader(name: str) -> Reader:
+    """Return a data reader by name: a built-in one, or one of another package's entry point.
+
+    Raises:
+        UnknownNameError: there is none; the nearest are suggested.
+    """
+    if name in _READERS:
+        return _READERS[name]
+    others = metadata.entry_points(group=ENTRY_POINTS)
+    for entry in others:
+        if entry.name == name:
+            return cast(Reader, entry.load())
+    raise UnknownNameError("data reader", name, [*_READERS, *(entry.name for entry in others)])
 
 
 def open_data(name: str, reporter: Reporter | None = None) -> DataFolder:

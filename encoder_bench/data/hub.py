@@ -33,6 +33,7 @@ def import_dataset(
     split: str,
     part: Part,
     revision: str | None = None,
+    streaming: bool = False,
     reporter: Reporter,
 ) -> int:
     """Write a data set's split as images and JSON in the official layout.
@@ -44,6 +45,7 @@ def import_dataset(
         split: the data set's own name of the split.
         part: `train` or `val`, which file names it gets.
         revision: of the Hub repository.
+        streaming: read row by row from the Hub, so that the set is not kept on disk twice.
         reporter: where progress goes.
 
     Returns:
@@ -53,22 +55,46 @@ def import_dataset(
         DataError: unreachable, no such split, or columns are missing; names them.
         EncoderBenchError: the folder cannot be written.
     """
-    rows = open_rows(source, split, revision)
-    missing = [name for name in _COLUMNS[kind] if name not in rows.column_names]
+    rows = open_rows(source, split, revision, streaming=streaming)
+    columns = rows.column_names or list(next(iter(rows.take(1)), {}))
+    missing = [name for name in _COLUMNS[kind] if name not in columns]
     if missing:
         raise DataError(
-            f"{source}: no column '{missing[0]}' for {kind}; it has {', '.join(rows.column_names)}"
+            f"{source}: no column '{missing[0]}' for {kind}; it has {', '.join(columns)}"
         )
+    total = None if streaming else len(rows)
     images = output / "coco" / f"{part}2017"
     images.mkdir(parents=True, exist_ok=True)
-    with reporter.phase(f"importing {source}", len(rows), "rows") as phase:
+    with reporter.phase(f"importing {source}", total, "rows") as phase:
         write = _write_vqa if kind == "vqav2" else _write_captions
-        write(_counted(rows, phase), output, images, part)
-    return len(rows)
+        return write(_counted(rows, phase, source), output, images, part)
 
 
-def open_rows(source: str, split: str, revision: str | None = None) -> Any:
+def resolved_revision(source: str) -> str:
+    """Return the commit that a Hub data set's main branch is at.
+
+    Raises:
+        DataError: the Hub cannot be reached, or has no such set.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        commit = HfApi().dataset_info(source, timeout=10).sha
+    except Exception as error:  # the Hub's many errors mean one thing here
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"{source}: the Hub cannot be reached or has no such data set ({first}); where there "
+            "is no network, copy a folder of Dataset.save_to_disk and use `data import`"
+        ) from error
+    return str(commit)
+
+
+def open_rows(
+    source: str, split: str, revision: str | None = None, *, streaming: bool = False
+) -> Any:
     """Return a split of a Hub data set, or of a folder that `Dataset.save_to_disk` wrote.
+
+    Streamed, its rows are read one by one and its length is not known.
 
     Raises:
         DataError: it cannot be read; says what to pass instead.
@@ -78,8 +104,9 @@ def open_rows(source: str, split: str, revision: str | None = None) -> Any:
     try:
         if Path(source).is_dir():
             loaded = datasets.load_from_disk(source)
-            return loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
-        return datasets.load_dataset(source, split=split, revision=revision)
+            rows = loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
+            return rows.to_iterable_dataset() if streaming else rows
+        return datasets.load_dataset(source, split=split, revision=revision, streaming=streaming)
     except (OSError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(
@@ -88,10 +115,19 @@ def open_rows(source: str, split: str, revision: str | None = None) -> Any:
         ) from error
 
 
-def _counted(rows: Iterable[dict[str, Any]], phase: Any) -> Iterable[dict[str, Any]]:
-    for row in rows:
-        yield row
-        phase.advance()
+def _counted(rows: Iterable[dict[str, Any]], phase: Any, source: str) -> Iterable[dict[str, Any]]:
+    count = 0
+    try:
+        for row in rows:
+            yield row
+            count += 1
+            phase.advance()
+    except (OSError, ValueError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"{source}: reading stopped after {count} rows ({first}); run the same command again, "
+            "images that are written already are not written again"
+        ) from error
 
 
 def _save_image(image: Any, folder: Path, image_id: int) -> str:
@@ -103,7 +139,7 @@ def _save_image(image: Any, folder: Path, image_id: int) -> str:
     return name
 
 
-def _write_vqa(rows: Iterable[dict[str, Any]], output: Path, images: Path, part: Part) -> None:
+def _write_vqa(rows: Iterable[dict[str, Any]], output: Path, images: Path, part: Part) -> int:
     questions, annotations = [], []
     for row in rows:
         ids = {"image_id": int(row["image_id"]), "question_id": int(row["question_id"])}
@@ -121,9 +157,10 @@ def _write_vqa(rows: Iterable[dict[str, Any]], output: Path, images: Path, part:
     folder = output / "vqav2"
     _write(folder / f"v2_OpenEnded_mscoco_{year}_questions.json", {"questions": questions})
     _write(folder / f"v2_mscoco_{year}_annotations.json", {"annotations": annotations})
+    return len(questions)
 
 
-def _write_captions(rows: Iterable[dict[str, Any]], output: Path, images: Path, part: Part) -> None:
+def _write_captions(rows: Iterable[dict[str, Any]], output: Path, images: Path, part: Part) -> int:
     entries: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for row in rows:
@@ -136,6 +173,7 @@ def _write_captions(rows: Iterable[dict[str, Any]], output: Path, images: Path, 
             annotations.append({"id": number, "image_id": image_id, "caption": caption})
     content = {"images": entries, "annotations": annotations}
     _write(output / "coco" / "annotations" / f"captions_{part}2017.json", content)
+    return len(entries)
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -32,7 +32,8 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        cut = " (cut short?)" if error.pos >= len(text.rstrip()) - 1 else ""
+        ended = error.pos >= len(text.rstrip()) - 1 or error.msg.startswith("Unterminated")
+        cut = " (cut short?)" if ended else ""
         raise DataError(
             f"{path}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}{cut}"
         ) from None

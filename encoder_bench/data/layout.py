@@ -10,7 +10,17 @@ from pathlib import Path
 from encoder_bench.data.images import image_inside
 from encoder_bench.errors import DataError
 
-_IMAGE_FOLDERS = ("train2017", "val2017", "train2014", "val2014", "vcr1images", "images")
+_IMAGE_FOLDERS = (
+    "train2017",
+    "val2017",
+    "train2014",
+    "val2014",
+    "test2015",
+    "vcr1images",
+    "images",
+)
+_PATH_FOLDERS = ("", "vcr1images", "vcr/vcr1images")
+"""Where an image that a data file names by its path may lie; VCR's paths begin within its own."""
 _IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp"}
 _COCO_ID = re.compile(r"(\d+)$")
 
@@ -92,10 +102,13 @@ class Layout:
                     f"{', '.join(f.name for f in self.image_folders()) or 'no image folder'})"
                 )
             return image_inside(path.parent, path.name, where=where)
-        path = image_inside(self.root, image_id, where=where)
-        if not path.is_file():
-            raise DataError(f"{where}: no image file {path}")
-        return path
+        for folder in _PATH_FOLDERS:
+            path = image_inside(self.root / folder, image_id, where=where)
+            if path.is_file():
+                return path
+        raise DataError(
+            f"{where}: no image file {self.root / image_id}, nor in vcr1images/ or vcr/vcr1images/"
+        )
 
 
 class TolerantLayout(Layout):

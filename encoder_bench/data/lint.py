@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from encoder_bench.data.sample import Sample
 from encoder_bench.statistics import bootstrap_interval, ratio
@@ -45,11 +46,6 @@ def text_leak(task: str, samples: Sequence[Sample], seed: int = 0) -> list[Findi
     Flagged where it is right more often than the commonest answer, by more than five points and
     with the whole 95% interval of the difference above zero, clustered on images.
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import SGDClassifier
-    from sklearn.model_selection import GroupKFold
-    from sklearn.pipeline import make_pipeline
-
     asked = _subset([sample for sample in samples if sample.question], seed)
     images = np.array([str(sample.image_id) for sample in asked])
     common = [text for text, _ in Counter(s.target for s in asked).most_common(_MOST_CLASSES)]
@@ -57,21 +53,7 @@ def text_leak(task: str, samples: Sequence[Sample], seed: int = 0) -> list[Findi
         return []
     targets = np.array([s.target if s.target in common else "" for s in asked])
     questions = np.array([sample.question for sample in asked])
-    right = np.zeros(len(asked))
-    base = np.zeros(len(asked))
-    for train, test in GroupKFold(_FOLDS).split(questions, targets, images):
-        majority = Counter(targets[train]).most_common(1)[0][0]
-        base[test] = (targets[test] == majority) & (targets[test] != "")
-        if len(set(targets[train])) < 2:
-            right[test] = base[test]
-            continue
-        classifier = make_pipeline(
-            TfidfVectorizer(ngram_range=(1, 2), lowercase=False, token_pattern=r"\S+"),
-            SGDClassifier(loss="log_loss", random_state=seed),
-        )
-        classifier.fit(questions[train], targets[train])
-        guesses = classifier.predict(questions[test])
-        right[test] = (guesses == targets[test]) & (targets[test] != "")
+    right, base = _cross_validated(questions, targets, images, seed)
     values = np.stack([right - base, np.ones(len(asked))], axis=1)
     interval = bootstrap_interval(values, list(images), ratio, seed=seed)
     gain = 100 * float((right - base).mean())
@@ -86,6 +68,41 @@ def text_leak(task: str, samples: Sequence[Sample], seed: int = 0) -> list[Findi
             f"image; gain {gain:.1f}, 95% interval {interval[0]:.1f} to {interval[1]:.1f})",
         )
     ]
+
+
+_Texts = NDArray[np.str_]
+
+
+def _cross_validated(
+    questions: _Texts, targets: _Texts, images: _Texts, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return which samples a text-only classifier, and which the commonest answer, gets right.
+
+    A target outside the commonest classes is empty, and nobody gets it right.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import SGDClassifier
+    from sklearn.model_selection import GroupKFold
+    from sklearn.pipeline import make_pipeline
+
+    right = np.zeros(len(questions))
+    base = np.zeros(len(questions))
+    for train, test in GroupKFold(_FOLDS).split(questions, targets, images):
+        seen = Counter(text for text in targets[train] if text)
+        if not seen:
+            continue
+        base[test] = targets[test] == seen.most_common(1)[0][0]
+        if len(set(targets[train])) < 2:
+            right[test] = base[test]
+            continue
+        classifier = make_pipeline(
+            TfidfVectorizer(ngram_range=(1, 2), lowercase=False, token_pattern=r"\S+"),
+            SGDClassifier(loss="log_loss", random_state=seed),
+        )
+        classifier.fit(questions[train], targets[train])
+        guesses = classifier.predict(questions[test])
+        right[test] = (guesses == targets[test]) & (targets[test] != "")
+    return right, base
 
 
 def majority_leak(task: str, samples: Sequence[Sample]) -> list[Finding]:

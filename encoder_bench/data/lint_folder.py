@@ -5,7 +5,6 @@ What belongs here: which samples are looked at. A missing image is a finding her
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,17 +12,11 @@ from encoder_bench.data.folder import DataFolder
 from encoder_bench.data.likeness import Fingerprint, fingerprints, near_duplicates, same_files
 from encoder_bench.data.lint import Finding, lint_samples
 from encoder_bench.data.sample import Sample, Split
+from encoder_bench.data.versions import known_version
 from encoder_bench.errors import DataError
 from encoder_bench.progress import Reporter
 from encoder_bench.recipes import TaskRecipe
 
-KNOWN_VERSIONS = {
-    "0341dd19": "GVTBench's first published coco_oc.json (10,000 questions); the constant answer "
-    "'1' scores otherwise on the second one, so that scores on the two cannot be compared",
-    "f44ffead": "GVTBench's second coco_oc.json; the constant answer '1' scores otherwise on the "
-    "first one, so that scores on the two cannot be compared",
-}
-"""By the first eight digits of the sha1 of the file's content."""
 _SHOWN = 3
 
 
@@ -71,8 +64,10 @@ def _versions(folder: DataFolder, task: str, recipe: TaskRecipe) -> list[Finding
     path = folder.annotation_file("gvtbench", f"{recipe.source}.json")
     if path is None:
         return []
-    known = KNOWN_VERSIONS.get(hashlib.sha1(path.read_bytes()).hexdigest()[:8])
-    return [Finding(task, "version", f"{path.name} is {known}")] if known else []
+    known = known_version(path)
+    if known is None or not known.caution:
+        return []
+    return [Finding(task, "version", f"{path.name} is {known.name}: {known.caution}")]
 
 
 def _image_findings(train: list[Sample], test: list[Sample], reporter: Reporter) -> list[Finding]:

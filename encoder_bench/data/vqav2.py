@@ -19,8 +19,14 @@ HELD_OUT_SHARE = 0.6
 """Of the images with questions, where only training images have any."""
 
 
-def vqa_samples(layout: Layout, task: str, split: Split) -> list[Sample]:
+UNANSWERED = ("test-dev2015", "test2015")
+"""Sources whose answers are not public; the benchmark's server scores an uploaded file."""
+
+
+def vqa_samples(layout: Layout, task: str, source: str, split: Split) -> list[Sample]:
     """Return one sample a question; the public validation questions are the test split.
+
+    The test split of `test-dev2015` and `test2015` has no references.
 
     Where a folder has training questions only, a fixed part of their images is the test split and
     the rest is the training split, so that no image is in both.
@@ -30,6 +36,11 @@ def vqa_samples(layout: Layout, task: str, split: Split) -> list[Sample]:
     """
     if split == "val":
         raise DataError(f"{layout.root}: VQAv2 has no third public split; use train or test")
+    if source not in ("vqav2", *UNANSWERED):
+        known = ", ".join(("vqav2", *UNANSWERED))
+        raise DataError(f"VQAv2 has no '{source}'; choose one of {known}")
+    if source in UNANSWERED and split == "test":
+        return _read_unanswered(layout, task, source)
     names = (_questions_name("val"), _answers_name("val"))
     if any(layout.find("vqav2", name) for name in names):
         return _read(layout, task, "val" if split == "test" else "train")
@@ -68,6 +79,18 @@ def _read(layout: Layout, task: str, part: str) -> list[Sample]:
         if question is None:
             raise DataError(f"{where}: 'question_id' {row['question_id']} has no question")
         samples.append(_sample(layout, task, question, row, where, questions_file))
+    return samples
+
+
+def _read_unanswered(layout: Layout, task: str, source: str) -> list[Sample]:
+    path = layout.require("vqav2", f"v2_OpenEnded_mscoco_{source}_questions.json")
+    rows = rows_of(path, "questions")
+    unique_ids(path, rows, "question_id")
+    samples = []
+    for where, row in numbered(path, rows):
+        image_id = integer(row, "image_id", where)
+        image, asked = layout.image(image_id, where), text(row, "question", where)
+        samples.append(Sample(f"{task}/{row['question_id']}", task, image_id, image, asked, (), ""))
     return samples
 
 

@@ -1,7 +1,8 @@
 """Caption metrics: CIDEr-D, BLEU and ROUGE-L, without Java.
 
-What belongs here: numbers an image, or sums that a corpus metric is a function of. The scorers are
-pycocoevalcap's own; the tokenizer is `ptb.py`, which equals the Java one on captions.
+What belongs here: numbers an image, or sums that a corpus metric is a function of. BLEU and ROUGE
+are pycocoevalcap's own scorers, CIDEr-D is `cider.py`; the tokenizer is `ptb.py`, which equals the
+Java one on captions.
 
 Reference: Vedantam et al. 2015 (arXiv 1411.5726); Papineni et al. 2002; Lin 2004; coco-caption.
 """
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from encoder_bench.metrics.cider import cider_d
 from encoder_bench.metrics.ptb import ptb_tokenize
 
 VERSION = 1
@@ -37,15 +39,11 @@ def cider(predictions: Sequence[str], references: Captions) -> NDArray[np.float6
     Document frequencies are those of the references given, so that a subset of a split scores
     higher than the split: compare runs on the same samples only.
     """
-    from pycocoevalcap.cider.cider import Cider
-
-    guesses, truths = tokenized(predictions, references)
-    _, scores = Cider().compute_score(truths, guesses)
-    return np.asarray(scores, dtype=np.float64) * 100.0
+    return cider_full_idf(predictions, references, None)
 
 
 def cider_full_idf(
-    predictions: Sequence[str], references: Captions, corpus: Captions
+    predictions: Sequence[str], references: Captions, corpus: Captions | None
 ) -> NDArray[np.float64]:
     """Return each image's CIDEr-D, in percent, with document frequencies of a whole split.
 
@@ -56,21 +54,12 @@ def cider_full_idf(
         references: the same images' human captions.
         corpus: the human captions of every image of the split, those images among them.
     """
-    from pycocoevalcap.cider.cider_scorer import CiderScorer
-
-    guesses, truths = tokenized(predictions, references)
-    _, every = tokenized([], corpus)
-    frequencies = CiderScorer()
-    for texts in every.values():
-        frequencies += (None, texts)
-    frequencies.compute_doc_freq()
-    scorer = CiderScorer()
-    for key, guess in guesses.items():
-        scorer += (guess[0], truths[key])
-    # the number of documents is that of `crefs`; what has no caption to score is passed over
-    scorer.crefs += frequencies.crefs[: len(frequencies.crefs) - len(scorer.crefs)]
-    scorer.document_frequency = frequencies.document_frequency
-    return np.asarray(scorer.compute_cider(), dtype=np.float64) * 100.0
+    split = None if corpus is None else [[ptb_tokenize(t) for t in texts] for texts in corpus]
+    return 100.0 * cider_d(
+        [ptb_tokenize(text) for text in predictions],
+        [[ptb_tokenize(t) for t in texts] for texts in references],
+        split,
+    )
 
 
 def rouge_l(predictions: Sequence[str], references: Captions) -> NDArray[np.float64]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 
-VERSION = 1
+VERSION = 2
+"""2: refusals and negative numbers are parse failures."""
 
 _UNITS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
@@ -32,19 +33,33 @@ _ANY = re.compile(
     + "|".join(sorted(map(re.escape, _VALUES), key=len, reverse=True))
     + r")\b"
 )
+_REFUSAL = re.compile(
+    r"\b(?:no (?:idea|clue|way|one|answer|information|image|picture)"
+    r"|not (?:sure|able|possible|clear|certain|enough|known)"
+    r"|(?:do|does|did)(?:n't| not) (?:know|say|show|tell)"
+    r"|cannot|can't|can not|couldn't|could not|unable|unknown|unclear|uncertain|unsure|impossible"
+    r"|sorry)\b"
+)
+"""What makes an answer a refusal, whatever else it says; some of it holds "no" or "one"."""
+_NEGATIVE = re.compile(r"(?<![\w.,])[-\u2212]\d|\b(?:minus|negative) ")
 
 
 def parse_count(answer: str) -> int | None:
     """Return the number that an answer gives, or None where it gives none or several.
 
     Digits or number words to a hundred, as whole words, in any case; "no", "none" and "zero" are
-    0. The same number twice is one number.
+    0. The same number twice is one number; a refusal is none, and neither is a negative number.
 
     >>> [parse_count(t) for t in ("Nine.", "There are 3 dogs", "a phone", "none", "2 or 3")]
     [9, 3, None, 0, None]
+    >>> [parse_count(t) for t in ("I have no idea", "no dogs", "I cannot see any", "-3")]
+    [None, 0, None, None]
     """
-    text = " ".join(answer.lower().replace("-", " ").split())
-    found = {_VALUES[m] if m in _VALUES else int(m) for m in _ANY.findall(text)}
+    text = " ".join(answer.lower().replace("\u2019", "'").split())
+    if _REFUSAL.search(text) or _NEGATIVE.search(text):
+        return None
+    words = _ANY.findall(" ".join(text.replace("-", " ").split()))
+    found = {_VALUES[word] if word in _VALUES else int(word) for word in words if len(word) < 20}
     return found.pop() if len(found) == 1 else None
 
 

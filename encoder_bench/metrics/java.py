@@ -34,7 +34,13 @@ def find_java() -> tuple[str, int]:
 
 
 def java_version(program: str) -> int | None:
-    """Return a Java's major version (8 for `1.8.0`); None where it does not start."""
+    """Return a Java's major version (8 for `1.8.0`); None where it does not start.
+
+    Its `release` file tells it without a start; where there is none, it is asked.
+    """
+    released = _released(program)
+    if released is not None:
+        return released
     try:
         answer = subprocess.run(
             [program, "-version"], capture_output=True, text=True, timeout=60, check=False
@@ -43,6 +49,16 @@ def java_version(program: str) -> int | None:
         return None
     found = _VERSION.search(answer.stderr + answer.stdout)
     return int(found.group(1)) if found and answer.returncode == 0 else None
+
+
+def _released(program: str) -> int | None:
+    try:
+        home = Path(program).resolve(strict=True).parent.parent
+        text = (home / "release").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    found = re.search(r'JAVA_VERSION="(?:1\.)?(\d+)', text)
+    return int(found.group(1)) if found else None
 
 
 def heap_mebibytes(wanted: int) -> int:

@@ -1,13 +1,15 @@
 """METEOR 1.5, by its authors' Java program.
 
-What belongs here: one Java process for all captions, and the counts an image that the corpus score
-is a function of, so that an interval can be bootstrapped without Java.
+What belongs here: one Java process for all captions of a run, and the counts an image that the
+corpus score is a function of, so that an interval can be bootstrapped without Java.
 
 Reference: Denkowski and Lavie 2014, "Meteor Universal"; the English parameters of version 1.5.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import subprocess
 import threading
 from collections.abc import Sequence
@@ -76,31 +78,80 @@ def _plain(text: str) -> str:
 
 
 def _run(lines: Sequence[str]) -> list[str]:
-    """Return the program's answer to each line; it is killed when it takes too long."""
-    java, _ = find_java()
-    folder = scorer_folder("meteor")
-    heap = f"-Xmx{heap_mebibytes(2048)}m"
-    command = [java, heap, "-jar", "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en", "-norm"]
-    with subprocess.Popen(
-        command,
-        cwd=folder,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        encoding="utf-8",
-    ) as process:
-        limit = _SECONDS_FOR_A_START + _SECONDS_A_CAPTION * len(lines)
-        timer = threading.Timer(limit, process.kill)
+    """Return the program's answer to each line, from the one process that this run keeps.
+
+    Raises:
+        MissingDependencyError: no Java, or the program fails or takes too long; it is then killed.
+    """
+    global _program
+    if _program is None or not _program.alive():
+        _program = _Program()
+        atexit.register(_program.stop)
+    limit = _SECONDS_FOR_A_START + _SECONDS_A_CAPTION * len(lines)
+    try:
+        return _program.ask(lines, limit)
+    except (OSError, ValueError) as error:
+        _program.stop()
+        raise MissingDependencyError(f"METEOR's Java program stopped: {error}") from error
+
+
+class _Program:
+    """METEOR in its line-by-line mode: a line in, a line out."""
+
+    def __init__(self) -> None:
+        java, _ = find_java()
+        heap = f"-Xmx{heap_mebibytes(2048)}m"
+        self._command = [java, heap, "-jar", "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en"]
+        self._process = subprocess.Popen(
+            [*self._command, "-norm"],
+            cwd=scorer_folder("meteor"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            encoding="utf-8",
+        )
+
+    def alive(self) -> bool:
+        """Return whether it can be asked."""
+        return self._process.poll() is None
+
+    def ask(self, lines: Sequence[str], seconds: float) -> list[str]:
+        """Return an answer a line; it is killed after so many seconds."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        timer = threading.Timer(seconds, self._process.kill)
+        writer = threading.Thread(target=self._write, args=(lines,), daemon=True)
         timer.start()
+        writer.start()
         try:
-            answer, _ = process.communicate("".join(f"{line}\n" for line in lines))
-        except OSError as error:
-            raise MissingDependencyError(f"METEOR's Java program stopped: {error}") from error
+            answers = [stdout.readline() for _ in lines]
         finally:
             timer.cancel()
-    if process.returncode and len(answer.splitlines()) != len(lines):
-        raise MissingDependencyError(
-            f"METEOR's Java program ended with {process.returncode} (java {java}, {heap})"
-        )
-    return answer.splitlines()
+        if not all(answer.endswith("\n") for answer in answers):
+            ended = self._process.wait()
+            raise OSError(f"ended with {ended} ({' '.join(self._command[:2])})")
+        writer.join()
+        return [answer.rstrip("\n") for answer in answers]
+
+    def _write(self, lines: Sequence[str]) -> None:
+        stdin = self._process.stdin
+        assert stdin is not None
+        with contextlib.suppress(OSError, ValueError):  # the reader notices that it is gone
+            for line in lines:
+                stdin.write(f"{line}\n")
+            stdin.flush()
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+
+
+_program: _Program | None = None
+"""Started once for all caption tasks of a run."""

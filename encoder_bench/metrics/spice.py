@@ -12,8 +12,6 @@ import json
 import shutil
 import subprocess
 import tempfile
-import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder_bench.atomic import atomic_path, write_text
+from encoder_bench.downloads import download
 from encoder_bench.errors import DataError, MissingDependencyError
 from encoder_bench.hashing import hash_file
 from encoder_bench.metrics.caption import Captions
@@ -56,12 +55,17 @@ def missing_reason() -> str | None:
     return None
 
 
-def install(source: Path | None, reporter: Reporter) -> dict[str, str]:
+def install(
+    source: Path | None, reporter: Reporter, *, sha256: str | None = None
+) -> dict[str, str]:
     """Install SPICE's jars into the cache, and return the sha256 of each CoreNLP jar.
+
+    They are kept, and compared before every use.
 
     Args:
         source: the CoreNLP archive, or a folder that holds its jars; None to download.
         reporter: told the progress of the download, which resumes where an earlier one stopped.
+        sha256: what the archive must have; nobody publishes it, but a site may know its own.
 
     Raises:
         DataError: the file lacks the jars, or is no archive.
@@ -78,7 +82,11 @@ def install(source: Path | None, reporter: Reporter) -> dict[str, str]:
             with atomic_path(library / name) as temporary:
                 shutil.copyfile(found, temporary)
     else:
-        _unpack(source or _download(reporter), library)
+        archive = source or _download(reporter)
+        own_hash = hash_file(archive)
+        if sha256 is not None and own_hash != sha256.lower():
+            raise DataError(f"{archive}: its sha256 is {own_hash}, --sha256 {sha256} was expected")
+        _unpack(archive, library)
     for jar in sorted((own / "lib").glob("*.jar")):
         if jar.name not in JARS:
             shutil.copyfile(jar, library / jar.name)
@@ -92,41 +100,28 @@ def spice(predictions: Sequence[str], references: Captions) -> NDArray[np.float6
     """Return the SPICE F-score of each image, in percent; their mean is the corpus score.
 
     Raises:
-        MissingDependencyError: not installed, or the program fails or takes too long.
+        MissingDependencyError: not installed, changed since, or the program fails or takes too
+            long.
     """
-    reason = missing_reason()
+    reason = missing_reason() or _changed()
     if reason is not None:
         raise MissingDependencyError(reason)
-    java, version = find_java()
-    # the parser reflects into java.lang, which Java 17 and later close unless told otherwise
-    opened = ["--add-opens", "java.base/java.lang=ALL-UNNAMED"] if version >= 9 else []
+    parsed = spice_folder() / "parsed"
+    parsed.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="encoder-bench-spice-") as temporary:
         asked, answered = Path(temporary) / "input.json", Path(temporary) / "output.json"
-        asked.write_text(
-            json.dumps(
-                [
-                    {"image_id": index, "test": guess, "refs": list(truths)}
-                    for index, (guess, truths) in enumerate(
-                        zip(predictions, references, strict=True)
-                    )
-                ]
-            ),
-            encoding="utf-8",
-        )
-        command = [
-            *(java, f"-Xmx{heap_mebibytes(8192)}m", *opened, "-jar", "spice.jar", str(asked)),
-            *("-out", str(answered), "-silent"),
+        rows = [
+            {"image_id": index, "test": guess, "refs": list(truths)}
+            for index, (guess, truths) in enumerate(zip(predictions, references, strict=True))
         ]
+        asked.write_text(json.dumps(rows), encoding="utf-8")
         limit = _SECONDS_FOR_A_START + _SECONDS_A_CAPTION * len(predictions)
         try:
             ended = subprocess.run(
-                command,
-                cwd=spice_folder(),
-                capture_output=True,
-                text=True,
-                timeout=limit,
-                check=False,
-            )
+                [*_java(temporary), str(asked), "-cache", str(parsed), "-out", str(answered),
+                 "-silent"],
+                cwd=spice_folder(), capture_output=True, text=True, timeout=limit, check=False,
+            )  # fmt: skip
         except subprocess.TimeoutExpired as error:
             raise MissingDependencyError(f"SPICE took more than {limit:.0f} s") from error
         if ended.returncode or not answered.is_file():
@@ -136,6 +131,30 @@ def spice(predictions: Sequence[str], references: Captions) -> NDArray[np.float6
     scores = {int(row["image_id"]): row["scores"]["All"]["f"] for row in rows}
     found = [scores.get(index) for index in range(len(predictions))]
     return np.array([100.0 * float(score or 0.0) for score in found])
+
+
+def _java(temporary: str) -> list[str]:
+    """Return the command up to SPICE's own arguments.
+
+    Java 17 and later close `java.lang`, into which the parser reflects, unless told otherwise; what
+    Java unpacks goes into the private temporary folder.
+    """
+    java, version = find_java()
+    opened = ["--add-opens", "java.base/java.lang=ALL-UNNAMED"] if version >= 9 else []
+    heap = f"-Xmx{heap_mebibytes(8192)}m"
+    return [java, heap, f"-Djava.io.tmpdir={temporary}", *opened, "-jar", "spice.jar"]
+
+
+def _changed() -> str | None:
+    """Return why the installed jars are not those that were installed; None where they are."""
+    note = spice_folder() / "sha256.json"
+    if not note.is_file():
+        return f"{note} is missing; run `encoder-bench setup spice` again"
+    kept = json.loads(note.read_text(encoding="utf-8"))
+    for name in JARS:
+        if hash_file(spice_folder() / "lib" / name) != kept.get(name):
+            return f"{name} is another file than was installed; run `encoder-bench setup spice`"
+    return None
 
 
 def _unpack(archive: Path, library: Path) -> None:
@@ -160,23 +179,10 @@ def _unpack(archive: Path, library: Path) -> None:
 def _download(reporter: Reporter) -> Path:
     """Fetch the archive into the cache; a part that is there already is gone on from."""
     target = spice_folder() / f"{ARCHIVE}.zip"
-    part = target.with_suffix(".zip.partial")
-    if target.is_file():
-        return target
-    start = part.stat().st_size if part.is_file() else 0
-    request = urllib.request.Request(SOURCE, headers={"Range": f"bytes={start}-"})
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            mode = "ab" if answer.status == 206 else "wb"
-            total = int(answer.headers.get("Content-Length", 0)) // _PIECE or None
-            with part.open(mode) as stream, reporter.phase("CoreNLP", total, "MiB") as phase:
-                while piece := answer.read(_PIECE):
-                    stream.write(piece)
-                    phase.advance()
-    except (urllib.error.URLError, OSError) as error:
+        download(SOURCE, target, reporter)
+    except DataError as error:
         raise MissingDependencyError(
-            f"{SOURCE} cannot be reached ({error}); download it elsewhere and pass it: "
-            "encoder-bench setup spice --from FILE"
+            f"{error}; or pass it: encoder-bench setup spice --from FILE"
         ) from error
-    part.replace(target)
     return target

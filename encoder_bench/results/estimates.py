@@ -21,6 +21,7 @@ class Estimate:
     """A value with the half-width of its 95% interval, or the reason why there is none.
 
     `samples` and `images` are counts of one run; where seeds differ in them, the smallest.
+    `seed_share` is the share of the variance that comes from seeds, where there are several.
     """
 
     value: float | None
@@ -28,6 +29,7 @@ class Estimate:
     samples: int = 0
     images: int = 0
     reason: str | None = None
+    seed_share: float | None = None
 
 
 def missing(reason: str) -> Estimate:
@@ -67,8 +69,11 @@ def over_seeds(estimates: Sequence[Estimate]) -> Estimate:
     values = [each.value for each in estimates if each.value is not None]
     widths = [each.half_width for each in estimates if each.half_width is not None]
     mean = math.fsum(values) / len(values)
-    half = None
+    half = share = None
     if len(widths) == len(values):
+        from encoder_bench.statistics import split_variance
+
+        share = split_variance(values, widths).seed_share
         sampling = math.fsum(width**2 for width in widths) / len(widths)
         half = math.sqrt(sampling + _seed_half_width(values, mean) ** 2)
     return Estimate(
@@ -76,6 +81,7 @@ def over_seeds(estimates: Sequence[Estimate]) -> Estimate:
         half,
         min(each.samples for each in estimates),
         min(each.images for each in estimates),
+        seed_share=share,
     )
 
 

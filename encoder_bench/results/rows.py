@@ -55,6 +55,13 @@ def _encoder_row(group: TableGroup, row: TableRow, columns: Sequence[str]) -> di
         column: over_seeds([_own_score(each.get(column)) for each in sources]) for column in columns
     }
     marks = [] if row.pretrained else ["random weights"]
+    shares = [
+        f"{column} {100 * estimate.seed_share:.0f}%"
+        for column, estimate in estimates.items()
+        if estimate.seed_share is not None
+    ]
+    if shares:
+        marks.append(f"share of the variance that comes from seeds: {', '.join(shares)}")
     if row.superseded:
         marks.append(f"replaces {len(row.superseded)} older run(s) of the same seed")
     return {

@@ -9,7 +9,7 @@ import numpy as np
 
 from encoder_bench.data.sample import Sample
 from encoder_bench.errors import MissingDependencyError
-from encoder_bench.metrics import caption
+from encoder_bench.metrics import caption, ptb
 from encoder_bench.statistics import Matrix
 from encoder_bench.tasks.measures import Measure, Measured, accuracy, unavailable
 
@@ -18,6 +18,7 @@ _Pair = tuple[str, tuple[str, ...]]
 _JAVA = ("meteor", "spice")
 CORPUS_METRICS = ("cider@full-idf",)
 METRICS = ("cider", *CORPUS_METRICS, *_BLEU, "rouge_l", *_JAVA)
+VERSIONS = {name: ptb.VERSION for name in METRICS if name != "spice"}
 
 
 def measure(
@@ -34,10 +35,20 @@ def measure(
         metrics: names of `METRICS`.
         corpus: every sample of the split, for metrics of `CORPUS_METRICS`.
     """
+    parsed = [text.strip() or None for text in predictions]
+    if not all(sample.references for sample in samples):
+        reason = "the captions of some images are not public or missing"
+        return Measured({name: unavailable(reason) for name in metrics}, parsed)
     references = [sample.references for sample in samples]
     every = [sample.references for sample in (corpus or samples)]
-    measures = {name: _measure(name, predictions, references, every) for name in metrics}
-    parsed = [text.strip() or None for text in predictions]
+    measures: dict[str, Measure] = {}
+    sums: Matrix | None = None
+    for name in metrics:
+        if name in _BLEU:
+            sums = caption.bleu_sums(predictions, references) if sums is None else sums
+            measures[name] = Measure(sums, _BleuOfOrder(_BLEU[name]))
+        else:
+            measures[name] = _measure(name, predictions, references, every)
     return Measured(measures, parsed)
 
 
@@ -50,8 +61,6 @@ def _measure(
             return _by_java(name, list(pairs))
         except MissingDependencyError as error:
             return unavailable(str(error))
-    if name in _BLEU:
-        return Measure(caption.bleu_sums(predictions, references), _BleuOfOrder(_BLEU[name]))
     if name == "cider@full-idf":
         values = caption.cider_full_idf(predictions, references, corpus)
     else:

@@ -6,22 +6,18 @@ instead of asked of a model; everything else is the runner's own scoring.
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from encoder_bench.data.sample import Sample
 from encoder_bench.errors import DataError
 from encoder_bench.recipes import TaskRecipe
 from encoder_bench.record_parts import Score
-from encoder_bench.tasks.measures import Measure, score_of
+from encoder_bench.tasks.answers_file import read_answers_file
+from encoder_bench.tasks.measures import Measure, broken_down, score_of
 from encoder_bench.tasks.registry import find_runner
-
-_IDS = ("sample_id", "question_id", "image_id", "id", "index")
-_TEXTS = ("prediction", "answer", "caption", "response", "output", "text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +30,36 @@ class ScoredSample:
     scores: dict[str, float]
 
 
+Missing = Literal["refuse", "wrong", "leave-out"]
+"""What becomes of samples without an answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Conformance:
-    """Scores by metric, and the samples behind them."""
+    """Scores by metric, and the samples behind them.
+
+    Attributes:
+        task: its name.
+        primary: the metric that the others are variants of.
+        scores: by metric, each over the scored samples.
+        breakdown: metric -> facet -> facet value -> score.
+        samples: those that were scored.
+        total: samples of the split.
+        odd: what is odd about the file, by kind: the names of samples or rows.
+    """
 
     task: str
     primary: str
     scores: dict[str, Score]
+    breakdown: dict[str, dict[str, dict[str, Score]]]
     samples: tuple[ScoredSample, ...]
-    missing: tuple[str, ...]
-    surplus: int
+    total: int
+    odd: dict[str, list[str]]
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Samples of the split that the file does not answer."""
+        return tuple(self.odd.get("missing", ()))
 
     @property
     def parse_failures(self) -> int:
@@ -62,8 +78,8 @@ class Conformance:
 
     def variants(self) -> list[str]:
         """Return the metrics that are other readings of the primary one."""
-        stem = self.primary
-        return [name for name in self.scores if name != stem and name.startswith(f"{stem}_")]
+        stems = (f"{self.primary}_", f"{self.primary}@")
+        return [name for name in self.scores if name.startswith(stems)]
 
 
 def score_predictions(
@@ -73,7 +89,7 @@ def score_predictions(
     file: Path,
     *,
     seed: int = 0,
-    missing_is_wrong: bool = False,
+    missing: Missing = "refuse",
 ) -> Conformance:
     """Score a predictions file under every metric that the task's runner has.
 
@@ -83,107 +99,45 @@ def score_predictions(
         samples: the test split.
         file: JSON (a list) or JSON lines, each row with an id and an answer; or CSV with a header.
         seed: of the bootstrap.
-        missing_is_wrong: score a sample without an answer as an empty one, instead of refusing.
+        missing: refuse a file that does not answer every sample, score those as empty answers, or
+            leave them out.
 
     Raises:
         DataError: the file is malformed, an answer stands twice, none fits, or some are missing.
     """
     runner = find_runner(recipe.runner)
-    answers = read_answers(file)
-    found: dict[str, str] = {}
-    for sample in samples:
-        key = next((key for key in _keys(sample) if key in answers), None)
-        if key is not None:
-            found[sample.sample_id] = answers.pop(key)
-    if not found:
+    answers = read_answers_file(file)
+    found = answers.matched(task, samples)
+    absent = answers.odd.get("missing", [])
+    if absent and missing == "refuse":
         raise DataError(
-            f"{file}: no id of it is one of task '{task}', whose ids look like "
-            f"{', '.join(sorted(_keys(samples[0])))}"
+            f"{file}: no answer to {len(absent)} of {len(samples)} samples, the first {absent[0]}; "
+            "--missing-is-wrong scores them as empty, --answered-only leaves them out"
         )
-    missing = [s.sample_id for s in samples if s.sample_id not in found]
-    if missing and not missing_is_wrong:
-        raise DataError(
-            f"{file}: no answer to {len(missing)} of {len(samples)} samples, the first "
-            f"{missing[0]}; --missing-is-wrong scores them as empty"
-        )
-    texts = [found.get(sample.sample_id, "") for sample in samples]
-    measured = runner.measure(samples, texts, runner.METRICS)
-    scores = {
-        name: score_of(measure, samples, seed=seed) for name, measure in measured.measures.items()
-    }
+    kept = [s for s in samples if missing != "leave-out" or s.sample_id in found]
+    texts = [found.get(sample.sample_id, "") for sample in kept]
+    whole = {"corpus": samples} if getattr(runner, "CORPUS_METRICS", ()) else {}
+    measured = runner.measure(kept, texts, runner.METRICS, **whole)
+    measures = measured.measures
     rows = tuple(
-        ScoredSample(
-            sample,
-            texts[index],
-            measured.parsed[index],
-            dict(_sample_scores(measured.measures, index)),
+        ScoredSample(sample, text, parsed, dict(_sample_scores(measures, index)))
+        for index, (sample, text, parsed) in enumerate(
+            zip(kept, texts, measured.parsed, strict=True)
         )
-        for index, sample in enumerate(samples)
     )
-    return Conformance(task, recipe.primary, scores, rows, tuple(missing), len(answers))
-
-
-def read_answers(file: Path) -> dict[str, str]:
-    """Return answers by id, as text, from JSON, JSON lines or CSV.
-
-    Raises:
-        DataError: malformed, without an id or an answer, or an id twice; names the row.
-    """
-    found: dict[str, str] = {}
-    for place, row in _rows(file):
-        if row.get("control"):
-            continue  # our own predictions files hold the blind controls' answers as well
-        identifier = next((row[name] for name in _IDS if row.get(name) is not None), None)
-        text = next((row[name] for name in _TEXTS if name in row), None)
-        if identifier is None or text is None:
-            raise DataError(
-                f"{place}: needs one of {', '.join(_IDS)} and one of {', '.join(_TEXTS)}; it has "
-                f"{', '.join(map(str, row))}"
-            )
-        if str(identifier) in found:
-            raise DataError(f"{place}: a second answer to {identifier}")
-        found[str(identifier)] = str(text)
-    if not found:
-        raise DataError(f"{file}: no answers in it")
-    return found
-
-
-def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read ({error})") from error
-    if file.suffix == ".csv":
-        import csv
-
-        for number, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), start=2):
-            yield f"{file}:{number}", row
-        return
-    if text.lstrip().startswith("["):
-        try:
-            rows = json.loads(text)
-        except ValueError as error:
-            raise DataError(f"{file}: not valid JSON ({error})") from error
-        entries: Iterator[tuple[str, Any]] = (
-            (f"{file}, row {index}", row) for index, row in enumerate(rows)
-        )
-    else:
-        lines = enumerate(text.split("\n"), start=1)
-        entries = ((f"{file}:{number}", line) for number, line in lines if line.strip())
-    for place, row in entries:
-        if isinstance(row, str):
-            try:
-                row = json.loads(row)
-            except ValueError as error:
-                raise DataError(f"{place}: not valid JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{place}: not an object")
-        yield place, row
-
-
-def _keys(sample: Sample) -> tuple[str, ...]:
-    """Return the names under which a file may answer a sample: ours, and the official one."""
-    return sample.sample_id, sample.sample_id.partition("/")[2]
+    named = [name for name in measures if measured.every_metric or name.startswith(recipe.primary)]
+    broken = {
+        name: broken_down(measures[name], kept, measured.breakdowns, seed=seed) for name in named
+    }
+    return Conformance(
+        task,
+        recipe.primary,
+        {name: score_of(measure, kept, seed=seed) for name, measure in measures.items()},
+        {name: facets for name, facets in broken.items() if facets},
+        rows,
+        len(samples),
+        answers.odd,
+    )
 
 
 def _sample_scores(measures: dict[str, Measure], index: int) -> Iterator[tuple[str, float]]:

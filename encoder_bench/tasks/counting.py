@@ -8,11 +8,13 @@ import numpy as np
 
 from encoder_bench.data.sample import Sample
 from encoder_bench.errors import DataError
-from encoder_bench.metrics.counting import parse_count, parse_count_gvt
+from encoder_bench.metrics.counting import VERSION, parse_count, parse_count_gvt
 from encoder_bench.statistics import plain_ratio
 from encoder_bench.tasks.measures import Measure, Measured, accuracy
 
-METRICS = ("counting_accuracy", "counting_error", "counting_accuracy_gvt")
+METRICS = ("counting_accuracy", "counting_error", "counting_accuracy_gvt", "counting_error_gvt")
+
+VERSIONS = {"counting_accuracy": VERSION, "counting_error": VERSION}
 
 
 def measure(
@@ -21,7 +23,7 @@ def measure(
     """Return the named metrics.
 
     An answer without one clear number is not correct and is counted as unparsed; the mean
-    absolute error is over parsed answers only.
+    absolute error is over parsed answers only, GVT's over all, an unparsable one being 0.
 
     Raises:
         DataError: a reference is no number; names the sample.
@@ -35,12 +37,16 @@ def measure(
             rows = [(0.0, 0.0) if g is None else (float(abs(g - t)), 1.0) for g, t in pairs]
             measures[name] = Measure(np.asarray(rows), plain_ratio)
         elif name == "counting_accuracy_gvt":
-            gvt = zip(predictions, truths, strict=True)
-            measures[name] = accuracy([parse_count_gvt(text) == truth for text, truth in gvt])
+            gvt = [parse_count_gvt(text) for text in predictions]
+            measures[name] = accuracy([g == t for g, t in zip(gvt, truths, strict=True)])
+        elif name == "counting_error_gvt":
+            gvt = [parse_count_gvt(text) for text in predictions]
+            apart = [(float(abs(g - t)), 1.0) for g, t in zip(gvt, truths, strict=True)]
+            measures[name] = Measure(np.asarray(apart), plain_ratio)
         else:
             measures[name] = accuracy([guess == truth for guess, truth in pairs])
     parsed = [None if guess is None else str(guess) for guess in guesses]
-    return Measured(measures, parsed, ("answer", "crowding"))
+    return Measured(measures, parsed, ("answer", "crowding"), every_metric=True)
 
 
 def _truth(sample: Sample) -> int:

@@ -49,9 +49,8 @@ def measure(
         else:
             measures[name] = accuracy([g == t for g, t in zip(guesses, truths, strict=True)])
     words = {True: "yes", False: "no", None: None}
-    return Measured(
-        measures, [words[guess] for guess in guesses], ("answer", "crowding", "setting")
-    )
+    parsed = [words[guess] for guess in guesses]
+    return Measured(measures, parsed, ("answer", "crowding", "setting"), every_metric=True)
 
 
 def _truth(sample: Sample) -> bool:

@@ -40,12 +40,14 @@ class Measured:
     Attributes:
         measures: by metric name.
         parsed: what each answer was read as, None where it could not be parsed.
-        breakdowns: names of facets by which the primary metric is broken down.
+        breakdowns: names of facets by which metrics are broken down.
+        every_metric: whether all metrics are broken down, not only the primary one.
     """
 
     measures: dict[str, Measure]
     parsed: list[str | None]
     breakdowns: tuple[str, ...] = field(default=())
+    every_metric: bool = False
 
 
 def accuracy(correct: Sequence[bool] | Sequence[float]) -> Measure:

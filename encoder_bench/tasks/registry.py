@@ -21,9 +21,12 @@ _RUNNERS = ("vqa", "captioning", "counting", "identification")
 class Runner(Protocol):
     """What a task adds to the one evaluation loop: a module, or any object, with these two.
 
-    It may also have `CORPUS_METRICS`, metrics whose value depends on the whole split (`measure` is
-    then given it as `corpus=`), and `prepare(samples, predictions, metrics)`, called once with
-    every set of predictions before any is measured.
+    It may also have:
+    `CORPUS_METRICS`, metrics whose value depends on the whole split (`measure` is then given it as
+    `corpus=`); `VERSIONS`, by name, of metrics whose definition has changed;
+    `prepare(samples, predictions, metrics)`, called once with every set of predictions before any
+    is measured; `export(samples, predictions)`, the rows of a file to upload where the answers are
+    not public.
 
     Attributes:
         METRICS: names that a recipe may list.

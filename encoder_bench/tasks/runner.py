@@ -6,11 +6,13 @@ blind controls answer is `controls.py`'s.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from encoder_bench.atomic import write_text
 from encoder_bench.data.sample import Sample
 from encoder_bench.errors import DataError
 from encoder_bench.hashing import hash_file
@@ -119,6 +121,12 @@ def evaluate(
         for name, measure in by_likelihood.measures.items():
             measured[control].measures[f"{name}{LIKELIHOOD}"] = measure
     growing.finish(_rows(recipe, samples, answers, choices, measured))
+    export = getattr(runner, "export", None)
+    if export is not None and not any(sample.references for sample in samples):
+        rows = export(samples, answers[None])
+        path = predictions.with_suffix(".export.json")
+        write_text(path, json.dumps(rows, ensure_ascii=False) + "\n")
+        reporter.note(f"{task}: the file to upload is {path} ({len(rows)} answers)")
     return _scores(recipe, samples, measured, predictions, seed)
 
 
@@ -251,21 +259,31 @@ def _scores(
     seed: int,
 ) -> TaskScores:
     own = measured[None]
+    versions: Mapping[str, int] = getattr(find_runner(recipe.runner), "VERSIONS", {})
     scores: dict[str | None, dict[str, Score]] = {
         control: {
             name: score_of(measure, samples, seed=seed) for name, measure in found.measures.items()
         }
         for control, found in measured.items()
     }
+    others = [name for name in own.measures if own.every_metric and name != recipe.primary]
+    broken = {
+        name: broken_down(own.measures[name], samples, own.breakdowns, seed=seed)
+        for name in (recipe.primary, *others)
+    }
     return TaskScores(
         primary=recipe.primary,
         column=recipe.column,
         metrics=scores[None],
         controls={control: values for control, values in scores.items() if control is not None},
-        breakdown=broken_down(own.measures[recipe.primary], samples, own.breakdowns, seed=seed),
+        breakdown=broken.pop(recipe.primary),
+        more_breakdowns={name: facets for name, facets in broken.items() if facets},
         parse_failures=sum(parsed is None for parsed in own.parsed),
         predictions_file=predictions.name,
         predictions_sha256=hash_file(predictions),
         definition=recipe.model_dump(mode="json"),
-        metric_versions={name: measure.version for name, measure in own.measures.items()},
+        metric_versions={
+            name: versions.get(name.removesuffix(LIKELIHOOD), measure.version)
+            for name, measure in own.measures.items()
+        },
     )

@@ -69,6 +69,22 @@ def test_captions_are_read_back_as_they_were(tmp_path: Path) -> None:
     assert (sample.image_id, sample.references) == (9, ("a dark square", "nearly black"))
 
 
+def test_a_streamed_set_is_written_as_the_whole_one_is(tmp_path: Path) -> None:
+    rows = {"image": [picture(1), picture(2)], "id": [9, 8], "answer": [["a"], ["b", "c"]]}
+    source = saved(tmp_path / "source", rows)
+    for name, streaming in (("whole", False), ("streamed", True)):
+        count = import_dataset(
+            str(source), tmp_path / name, kind="captions", split="x", part="val",
+            streaming=streaming, reporter=QuietReporter(),
+        )  # fmt: skip
+        assert count == 2
+    written = [
+        (tmp_path / name / "coco" / "annotations" / "captions_val2017.json").read_text()
+        for name in ("whole", "streamed")
+    ]
+    assert written[0] == written[1]
+
+
 def test_missing_columns_and_data_sets_are_named(tmp_path: Path) -> None:
     source = saved(tmp_path / "source", {"image": [picture(1)], "id": [9]})
     with pytest.raises(DataError, match="no column 'answer' for captions; it has image, id"):

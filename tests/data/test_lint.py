@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from encoder_bench.cli.app import app
-from encoder_bench.data import lint_folder as module
+from encoder_bench.data import versions
 from encoder_bench.data.likeness import difference_hash, fingerprints, near_duplicates, same_files
 from encoder_bench.data.lint import lint_samples
 from encoder_bench.data.sample import Sample
@@ -140,10 +140,31 @@ def test_a_known_version_of_a_file_is_named(
     import hashlib
 
     content = (leaking_folder / "gvtbench" / "coco_mci.json").read_bytes()
-    known = {hashlib.sha1(content).hexdigest()[:8]: "one of two"}
-    monkeypatch.setattr(module, "KNOWN_VERSIONS", known)
+    known = {hashlib.sha1(content).hexdigest()[:8]: versions.KnownVersion("one of two", "beware")}
+    monkeypatch.setattr(versions, "KNOWN_VERSIONS", known)
     result = CliRunner().invoke(app, ["data", "lint", str(leaking_folder), "--tasks", "mci"])
-    assert "coco_mci.json is one of two" in result.stdout
+    assert "coco_mci.json is one of two: beware" in result.stdout
+    shown = CliRunner().invoke(app, ["data", "check", str(leaking_folder)]).stdout
+    assert "gvtbench/coco_mci.json is one of two" in shown
+
+
+def test_vcr_is_looked_at_where_it_is_and_its_misprint_found(tmp_path: Path) -> None:
+    things = ["ties", "people", "cups", "hotdogs"]
+    rows = [
+        {
+            "image_id": f"movieclips_{i // 2}/x@{i}.jpg",
+            "text_in": f"Does {things[i // 2 % 4]} {('exist', 'exis')[i % 2]} in the image?",
+            "text_out": ("Yes.", "No.")[i % 2],
+            "n_obj_exist": 3,
+        }
+        for i in range(200)
+    ]
+    (tmp_path / "gvtbench").mkdir()
+    (tmp_path / "gvtbench" / "vcr_mci.json").write_text(json.dumps(rows))
+    shown = CliRunner().invoke(app, ["data", "lint", str(tmp_path), "--no-images", "--json"])
+    found = {(f["task"], f["kind"]): f["message"] for f in json.loads(shown.stdout)}
+    assert "answers 100.0% without the image" in found["vcr_mci", "text-leak"]
+    assert "majority scores 100.0%" in found["vcr_mci", "majority-leak"]
 
 
 def test_the_real_slice_shows_what_is_known_of_gvtbench() -> None:

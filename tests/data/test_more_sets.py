@@ -152,3 +152,72 @@ def test_a_missing_set_names_its_file(tmp_path: Path) -> None:
     for task in ("okvqa", "textvqa", "vizwiz", "gqa", "pope", "nocaps", "flickr30k"):
         with pytest.raises(DataError, match=r"\.json"):
             read(tmp_path, task)
+
+
+VCR = "movieclips_x/abc@1.jpg"
+
+
+@pytest.mark.parametrize("place", ["vcr1images", "vcr/vcr1images", ""])
+def test_gvtbench_on_vcr_is_read_wherever_its_images_are(tmp_path: Path, place: str) -> None:
+    picture(tmp_path, f"{place}/{VCR}" if place else VCR)
+    row = {"image_id": VCR, "text_in": "Does ties exist in the image?", "text_out": "Yes.",
+           "n_obj_exist": 10}  # fmt: skip
+    put(tmp_path, "gvtbench/vcr_mci.json", [row])
+    (sample,) = read(tmp_path, "vcr_mci")
+    assert (sample.image_id, sample.facets["crowding"]) == (VCR, "10-19 objects")
+    assert sample.image_path == (tmp_path / place / VCR).resolve()
+    row = {"image_id": VCR, "text_in": "How many ties?", "text_out": "3", "n_obj_exist": 10}
+    put(tmp_path, "vcr_oc.json", [row])
+    assert read(tmp_path, "vcr_oc")[0].target == "3"
+
+
+def test_test_dev_has_questions_without_answers_and_leaves_a_file_to_upload(
+    tmp_path: Path,
+) -> None:
+    from encoder_bench.progress import QuietReporter
+    from encoder_bench.tasks.runner import evaluate
+
+    class Model:
+        def answer(self, images: Any, prompts: Any, decoding: Any) -> list[list[str]]:
+            return [["red " for _ in group] for group in prompts]
+
+        choose = answer
+
+    picture(tmp_path, "coco/test2015/COCO_test2015_000000000001.jpg")
+    question = {"question_id": 1000, "image_id": 1, "question": "What colour?"}
+    put(
+        tmp_path, "vqav2/v2_OpenEnded_mscoco_test-dev2015_questions.json", {"questions": [question]}
+    )
+    samples = read(tmp_path, "vqa_testdev")
+    assert [(s.sample_id, s.references) for s in samples] == [("vqa_testdev/1000", ())]
+    recipe = load_task("vqa_testdev")
+    predictions = tmp_path / "out" / "vqa_testdev.jsonl"
+    scores = evaluate(
+        Model(), "vqa_testdev", recipe, samples, predictions=predictions,
+        controls=recipe.controls, batch_images=2, seed=0, reporter=QuietReporter(),
+    )  # fmt: skip
+    score = scores.metrics["vqa_accuracy"]
+    assert score.value is None
+    assert "upload" in str(score.reason)
+    exported = json.loads((tmp_path / "out" / "vqa_testdev.export.json").read_text())
+    assert exported == [{"question_id": 1000, "answer": "red"}]
+
+
+def test_karpathys_split_and_val2017_are_told_apart(tmp_path: Path) -> None:
+    for image in (1, 2):
+        picture(tmp_path, f"coco/val2017/{image:012}.jpg")
+    put(tmp_path, "coco/dataset_coco.json", {"images": [
+        {"cocoid": 1, "split": "test", "sentences": [{"raw": "karpathy"}]},
+        {"cocoid": 2, "split": "val", "sentences": [{"raw": "other"}]},
+    ]})  # fmt: skip
+    put(tmp_path, "coco/annotations/captions_val2017.json", {
+        "images": [{"id": 1}, {"id": 2}],
+        "annotations": [{"id": i, "image_id": i, "caption": f"official {i}"} for i in (1, 2)],
+    })  # fmt: skip
+    assert [s.target for s in read(tmp_path, "karpathy")] == ["karpathy"]
+    assert [s.target for s in read(tmp_path, "captioning")] == ["karpathy"]
+    assert [s.target for s in read(tmp_path, "coco2017")] == ["official 1", "official 2"]
+    with pytest.raises(DataError, match="no 'flickr'"):
+        DataFolder("x", tmp_path).samples(
+            "c", reader="coco-captions", source="flickr", split="test"
+        )

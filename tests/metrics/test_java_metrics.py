@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -94,7 +96,9 @@ def test_java_is_started_once_for_all_controls(monkeypatch: pytest.MonkeyPatch) 
 
 def test_without_java_the_metric_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     from encoder_bench.metrics import java
+    from encoder_bench.metrics import meteor as module
 
+    monkeypatch.setattr(module, "_program", None)
     monkeypatch.setattr(java, "_candidates", lambda: ["/no/java"])
     find_java.cache_clear()
     monkeypatch.setattr(captioning, "_KNOWN", {})
@@ -130,9 +134,80 @@ def test_spice_is_installed_from_a_file_and_names_what_is_missing(
     # the jars are no real ones, so that the program starts and fails, and says why
     with pytest.raises(MissingDependencyError, match="SPICE's Java program failed"):
         spice.spice(["a"], [("a",)])
+    with pytest.raises(DataError, match="--sha256 00 was expected"):
+        spice.install(archive, QuietReporter(), sha256="00")
+    (spice.spice_folder() / "lib" / spice.JARS[0]).write_bytes(b"another one")
+    with pytest.raises(MissingDependencyError, match="another file than was installed"):
+        spice.spice(["a"], [("a",)])
     (tmp_path / "no.zip").write_bytes(b"no archive")
     with pytest.raises(DataError, match=r"no\.zip"):
         spice.install(tmp_path / "no.zip", QuietReporter())
+
+
+FAKE_JAVA = """#!{python}
+import json, pathlib, sys, time
+words = sys.argv[1:]
+pathlib.Path({log!r}).open("a").write(json.dumps(words) + chr(10))
+rows = json.loads(pathlib.Path(words[words.index("spice.jar") + 1]).read_text())
+if rows[0]["test"] == "wait":
+    time.sleep(60)
+answers = [
+    {{"image_id": row["image_id"], "scores": {{"All": {{"f": len(row["refs"]) / 4}}}}}}
+    for row in rows if row["test"]
+]
+pathlib.Path(words[words.index("-out") + 1]).write_text(json.dumps(answers))
+"""
+
+
+def test_spice_is_started_once_within_its_own_folders_and_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENCODER_BENCH_CACHE", str(tmp_path / "cache"))
+    archive = tmp_path / "corenlp.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        for name in spice.JARS:
+            packed.writestr(f"{spice.ARCHIVE}/{name}", name)
+    spice.install(archive, QuietReporter())
+    java, log = tmp_path / "java", tmp_path / "log"
+    java.write_text(FAKE_JAVA.format(python=sys.executable, log=str(log)))
+    java.chmod(0o755)
+    monkeypatch.setattr(spice, "find_java", lambda: (str(java), 25))
+    monkeypatch.setattr(captioning, "_KNOWN", {})
+    samples = [
+        Sample(str(i), "captioning", i, Path("x"), "", truths, truths[0])
+        for i, truths in enumerate(TRUTHS)
+    ]
+    sets = [GUESSES, ["a cat"] * len(GUESSES)]
+    captioning.prepare(samples, sets, ["spice"])
+    scores = [captioning.measure(samples, texts, ["spice"]).measures["spice"] for texts in sets]
+    assert scores[0].values[:, 0].tolist() == [0.5, 0.25, 0.5, 0.25, 0.5, 0.0]
+    (started,) = [json.loads(line) for line in log.read_text().splitlines()]
+    assert started[started.index("--add-opens") + 1] == "java.base/java.lang=ALL-UNNAMED"
+    assert any(word.startswith("-Xmx") for word in started)
+    temporary = next(word for word in started if word.startswith("-Djava.io.tmpdir="))
+    assert "site-packages" not in temporary
+    assert not Path(temporary.partition("=")[2]).exists()
+    assert started[started.index("-cache") + 1] == str(spice.spice_folder() / "parsed")
+    monkeypatch.setattr(spice, "_SECONDS_FOR_A_START", 0.5)
+    monkeypatch.setattr(spice, "_SECONDS_A_CAPTION", 0.0)
+    with pytest.raises(MissingDependencyError, match="took more than"):
+        spice.spice(["wait"], [("a",)])
+
+
+def test_one_meteor_process_serves_every_task_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    from encoder_bench.metrics import meteor as module
+
+    starts: list[object] = []
+    start = subprocess.Popen
+    monkeypatch.setattr(
+        module.subprocess, "Popen", lambda *a, **k: starts.append(a) or start(*a, **k)
+    )
+    first = meteor_counts(GUESSES, TRUTHS)
+    assert (meteor_counts(GUESSES, TRUTHS) == first).all()
+    assert len(starts) <= 1
+    module._program.stop()  # type: ignore[union-attr]
+    assert (meteor_counts(GUESSES[:1], TRUTHS[:1]) == first[:1]).all()
+    assert len(starts) <= 2
 
 
 def test_cider_with_the_splits_own_frequencies() -> None:

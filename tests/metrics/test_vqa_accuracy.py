@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-from pathlib import Path
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -91,13 +87,3 @@ def test_scores_are_one_of_five_whatever_the_text(prediction: str, answers: list
 @settings(max_examples=100, deadline=None)
 def test_the_order_of_humans_does_not_matter(answers: list[str]) -> None:
     assert vqa_accuracy("cat", answers) == pytest.approx(vqa_accuracy("cat", sorted(answers)))
-
-
-def test_every_real_human_answer_scores_at_least_thirty(real_data: Path) -> None:
-    path = real_data / "vqav2" / "answers_only" / "annotations.json.gz"
-    rows = json.loads(gzip.decompress(path.read_bytes()))["annotations"]
-    assert len(rows) == 8977
-    for row in rows:
-        answers = [answer["answer"] for answer in row["answers"]]
-        for answer in set(answers):
-            assert vqa_accuracy(answer, answers) >= 29.9

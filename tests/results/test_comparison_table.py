@@ -207,6 +207,7 @@ def test_the_mean_over_seeds_lies_within_them_and_is_no_surer_than_one(values: l
 
 def test_one_seed_without_a_score_leaves_the_mean_unknown() -> None:
     combined = over_seeds([Estimate(50.0, 2.0), Estimate(None, reason="no Java found")])
+    assert combined.seed_share is None
     assert combined.value is None
     assert combined.reason == "not measured in every seed: no Java found"
 

@@ -13,8 +13,10 @@ from encoder_bench.cli.app import app
 from encoder_bench.data.sample import Sample
 from encoder_bench.errors import DataError
 from encoder_bench.recipes import load_task
-from encoder_bench.tasks.conformance import read_answers, score_predictions
+from encoder_bench.tasks.answers_file import read_answers_file
+from encoder_bench.tasks.conformance import score_predictions
 
+SMALL = "scenes:3:10:2:20"
 COUNTS = [
     Sample(f"oc/{i}", "oc", i, Path("x"), "How many?", (str(truth),), str(truth))
     for i, truth in enumerate((1, 2, 9))
@@ -52,34 +54,39 @@ def test_every_form_of_file_is_read(tmp_path: Path, form: str) -> None:
         ours = [{"sample_id": str(r["question_id"]), "prediction": r["answer"]} for r in rows]
         blind = [{**row, "control": "no-image"} for row in ours]
         path.write_text("\n".join(map(json.dumps, [*ours, *blind])))
-    assert read_answers(path) == {"7": "red", "8": "a\u2028b"}
+    found = [(answer.names, answer.text) for answer in read_answers_file(path).answers]
+    assert found == [(("7",), "red"), (("8",), "a\u2028b")]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ('[{"answer": "x"}]', "row 0: needs one of"),
-        ('{"id": 1, "answer": "x"}\n{"id": 1, "answer": "y"}', ":2: a second answer to 1"),
         ('{"id": 1', ":1: not valid JSON"),
         ("[1]", "row 0: not an object"),
         ("", "no answers"),
-        ('[{"id": 1,', "not valid JSON"),
+        ('[{"id": 1,', r"not valid JSON .*cut short"),
+        ('{"id": 1, "answer": "x"}\n{"id": 2, "ans', r":2: not valid JSON .*cut short"),
+        ("[" * 100_000, "not valid JSON"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "bad.json"
     path.write_text(content)
     with pytest.raises(DataError, match=message):
-        read_answers(path)
+        read_answers_file(path)
 
 
 def test_missing_answers_are_refused_or_wrong_but_never_left_out(tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", "1", "2")
     with pytest.raises(DataError, match="no answer to 1 of 3 samples, the first oc/2"):
         score_predictions("oc", load_task("oc"), COUNTS, file)
-    found = score_predictions("oc", load_task("oc"), COUNTS, file, missing_is_wrong=True)
+    found = score_predictions("oc", load_task("oc"), COUNTS, file, missing="wrong")
     assert found.scores["counting_accuracy"].value == pytest.approx(200 / 3)
     assert found.missing == ("oc/2",)
+    found = score_predictions("oc", load_task("oc"), COUNTS, file, missing="leave-out")
+    score = found.scores["counting_accuracy"]
+    assert (score.value, score.samples, found.total) == (100.0, 2, 3)
     stray = tmp_path / "stray.jsonl"
     stray.write_text('{"id": "other/1", "answer": "x"}')
     with pytest.raises(DataError, match="no id of it is one of task 'oc'"):
@@ -90,7 +97,7 @@ def test_the_command_prints_scores_and_writes_every_sample(tmp_path: Path) -> No
     from encoder_bench.data.folder import open_data
 
     recipe = load_task("mci")
-    samples = open_data("scenes").samples(
+    samples = open_data(SMALL).samples(
         "mci", reader=recipe.reader, source=recipe.source, split="test"
     )
     file = tmp_path / "p.json"
@@ -98,10 +105,174 @@ def test_the_command_prints_scores_and_writes_every_sample(tmp_path: Path) -> No
         json.dumps([{"id": s.sample_id, "answer": f"{s.target} or so"} for s in samples])
     )
     output = tmp_path / "samples.csv"
-    arguments = ["score", "mci", "--predictions", str(file), "--output", str(output)]
+    arguments = [
+        "score",
+        "mci",
+        "--predictions",
+        str(file),
+        "--data",
+        SMALL,
+        "--output",
+        str(output),
+    ]
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert "yesno_accuracy_gvt" in result.stdout
     assert len(list(csv.DictReader(output.open()))) == len(samples)
     shown = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
     assert shown["scores"]["yesno_accuracy"]["value"] == 100.0
     assert shown["parse_failures"] == 0
+    crowding = shown["breakdown"]["yesno_f1"]["crowding"]
+    assert sum(score["samples"] for score in crowding.values()) == len(samples)
+
+
+def test_doubled_answers_are_refused_and_counted(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    rows = [{"id": i, "answer": "1"} for i in (0, 1, 2, 1, 2)]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(
+        DataError, match=r"second answer to 2 samples, the first 1 \(.*:2 and .*:4\)"
+    ):
+        score_predictions("oc", load_task("oc"), COUNTS, file)
+
+
+def test_odd_answers_are_named_and_counted_and_scored(tmp_path: Path) -> None:
+    answers = [1, None, "", "\u4e5d \ud800", "9\x00", "1" + " dog" * 400_000, ["1"], "1"]
+    samples = [
+        Sample(f"oc/{i}", "oc", i, Path("x"), f"How many {i}?", ("1",), "1")
+        for i in range(len(answers))
+    ]
+    file = tmp_path / "a.json"
+    rows = [{"id": i, "answer": answer} for i, answer in enumerate(answers)]
+    file.write_text(json.dumps([*rows, {"id": 99, "answer": "1"}]))
+    found = score_predictions("oc", load_task("oc"), samples, file)
+    counts = {kind: len(names) for kind, names in found.odd.items()}
+    assert counts == {
+        "not text": 3,
+        "empty": 2,
+        "another script": 1,
+        "control characters": 2,
+        "long": 1,
+        "to no sample": 1,
+    }
+    assert "99" in found.odd["to no sample"][0]
+    assert "1,600,001 characters" in found.odd["long"][0]
+    assert found.scores["counting_accuracy"].samples == len(answers)
+    assert found.scores["counting_accuracy"].value == pytest.approx(100 * 4 / 8)
+    assert found.parse_failures == 3
+
+
+@pytest.mark.parametrize("task", ["vqa", "captioning", "oc", "mci"])
+def test_megabytes_and_other_scripts_break_no_metric(tmp_path: Path, task: str) -> None:
+    truths = {"vqa": ("red",) * 10, "captioning": ("a red dog",), "oc": ("2",), "mci": ("No.",)}
+    samples = [
+        Sample(
+            f"{task}/{i}",
+            task,
+            i,
+            Path("x"),
+            "" if task == "captioning" else "q?",
+            truths[task],
+            "",
+        )
+        for i in range(4)
+    ]
+    texts = ["red " * 50_000, "\u0000\u202e", "\u72ac", ""]
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps([{"image_id": i, "answer": text} for i, text in enumerate(texts)]))
+    if task != "captioning":
+        rows = [{"id": i, "answer": text} for i, text in enumerate(texts)]
+        file.write_text(json.dumps(rows))
+    recipe = load_task(task)
+    found = score_predictions(task, recipe, samples, file)
+    assert found.scores[recipe.primary].samples == 4
+    assert found.scores[recipe.primary].value is not None
+
+
+QUESTIONS = [
+    Sample(f"mci/{i}", "mci", image, Path("x"), question, ("Yes.",), "Yes.")
+    for i, (image, question) in enumerate(((42, "A?"), (42, "B?"), (7, "A?")))
+]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"image_id": 42, "question": "B?", "answer": "no"},
+         {"image_id": "COCO_val2014_000000000007.jpg", "question": "A?", "answer": "yes"},
+         {"image_id": "000042", "question": "A?", "answer": "yes"}],
+        [{"image_id": 42, "pred": "yes"}, {"image_id": 42.0, "pred": "no"},
+         {"image_id": "7", "pred": "yes"}],
+    ],
+)  # fmt: skip
+def test_rows_are_matched_by_image_and_question_or_in_order(
+    tmp_path: Path, rows: list[dict[str, object]]
+) -> None:
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps(rows))
+    found = score_predictions("mci", load_task("mci"), QUESTIONS, file)
+    assert [entry.parsed for entry in found.samples] == ["yes", "no", "yes"]
+    assert found.missing == ()
+
+
+def test_images_with_several_questions_need_more_than_the_image(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps([{"image_id": 42, "pred": "yes"}, {"image_id": 42, "pred": "no"}]))
+    with pytest.raises(DataError, match="row 0: image 42 has several questions"):
+        score_predictions("mci", load_task("mci"), QUESTIONS, file)
+
+
+def test_an_id_that_is_text_where_a_number_is_meant_is_counted(tmp_path: Path) -> None:
+    samples = [Sample(f"c/{i}", "c", i, Path("x"), "", ("a dog",), "") for i in (42, 43)]
+    file = tmp_path / "a.json"
+    rows = [{"image_id": "42", "caption": "a"}, {"image_id": "000000000043", "caption": "b"}]
+    file.write_text(json.dumps(rows))
+    found = score_predictions("c", load_task("captioning"), samples, file)
+    assert len(found.odd["id is text"]) == 2
+    assert found.missing == ()
+
+
+def test_samples_without_references_are_not_scored_as_wrong(tmp_path: Path) -> None:
+    samples = [Sample(f"vqa/{i}", "vqa", i, Path("x"), "q?", (), "") for i in range(2)]
+    found = score_predictions(
+        "vqa", load_task("vqa"), samples, write(tmp_path / "a.json", "x", "y")
+    )
+    score = found.scores["vqa_accuracy"]
+    assert score.value is None
+    assert "not public" in str(score.reason)
+
+
+def test_a_csv_with_long_fields_or_missing_ones(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("id,answer\n0," + "x" * 500_000 + "\n1,2\n")
+    assert len(read_answers_file(file).answers[0].text) == 500_000
+    file.write_text("id,answer\n0\n")
+    with pytest.raises(DataError, match=r"a\.csv:2: another number of fields"):
+        read_answers_file(file)
+
+
+def test_the_command_prints_what_is_odd_and_how_many_samples_count(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"id": "0", "answer": ""}\n{"id": "nowhere", "answer": "yes"}\n')
+    arguments = ["score", "mci", "--predictions", str(file), "--data", SMALL, "--answered-only"]
+    shown = CliRunner().invoke(app, arguments, catch_exceptions=False).stdout
+    assert "over 1 of the split's" in shown
+    assert "empty answers: 1: 0" in shown
+    assert "answers to no sample of the split, not scored: 1:" in shown
+    with pytest.raises(DataError, match="exclude each other"):
+        CliRunner().invoke(app, [*arguments, "--missing-is-wrong"], catch_exceptions=False)
+
+
+def test_captions_are_checked_with_java_on_request(tmp_path: Path) -> None:
+    from encoder_bench.data.folder import open_data
+
+    recipe = load_task("captioning")
+    samples = open_data(SMALL).samples(
+        "captioning", reader=recipe.reader, source=recipe.source, split="test"
+    )
+    file = tmp_path / "p.json"
+    file.write_text(json.dumps([{"image_id": s.image_id, "caption": s.target} for s in samples]))
+    arguments = ["score", "captioning", "--predictions", str(file), "--data", SMALL]
+    arguments += ["--check-java", "--json"]
+    shown = json.loads(CliRunner().invoke(app, arguments, catch_exceptions=False).stdout)
+    assert shown["java_check"]["different"] == []
+    assert shown["java_check"]["compared"] > 50

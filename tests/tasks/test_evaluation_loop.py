@@ -105,6 +105,20 @@ def test_a_model_that_is_right_scores_a_hundred(task: str, tmp_path: Path) -> No
         assert blind.value < 80
 
 
+def test_the_record_says_which_definition_of_a_metric_was_used(tmp_path: Path) -> None:
+    versions = run("oc", Model("oc"), tmp_path).metric_versions
+    assert versions["counting_accuracy"] == versions["counting_accuracy@likelihood"] == 2
+    assert versions["counting_accuracy_gvt"] == 1
+
+
+def test_other_metrics_are_broken_down_too(tmp_path: Path) -> None:
+    scores = run("mci", Model("mci"), tmp_path)
+    recall = scores.more_breakdowns["yesno_recall"]["answer"]
+    assert recall["Yes."].value == 100.0
+    assert recall["No."].value is None
+    assert "yesno_accuracy" not in scores.more_breakdowns
+
+
 def test_captions_have_no_majority_and_spice_says_why_it_is_missing(tmp_path: Path) -> None:
     scores = run("captioning", Model("captioning"), tmp_path)
     assert "majority" not in scores.controls

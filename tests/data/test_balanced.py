@@ -1,0 +1,118 @@
+"""Questions made from an instances file: true, balanced, counted from zero, read back."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from encoder_bench.cli.app import app
+from encoder_bench.data.balanced import write_questions
+from encoder_bench.data.coco import instances_in
+from encoder_bench.data.folder import DataFolder
+from encoder_bench.data.lint import lint_samples
+from encoder_bench.data.plurals import plural
+from encoder_bench.errors import DataError
+
+NAMES = ("person", "wine glass", "sheep", "bus", "knife", "mouse")
+COCO = """bicycle bicycles|airplane airplanes|bus buses|traffic light:traffic lights|bench benches
+giraffe giraffes|skis skis|sports ball:sports balls|wine glass:wine glasses|knife knives|mouse mice
+sandwich sandwiches|couch couches|tv tvs|scissors scissors|teddy bear:teddy bears|sheep sheep
+hair drier:hair driers|toothbrush toothbrushes|person people|cell phone:cell phones
+broccoli broccoli"""
+
+
+def instances(path: Path, images: int = 400, **row: object) -> Path:
+    """Skewed as COCO is: one is the commonest count, and people are everywhere."""
+    rng = random.Random(1)
+    annotations = [
+        {"image_id": image, "category_id": category, "iscrowd": int(image % 50 == 0)}
+        for image in range(1, images + 1)
+        for category in range(len(NAMES))
+        for _ in range(rng.choice([0, 0, 1, 1, 1, 2, 3, 4, 6]))
+    ]
+    content = {
+        "images": [{"id": i, "file_name": f"{i:012}.jpg", **row} for i in range(1, images + 1)],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(NAMES)],
+        "annotations": annotations,
+    }
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    write_questions(instances(tmp_path / "instances.json"), tmp_path, questions=300)
+    (tmp_path / "images").mkdir()
+    for image in range(1, 401):
+        Image.new("RGB", (4, 4)).save(tmp_path / "images" / f"{image:012}.jpg")
+    return tmp_path
+
+
+@pytest.mark.parametrize("task", ["oc", "mci"])
+def test_answers_are_true_and_each_is_right_equally_often(made: Path, task: str) -> None:
+    samples = DataFolder("x", made).samples(
+        task, reader="gvtbench", source=f"coco_{task}", split="test"
+    )
+    assert len(samples) >= 300
+    truth = instances_in(made / "instances.json")
+    by_question: dict[str, Counter[str]] = defaultdict(Counter)
+    for sample in samples:
+        by_question[sample.question][sample.target] += 1
+        assert sample.image_id not in truth.crowded
+        assert isinstance(sample.image_id, int)
+        counts = truth.counts[sample.image_id]
+        if task == "oc":
+            name = next(n for n in NAMES if f"many {plural(n)} are" in sample.question)
+            assert counts[name] == int(sample.target)
+        else:
+            name = next(n for n in NAMES if f"Does {n} exist" in sample.question)
+            assert (counts[name] > 0) == (sample.target == "Yes.")
+    for answers in by_question.values():
+        assert len(set(answers.values())) == 1
+    if task == "oc":
+        assert {"0", "1", "2", "3"} <= {sample.target for sample in samples}
+    found = {finding.kind for finding in lint_samples(task, samples)}
+    assert not found & {"skew", "majority-leak", "text-leak", "conflict"}
+
+
+def test_the_same_seed_makes_the_same_questions(tmp_path: Path) -> None:
+    source = instances(tmp_path / "instances.json")
+    texts = []
+    for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
+        write_questions(source, tmp_path / folder, questions=100, seed=seed)
+        texts.append((tmp_path / folder / "gvtbench" / "coco_oc.json").read_text())
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_files_without_coco_names_need_their_folder_and_federated_ones_are_refused(
+    tmp_path: Path,
+) -> None:
+    source = instances(tmp_path / "instances.json")
+    source.write_text(source.read_text().replace(".jpg", "-x.jpg"))
+    with pytest.raises(DataError, match="--image-folder"):
+        write_questions(source, tmp_path, questions=10)
+    made = write_questions(source, tmp_path, questions=10, images="images")
+    assert str(made["coco_mci"].rows[0]["image_id"]).startswith("images/0")
+    federated = instances(tmp_path / "lvis.json", neg_category_ids=[])
+    with pytest.raises(DataError, match="federated"):
+        write_questions(federated, tmp_path, questions=10)
+
+
+def test_plurals_of_cocos_categories() -> None:
+    for pair in (p for line in COCO.split("\n") for p in line.split("|")):
+        one, many = pair.split(":") if ":" in pair else pair.split(" ")
+        assert plural(one) == many
+
+
+def test_the_command_says_what_a_blind_answer_scores(tmp_path: Path, real_data: Path) -> None:
+    source = real_data / "coco" / "annotations" / "instances_val2017.json"
+    arguments = ["data", "questions", str(source), str(tmp_path), "--questions", "200"]
+    lines = CliRunner().invoke(app, arguments, catch_exceptions=False).stdout.splitlines()
+    assert len(lines) == 2
+    assert "the majority by question 50.0%" in lines[1]
