@@ -140,7 +140,8 @@ def _open_clip(
             architecture, pretrained=str(file), weights_only=True, **build_options(facts)
         )
         tokenizer = open_clip.get_tokenizer(architecture)
-    model = model.to(device).eval()
+    # The parameters are the file's own, whatever its dtype.
+    model = model.to(device=device, dtype=torch.float32).eval()
 
     @torch.no_grad()
     def images(batch: Sequence[Image]) -> Tensor:

@@ -22,7 +22,7 @@ class Web:
     Attributes:
         root: `ORG/NAME/FILE` are files of repositories, and plain files at the same path.
         interrupted: names of files whose first answer breaks off in the middle.
-        tampered: names of files of which one byte is changed on the way.
+        tampered: owners of repositories whose weights are changed by one bit on the way.
         ranges: the `Range` headers that were asked for, in order.
     """
 
@@ -59,7 +59,7 @@ def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
             data = file.read_bytes()
             digest = hashlib.sha256(data).hexdigest()
             headers = {"ETag": f'"{digest}"', "X-Repo-Commit": COMMIT}
-            if file.name in web.tampered:
+            if path.partition("/")[0] in web.tampered and file.suffix == ".safetensors":
                 data = data[:-1] + bytes([data[-1] ^ 1])
             self._send_file(file.name, data, headers, body=body)
 
