@@ -68,16 +68,17 @@ def rerun_quick(
         verdicts += check_canaries(baseline, records)
         phase.advance(len(records))
     kept = {name: r for name, r in records.items() if weights_folder(baseline, r).is_dir()}
-    for name, record in kept.items():
-        with _told_as_failure(name, record, verdicts):
-            plan = todays_plan(record, results=baseline, data=data, device=device)
-            verdicts.append(_recipe_verdict(name, record, plan))
-            with tempfile.TemporaryDirectory() as folder:
-                fresh = answer_again(baseline, record, plan, Path(folder), reporter)
-                pairing = Pairing(name, record, fresh, Path(folder), _ANSWERED_AGAIN)
-                verdicts += judge(baseline, [pairing], limit)
-                verdicts.append(check_same_answers(name, baseline, record, Path(folder), fresh))
-            verdicts.append(check_first_losses(name, record, plan, reporter))
+    with tempfile.TemporaryDirectory() as place:
+        folder, pairings = Path(place), list[Pairing]()
+        for name, record in kept.items():
+            with _told_as_failure(name, record, verdicts):
+                plan = todays_plan(record, results=baseline, data=data, device=device)
+                verdicts.append(_recipe_verdict(name, record, plan))
+                fresh = answer_again(baseline, record, plan, folder, reporter)
+                pairings.append(Pairing(name, record, fresh, folder, _ANSWERED_AGAIN))
+                verdicts.append(check_same_answers(name, baseline, record, folder, fresh))
+                verdicts.append(check_first_losses(name, record, plan, reporter))
+        verdicts += judge(baseline, pairings, limit)
     if not kept:
         reporter.warn(
             f"{baseline}: keeps no trained weights, so that no model was asked; accept a run with "

@@ -20,8 +20,6 @@ from encoder_bench.results.verdicts import CheckResult, RunVerdict, TaskVerdict
 
 _NOT_BETTER_WHEN_HIGHER = frozenset({"counting_error", "yes_rate"})
 """Metrics whose fall is no loss; the margin does not watch them."""
-
-
 _NOT_SCORING = frozenset({"description", "column"})
 LEVEL = 0.05
 """Of the test that a score fell, corrected over all scores that are checked together."""

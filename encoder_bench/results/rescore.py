@@ -104,8 +104,12 @@ def _changed_metrics(
     """Yield a line for each metric that says something else than was recorded."""
     for metric, recorded in record.tasks[task].metrics.items():
         measure = measures.get(metric)
-        if recorded.value is None or measure is None:
-            continue  # it was n/a, or needs the whole split
+        if recorded.value is None:
+            continue
+        if measure is None:
+            if record.limit is None:  # with a limit, it may be one that needs the whole split
+                yield f"{metric} was {recorded.value:.2f} and is gone"
+            continue
         now = whole_score(measure)
         if now is None:
             reason = measure.reason or "not defined on these answers"

@@ -158,7 +158,7 @@ def test_a_killed_local_sweep_goes_on(tmp_path: Path) -> None:
         *("--results", str(tmp_path)),
     ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not any(status.state == "running" for *_, status in read_all(tmp_path)):
         assert time.monotonic() < deadline
         time.sleep(0.2)

@@ -53,24 +53,25 @@ def slope_chart(title: str, series: Sequence[Series]) -> str | None:
     if not any(each.frozen and each.joint for each in series):
         return None
     ends = [end for each in series for point in each.points() for end in (point.low, point.high)]
-    width, height = 330, 250
+    width, height = 340, 250
     left, right = 58.0, 200.0
     y = Scale(*svg.spread(ends), height - 34, 30)
     parts = [svg.text(8, 16, title, css="title")]
     for tick in y.ticks():
-        parts.append(svg.line(left - 12, y(tick), right + 12, y(tick), css="grid"))
-        parts.append(svg.text(left - 18, y(tick) + 4, f"{tick:g}", anchor="end", css="axis"))
+        parts.append(svg.line(left - 15, y(tick), right + 14, y(tick), css="grid"))
+        parts.append(svg.text(left - 20, y(tick) + 4, f"{tick:g}", anchor="end", css="axis"))
     for x, name in ((left, "frozen"), (right, "joint")):
         parts.append(svg.text(x, height - 12, name, anchor="middle", css="axis"))
+    apart = min(4.0, 16.0 / len(series))
     for number, each in enumerate(series):
-        aside = 4.0 * (number - (len(series) - 1) / 2)
+        aside = apart * (number - (len(series) - 1) / 2)
         parts += _slope(each, left + aside, right + aside, y)
     last = [(each, each.joint or each.frozen) for each in series]
     labelled = [(each, point) for each, point in last if point is not None]
     places = svg.keep_apart([y(p.value) for _, p in labelled], 14.0, lowest=height - 30)
     for (each, point), place in zip(labelled, places, strict=True):
-        parts.append(svg.line(right + 9, y(point.value), right + 18, place, css="leader"))
-        parts.append(svg.text(right + 21, place + 4, _short(each.label), css="label"))
+        parts.append(svg.line(right + 14, y(point.value), right + 22, place, css="leader"))
+        parts.append(svg.text(right + 25, place + 4, _short(each.label), css="label"))
     return svg.figure(width, height, f"{title}, frozen against joint", parts)
 
 
@@ -97,7 +98,7 @@ def interval_chart(title: str, series: Sequence[Series], blind: float | None) ->
     if not rows:
         return None
     ends = [end for _, point, _ in rows for end in (point.low, point.high)]
-    step, top, left, width = 19.0, 34.0, 150.0, 460.0
+    step, top, left, width = 19.0, 34.0, 178.0, 488.0
     height = top + step * len(rows) + 26
     x = Scale(*svg.spread([*ends, *([blind] if blind is not None else [])]), left, width - 12)
     parts = [svg.text(8, 16, title, css="title")]
