@@ -2,7 +2,8 @@
 
 What belongs here: the engine. An image's prefix (template, visual tokens) goes through the
 language model once; its keys and values serve all questions on that image. Questions are sorted
-by length, batched, and leave the batch when they are answered. Outputs are those of the plain
+by length, batched, and leave the batch when they are answered. Where no image has two questions,
+prefix and question are read together. Outputs are those of the plain
 library's greedy `generate`, one question at a time.
 
 Shapes: R rows (questions), P prefix tokens, Q question tokens, B images, M visual tokens.
@@ -120,23 +121,38 @@ def _with_engine(
     decoding: DecodingSettings,
 ) -> list[list[int]]:
     answers: list[list[int]] = []
+    shared = len({question.image for question in questions}) < len(questions)
     for batch in prefix.batches(questions, new_tokens=decoding.max_new_tokens):
-        rows = _GreedyBatch(language, prefix, batch)
+        rows = _GreedyBatch(language, prefix, batch, shared=shared)
         answers += rows.run(decoding.max_new_tokens, decoding.stop)
     return answers
 
 
 class _GreedyBatch:
-    """Questions decoded together; those that are answered leave."""
+    """Questions decoded together; those that are answered leave.
+
+    Where prefixes are not `shared`, prefix and question are read in one pass.
+    """
 
     def __init__(
-        self, language: LanguageModel, prefix: Prefix, questions: Sequence[Question]
+        self,
+        language: LanguageModel,
+        prefix: Prefix,
+        questions: Sequence[Question],
+        *,
+        shared: bool,
     ) -> None:
         self._language = language
-        self._cache = prefix.cache_for(questions)
-        self._ids, asked = left_padded(language, questions)
-        self._mask = F.pad(asked, (prefix.length, 0), value=1)
-        self._positions = prefix.length + (asked.cumsum(1) - 1).clamp_min(0)
+        if shared:
+            self._cache = prefix.cache_for(questions)
+            ids, asked = left_padded(language, questions)
+            self._input = language.embed(ids)
+            self._mask = F.pad(asked, (prefix.length, 0), value=1)
+            self._positions = prefix.length + (asked.cumsum(1) - 1).clamp_min(0)
+        else:
+            self._cache = prefix.new_cache()
+            self._input, self._mask = _joined(language, prefix, questions)
+            self._positions = (self._mask.cumsum(1) - 1).clamp_min(0)
         self._owners = list(range(len(questions)))
         self._answers: list[list[int]] = [[] for _ in questions]
         self._open = [True] * len(questions)
@@ -153,13 +169,13 @@ class _GreedyBatch:
 
     def _most_probable(self) -> Tensor:
         """Return the `(R,)` next tokens."""
-        rows = torch.arange(len(self._ids), device=self._ids.device)
+        rows = torch.arange(len(self._input), device=self._input.device)
         logits: Tensor = self._language(
-            self._language.embed(self._ids),
+            self._input,
             mask=self._mask,
             positions=self._positions,
             cache=self._cache,
-            at=(rows, torch.full_like(rows, self._ids.shape[1] - 1)),
+            at=(rows, torch.full_like(rows, self._input.shape[1] - 1)),
         )
         return logits.argmax(dim=-1)
 
@@ -184,7 +200,7 @@ class _GreedyBatch:
             chosen, self._mask = chosen[rows], self._mask[rows]
             self._positions = self._positions[rows]
             self._owners = [self._owners[row] for row in keep]
-        self._ids = chosen[:, None]
+        self._input = self._language.embed(chosen[:, None])
         self._mask = F.pad(self._mask, (0, 1), value=1)
         self._positions = self._positions[:, -1:] + 1
 

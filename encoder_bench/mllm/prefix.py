@@ -61,10 +61,8 @@ class Prefix:
 
     def cache_for(self, questions: Sequence[Question]) -> Any:
         """Return a cache of keys and values whose rows are the prefixes of `questions`."""
-        from transformers import DynamicCache
-
         if self._cache is None:
-            self._cache = DynamicCache(config=self._language.model.config)
+            self._cache = self.new_cache()
             if self.length:
                 self._language(self.embeddings, cache=self._cache, at=_nowhere(self.embeddings))
         selected = copy.copy(self._cache)
@@ -73,6 +71,12 @@ class Prefix:
             rows = torch.tensor([q.image for q in questions], device=self.embeddings.device)
             selected.batch_select_indices(rows)
         return selected
+
+    def new_cache(self) -> Any:
+        """Return an empty cache of keys and values."""
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self._language.model.config)
 
     def batches(
         self, questions: Sequence[Question], *, new_tokens: int, copies: int = 1

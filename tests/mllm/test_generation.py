@@ -67,6 +67,23 @@ def test_equal_to_the_plain_library(chat: bool, rows: int, monkeypatch: pytest.M
     assert answers[0][1] != answers[2][1]  # the same question on another image
 
 
+def test_one_question_an_image_is_read_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    mllm = small_mllm()
+    visual = visual_of(mllm)
+    passes: list[int] = []
+    forward = mllm.language.forward
+    monkeypatch.setattr(
+        mllm.language, "forward", lambda e, **k: (passes.append(e.shape[1]), forward(e, **k))[1]
+    )
+    prompts = [group[:1] for group in PROMPTS]
+    answers = generate(mllm, visual, prompts, DecodingSettings(max_new_tokens=6))
+    assert len(passes) <= 6
+    assert answers == [
+        [plain_answer(mllm.language, image, group[0], tokens=6)]
+        for image, group in zip(visual, prompts, strict=True)
+    ]
+
+
 def test_without_an_image_only_the_prompt_is_seen() -> None:
     mllm = small_mllm(language=small_language(image_prefix="<Img>", image_suffix="</Img>"))
     answers = generate(mllm, None, PROMPTS, DecodingSettings(max_new_tokens=8))
