@@ -38,6 +38,8 @@ def test_variants_are_scored_side_by_side_and_show_where_they_part(tmp_path: Pat
     assert gvt is not None
     assert len(differing) == round(abs(gvt - 100 / 3) * 3 / 100)
     assert found.parse_failures == 2
+    assert found.blind["constant"].value == pytest.approx(100 / 3)
+    assert found.lift == pytest.approx(0.0)
 
 
 @pytest.mark.parametrize("form", ["list", "lines", "csv", "ours"])
