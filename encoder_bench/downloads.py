@@ -7,6 +7,7 @@ before it gets its name. Which files there are is the business of whoever asks.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import shutil
 import urllib.error
 import urllib.request
@@ -87,6 +88,11 @@ def _grow(url: str, part: Path, target: Path, reporter: Reporter, size: int | No
         if error.code == _CANNOT_RESUME and start:
             return  # whole already; the hash decides
         raise DataError(f"{url}: refused ({error.code} {error.reason})") from error
+    except http.client.HTTPException as error:
+        raise DataError(
+            f"{url}: the connection broke off ({type(error).__name__}); run the same command "
+            "again, it goes on from where it stopped"
+        ) from error
     except (urllib.error.URLError, TimeoutError, ConnectionError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise DataError(

@@ -148,6 +148,14 @@ def _print_odd(found: Conformance, console: Console) -> None:
         f"{found.parse_failures}",
         highlight=False,
     )
+    if found.blind:
+        blind = ", ".join(
+            f"{name} {score.value:.2f}"
+            for name, score in found.blind.items()
+            if score.value is not None
+        )
+        lift = "n/a" if found.lift is None else f"{found.lift:+.2f}"
+        console.print(f"blind: {blind}; lift over the best: {lift}", highlight=False)
     for kind, names in found.odd.items():
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         line = f"{_ODD[kind]}: {len(names)}: {'; '.join(names[:_NAMED])}{more}"
@@ -191,6 +199,8 @@ def _as_json(found: Conformance, java: JavaCheck | None) -> dict[str, Any]:
         "task": found.task,
         "primary": found.primary,
         "scores": {name: score.model_dump(mode="json") for name, score in found.scores.items()},
+        "blind": {name: score.model_dump(mode="json") for name, score in found.blind.items()},
+        "lift": found.lift,
         "parse_failures": found.parse_failures,
         "breakdown": {
             name: {

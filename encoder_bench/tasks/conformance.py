@@ -16,6 +16,7 @@ from encoder_bench.errors import DataError
 from encoder_bench.recipes import TaskRecipe
 from encoder_bench.record_parts import Score
 from encoder_bench.tasks.answers_file import read_answers_file
+from encoder_bench.tasks.controls import constant_answer, majority_answers
 from encoder_bench.tasks.measures import Measure, broken_down, score_of
 from encoder_bench.tasks.registry import find_runner
 
@@ -42,6 +43,7 @@ class Conformance:
         task: its name.
         primary: the metric that the others are variants of.
         scores: by metric, each over the scored samples.
+        blind: control (`constant`, `majority`) -> its score by the primary metric.
         breakdown: metric -> facet -> facet value -> score.
         samples: those that were scored.
         total: samples of the split.
@@ -51,6 +53,7 @@ class Conformance:
     task: str
     primary: str
     scores: dict[str, Score]
+    blind: dict[str, Score]
     breakdown: dict[str, dict[str, dict[str, Score]]]
     samples: tuple[ScoredSample, ...]
     total: int
@@ -60,6 +63,13 @@ class Conformance:
     def missing(self) -> tuple[str, ...]:
         """Samples of the split that the file does not answer."""
         return tuple(self.odd.get("missing", ()))
+
+    @property
+    def lift(self) -> float | None:
+        """The primary score less the best blind one; None where one of them is n/a."""
+        own = self.scores[self.primary].value
+        known = [score.value for score in self.blind.values() if score.value is not None]
+        return None if own is None or not known else own - max(known)
 
     @property
     def parse_failures(self) -> int:
@@ -133,11 +143,27 @@ def score_predictions(
         task,
         recipe.primary,
         {name: score_of(measure, kept, seed=seed) for name, measure in measures.items()},
+        _blind_scores(recipe, kept, seed),
         {name: facets for name, facets in broken.items() if facets},
         rows,
         len(samples),
         answers.odd,
     )
+
+
+def _blind_scores(recipe: TaskRecipe, samples: Sequence[Sample], seed: int) -> dict[str, Score]:
+    """Return what answers that look at no image score by the primary metric."""
+    runner = find_runner(recipe.runner)
+    if not all(sample.references for sample in samples):
+        return {}
+    answers = {"constant": constant_answer(samples, runner, recipe.primary)}
+    if all(sample.question for sample in samples):
+        answers["majority"] = majority_answers(samples)
+    found = {}
+    for control, texts in answers.items():
+        measure = runner.measure(samples, texts, [recipe.primary]).measures[recipe.primary]
+        found[control] = score_of(measure, samples, seed=seed)
+    return found
 
 
 def _sample_scores(measures: dict[str, Measure], index: int) -> Iterator[tuple[str, float]]:

@@ -48,7 +48,7 @@ def constant_answer(
     """
     common = [text for text, _ in Counter(s.target for s in samples).most_common(candidates)]
     best, best_value = "", float("-inf")
-    for text in common:
+    for text in [*common, ""]:
         measure = runner.measure(samples, [text] * len(samples), [primary]).measures[primary]
         value = float(measure.statistic(measure.values.sum(axis=0, keepdims=True))[0])
         if value > best_value:

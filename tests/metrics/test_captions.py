@@ -88,19 +88,26 @@ def test_tokens_equal_java_on_every_real_caption_question_and_answer(real_data: 
     assert check.compared > 16_000
 
 
-def test_cider_is_the_official_one_with_javas_tokens(real_data: Path) -> None:
+def test_scores_are_the_official_ones_with_javas_tokens(real_data: Path) -> None:
+    from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.rouge.rouge import Rouge
 
     captions = list(real_captions(real_data, "val").values())
     flat = java_tokenize([text for texts in captions for text in texts])
     tokens = iter(flat)
     rows = [[next(tokens) for _ in texts] for texts in captions]
-    expected = Cider().compute_score(
-        {i: texts[1:] for i, texts in enumerate(rows)},
-        {i: texts[:1] for i, texts in enumerate(rows)},
-    )[1]
-    found = cider([texts[0] for texts in captions], [texts[1:] for texts in captions])
-    assert np.abs(found - 100 * np.array(expected)).max() < 1e-6
+    truths = {i: texts[1:] for i, texts in enumerate(rows)}
+    guesses = {i: texts[:1] for i, texts in enumerate(rows)}
+    ours, theirs = [texts[0] for texts in captions], [texts[1:] for texts in captions]
+    expected = 100 * np.array(Cider().compute_score(truths, guesses)[1])
+    assert np.abs(cider(ours, theirs) - expected).max() < 1e-6
+    expected = 100 * np.array(Rouge().compute_score(truths, guesses)[1])
+    assert np.abs(rouge_l(ours, theirs) - expected).max() < 1e-6
+    orders, _ = Bleu(4).compute_score(truths, guesses, verbose=0)
+    sums = bleu_sums(ours, theirs).sum(axis=0, keepdims=True)
+    found = [float(bleu(sums, order)[0]) for order in (1, 2, 3, 4)]
+    assert found == pytest.approx([100 * value for value in orders], abs=1e-6)
 
 
 def test_corpus_scores_equal_pycocoevalcaps() -> None:

@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 from encoder_bench.cli.app import app
 from encoder_bench.data.sample import Sample
-from encoder_bench.errors import DataError
+from encoder_bench.errors import DataError, MissingDependencyError
 from encoder_bench.recipes import load_task
+from encoder_bench.tasks import captioning
 from encoder_bench.tasks.answers_file import read_answers_file
 from encoder_bench.tasks.conformance import score_predictions
 
@@ -21,6 +22,16 @@ COUNTS = [
     Sample(f"oc/{i}", "oc", i, Path("x"), "How many?", (str(truth),), str(truth))
     for i, truth in enumerate((1, 2, 9))
 ]
+
+
+@pytest.fixture
+def without_java(monkeypatch: pytest.MonkeyPatch) -> None:
+    """METEOR and SPICE have tests of their own; here they would only take long."""
+
+    def absent(name: str, pairs: object) -> None:
+        raise MissingDependencyError(f"no {name} in this test")
+
+    monkeypatch.setattr(captioning, "_rows_by_java", absent)
 
 
 def write(path: Path, *texts: str) -> Path:
@@ -38,6 +49,8 @@ def test_variants_are_scored_side_by_side_and_show_where_they_part(tmp_path: Pat
     assert gvt is not None
     assert len(differing) == round(abs(gvt - 100 / 3) * 3 / 100)
     assert found.parse_failures == 2
+    assert found.blind["constant"].value == pytest.approx(100 / 3)
+    assert found.lift == pytest.approx(0.0)
 
 
 @pytest.mark.parametrize("form", ["list", "lines", "csv", "ours"])
@@ -161,6 +174,7 @@ def test_odd_answers_are_named_and_counted_and_scored(tmp_path: Path) -> None:
     assert found.parse_failures == 3
 
 
+@pytest.mark.usefixtures("without_java")
 @pytest.mark.parametrize("task", ["vqa", "captioning", "oc", "mci"])
 def test_megabytes_and_other_scripts_break_no_metric(tmp_path: Path, task: str) -> None:
     truths = {"vqa": ("red",) * 10, "captioning": ("a red dog",), "oc": ("2",), "mci": ("No.",)}
@@ -221,6 +235,7 @@ def test_images_with_several_questions_need_more_than_the_image(tmp_path: Path) 
         score_predictions("mci", load_task("mci"), QUESTIONS, file)
 
 
+@pytest.mark.usefixtures("without_java")
 def test_an_id_that_is_text_where_a_number_is_meant_is_counted(tmp_path: Path) -> None:
     samples = [Sample(f"c/{i}", "c", i, Path("x"), "", ("a dog",), "") for i in (42, 43)]
     file = tmp_path / "a.json"
@@ -262,6 +277,7 @@ def test_the_command_prints_what_is_odd_and_how_many_samples_count(tmp_path: Pat
         CliRunner().invoke(app, [*arguments, "--missing-is-wrong"], catch_exceptions=False)
 
 
+@pytest.mark.usefixtures("without_java")
 def test_captions_are_checked_with_java_on_request(tmp_path: Path) -> None:
     from encoder_bench.data.folder import open_data
 
