@@ -10,14 +10,15 @@ import encoder_bench
 
 ROOT = Path(encoder_bench.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("atomic", "errors", "hardware", "hashing", "hub", "paths", "processes", "progress",
+    ("atomic", "downloads", "errors", "hardware", "hashing", "hub", "paths", "processes", "progress",
      "record_parts", "recipes", "statistics"),
     ("data", "encoders", "metrics"),
     ("inspection", "mllm"),
     ("training",),
     ("tasks",),
     ("results",),
-    ("answering", "assembly", "estimate", "finished", "plan", "run", "run_data", "trained"),
+    ("answering", "assembly", "estimate", "finished", "plan", "replay",
+     "replay_training", "report_features", "run", "run_data", "trained"),
     ("bench", "pretrain", "sweep"),
     ("cli",),
 )  # fmt: skip

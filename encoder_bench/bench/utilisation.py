@@ -27,7 +27,7 @@ from encoder_bench.encoders.catalog import transformers_configs
 from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.encoders.reading import quiet_loading
 from encoder_bench.encoders.registry import load_encoder
-from encoder_bench.encoders.transformers import build_backbone
+from encoder_bench.encoders.transformers_architectures import build_backbone
 from encoder_bench.mllm.attention import training_attention
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.model import MLLM

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from encoder_bench.encoders.encoder import Encoder
+from encoder_bench.mllm.attention import training_kernel
 from encoder_bench.mllm.batch import TrainingBatch
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.layout import Rows, lay_out
@@ -89,7 +90,8 @@ class MLLM(nn.Module):
             DataError: a question is longer than the context; names the image.
         """
         rows, visual = self._laid_out(batch)
-        logits = self.answer_logits(rows, visual)
+        with training_kernel(rows, self.language):
+            logits = self.answer_logits(rows, visual)
         total = F.cross_entropy(logits.float(), rows.targets, reduction="sum")
         return LossSum(total, len(rows.targets))
 

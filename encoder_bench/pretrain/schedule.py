@@ -66,8 +66,11 @@ def with_changes(
     >>> with_changes(Budget(steps=100), images_per_step=8).images_seen
     800
     """
-    given = {"steps": steps, "images_per_step": images_per_step}
-    return replace(budget, **{name: value for name, value in given.items() if value is not None})
+    return replace(
+        budget,
+        steps=budget.steps if steps is None else steps,
+        images_per_step=budget.images_per_step if images_per_step is None else images_per_step,
+    )
 
 
 def make_optimizer(module: nn.Module, budget: Budget) -> torch.optim.AdamW:

@@ -116,3 +116,39 @@ def test_packed_rows_train_as_separate_sequences_under_flex_attention() -> None:
     assert shared == pytest.approx(separate, rel=1e-3)
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, atol=1e-3, rtol=1e-2)
+
+
+def test_short_rows_train_by_plain_products_in_bfloat16_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    language, packed = small_language(), rows()
+    used = []
+
+    def flags() -> bool:
+        with attention.training_kernel(packed, language):
+            return not torch.backends.cuda.flash_sdp_enabled()
+
+    used.append(flags())
+    with torch.autocast("cpu", torch.bfloat16):
+        used.append(flags())
+        with torch.no_grad():
+            used.append(flags())
+        monkeypatch.setattr(attention, "_SHORT_ROW", 8)
+        used.append(flags())
+    assert used == [False, True, False, False]
+
+
+def test_both_kernels_give_the_loss_and_gradients_of_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batch = make_batch(small_language(), DIALOGUES, shared_prefix=True, pixels=pixels(3))
+    found = []
+    for limit in (320, 0):
+        monkeypatch.setattr(attention, "_SHORT_ROW", limit)
+        with torch.autocast("cpu", torch.bfloat16):
+            found.append(gradients(small_mllm(), batch))
+    (loss, first), (expected, second) = found
+    assert loss == pytest.approx(expected, rel=1e-2)
+    for name, gradient in first.items():
+        scale = second[name].abs().max().clamp_min(1e-3)
+        assert (gradient - second[name]).abs().max() / scale < 0.15, name
