@@ -10,8 +10,8 @@ import encoder_bench
 
 ROOT = Path(encoder_bench.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("atomic", "downloads", "errors", "hardware", "hashing", "hub", "paths", "processes", "progress",
-     "record_parts", "recipes", "statistics"),
+    ("atomic", "downloads", "errors", "hardware", "hashing", "hub", "paths", "processes",
+     "progress", "record_parts", "recipes", "statistics"),
     ("data", "encoders", "metrics"),
     ("inspection", "mllm"),
     ("training",),
