@@ -64,9 +64,10 @@ def training_kernel(rows: Rows, language: LanguageModel) -> Iterator[None]:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     count, length = rows.input_ids.shape
-    heads = int(language.model.config.get_text_config().num_attention_heads)
+    heads = getattr(language.model.config.get_text_config(), "num_attention_heads", None)
     plain = (
-        rows.input_ids.device.type == "cpu"
+        heads is not None
+        and rows.input_ids.device.type == "cpu"
         and torch.is_grad_enabled()
         and torch.is_autocast_enabled("cpu")
         and length <= _SHORT_ROW

@@ -35,7 +35,7 @@ def class_names() -> tuple[str, ...]:
     """Return the classes: each colour of each kind, one to three or more of a kind, the total.
 
     >>> len(class_names()), class_names()[0], class_names()[-1]
-    (96, 'red circle', '8 things')
+    (60, 'red circle', '6 things')
     """
     return (
         *(f"{colour} {kind}" for kind in KINDS for colour in COLOURS),

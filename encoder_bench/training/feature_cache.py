@@ -142,7 +142,7 @@ def _room(folder: Path) -> int:
 
 
 def _mebibytes(size: int) -> str:
-    return f"{size / 2**20:.1f} MiB"
+    return f"{size / 2**10:.1f} KiB" if size < 2**20 else f"{size / 2**20:.1f} MiB"
 
 
 @torch.inference_mode()

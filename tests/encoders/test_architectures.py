@@ -209,7 +209,8 @@ def test_timm_families_give_patch_tokens(name: str, tmp_path: Path) -> None:
     else:
         channels_last = features.shape[-1] == own.num_features
         expected = (features if channels_last else features.permute(0, 2, 3, 1)).flatten(1, 2)
-    assert torch.allclose(tokens, expected, atol=1e-5)
+    # 1e-5 of the largest feature: MaxViT's reach 40
+    assert (tokens - expected).abs().max() <= 1e-5 * expected.abs().max().clamp_min(1.0)
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "eva02_tiny_patch14_224"])

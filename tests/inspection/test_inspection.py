@@ -47,12 +47,12 @@ def write_classes(root: Path, *, count: int = 12, parts: tuple[str, ...] = ("",)
 
 def test_components_tell_the_halves_of_a_picture_apart() -> None:
     view = patch_features(load_encoder("tiny-deit"), [half_and_half()], point=(0.1, 0.5))
-    assert view.colours.shape == (1, 8, 8, 3)
-    assert view.chosen == (4, 0)
-    left, right = view.colours[0, :, :3].mean(dim=(0, 1)), view.colours[0, :, 5:].mean(dim=(0, 1))
+    assert view.colours.shape == (1, 4, 4, 3)
+    assert view.chosen == (2, 0)
+    left, right = view.colours[0, :, :2].mean(dim=(0, 1)), view.colours[0, :, 2:].mean(dim=(0, 1))
     assert (left - right).abs().max() > 0.3
-    assert view.likeness[0, 4, 0] == pytest.approx(1.0, abs=1e-5)
-    assert view.likeness[0, :, :3].mean() > view.likeness[0, :, 5:].mean()
+    assert view.likeness[0, 2, 0] == pytest.approx(1.0, abs=1e-5)
+    assert view.likeness[0, :, :2].mean() > view.likeness[0, :, 2:].mean()
     assert view.pretrained
     assert not patch_features(load_encoder("tiny-random"), [half_and_half()]).pretrained
     with pytest.raises(RecipeError, match="shares from 0 to 1"):

@@ -35,7 +35,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a results folder of one short run, its recipe, and the baseline made of it."""
     made = tmp_path_factory.mktemp("gate")
     recipe = (recipe_folder("adapters") / "quick.toml").read_text()
-    for before, after in (("steps = 200", "steps = 12"), ("steps = 300", "steps = 24")):
+    for before, after in (("steps = 50\n", "steps = 12\n"), ("steps = 900\n", "steps = 24\n")):
+        assert before in recipe
         recipe = recipe.replace(before, after)
     (made / "short.toml").write_text(recipe.replace("images_per_step = 16", "images_per_step = 4"))
     plan = make_plan(

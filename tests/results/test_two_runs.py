@@ -220,6 +220,9 @@ def real_run(results: Path, encoder: str, said: list[str]) -> RunRecord:
             def answer(self, images: Any, prompts: Any, decoding: Any, told: Any = answers) -> Any:
                 return [[told[int(path.stem)]] for path in images]
 
+            def choose(self, images: Any, prompts: Any, candidates: Any) -> Any:
+                return [[candidates[0]] for _ in images]
+
         samples = [replace(s, image_path=Path(f"{n}.png")) for n, s in enumerate(samples)]
         tasks[task] = evaluate(
             Reader(),  # type: ignore[arg-type]

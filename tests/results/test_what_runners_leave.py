@@ -43,6 +43,14 @@ class Guesser:
             for path, group in zip(images, prompts, strict=True)
         ]
 
+    def choose(
+        self,
+        images: Sequence[Path] | None,
+        prompts: Sequence[Sequence[str]],
+        candidates: Sequence[str],
+    ) -> list[list[str]]:
+        return [[candidates[0]] * len(group) for group in prompts]
+
 
 def run_oc(results: Path, encoder: str, wrong_from: int) -> RunRecord:
     """Score the shipped OC recipe with a guesser and write record and predictions."""

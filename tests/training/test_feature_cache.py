@@ -78,7 +78,7 @@ def test_what_is_there_is_not_computed_again(
     before = Listener()
     opened(encoder, images[:4], before)
     assert len(before.notes) == 1
-    assert "4 images, 0.1 MiB" in before.notes[0]
+    assert "4 images, 32.0 KiB" in before.notes[0]
     again = Listener()
     opened(encoder, images[:4], again)
     assert again.notes == []
@@ -154,7 +154,7 @@ def test_past_the_limit_nothing_is_written(
     listener = Listener()
     store = open_features(encoder, images, device=CPU, reporter=listener, limit_bytes=1000)
     assert store is None
-    assert "need 0.2 MiB, more than the 0.0 MiB allowed" in listener.warnings[0]
+    assert "need 48.0 KiB, more than the 1.0 KiB allowed" in listener.warnings[0]
     assert shards(tmp_path) == []
 
 
@@ -167,11 +167,11 @@ def test_a_full_disk_keeps_what_was_written(
 
     save, calls = feature_store.save_file, []
 
-    def full_at_the_second(*arguments: object) -> None:
+    def full_at_the_second(*arguments: object, **options: object) -> None:
         calls.append(arguments)
         if len(calls) > 1:
             raise OSError(28, os.strerror(28))
-        save(*arguments)
+        save(*arguments, **options)
 
     monkeypatch.setattr(feature_store, "save_file", full_at_the_second)
     listener = Listener()
