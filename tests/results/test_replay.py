@@ -25,7 +25,7 @@ from encoder_bench.results.rescore import check_recorded_answers
 from encoder_bench.results.same_answers import check_same_answers
 from encoder_bench.results.verdicts import CheckResult
 from encoder_bench.run import run
-from encoder_bench.training import loop
+from encoder_bench.training import order
 
 DATA = "scenes:5:64:2:24"
 
@@ -156,8 +156,8 @@ def test_only_a_few_answers_may_change(tmp_path: Path, changed: int, passes: boo
 def test_training_that_begins_otherwise_is_red(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = loop.StageOrder.step
-    monkeypatch.setattr(loop.StageOrder, "step", lambda self, step: right(self, step + 1))
+    right = order.StageOrder.step
+    monkeypatch.setattr(order.StageOrder, "step", lambda self, step: right(self, step + 1))
     result = quick(folder)
     assert "the loss of training step 1 was" in failures(result)
 
