@@ -84,6 +84,7 @@ def run(
     trackers: Sequence[str] = (),
     cache_limit_bytes: int | None = None,
     processes: Processes = Processes(),  # noqa: B008 (frozen)
+    command: str | None = None,
 ) -> RunOutcome:
     """Train an adapter on an encoder, score it on every task, and write the record.
 
@@ -98,6 +99,7 @@ def run(
         cache_limit_bytes: most that this run may add to the feature cache; None for 80% of the
             free disk.
         processes: this is the main one of these; the others call `train_along` meanwhile.
+        command: what the record says was called; this process's own arguments by default.
 
     Raises:
         EncoderBenchError: bad input, a failed proof, a full disk...: one line, nothing lost.
@@ -181,7 +183,7 @@ def run(
             hardware=hardware_facts(device),
             seconds=watch.seconds,
             peak_memory_bytes=peak_memory(device),
-            command=shlex.join(["encoder-bench", *sys.argv[1:]]),
+            command=command or shlex.join(["encoder-bench", *sys.argv[1:]]),
             warnings=warnings,
         )
         return RunOutcome(record, write_record(plan.results, record), found=False)

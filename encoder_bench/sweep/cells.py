@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,14 @@ class Cell:
     def name(self) -> str:
         """A line for people: `dinov2-l frozen seed 0 (quick)`."""
         return f"{self.encoder} {MODES[self.joint]} seed {self.seed} ({Path(self.adapter).stem})"
+
+    @property
+    def command(self) -> str:
+        """A command that does this cell; what else was set stands in the record's recipe."""
+        words = ["encoder-bench", "sweep", "--encoders", self.encoder, "--modes", MODES[self.joint]]
+        words += ["--seeds", str(self.seed), "--adapter", Path(self.adapter).name]
+        data = self.settings.get("data") or "scenes"
+        return shlex.join([*words, "--data", data if data.startswith("scenes") else "DIR"])
 
     def plan(self, results: Path) -> RunPlan:
         """Return the run's resolved plan.

@@ -55,9 +55,15 @@ def run_cell(
         try:
             from encoder_bench.run import run
 
-            plan = read_cell(folder).plan(results)
+            cell = read_cell(folder)
             told = _StatusReporter(reporter, folder, status)
-            outcome = run(plan, told, force=force, processes=joined or Processes())
+            outcome = run(
+                cell.plan(results),
+                told,
+                force=force,
+                processes=joined or Processes(),
+                command=cell.command,
+            )
         except EncoderBenchError as error:
             update = {"state": "failed", "message": str(error)}
         except Exception as error:  # one cell that fails must not stop the others

@@ -245,3 +245,11 @@ def test_more_gpus_than_there_are_is_one_clear_line(tmp_path: Path) -> None:
 def test_weights_belong_to_an_encoder_of_the_matrix() -> None:
     with pytest.raises(RecipeError, match="does not name"):
         cells("tiny-mae", weights={"tiny-dino": "/x"})
+
+
+def test_a_cell_names_a_command_that_does_it() -> None:
+    cell = Cell("tiny-mae", True, 2, "/somewhere/mine.toml", {"data": "/secret/photos"})
+    assert cell.command == (
+        "encoder-bench sweep --encoders tiny-mae --modes joint --seeds 2 --adapter mine.toml "
+        "--data DIR"
+    )
