@@ -55,7 +55,7 @@ def test_a_sweep_finishes_though_a_cell_is_preempted(
     (tmp_path / "small.toml").write_text(recipe)
     sweep = [
         *(sys.executable, "-m", "encoder_bench", "sweep", "--encoders", "tiny-mae"),
-        *("--modes", "frozen", "--seeds", "0,1", "--steps", "40", "--data", "scenes:5:64:2:12"),
+        *("--modes", "frozen", "--seeds", "0,1", "--steps", "400", "--data", "scenes:5:64:2:12"),
         *("--adapter", str(tmp_path / "small.toml"), "--tasks", "oc"),
         *("--set", "training.checkpoint_every=5", "--results", str(tmp_path)),
         *("--launcher", "slurm", "--partition", "low", "--gpus", "0", "--cpus", cores),
