@@ -76,7 +76,7 @@ report: $(STAMP)  ## write results/report.html from the records
 bench: $(STAMP)  ## measure speed as ratios of two ways in one run; writes results/bench/
 	$(BIN)/encoder-bench bench --results $(RESULTS)
 
-zoo: $(STAMP)  ## pretrain the tiny encoders and the tiny LLM again (hours on two cores)
+zoo: $(STAMP)  ## pretrain the tiny encoders and the tiny LLM again (an hour or two on two cores)
 	$(BIN)/encoder-bench pretrain --all
 
 clean:  ## remove .venv and build leftovers; results stay

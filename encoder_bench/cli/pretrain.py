@@ -26,7 +26,10 @@ def pretrain_command(
         ),
     ] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="The tiny LLM and all six encoders, on one budget; hours.")
+        bool,
+        typer.Option(
+            "--all", help="The tiny LLM and all six encoders, on one budget; an hour or two."
+        ),
     ] = False,
     data: Annotated[
         str,

@@ -21,11 +21,10 @@ from encoder_bench.pretrain.schedule import Budget
 from encoder_bench.progress import Reporter
 
 ENCODER_BUDGET = Budget(steps=2400, images_per_step=64)
-"""The same for all six; about six hours for all of them on one core (measured: 3.7 s a step of
-each, in bfloat16). At 640 steps of 32 images, a twentieth of this, contrastive features were
-little better than untrained ones and MAE's worse, so nothing so short ships."""
+"""The same for all six: about an hour of one core for all of them, in bfloat16. The cards hold each
+one's seconds, which were taken beside other work."""
 LANGUAGE_BUDGET = Budget(steps=2000, images_per_step=16, learning_rate=2e-3, warmup_fraction=0.05)
-"""Of the tiny language model; its images are written pages. The shipped card says what it had."""
+"""Of the tiny language model; its images are written pages."""
 HELD_OUT_PAGES = 64
 """Of each layout, on which the language model is measured at every checkpoint."""
 POOL_IMAGES = {"train": 20_000, "probe": 1_500, "held-out": 500}
