@@ -44,8 +44,10 @@ class ProjectorSettings(_Frozen):
     name: str = "mlp"
     visual_tokens: int | None = Field(default=None, gt=0)
     depth: int = Field(default=2, gt=0)
+    hidden_width: int | None = Field(default=None, gt=0)
     heads: int = Field(default=8, gt=0)
     head_width: int = Field(default=64, gt=0)
+    whiten: bool = False
 
 
 class LoraSettings(_Frozen):

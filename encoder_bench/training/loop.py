@@ -26,6 +26,7 @@ from encoder_bench.training.sharding import asks_for_shards, sharded_copy, take_
 from encoder_bench.training.stage import Stage, only_parts
 from encoder_bench.training.state import TrainingRun
 from encoder_bench.training.summary import TrainingSummary
+from encoder_bench.training.whiten import fit_whitening
 
 __all__ = ["TrainingSummary", "train"]
 
@@ -85,6 +86,7 @@ def train(
     """
     accelerator = make_accelerator(device, adapter, folder, trackers)
     sharded = asks_for_shards(accelerator)
+    fit_whitening(mllm, samples, features, device=device)
     working = sharded_copy(mllm, device) if sharded else mllm.to(device)
     trained = trained_state(working)
     decay = adapter.training.ema_decay

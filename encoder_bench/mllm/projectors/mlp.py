@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 from encoder_bench.mllm.projectors.grid import grid_of, pool_to
 from encoder_bench.mllm.projectors.projector import Projector
 from encoder_bench.recipes import ProjectorSettings
+
+
+def perceptron(settings: ProjectorSettings, width: int, llm_width: int) -> nn.Sequential:
+    """Return `depth` linear layers from `width` to `llm_width` with GELU between them.
+
+    Hidden layers are `hidden_width` wide, or as wide as the language model where it is None.
+    """
+    hidden = settings.hidden_width or llm_width
+    widths = [width, *[hidden] * (settings.depth - 1), llm_width]
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [nn.Linear(before, after), nn.GELU()]
+    return nn.Sequential(*layers[:-1])
 
 
 class MLPProjector(Projector):
@@ -29,10 +44,7 @@ class MLPProjector(Projector):
         super().__init__(settings, grid=grid, width=width, llm_width=llm_width)
         budget = settings.visual_tokens
         self.target = grid if budget is None else grid_of(budget, grid)
-        layers: list[nn.Module] = [nn.Linear(width, llm_width)]
-        for _ in range(settings.depth - 1):
-            layers += [nn.GELU(), nn.Linear(llm_width, llm_width)]
-        self.layers = nn.Sequential(*layers)
+        self.layers = perceptron(settings, width, llm_width)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return `(B, M, D_llm)`."""

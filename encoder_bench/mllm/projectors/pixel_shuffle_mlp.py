@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from encoder_bench.mllm.projectors.mlp import perceptron
 from encoder_bench.mllm.projectors.projector import Projector
 from encoder_bench.mllm.projectors.space_to_depth import space_to_depth
 from encoder_bench.recipes import ProjectorSettings
@@ -29,10 +30,7 @@ class PixelShuffleMLP(Projector):
         super().__init__(settings, grid=grid, width=width, llm_width=llm_width)
         self.shuffle = space_to_depth(grid, settings.visual_tokens)
         joined = width * self.shuffle.factor**2
-        layers: list[nn.Module] = [nn.LayerNorm(joined), nn.Linear(joined, llm_width)]
-        for _ in range(settings.depth - 1):
-            layers += [nn.GELU(), nn.Linear(llm_width, llm_width)]
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.Sequential(nn.LayerNorm(joined), *perceptron(settings, joined, llm_width))
 
     def forward(self, features: Tensor) -> Tensor:
         """Return `(B, M, D_llm)`."""

@@ -52,4 +52,8 @@ def build_projector(
     module, _, name = _PROJECTORS[settings.name].partition(":")
     build = getattr(import_module(f"encoder_bench.mllm.projectors.{module}"), name)
     projector: Projector = build(settings, grid=grid, width=width, llm_width=llm_width)
-    return projector
+    if not settings.whiten:
+        return projector
+    from encoder_bench.mllm.projectors.whitening import WhitenedProjector
+
+    return WhitenedProjector(projector)
