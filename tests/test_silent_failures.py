@@ -65,14 +65,14 @@ def test_the_encoders_own_learning_rate_is_used(
     before = plan(tmp_path)
     stages = []
     for stage in before.adapter.stages:
-        encoder = stage.encoder and stage.encoder.model_copy(update={"learning_rate": 5e-6})
+        encoder = stage.encoder and stage.encoder.model_copy(update={"learning_rate": 5e-7})
         stages.append(stage.model_copy(update={"encoder": encoder}))
     adapter = before.adapter.model_copy(update={"stages": tuple(stages)})
     slow = replace(before, adapter=adapter)
     parts = run(slow, QuietReporter()).record.proof.parts
     recipe = before.adapter.stages[-1].encoder
     assert recipe is not None
-    assert recipe.learning_rate == pytest.approx(5e-4)
+    assert recipe.learning_rate == pytest.approx(5e-5)
     fast = record.proof.parts
     ratio = fast["encoder"].relative_change / parts["encoder"].relative_change
     assert ratio == pytest.approx(100, rel=0.2)

@@ -25,6 +25,7 @@ from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.projectors.linear import LinearProjector
 from encoder_bench.mllm.projectors.mlp import MLPProjector
+from encoder_bench.mllm.projectors.whitening import WhitenedProjector, fold_into
 
 _IMAGE_TOKEN = "<image>"
 _TOLERANCE = 1e-4
@@ -104,23 +105,32 @@ def build_llava(mllm: MLLM) -> tuple[Any, Any]:
 def _projector_layers(mllm: MLLM) -> tuple[nn.Linear, nn.Linear, str]:
     """Return LLaVA's two linear layers and the activation between them."""
     projector = copy.deepcopy(mllm.projector).cpu().float()
+    whitening = None
+    if isinstance(projector, WhitenedProjector):
+        whitening, projector = projector.whitening, projector.inner
     name = projector.settings.name
     pooled = getattr(projector, "target", None) not in (None, projector.grid)
     if isinstance(projector, LinearProjector) and not pooled:
-        identity = nn.Linear(projector.llm_width, projector.llm_width)
-        identity.weight.copy_(torch.eye(projector.llm_width))
-        identity.bias.zero_()
-        return projector.linear, identity, "linear"
-    if isinstance(projector, MLPProjector) and projector.settings.depth == 2 and not pooled:
-        first, last = projector.layers[0], projector.layers[2]
-        assert isinstance(first, nn.Linear)
-        assert isinstance(last, nn.Linear)
-        return first, last, "gelu"
-    detail = f" with {mllm.visual_tokens_per_image} visual tokens" if pooled else ""
-    raise WeightsError(
-        f"projector {name}{detail}: LLaVA's class has one or two linear layers on each patch "
-        "token and nothing else; only 'linear' and 'mlp' of depth 2, unpooled, can be exported"
-    )
+        last = nn.Linear(projector.llm_width, projector.llm_width)
+        last.weight.copy_(torch.eye(projector.llm_width))
+        last.bias.zero_()
+        first, activation = projector.linear, "linear"
+    elif isinstance(projector, MLPProjector) and projector.settings.depth == 2 and not pooled:
+        first, last = projector.ends()
+        activation = "gelu"
+    else:
+        detail = f" with {mllm.visual_tokens_per_image} visual tokens" if pooled else ""
+        raise WeightsError(
+            f"projector {name}{detail}: LLaVA's class has one or two linear layers on each patch "
+            "token and nothing else; only 'linear' and 'mlp' of depth 2, unpooled, can be exported"
+        )
+    if first.out_features != projector.llm_width:
+        raise WeightsError(
+            f"projector {name}: its hidden layer is {first.out_features} wide, LLaVA's class has "
+            f"one as wide as the language model ({projector.llm_width}); train it without "
+            "projector.hidden_width"
+        )
+    return (first if whitening is None else fold_into(first, whitening)), last, activation
 
 
 def _vision_tower(mllm: MLLM) -> Any:

@@ -79,12 +79,13 @@ def small_mllm(
     language: LanguageModel | None = None,
     dropout: float = 0.0,
     seed: int = 0,
+    whiten: bool = False,
 ) -> MLLM:
     torch.manual_seed(seed)
     language = language or small_language()
     encoder = SmallViT(dropout)
     settings = ProjectorSettings(
-        name=projector, visual_tokens=visual_tokens, heads=2, head_width=16
+        name=projector, visual_tokens=visual_tokens, heads=2, head_width=16, whiten=whiten
     )
     built = build_projector(settings, grid=(4, 4), width=48, llm_width=language.width)
     return MLLM(encoder, built, language).eval()

@@ -24,6 +24,7 @@ from encoder_bench.mllm.generation import generate
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.projectors import build_projector
+from encoder_bench.mllm.projectors.whitening import WhitenedProjector
 from encoder_bench.mllm.trainable import set_trainable
 from encoder_bench.recipes import DecodingSettings, ProjectorSettings
 
@@ -65,10 +66,12 @@ class SmallClip(Encoder):
         return "resize 32, crop 32, CLIP mean and std"
 
 
-def clip_mllm(projector: str, language: LanguageModel, *, layer: int = -1) -> MLLM:
+def clip_mllm(
+    projector: str, language: LanguageModel, *, layer: int = -1, **settings_: object
+) -> MLLM:
     torch.manual_seed(0)
     encoder = SmallClip(layer)
-    settings = ProjectorSettings(name=projector)
+    settings = ProjectorSettings.model_validate({"name": projector, **settings_})
     built = build_projector(settings, grid=(4, 4), width=48, llm_width=language.width)
     with torch.no_grad():
         for parameter in built.parameters():
@@ -124,6 +127,24 @@ def test_greedy_outputs_are_ours(projector: str, chat: bool, layer: int, tmp_pat
     assert expected[0] != expected[1]
     assert (folder / "README.md").read_text() == "# A card\n"
     assert not [path for path in tmp_path.iterdir() if path != folder]
+
+
+@pytest.mark.parametrize("projector", ["mlp", "linear"])
+def test_whitening_is_folded_into_the_first_layer(projector: str, tmp_path: Path) -> None:
+    mllm = clip_mllm(projector, small_language(), layer=-2, whiten=True)
+    assert isinstance(mllm.projector, WhitenedProjector)
+    noise = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(4))
+    mllm.projector.whitening.fit(mllm.features(noise).flatten(0, 1))
+    folder = export_llava(mllm, tmp_path / "llava")
+    expected = our_answers(mllm, tokens=10)
+    assert answers_of_transformers(folder, tokens=10) == expected
+    assert expected[0] != expected[1]
+
+
+def test_a_hidden_layer_of_another_width_is_refused(tmp_path: Path) -> None:
+    mllm = clip_mllm("mlp", small_language(), hidden_width=40)
+    with pytest.raises(WeightsError, match=r"hidden layer is 40 wide.*projector\.hidden_width"):
+        export_llava(mllm, tmp_path / "llava")
 
 
 def test_adapters_are_merged_and_ours_stay_as_they_are(tmp_path: Path) -> None:

@@ -35,10 +35,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a results folder of one short run, its recipe, and the baseline made of it."""
     made = tmp_path_factory.mktemp("gate")
     recipe = (recipe_folder("adapters") / "quick.toml").read_text()
-    for before, after in (("steps = 50\n", "steps = 12\n"), ("steps = 900\n", "steps = 24\n")):
+    for before, after in (
+        ("steps = 1250", "steps = 18"),
+        ("images_per_step = 8", "images_per_step = 4"),
+    ):
         assert before in recipe
         recipe = recipe.replace(before, after)
-    (made / "short.toml").write_text(recipe.replace("images_per_step = 16", "images_per_step = 4"))
+    (made / "short.toml").write_text(recipe)
     plan = make_plan(
         adapter=str(made / "short.toml"),
         data=DATA,

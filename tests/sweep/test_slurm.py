@@ -47,8 +47,8 @@ def test_a_sweep_finishes_though_a_cell_is_preempted(
     cores = str(os.cpu_count())
     recipe = (recipe_folder("adapters") / "quick.toml").read_text()
     for before, after in (
-        ("images_per_step = 16", "images_per_step = 4"),
-        ("samples_per_image = 8", "samples_per_image = 2"),
+        ("images_per_step = 8", "images_per_step = 4"),
+        ("samples_per_image = 4", "samples_per_image = 2"),
     ):
         assert before in recipe
         recipe = recipe.replace(before, after)

@@ -82,8 +82,10 @@ def tasks() -> dict[str, TaskRecipe]:
     }
 
 
-def model(*, joint: bool = False, llm: str = "frozen", dropout: float = 0.0) -> MLLM:
-    mllm = small_mllm(language=small_language(max_length=256), dropout=dropout)
+def model(
+    *, joint: bool = False, llm: str = "frozen", dropout: float = 0.0, whiten: bool = False
+) -> MLLM:
+    mllm = small_mllm(language=small_language(max_length=256), dropout=dropout, whiten=whiten)
     mllm.encoder.spec = find_spec("tiny-dino")
     set_trainable(mllm, encoder=joint, llm=llm)  # type: ignore[arg-type]
     return mllm
@@ -111,7 +113,7 @@ def whole_training(folder: Path, *, dropout: float) -> None:
     """Train jointly for six steps, then write weights and summary into the folder."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    mllm = model(joint=True, llm="full", dropout=dropout)
+    mllm = model(joint=True, llm="full", dropout=dropout, whiten=True)
     training = {"checkpoint_every": 1, "keep_checkpoints": 9, "ema_decay": 0.5}
     summary = run(mllm, folder, recipe(stage={"steps": 6}, training=training))
     if os.environ.get("RANK", "0") == "0":

@@ -51,6 +51,11 @@ class MLPProjector(Projector):
         projected: Tensor = self.layers(pool_to(features, self.grid, self.target))
         return projected
 
+    def ends(self) -> tuple[nn.Linear, nn.Linear]:
+        """Return the first and the last linear layer."""
+        linear = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+        return linear[0], linear[-1]
+
     def num_tokens(self, patch_tokens: int) -> int:
         """Return the budget, else as many as there are patches."""
         return patch_tokens if self.settings.visual_tokens is None else self.settings.visual_tokens

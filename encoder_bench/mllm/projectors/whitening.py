@@ -81,3 +81,15 @@ class WhitenedProjector(Projector):
     def num_tokens(self, patch_tokens: int) -> int:
         """Return what the inner projector makes of them."""
         return self.inner.num_tokens(patch_tokens)
+
+
+@torch.no_grad()
+def fold_into(layer: nn.Linear, whitening: Whitening) -> nn.Linear:
+    """Return a linear layer that does on raw features what `layer` does on whitened ones."""
+    matrix = whitening.matrix.double()
+    weight = layer.weight.double() @ matrix.T
+    folded = nn.Linear(layer.in_features, layer.out_features)
+    folded.weight.copy_(weight)
+    bias = 0.0 if layer.bias is None else layer.bias.double()
+    folded.bias.copy_(bias - weight @ whitening.mean.double())
+    return folded
