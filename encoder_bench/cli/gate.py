@@ -79,7 +79,9 @@ def accept_command(
     reason: Annotated[str, typer.Option(help="Why, for the baseline's history.")],
     runs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="RUN...", help="Ids, their beginnings, or ENCODER/MODE[/SEED]."),
+        typer.Argument(
+            metavar="RUN...", help="Ids, their beginnings, ENCODER/MODE or ENCODER/MODE/SEED."
+        ),
     ] = None,
     every: Annotated[
         bool, typer.Option("--all", help="Every run of --results, the newest of each identity.")

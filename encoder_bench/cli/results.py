@@ -43,7 +43,7 @@ def compare_command(
 ) -> None:
     """Compare two runs: paired differences with intervals, McNemar's table, flipped samples.
 
-    A run is an id, its beginning, or ENCODER/MODE[/SEED], as in tiny-deit/joint.
+    A run is an id, its beginning, or ENCODER/MODE or ENCODER/MODE/SEED, as in tiny-deit/joint.
     """
     from rich.console import Console
 

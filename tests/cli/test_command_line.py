@@ -5,9 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from encoder_bench.cli.app import app
 
 
 def encoder_bench(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -28,11 +34,18 @@ def test_no_argument_prints_the_manual() -> None:
         assert command in result.stdout
 
 
-@pytest.mark.parametrize("command", [["run"], ["encoders"], ["encoders", "show"], ["table"]])
-def test_every_command_explains_itself(command: list[str]) -> None:
-    result = encoder_bench(*command, "--help")
-    assert result.returncode == 0
-    assert "Usage: encoder-bench " + " ".join(command) in result.stdout
+def commands(group: Any, name: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield every command and group of commands below `group`."""
+    for child, command in getattr(group, "commands", {}).items():
+        yield (*name, child)
+        yield from commands(command, (*name, child))
+
+
+@pytest.mark.parametrize("command", list(commands(get_command(app))), ids=" ".join)
+def test_every_command_explains_itself(command: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, [*command, "--help"], prog_name="encoder-bench")
+    assert result.exit_code == 0, result.exception
+    assert "Usage: encoder-bench " + " ".join(command) in result.output
 
 
 def test_help_imports_nothing_heavy() -> None:
