@@ -86,17 +86,16 @@ def _print_table(
     from rich.console import Console
 
     from encoder_bench.results.layout import lay_out
-    from encoder_bench.results.table import STANDARD_EXTRAS, WRITERS, table, write_tables
+    from encoder_bench.results.table import WRITERS, table, write_tables
     from encoder_bench.results.terminal import print_page
     from encoder_bench.results.ties import best_ties, usual_ties
 
-    shown = list(dict.fromkeys([*STANDARD_EXTRAS, *extra]))
     groups, reason = None, None
     if ties is None:
         groups, reason = usual_ties(results, records)
     elif ties:
         groups = best_ties(results, records)
-    frame = table(records, extra=shown, ties=groups)
+    frame = table(records, extra=extra, ties=groups)
     if format_ == "terminal":
         for page in lay_out(frame):
             print_page(page, Console())
@@ -104,7 +103,7 @@ def _print_table(
         typer.echo(WRITERS[format_](frame), nl=False)
     if reason is not None:
         typer.echo(f"ties with the best are not marked: {reason}", err=True)
-    return write_tables(results, extra=shown, ties=ties) if write else []
+    return write_tables(results, extra=extra, ties=ties) if write else []
 
 
 def _print_reported(

@@ -23,11 +23,21 @@ from encoder_bench.results.columns import (
     Source,
     half_width_column,
     images_column,
+    lift_column,
     reason_column,
     samples_column,
     score_sources,
 )
-from encoder_bench.results.estimates import Estimate, average, from_score, missing, over_seeds
+from encoder_bench.results.estimates import (
+    AVERAGED,
+    Estimate,
+    average,
+    from_score,
+    lift,
+    mean_if_whole,
+    missing,
+    over_seeds,
+)
 from encoder_bench.results.grouping import TableGroup, TableRow
 
 _OF_THE_MODEL = {"no-image": "no image", "shuffled-images": "shuffled images"}
@@ -76,6 +86,7 @@ def _encoder_row(group: TableGroup, row: TableRow, columns: Sequence[str]) -> di
         RUNS: " ".join(record.run_id for record in row.records),
         "_records": row.records,
         **_cells(estimates),
+        **_lifts(sources, columns),
     }
 
 
@@ -84,6 +95,21 @@ def _own_score(source: Source | None) -> Estimate:
         return missing("task not run")
     score = source.scores.metrics.get(source.metric)
     return missing("metric not computed") if score is None else from_score(score)
+
+
+def _lifts(sources: Sequence[dict[str, Source]], columns: Sequence[str]) -> dict[str, float | None]:
+    """Return each score's lift over blind, the mean over runs; that of Avg is the mean of its."""
+    lifts = {
+        column: mean_if_whole(
+            [
+                lift(each[column].scores, each[column].metric) if column in each else None
+                for each in sources
+            ]
+        )
+        for column in columns
+    }
+    lifts[AVERAGE] = mean_if_whole([lifts[column] for column in AVERAGED])
+    return {lift_column(column): value for column, value in lifts.items()}
 
 
 def _control_estimates(row: TableRow, control: str, columns: Sequence[str]) -> dict[str, Estimate]:
