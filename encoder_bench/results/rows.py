@@ -43,24 +43,30 @@ from encoder_bench.results.grouping import TableGroup, TableRow
 _OF_THE_MODEL = {"no-image": "no image", "shuffled-images": "shuffled images"}
 _OF_THE_DATA = {"constant": "constant answer", "majority": "majority per question"}
 
+Sources = dict[str, Source]
+"""Column -> where its score stands in one of a row's records."""
+
 
 def table_rows(group: TableGroup, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield a table's rows in order, each as column -> content, with its runs in `_records`."""
+    sources = [[score_sources(record) for record in row.records] for row in group.rows]
+    rows = list(zip(group.rows, sources, strict=True))
     for joint in (False, True):
-        half = [row for row in group.rows if row.joint == joint]
-        for row in half:
-            yield _encoder_row(group, row, columns)
+        half = [(row, own) for row, own in rows if row.joint == joint]
+        for row, own in half:
+            yield _encoder_row(group, row, own, columns)
         for control, label in _OF_THE_MODEL.items():
-            blind = [_control_estimates(row, control, columns) for row in half]
+            blind = [_control_estimates(own, control, columns) for _, own in half]
             yield from _blind_row(group, joint, label, blind, columns)
     for control, label in _OF_THE_DATA.items():
-        blind = [_control_estimates(row, control, columns) for row in group.rows]
+        blind = [_control_estimates(own, control, columns) for own in sources]
         yield from _blind_row(group, None, label, blind, columns)
 
 
-def _encoder_row(group: TableGroup, row: TableRow, columns: Sequence[str]) -> dict[str, Any]:
+def _encoder_row(
+    group: TableGroup, row: TableRow, sources: Sequence[Sources], columns: Sequence[str]
+) -> dict[str, Any]:
     first = row.records[0]
-    sources = [score_sources(record) for record in row.records]
     estimates = {
         column: over_seeds([_own_score(each.get(column)) for each in sources]) for column in columns
     }
@@ -97,7 +103,7 @@ def _own_score(source: Source | None) -> Estimate:
     return missing("metric not computed") if score is None else from_score(score)
 
 
-def _lifts(sources: Sequence[dict[str, Source]], columns: Sequence[str]) -> dict[str, float | None]:
+def _lifts(sources: Sequence[Sources], columns: Sequence[str]) -> dict[str, float | None]:
     """Return each score's lift over blind, the mean over runs; that of Avg is the mean of its."""
     lifts = {
         column: mean_if_whole(
@@ -112,10 +118,11 @@ def _lifts(sources: Sequence[dict[str, Source]], columns: Sequence[str]) -> dict
     return {lift_column(column): value for column, value in lifts.items()}
 
 
-def _control_estimates(row: TableRow, control: str, columns: Sequence[str]) -> dict[str, Estimate]:
+def _control_estimates(
+    sources: Sequence[Sources], control: str, columns: Sequence[str]
+) -> dict[str, Estimate]:
     """Return a row's scores under one blind control; columns without it are left out."""
     found: dict[str, Estimate] = {}
-    sources = [score_sources(record) for record in row.records]
     for column in columns:
         scores = [
             from_score(each[column].scores.controls[control][each[column].metric])
