@@ -56,20 +56,21 @@ def table_command(
 
     Best bold, second best underlined, ties with the best marked, blind rows in italics.
     """
-    from encoder_bench.results.record import read_records
+    from encoder_bench.results.record import no_collection, read_records
 
     if format_ not in _FORMATS:
         raise UnknownNameError("format", format_, _FORMATS)
-    records = read_records(results)
-    if not records:
-        raise RecordError(
-            f"--results {results}: no run records yet; make one with `encoder-bench run`"
-        )
     extra = [name.strip() for name in columns.split(",") if name.strip()]
-    if compare is not None:
-        written = _print_reported(compare, results, records, format_, write=write)
-    else:
-        written = _print_table(results, records, extra, ties, format_, write=write)
+    with no_collection():
+        records = read_records(results)
+        if not records:
+            raise RecordError(
+                f"--results {results}: no run records yet; make one with `encoder-bench run`"
+            )
+        if compare is not None:
+            written = _print_reported(compare, results, records, format_, write=write)
+        else:
+            written = _print_table(results, records, extra, ties, format_, write=write)
     for path in written:
         typer.echo(f"wrote {path}", err=format_ != "terminal")
 

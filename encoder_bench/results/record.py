@@ -39,6 +39,7 @@ __all__ = [
     "Score",
     "TaskScores",
     "TrainingProof",
+    "no_collection",
     "read_record",
     "read_records",
     "record_path",
@@ -173,14 +174,17 @@ def read_records(results: Path) -> list[RunRecord]:
     Raises:
         RecordError: as `read_record`, for the first record that is damaged.
     """
-    with _no_collection():
+    with no_collection():
         records = [read_record(path) for path in sorted((results / "records").glob("*.json"))]
     return sorted(records, key=lambda record: (record.created, record.run_id))
 
 
 @contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """Keep Python from looking for garbage among records that are all kept: a third of the time."""
+def no_collection() -> Iterator[None]:
+    """Keep Python from looking for garbage among records that are all kept: a third of the time.
+
+    What nothing refers to is freed all the same, cycles aside.
+    """
     collecting = gc.isenabled()
     gc.disable()
     try:
