@@ -134,7 +134,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_scores(frozen: Path, tmp_pa
 def test_an_edited_record_is_refused(joint: Path, tmp_path: Path) -> None:
     source = next((joint / "records").glob("*.json"))
     edited = tmp_path / source.name
-    edited.write_text(source.read_text().replace('"seed":3', '"seed":4'))
+    edited.write_text(source.read_text().replace('"seed": 3', '"seed": 4'))
     with pytest.raises(RecordError, match="edited or damaged"):
         read_record(edited)
 

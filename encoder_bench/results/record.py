@@ -94,19 +94,26 @@ def record_path(results: Path, identifier: str) -> Path:
     return results / "records" / f"{identifier}.json"
 
 
-def write_record(results: Path, record: RunRecord) -> Path:
-    """Write a record with its own checksum, in one step, and return its path.
+_HEAD = '{\n "sha256": "'
+_TAIL = "\n}\n"
 
-    Without line breaks and indentation, the record in the file is the very text that the checksum
-    is of.
+
+def _head(content: str, text: str) -> str:
+    """Return what stands before the record in its file, from the checksums of both."""
+    return f'{_HEAD}{content}",\n "text_sha256": "{text}",\n "record": '
+
+
+def write_record(results: Path, record: RunRecord) -> Path:
+    """Write a record with its own checksums, in one step, and return its path.
+
+    One checksum is of the content, whatever the file's layout; the other, of the first and of the
+    record's text as it stands in the file, is quick to check.
     """
     path = record_path(results, record.run_id)
     body = record.model_dump(mode="json")
-    text = json.dumps(
-        {"record": body, "sha256": hash_json(body)},
-        sort_keys=True, indent=1, separators=(",", ":"), ensure_ascii=False,
-    )  # fmt: skip
-    write_text(path, text + "\n")
+    text = json.dumps(body, indent=1, ensure_ascii=False).replace("\n", "\n ")
+    content = hash_json(body)
+    write_text(path, _head(content, hash_text(content, text)) + text + _TAIL)
     return path
 
 
@@ -140,10 +147,11 @@ def _as_written(text: str) -> RunRecord | None:
     half the time that it takes to build values from it and to write them down again. An older or
     rearranged file, one of another schema and a damaged one are left to who asked.
     """
-    before, _, after = text.rpartition(',\n "sha256":')
-    body = before.removeprefix('{\n "record":')
-    flat = "".join(map(str.lstrip, body.split("\n")))
-    if after != f'"{hash_text(flat)}"\n}}\n':
+    start = len(_head("0" * 64, "0" * 64))
+    body = text[start:].removesuffix(_TAIL)
+    content = text[len(_HEAD) :][:64]
+    head = _head(content, hash_text(content, body))
+    if text[:start] != head or not text.endswith(_TAIL):
         return None
     try:
         record = RunRecord.model_validate_json(body)

@@ -405,7 +405,7 @@ def test_no_records_is_one_clear_line(tmp_path: Path) -> None:
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     path = write_record(tmp_path, make_record())
-    path.write_text(path.read_text().replace('"seed":0', '"seed":1'))
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
     with pytest.raises(RecordError, match=path.name):
         write_tables(tmp_path)
 
