@@ -23,7 +23,7 @@ from encoder_bench.progress import Reporter
 from encoder_bench.results.baseline import baseline_records, read_baseline, weights_folder
 from encoder_bench.results.canaries import check_canaries
 from encoder_bench.results.grouping import scoring_recipe
-from encoder_bench.results.record import RunRecord, TaskScores
+from encoder_bench.results.record import RunRecord
 from encoder_bench.results.regression import Pairing, check, judge
 from encoder_bench.results.rescore import check_recorded_answers
 from encoder_bench.results.same_answers import check_same_answers
@@ -169,18 +169,20 @@ def answer_again(
     from encoder_bench.answering import ImageAnswerer
     from encoder_bench.data.folder import open_data
     from encoder_bench.finished import load_finished
+    from encoder_bench.tasks.asking import ask_task
     from encoder_bench.tasks.registry import needs_corpus
-    from encoder_bench.tasks.runner import evaluate
+    from encoder_bench.tasks.runner import prepare_tasks, score_task
 
     source = open_data(plan.data, reporter)
     model = ImageAnswerer(load_finished(baseline, record, device=plan.device))
-    tasks: dict[str, TaskScores] = {}
+    answered, corpora = {}, {}
     for name, recipe in plan.tasks.items():
         split = functools.partial(
             source.samples, name, reader=recipe.reader, source=recipe.source, split="test"
         )
         whole = plan.limit is not None and needs_corpus(recipe)
-        tasks[name] = evaluate(
+        corpora[name] = split() if whole else None
+        answered[name] = ask_task(
             model,
             name,
             recipe,
@@ -190,8 +192,12 @@ def answer_again(
             batch_images=plan.adapter.evaluation_batch_images,
             seed=plan.seed,
             reporter=reporter,
-            corpus=split() if whole else None,
         )
+    prepare_tasks(answered.values())
+    tasks = {
+        name: score_task(answers, seed=plan.seed, reporter=reporter, corpus=corpora[name])
+        for name, answers in answered.items()
+    }
     return record.model_copy(update={"tasks": tasks, "data": source.description()})
 
 

@@ -296,12 +296,13 @@ def _score_tasks(
     watch: Stopwatch,
 ) -> dict[str, TaskScores]:
     from encoder_bench.answering import ImageAnswerer
-    from encoder_bench.tasks.runner import evaluate
+    from encoder_bench.tasks.asking import ask_task
+    from encoder_bench.tasks.runner import prepare_tasks, score_task
 
-    scores = {}
+    answered, scores = {}, {}
     for name, recipe in plan.tasks.items():
         with watch.phase(name):
-            scores[name] = evaluate(
+            answered[name] = ask_task(
                 ImageAnswerer(mllm, features),
                 name,
                 recipe,
@@ -311,8 +312,13 @@ def _score_tasks(
                 batch_images=plan.adapter.evaluation_batch_images,
                 seed=plan.seed,
                 reporter=reporter,
-                corpus=data.corpora.get(name),
             )
+    with watch.phase("scoring_together"):
+        prepare_tasks(answered.values())
+    for name, answers in answered.items():
+        with watch.phase(name):
+            corpus = data.corpora.get(name)
+            scores[name] = score_task(answers, seed=plan.seed, reporter=reporter, corpus=corpus)
     return scores
 
 

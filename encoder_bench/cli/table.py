@@ -56,20 +56,21 @@ def table_command(
 
     Best bold, second best underlined, ties with the best marked, blind rows in italics.
     """
-    from encoder_bench.results.record import read_records
+    from encoder_bench.results.record import no_collection, read_records
 
     if format_ not in _FORMATS:
         raise UnknownNameError("format", format_, _FORMATS)
-    records = read_records(results)
-    if not records:
-        raise RecordError(
-            f"--results {results}: no run records yet; make one with `encoder-bench run`"
-        )
     extra = [name.strip() for name in columns.split(",") if name.strip()]
-    if compare is not None:
-        written = _print_reported(compare, results, records, format_, write=write)
-    else:
-        written = _print_table(results, records, extra, ties, format_, write=write)
+    with no_collection():
+        records = read_records(results)
+        if not records:
+            raise RecordError(
+                f"--results {results}: no run records yet; make one with `encoder-bench run`"
+            )
+        if compare is not None:
+            written = _print_reported(compare, results, records, format_, write=write)
+        else:
+            written = _print_table(results, records, extra, ties, format_, write=write)
     for path in written:
         typer.echo(f"wrote {path}", err=format_ != "terminal")
 
@@ -86,17 +87,16 @@ def _print_table(
     from rich.console import Console
 
     from encoder_bench.results.layout import lay_out
-    from encoder_bench.results.table import STANDARD_EXTRAS, WRITERS, table, write_tables
+    from encoder_bench.results.table import WRITERS, table, write_tables
     from encoder_bench.results.terminal import print_page
     from encoder_bench.results.ties import best_ties, usual_ties
 
-    shown = list(dict.fromkeys([*STANDARD_EXTRAS, *extra]))
     groups, reason = None, None
     if ties is None:
         groups, reason = usual_ties(results, records)
     elif ties:
         groups = best_ties(results, records)
-    frame = table(records, extra=shown, ties=groups)
+    frame = table(records, extra=extra, ties=groups)
     if format_ == "terminal":
         for page in lay_out(frame):
             print_page(page, Console())
@@ -104,7 +104,7 @@ def _print_table(
         typer.echo(WRITERS[format_](frame), nl=False)
     if reason is not None:
         typer.echo(f"ties with the best are not marked: {reason}", err=True)
-    return write_tables(results, extra=shown, ties=ties) if write else []
+    return write_tables(results, extra=extra, ties=ties) if write else []
 
 
 def _print_reported(

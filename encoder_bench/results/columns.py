@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from encoder_bench.errors import UnknownNameError
-from encoder_bench.results.estimates import AVERAGED, lift
+from encoder_bench.results.estimates import mean_if_whole
 from encoder_bench.results.record import RunRecord, TaskScores
 
 SETTING, HALF, KIND = "Setting", "Joint Tuning", "Row"
@@ -74,9 +74,7 @@ class ExtraColumn:
 
     def of(self, records: Sequence[RunRecord]) -> float | None:
         """Return the mean over runs, None unless every run has the number."""
-        values = [self.read(record) for record in records]
-        known = [value for value in values if value is not None]
-        return math.fsum(known) / len(known) if known and len(known) == len(values) else None
+        return mean_if_whole([self.read(record) for record in records])
 
 
 def _parse_failures(record: RunRecord) -> float | None:
@@ -87,12 +85,6 @@ def _parse_failures(record: RunRecord) -> float | None:
 
 def _peak_memory(record: RunRecord) -> float | None:
     return max(record.peak_memory_bytes.values(), default=0) / 2**30 or None
-
-
-def _mean_lift(record: RunRecord) -> float | None:
-    lifts = [lift(task) for task in record.tasks.values() if task.column in AVERAGED]
-    known = [value for value in lifts if value is not None]
-    return math.fsum(known) / len(known) if len(known) == len(AVERAGED) else None
 
 
 def gflops(record: RunRecord) -> float | None:
@@ -112,13 +104,6 @@ def _number(value: object) -> float | None:
 
 
 EXTRA_COLUMNS: dict[str, ExtraColumn] = {
-    "lift": ExtraColumn(
-        "Lift",
-        1,
-        _mean_lift,
-        "mean over VQA, CIDEr, OC and MCI of the score less the best of the run's own blind "
-        "controls",
-    ),
     "parameters": ExtraColumn(
         "Encoder parameters (M)",
         1,
@@ -185,6 +170,11 @@ def extra_columns(names: Sequence[str]) -> list[ExtraColumn]:
 def half_width_column(column: str) -> str:
     """Return the name of the frame's column with a score's interval half-width."""
     return f"{column} ±"
+
+
+def lift_column(column: str) -> str:
+    """Return the name of the frame's column with a score less the best of its blind controls."""
+    return f"{column} lift"
 
 
 def samples_column(column: str) -> str:

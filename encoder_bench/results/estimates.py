@@ -102,18 +102,20 @@ def average(parts: dict[str, Estimate]) -> Estimate:
     )
 
 
-def lift(scores: TaskScores) -> float | None:
-    """Return the primary score less the best of the run's own blind controls, in its unit."""
-    own = scores.metrics.get(scores.primary)
-    blind = [
-        control[scores.primary].value
-        for control in scores.controls.values()
-        if scores.primary in control
-    ]
+def lift(scores: TaskScores, metric: str) -> float | None:
+    """Return a metric's score less the best of the run's own blind controls, in its unit."""
+    own = scores.metrics.get(metric)
+    blind = [control[metric].value for control in scores.controls.values() if metric in control]
     known = [value for value in blind if value is not None]
     if own is None or own.value is None or not known:
         return None
     return own.value - max(known)
+
+
+def mean_if_whole(values: Sequence[float | None]) -> float | None:
+    """Return the mean, None where one of the values is None or there is none at all."""
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known and len(known) == len(values) else None
 
 
 def _seed_half_width(values: Sequence[float], mean: float) -> float:

@@ -7,7 +7,6 @@ language model, limit, adapter and task recipes agree; the encoder and what conc
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,8 @@ from typing import Any
 from encoder_bench.hashing import hash_json
 from encoder_bench.results.record import RunRecord
 
-_NOT_SCORING = ("checkpoint_every", "keep_checkpoints", "feature_cache")
+_NOT_SCORING = ("name", "description", "evaluation_batch_images")
+_NOT_SCORING_OF_TRAINING = ("checkpoint_every", "keep_checkpoints", "feature_cache")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,21 +136,22 @@ def row_key(record: RunRecord) -> str:
 
 def scoring_recipe(adapter: dict[str, Any]) -> dict[str, Any]:
     """Return a recorded adapter recipe without what cannot change a score (its name, say)."""
-    kept = copy.deepcopy(adapter)
-    for key in ("name", "description", "evaluation_batch_images"):
-        kept.pop(key, None)
-    for key in _NOT_SCORING:
-        kept.get("training", {}).pop(key, None)
+    kept = _without(adapter, *_NOT_SCORING)
+    if "training" in kept:
+        kept["training"] = _without(kept["training"], *_NOT_SCORING_OF_TRAINING)
     return kept
 
 
 def _adapter_key(adapter: dict[str, Any]) -> str:
     """Hash an adapter without what concerns the encoder alone."""
-    shared = scoring_recipe(adapter)
-    shared.pop("encoder", None)
-    for stage in shared.get("stages", ()):
-        stage.pop("encoder", None)
+    shared = _without(scoring_recipe(adapter), "encoder")
+    if "stages" in shared:
+        shared["stages"] = [_without(stage, "encoder") for stage in shared["stages"]]
     return hash_json(shared)
+
+
+def _without(settings: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in keys}
 
 
 def _encoder_optimizers(record: RunRecord) -> list[Any]:
@@ -159,11 +160,7 @@ def _encoder_optimizers(record: RunRecord) -> list[Any]:
 
 def _task_key(record: RunRecord, task: str) -> str:
     scores = record.tasks[task]
-    definition = {
-        key: value
-        for key, value in scores.definition.items()
-        if key not in ("description", "column", "controls")
-    }
+    definition = _without(scores.definition, "description", "column", "controls")
     return hash_json({"definition": definition, "versions": scores.metric_versions})
 
 
@@ -200,7 +197,7 @@ def _rows(records: Sequence[RunRecord]) -> tuple[TableRow, ...]:
     for members in by_row.values():
         newest = {record.seed: record for record in members}
         kept = tuple(newest[seed] for seed in sorted(newest))
-        older = tuple(record for record in members if record not in kept)
+        older = tuple(record for record in members if newest[record.seed] != record)
         drafts.append((kept, older))
     labels = _labels([kept[0] for kept, _ in drafts])
     rows = [

@@ -26,6 +26,7 @@ from encoder_bench.results.columns import (
     SUPERVISION,
     half_width_column,
     images_column,
+    lift_column,
     rank_column,
     reason_column,
     samples_column,
@@ -35,6 +36,8 @@ from encoder_bench.results.columns import (
 Emphasis = Literal["best", "second", ""]
 
 NOT_AVAILABLE = "n/a"
+_WITHOUT_LIFT = frozenset({"SPICE"})
+"""A second metric of captioning, whose lift stands under CIDEr."""
 _TIED = (
     "not significantly worse than the best of its half (paired randomisation test over images, "
     "p at least 0.05 after Holm's correction over the table)"
@@ -48,6 +51,7 @@ class Cell:
     Attributes:
         text: what is printed, unescaped.
         half_width: `±` figure printed smaller after it, or empty.
+        lift: signed figure printed smaller under it, or empty.
         emphasis: best or second best of its half.
         note: the letters of its footnotes, or empty.
         number: whether it is set like a number.
@@ -55,6 +59,7 @@ class Cell:
 
     text: str
     half_width: str = ""
+    lift: str = ""
     emphasis: Emphasis = ""
     note: str = ""
     number: bool = False
@@ -169,7 +174,13 @@ def _score(row: dict[str, Any], column: str, notes: _Footnotes) -> Cell:
     width = "" if half is None or not math.isfinite(half) else f"{half:.1f}"
     tied = emphasis != "best" and row.get(tied_column(column)) is True
     note = notes.letter(_TIED) if tied else ""
-    return Cell(f"{value:.1f}", width, emphasis, note, number=True)
+    return Cell(f"{value:.1f}", width, _lift(row, column), emphasis, note, number=True)
+
+
+def _lift(row: dict[str, Any], column: str) -> str:
+    value = row[lift_column(column)]
+    shown = column not in _WITHOUT_LIFT and value is not None and math.isfinite(value)
+    return f"{value:+.1f}" if shown else ""
 
 
 def _plain(value: Any, digits: int) -> Cell:
@@ -190,6 +201,12 @@ def _general_notes(
     if seeds:
         notes.append(
             "Means over seeds; ± covers both the choice of images and the spread between seeds."
+        )
+    if any(_lift(row, column) for row in rows for column in scores):
+        notes.append(
+            "Under each score (SPICE aside) its lift over blind: the score less the best of the "
+            "run's own blind controls; below 0 the model would have done better without looking. "
+            "Under Avg, the mean lift of its four scores."
         )
     if any(row[KIND] == "blind" for row in rows):
         notes.append(

@@ -23,8 +23,8 @@ from encoder_bench.results.remeasure import (
     whole_score,
 )
 from encoder_bench.results.verdicts import RunVerdict, TaskVerdict
-from encoder_bench.tasks.measures import Measure
-from encoder_bench.tasks.registry import find_runner
+from encoder_bench.tasks.measures import AnswerSets, Measure
+from encoder_bench.tasks.registry import prepare_runners
 
 TOLERANCE = 1e-6
 """Points; sums of thousands of float64 differ by less on any machine."""
@@ -68,13 +68,15 @@ def _prepare(baseline: Path, records: Sequence[RunRecord]) -> None:
                 key = hash_json([scores.definition, asked])
                 sets.setdefault(key, []).append(predictions)
                 recipes[key] = record, task
+    answers: list[tuple[str, AnswerSets]] = []
     for key, (record, task) in recipes.items():
         with contextlib.suppress(EncoderBenchError):  # `_verdict` says what is wrong
             recipe = recorded_recipe(record, task)
-            prepare = getattr(find_runner(recipe.runner), "prepare", None)
-            if prepare is not None:
-                texts = [[each.prediction for each in answers] for answers in sets[key]]
-                prepare(as_samples(task, sets[key][0]), texts, recipe.metrics)
+            texts = [[each.prediction for each in recorded] for recorded in sets[key]]
+            samples = as_samples(task, sets[key][0])
+            answers.append((recipe.runner, AnswerSets(samples, texts, recipe.metrics)))
+    with contextlib.suppress(EncoderBenchError):
+        prepare_runners(answers)
 
 
 def _verdict(baseline: Path, record: RunRecord, task: str) -> TaskVerdict:

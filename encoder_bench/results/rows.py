@@ -23,34 +23,50 @@ from encoder_bench.results.columns import (
     Source,
     half_width_column,
     images_column,
+    lift_column,
     reason_column,
     samples_column,
     score_sources,
 )
-from encoder_bench.results.estimates import Estimate, average, from_score, missing, over_seeds
+from encoder_bench.results.estimates import (
+    AVERAGED,
+    Estimate,
+    average,
+    from_score,
+    lift,
+    mean_if_whole,
+    missing,
+    over_seeds,
+)
 from encoder_bench.results.grouping import TableGroup, TableRow
 
 _OF_THE_MODEL = {"no-image": "no image", "shuffled-images": "shuffled images"}
 _OF_THE_DATA = {"constant": "constant answer", "majority": "majority per question"}
 
+Sources = dict[str, Source]
+"""Column -> where its score stands in one of a row's records."""
+
 
 def table_rows(group: TableGroup, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield a table's rows in order, each as column -> content, with its runs in `_records`."""
+    sources = [[score_sources(record) for record in row.records] for row in group.rows]
+    rows = list(zip(group.rows, sources, strict=True))
     for joint in (False, True):
-        half = [row for row in group.rows if row.joint == joint]
-        for row in half:
-            yield _encoder_row(group, row, columns)
+        half = [(row, own) for row, own in rows if row.joint == joint]
+        for row, own in half:
+            yield _encoder_row(group, row, own, columns)
         for control, label in _OF_THE_MODEL.items():
-            blind = [_control_estimates(row, control, columns) for row in half]
+            blind = [_control_estimates(own, control, columns) for _, own in half]
             yield from _blind_row(group, joint, label, blind, columns)
     for control, label in _OF_THE_DATA.items():
-        blind = [_control_estimates(row, control, columns) for row in group.rows]
+        blind = [_control_estimates(own, control, columns) for own in sources]
         yield from _blind_row(group, None, label, blind, columns)
 
 
-def _encoder_row(group: TableGroup, row: TableRow, columns: Sequence[str]) -> dict[str, Any]:
+def _encoder_row(
+    group: TableGroup, row: TableRow, sources: Sequence[Sources], columns: Sequence[str]
+) -> dict[str, Any]:
     first = row.records[0]
-    sources = [score_sources(record) for record in row.records]
     estimates = {
         column: over_seeds([_own_score(each.get(column)) for each in sources]) for column in columns
     }
@@ -76,6 +92,7 @@ def _encoder_row(group: TableGroup, row: TableRow, columns: Sequence[str]) -> di
         RUNS: " ".join(record.run_id for record in row.records),
         "_records": row.records,
         **_cells(estimates),
+        **_lifts(sources, columns),
     }
 
 
@@ -86,10 +103,26 @@ def _own_score(source: Source | None) -> Estimate:
     return missing("metric not computed") if score is None else from_score(score)
 
 
-def _control_estimates(row: TableRow, control: str, columns: Sequence[str]) -> dict[str, Estimate]:
+def _lifts(sources: Sequence[Sources], columns: Sequence[str]) -> dict[str, float | None]:
+    """Return each score's lift over blind, the mean over runs; that of Avg is the mean of its."""
+    lifts = {
+        column: mean_if_whole(
+            [
+                lift(each[column].scores, each[column].metric) if column in each else None
+                for each in sources
+            ]
+        )
+        for column in columns
+    }
+    lifts[AVERAGE] = mean_if_whole([lifts[column] for column in AVERAGED])
+    return {lift_column(column): value for column, value in lifts.items()}
+
+
+def _control_estimates(
+    sources: Sequence[Sources], control: str, columns: Sequence[str]
+) -> dict[str, Estimate]:
     """Return a row's scores under one blind control; columns without it are left out."""
     found: dict[str, Estimate] = {}
-    sources = [score_sources(record) for record in row.records]
     for column in columns:
         scores = [
             from_score(each[column].scores.controls[control][each[column].metric])

@@ -36,6 +36,12 @@ def record_schema() -> dict[str, Any]:
                 "description": "of the record as JSON with sorted keys and without spaces, behind "
                 "its length in bytes and a colon",
             },
+            "text_sha256": {
+                "type": "string",
+                "pattern": "^[0-9a-f]{64}$",
+                "description": "of sha256 and of the record's text as it stands in this file, each "
+                "behind its length in bytes and a colon; a reader may check it instead",
+            },
             "record": body,
         },
         "$defs": definitions,

@@ -28,6 +28,7 @@ from encoder_bench.results.columns import (
     extra_columns,
     half_width_column,
     images_column,
+    lift_column,
     rank_column,
     reason_column,
     samples_column,
@@ -58,8 +59,14 @@ WRITERS: dict[str, Callable[[pd.DataFrame], str]] = {
 }
 """Format, as files of it end -> what writes a frame of `table` in it."""
 
-STANDARD_EXTRAS = ("lift",)
-"""Optional columns that the printed and written table always has."""
+_DETAILS = (
+    half_width_column,
+    lift_column,
+    samples_column,
+    images_column,
+    rank_column,
+    reason_column,
+)
 
 
 def table(
@@ -80,9 +87,10 @@ def table(
 
     Returns:
         For each score column C, the columns C (percent; NaN where n/a), `C ±` (half of the 95%
-        interval), `C n`, `C images`, `C rank` (1 best, 2 second best of the half, as printed) and
-        `C reason` (why n/a), with `ties` also `C tied`. `Marks` tells random weights and
-        superseded runs, `Runs` the run ids.
+        interval), `C lift` (the mean over runs of the score less the best of the run's own blind
+        controls; NaN where there is none), `C n`, `C images`, `C rank` (1 best, 2 second best of
+        the half, as printed) and `C reason` (why n/a), with `ties` also `C tied`. `Marks` tells
+        random weights and superseded runs, `Runs` the run ids.
 
     Raises:
         UnknownNameError: an optional column that does not exist.
@@ -109,7 +117,7 @@ def table(
 def write_tables(
     results: Path,
     *,
-    extra: Sequence[str] = STANDARD_EXTRAS,
+    extra: Sequence[str] = (),
     ties: bool | None = None,
 ) -> list[Path]:
     """Rewrite `table.md`, `.csv`, `.tex`, `.html` and `.json` in a results folder.
@@ -145,11 +153,7 @@ def write_tables(
 def _frame_columns(columns: Sequence[str], extras: Sequence[str]) -> list[str]:
     scores = [*columns, AVERAGE]
     head = [SETTING, HALF, KIND, SUPERVISION, ENCODER, IMAGES]
-    details = [
-        name(column)
-        for column in scores
-        for name in (half_width_column, samples_column, images_column, rank_column, reason_column)
-    ]
+    details = [name(column) for column in scores for name in _DETAILS]
     return [*head, *scores, *extras, SEEDS, MARKS, *details, RUNS]
 
 
@@ -169,6 +173,7 @@ def _ranked(frame: pd.DataFrame, scores: Sequence[str]) -> pd.DataFrame:
         changed |= {
             column: values,
             half_width_column(column): frame[half_width_column(column)].astype("float64"),
+            lift_column(column): frame[lift_column(column)].astype("float64"),
             samples_column(column): frame[samples_column(column)].astype("Int64"),
             images_column(column): frame[images_column(column)].astype("Int64"),
             rank_column(column): ranks,

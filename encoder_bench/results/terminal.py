@@ -73,4 +73,6 @@ def _text(cell: Cell) -> Text:
         text.append(f" ±{cell.half_width}", style="not bold not underline dim")
     if cell.note:
         text.append(f" [{cell.note}]", style="not bold not underline dim")
+    if cell.lift:
+        text.append(f"\n{cell.lift}", style="not bold not underline dim")
     return text

@@ -11,7 +11,7 @@ from encoder_bench.data.sample import Sample
 from encoder_bench.errors import MissingDependencyError
 from encoder_bench.metrics import caption, ptb
 from encoder_bench.statistics import Matrix
-from encoder_bench.tasks.measures import Measure, Measured, accuracy, unavailable
+from encoder_bench.tasks.measures import AnswerSets, Measure, Measured, accuracy, unavailable
 
 _BLEU = {f"bleu{order}": order for order in range(1, caption.BLEU_ORDER + 1)}
 _Pair = tuple[str, tuple[str, ...]]
@@ -69,25 +69,20 @@ def _measure(
     return accuracy((np.asarray(values) / 100).tolist())
 
 
-def prepare(
-    samples: Sequence[Sample], predictions: Sequence[Sequence[str]], metrics: Sequence[str]
-) -> None:
-    """Score several sets of captions by each Java program in one go: one start for a whole run.
+def prepare(tasks: Sequence[AnswerSets]) -> None:
+    """Score the captions of all tasks by each Java program in one go: one start for a whole run.
 
-    What cannot run is left out; `measure` then says why.
-
-    Args:
-        samples: images with their human captions.
-        predictions: sets of captions, each with one an image.
-        metrics: names of `METRICS`.
+    What cannot run is left out, and images without human captions are; `measure` then says why.
     """
-    pairs = [
-        (text, sample.references)
-        for texts in predictions
-        for text, sample in zip(texts, samples, strict=True)
-    ]
-    for name in metrics:
-        if name in _JAVA:
+    for name in _JAVA:
+        pairs = [
+            (text, sample.references)
+            for task in tasks
+            if name in task.metrics and all(sample.references for sample in task.samples)
+            for texts in task.predictions
+            for text, sample in zip(texts, task.samples, strict=True)
+        ]
+        if pairs:
             with contextlib.suppress(MissingDependencyError):
                 _rows_by_java(name, pairs)
 

@@ -50,6 +50,21 @@ class Measured:
     every_metric: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class AnswerSets:
+    """What is about to be measured of one task.
+
+    Attributes:
+        samples: the task's.
+        predictions: sets of answers (the model's, each blind control's), each with one a sample.
+        metrics: names of the recipe's metrics.
+    """
+
+    samples: Sequence[Sample]
+    predictions: Sequence[Sequence[str]]
+    metrics: Sequence[str]
+
+
 def accuracy(correct: Sequence[bool] | Sequence[float]) -> Measure:
     """Return a measure whose score is the mean of values from 0 to 1, in percent."""
     values = np.asarray(correct, dtype=np.float64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module, metadata
 from types import ModuleType
 from typing import Protocol, cast
@@ -10,7 +10,7 @@ from typing import Protocol, cast
 from encoder_bench.data.sample import Sample
 from encoder_bench.errors import RecipeError, UnknownNameError, unknown_name_message
 from encoder_bench.recipes import TaskRecipe
-from encoder_bench.tasks.measures import Measured
+from encoder_bench.tasks.measures import AnswerSets, Measured
 
 ENTRY_POINTS = "encoder_bench.tasks"
 LIKELIHOOD = "@likelihood"
@@ -24,9 +24,9 @@ class Runner(Protocol):
     It may also have:
     `CORPUS_METRICS`, metrics whose value depends on the whole split (`measure` is then given it as
     `corpus=`); `VERSIONS`, by name, of metrics whose definition has changed;
-    `prepare(samples, predictions, metrics)`, called once with every set of predictions before any
-    is measured; `export(samples, predictions)`, the rows of a file to upload where the answers are
-    not public.
+    `prepare(tasks)`, called once with the `AnswerSets` of all of a run's tasks that it runs, before
+    any is measured; `export(samples, predictions)`, the rows of a file to upload where the answers
+    are not public.
 
     Attributes:
         METRICS: names that a recipe may list.
@@ -62,6 +62,24 @@ def find_runner(name: str) -> Runner:
         if entry.name == name:
             return cast(Runner, entry.load())
     raise UnknownNameError("task runner", name, runner_names())
+
+
+def prepare_runners(answers: Iterable[tuple[str, AnswerSets]]) -> None:
+    """Let each runner that can prepare see all that it will measure, in one call.
+
+    Args:
+        answers: a runner's name and what it will measure, one a task.
+
+    Raises:
+        UnknownNameError: no such runner.
+    """
+    by_runner: dict[str, list[AnswerSets]] = {}
+    for name, sets in answers:
+        by_runner.setdefault(name, []).append(sets)
+    for name, tasks in by_runner.items():
+        prepare = getattr(find_runner(name), "prepare", None)
+        if prepare is not None:
+            prepare(tasks)
 
 
 def needs_corpus(recipe: TaskRecipe) -> bool:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,11 @@ from encoder_bench.metrics.caption import cider, cider_full_idf
 from encoder_bench.metrics.java import find_java, heap_mebibytes, java_version, scorer_folder
 from encoder_bench.metrics.meteor import meteor, meteor_counts
 from encoder_bench.progress import QuietReporter
+from encoder_bench.recipes import load_task
 from encoder_bench.tasks import captioning
+from encoder_bench.tasks.asking import ask_task
+from encoder_bench.tasks.measures import AnswerSets
+from encoder_bench.tasks.runner import prepare_tasks, score_task
 
 GUESSES = [
     "the man is riding horses",
@@ -88,7 +93,7 @@ def test_java_is_started_once_for_all_controls(monkeypatch: pytest.MonkeyPatch) 
         for i, truths in enumerate(TRUTHS)
     ]
     sets = [GUESSES, ["a cat"] * len(GUESSES)]
-    captioning.prepare(samples, sets, ["meteor"])
+    captioning.prepare([AnswerSets(samples, sets, ["meteor"])])
     for texts in sets:
         captioning.measure(samples, texts, ["meteor"])
     assert starts == [len(GUESSES) * 2 - 1]
@@ -159,9 +164,9 @@ pathlib.Path(words[words.index("-out") + 1]).write_text(json.dumps(answers))
 """
 
 
-def test_spice_is_started_once_within_its_own_folders_and_limits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def spice_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Install SPICE with a program for a Java that writes down each of its starts, a line each."""
     monkeypatch.setenv("ENCODER_BENCH_CACHE", str(tmp_path / "cache"))
     archive = tmp_path / "corenlp.zip"
     with zipfile.ZipFile(archive, "w") as packed:
@@ -173,15 +178,65 @@ def test_spice_is_started_once_within_its_own_folders_and_limits(
     java.chmod(0o755)
     monkeypatch.setattr(spice, "find_java", lambda: (str(java), 25))
     monkeypatch.setattr(captioning, "_KNOWN", {})
+    return log
+
+
+class Captioner:
+    """Says one of three things of an image, and another without one."""
+
+    def answer(
+        self, images: Sequence[Path] | None, prompts: Sequence[Sequence[str]], decoding: object
+    ) -> list[list[str]]:
+        if images is None:
+            return [["nothing" for _ in group] for group in prompts]
+        return [
+            [GUESSES[int(path.stem) % 3] for _ in group]
+            for path, group in zip(images, prompts, strict=True)
+        ]
+
+    choose = answer
+
+
+def test_one_start_of_spice_serves_all_caption_tasks_of_a_run_and_their_controls(
+    tmp_path: Path, spice_log: Path
+) -> None:
+    reporter, answered = QuietReporter(), []
+    for task, number in (("captioning", 0), ("nocaps", 3)):
+        recipe = load_task(task)
+        recipe = recipe.model_copy(update={"metrics": ("cider", "spice")})
+        samples = [
+            Sample(str(i), task, i, Path(f"{number + i}"), "", truths, truths[0])
+            for i, truths in enumerate(TRUTHS[number : number + 3])
+        ]
+        answered.append(
+            ask_task(
+                Captioner(), task, recipe, samples,
+                predictions=tmp_path / f"{task}.jsonl", controls=("no-image", "shuffled-images"),
+                batch_images=2, seed=0, reporter=reporter,
+            )
+        )  # fmt: skip
+    assert not spice_log.exists()
+    prepare_tasks(answered)
+    scores = [score_task(each, seed=0, reporter=reporter) for each in answered]
+    assert len(spice_log.read_text().splitlines()) == 1
+    for found in scores:
+        assert found.metrics["spice"].value is not None
+        assert found.controls["no-image"]["spice"].value is not None
+        assert found.controls["shuffled-images"]["spice"].value is not None
+
+
+def test_spice_is_started_once_within_its_own_folders_and_limits(
+    spice_log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     samples = [
         Sample(str(i), "captioning", i, Path("x"), "", truths, truths[0])
         for i, truths in enumerate(TRUTHS)
     ]
     sets = [GUESSES, ["a cat"] * len(GUESSES)]
-    captioning.prepare(samples, sets, ["spice"])
+    captioning.prepare([AnswerSets(samples, sets, ["spice"])])
     scores = [captioning.measure(samples, texts, ["spice"]).measures["spice"] for texts in sets]
     assert scores[0].values[:, 0].tolist() == [0.5, 0.25, 0.5, 0.25, 0.5, 0.0]
-    (started,) = [json.loads(line) for line in log.read_text().splitlines()]
+    (started,) = [json.loads(line) for line in spice_log.read_text().splitlines()]
     assert started[started.index("--add-opens") + 1] == "java.base/java.lang=ALL-UNNAMED"
     assert any(word.startswith("-Xmx") for word in started)
     temporary = next(word for word in started if word.startswith("-Djava.io.tmpdir="))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -212,9 +213,62 @@ def test_one_seed_without_a_score_leaves_the_mean_unknown() -> None:
     assert combined.reason == "not measured in every seed: no Java found"
 
 
+def with_lifts() -> list[RunRecord]:
+    """Return two seeds that are best blind in different ways: VQA lifts of 15 and 10."""
+    return [
+        make_record(seed=0, values=(50, 60, 30, 80), controls={"no-image": 30, "constant": 35}),
+        make_record(seed=1, values=(60, 70, 40, 80), controls={"no-image": 50, "constant": 20}),
+    ]
+
+
+def test_lift_is_over_each_runs_own_best_blind_control_and_then_a_mean_over_seeds() -> None:
+    row = table(with_lifts()).iloc[0]
+    # Less the best blind row of the table, which is a mean over seeds itself, it would be 15.
+    assert row["VQA Acc lift"] == pytest.approx((15 + 10) / 2)
+    assert row["OC Acc lift"] == pytest.approx((-5 - 10) / 2)
+    assert row["Avg lift"] == pytest.approx((12.5 + 22.5 - 7.5 + 37.5) / 4)
+
+
+def test_lift_is_unknown_where_a_score_or_a_control_is_in_any_seed() -> None:
+    blind, blank = make_record(controls=BLIND), make_record(seed=1)
+    frame = table([blind, blank])
+    assert frame.filter(like=" lift").isna().all(axis=None)
+    row = table([make_record(values=(50, None, 40, 80), controls=BLIND)]).iloc[0]
+    assert row["VQA Acc lift"] == pytest.approx(15.0)
+    assert pd.isna(row["CIDEr lift"])
+    assert pd.isna(row["Avg lift"])
+    assert table([blind]).iloc[1:].filter(like=" lift").isna().all(axis=None)
+
+
+def test_lift_stands_under_its_score_in_every_format_and_a_footnote_says_what_it_is() -> None:
+    frame = table(with_lifts())
+    line = to_markdown(frame).splitlines()[4]
+    assert re.findall(r"<br><sub>(.*?)</sub>", line) == ["+12.5", "+22.5", "-7.5", "+37.5", "+16.2"]
+    assert to_html(frame).count("<br><small>") == 5
+    assert "<br><small>-7.5</small></td>" in to_html(frame)
+    under = to_latex(frame).splitlines()[10]
+    assert under.count("&") == to_latex(frame).splitlines()[7].count("&")
+    assert r"{\scriptsize $-7.5$}" in under
+    assert json.loads(to_json(frame))[0]["OC Acc lift"] == -7.5
+    assert pd.read_csv(io.StringIO(to_csv(frame)))["OC Acc lift"][0] == -7.5
+    for text in (to_markdown(frame), to_html(frame), to_latex(frame)):
+        assert text.count("lift over blind") == 1
+    without = to_markdown(table([make_record()]))
+    assert "lift over blind" not in without
+    assert "<sub>" not in without
+
+
+def test_spice_has_its_lift_in_the_frame_alone() -> None:
+    scores = task_scores("captioning", 60.0, controls={"no-image": 20.0}, spice=15.0)
+    scores.controls["no-image"]["spice"] = scores.metrics["spice"].model_copy(update={"value": 4.0})
+    frame = table([make_record(tasks={"captioning": scores})])
+    assert frame["SPICE lift"][0] == pytest.approx(11.0)
+    assert "+40.0" in to_markdown(frame)
+    assert "+11.0" not in to_markdown(frame)
+
+
 def test_optional_columns() -> None:
-    frame = table([make_record(controls=BLIND)], extra=["lift", "parameters", "throughput"])
-    assert frame["Lift"][0] == pytest.approx(57.5 - 35.0)
+    frame = table([make_record(controls=BLIND)], extra=["parameters", "throughput"])
     assert frame["Encoder parameters (M)"][0] == 86.0
     assert frame["Training images/s"][0] == 12.5
     assert "86.0" in to_markdown(frame)
@@ -318,9 +372,11 @@ def test_the_terminal_shows_every_score_and_footnote() -> None:
 @pytest.mark.parametrize("width", [80, 100, 120, 160])
 def test_no_terminal_is_too_narrow_for_a_figure_or_a_name(width: int) -> None:
     console = Console(width=width, record=True, file=io.StringIO())
-    print_table([make_record("dinov2-l", values=(51.5, 62.5, 43.5, 84.5))], console)
-    text = console.export_text()
-    for expected in ("51.5", "62.5", "43.5", "84.5", "60.5", "DINOV2-L"):
+    record = make_record("dinov2-l", values=(51.5, 62.5, 43.5, 84.5), controls={"no-image": 30.0})
+    print_table([record], console)
+    text = console.export_text().split("no image")[0]
+    lifts = ("+21.5", "+32.5", "+13.5", "+54.5", "+30.5")
+    for expected in ("51.5", "62.5", "43.5", "84.5", "60.5", "DINOV2-L", *lifts):
         assert expected in text
     assert text.count("±2.0") == 5
     assert "…" not in text

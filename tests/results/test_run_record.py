@@ -26,6 +26,54 @@ def test_a_record_reads_back_equal(tmp_path: Path) -> None:
     assert read_record(write_record(tmp_path, record)) == record
 
 
+def test_a_record_as_it_was_written_is_checked_and_read_from_its_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = make_record(values=(50.1, None, 1e-7, 1e22), controls={"constant": 1 / 3})
+    path = write_record(tmp_path, record)
+    monkeypatch.setattr(record_module.json, "loads", lambda _: pytest.fail("built values first"))
+    read = read_record(path)
+    assert read == record
+    assert list(read.tasks) == list(record.tasks)
+
+
+@pytest.mark.parametrize("indent", [None, 1, 4])
+def test_older_and_rearranged_files_are_the_same_record(tmp_path: Path, indent: int | None) -> None:
+    record = make_record(values=(50.1, None, 1e-7, 1e22))
+    path = write_record(tmp_path, record)
+    outer = json.loads(path.read_text())
+    path.write_text(json.dumps(dict(reversed(outer.items())), indent=indent))
+    assert read_record(path) == record
+    del outer["text_sha256"]
+    path.write_text(json.dumps(outer, indent=indent))
+    assert read_record(path) == record
+
+
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [
+        ("a recipe", "a  recipe"),
+        ("a recipe", "a \nrecipe"),
+        ("a recipe", "a Recipe"),
+        ('"seed": 0', '"seed": 1'),
+        ('"seed": 0', '"seed": 0.0'),
+        ('"seed": 0,', ""),
+        ("2026-01-01", "2026-01-\n01"),
+        ('"sha256": "', '"sha256": "0'),
+        ('"sha256": "', '"sha256": "0", "x": "'),
+        ("\n}\n", "\n"),
+        ("\n}\n", ""),
+    ],
+)
+def test_no_edit_is_read(tmp_path: Path, was: str, now: str) -> None:
+    path = write_record(tmp_path, make_record())
+    text = path.read_text()
+    assert was in text
+    path.write_text(text.replace(was, now))
+    with pytest.raises(RecordError, match=r"edited or damaged|not a whole run record"):
+        read_record(path)
+
+
 @pytest.mark.parametrize("length", [0, 1, 50, 500])
 def test_a_half_written_record_is_refused(tmp_path: Path, length: int) -> None:
     path = write_record(tmp_path, make_record())
@@ -67,6 +115,16 @@ def test_an_unknown_field_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_text(signed(make_record().model_dump(mode="json") | {"extra": 1}))
     with pytest.raises(RecordError, match="1 fields do not fit"):
+        read_record(path)
+
+
+def test_an_edited_checksum_is_refused(tmp_path: Path) -> None:
+    path = write_record(tmp_path, make_record())
+    text = path.read_text()
+    place = len('{\n "sha256": "')
+    digit = "1" if text[place] == "0" else "0"
+    path.write_text(text[:place] + digit + text[place + 1 :])
+    with pytest.raises(RecordError, match="edited or damaged"):
         read_record(path)
 
 

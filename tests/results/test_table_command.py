@@ -52,7 +52,8 @@ def test_each_format_is_printed_alone_with_every_optional_column(results: Path) 
 def test_ties_and_lift_are_there_without_being_asked(results: Path) -> None:
     text = table(results, "--write").stdout
     assert "not significantly worse than the best" in text
-    assert "Lift" in text
+    assert "lift over blind" in text
+    assert "VQA Acc lift" in (results / "table.csv").read_text()
     assert (results / "table.json").is_file()
     assert "not significantly worse" in (results / "table.md").read_text()
     assert "not significantly worse" not in table(results, "--no-ties").stdout

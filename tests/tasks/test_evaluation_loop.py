@@ -13,9 +13,10 @@ from encoder_bench.errors import DataError, RecipeError, UnknownNameError
 from encoder_bench.progress import QuietReporter
 from encoder_bench.recipes import DecodingSettings, TaskRecipe, load_task
 from encoder_bench.results.record import TaskScores
+from encoder_bench.tasks.asking import AnsweringModel
 from encoder_bench.tasks.controls import majority_answers, shuffled_images
 from encoder_bench.tasks.registry import find_runner
-from encoder_bench.tasks.runner import AnsweringModel, evaluate
+from encoder_bench.tasks.runner import evaluate
 
 ANSWERS = {
     "vqa": ["red", "two", "yes", "left"],

@@ -11,10 +11,11 @@ from encoder_bench.results.layout import Cell, Line, Page, lay_out
 
 _STYLE = """
 :root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
-th, td { padding: .3rem .7rem; text-align: left; }
+th, td { padding: .3rem .5rem; text-align: left; vertical-align: baseline; }
+td { line-height: 1.25; }
 .n { text-align: right; }
 thead th { border-top: 2px solid; border-bottom: 1px solid; }
 tbody { border-bottom: 1px solid; }
@@ -22,6 +23,7 @@ tbody:last-child { border-bottom-width: 2px; }
 .blind { font-style: italic; }
 .second { text-decoration: underline; }
 small { opacity: .75; }
+sup { line-height: 0; }
 """.strip()
 
 
@@ -81,7 +83,9 @@ def _cell(cell: Cell) -> str:
         text = f"<span class=second>{text}</span>"
     if cell.half_width:
         text += f" <small>±{cell.half_width}</small>"
-    return f"{text}<sup>{cell.note}</sup>" if cell.note else text
+    if cell.note:
+        text += f"<sup>{cell.note}</sup>"
+    return f"{text}<br><small>{cell.lift}</small>" if cell.lift else text
 
 
 def _class(cell: Cell) -> str:

@@ -78,7 +78,12 @@ def render_page(page: Page) -> str:
 
 
 def _line(line: Line) -> str:
-    return " & ".join(_cell(cell, italic=line.blind) for cell in line.cells) + r" \\"
+    """Return a row; where a score has its lift, a second one under it, drawn near."""
+    scores = " & ".join(_cell(cell, italic=line.blind) for cell in line.cells)
+    if not any(cell.lift for cell in line.cells):
+        return scores + r" \\"
+    lifts = (f"{{\\scriptsize ${cell.lift}$}}" if cell.lift else "" for cell in line.cells)
+    return scores + " \\\\[-0.4ex]\n" + " & ".join(lifts) + r" \\"
 
 
 def _cell(cell: Cell, *, italic: bool) -> str:

@@ -53,4 +53,6 @@ def _cell(cell: Cell, *, italic: bool) -> str:
         text = f"*{text}*"
     if cell.half_width:
         text += f" ±{cell.half_width}"
-    return f"{text}<sup>{cell.note}</sup>" if cell.note else text
+    if cell.note:
+        text += f"<sup>{cell.note}</sup>"
+    return f"{text}<br><sub>{cell.lift}</sub>" if cell.lift else text

@@ -42,7 +42,7 @@ from encoder_bench.results.report.charts import (
 from encoder_bench.results.table import table
 from encoder_bench.results.ties import usual_ties
 
-TABLE_EXTRAS = ("lift", "parameters", "gflops", "device-hours", "visual-tokens", "parse-failures")
+TABLE_EXTRAS = ("parameters", "gflops", "device-hours", "visual-tokens", "parse-failures")
 _CATEGORIES = 12
 
 
