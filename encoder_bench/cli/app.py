@@ -20,6 +20,7 @@ from encoder_bench.cli import (
     run,
     score,
     setup,
+    status,
     sweep,
     table,
 )
@@ -70,7 +71,7 @@ def _root(
 
 app.command("run", rich_help_panel="Measure", epilog=run.EPILOG)(run.run_command)
 app.command("sweep", rich_help_panel="Measure", epilog=sweep.EPILOG)(sweep.sweep_command)
-app.command("status", rich_help_panel="Measure")(sweep.status_command)
+app.command("status", rich_help_panel="Measure")(status.status_command)
 app.command("score", rich_help_panel="Measure")(score.score_command)
 app.command("pretrain", rich_help_panel="Measure", epilog=pretrain.EPILOG)(
     pretrain.pretrain_command
