@@ -95,7 +95,7 @@ def estimate_run(plan: RunPlan) -> RunEstimate:
         unknown.append("a stage is given in epochs, and the data is not read for an estimate")
     flops = None
     if encoder is not None and llm is not None and tokens is not None and images is not None:
-        flops = _training_flops(plan, encoder, llm, tokens, images)
+        flops = _training_flops(plan, encoder, llm, tokens)
     on_cpu = _runs_on_cpu(plan.device)
     if not on_cpu:
         unknown.append("time is estimated on CPUs only")
@@ -106,7 +106,7 @@ def estimate_run(plan: RunPlan) -> RunEstimate:
         visual_tokens=_visual_tokens(plan, tokens),
         training_images=images,
         training_flops=flops,
-        seconds=flops / (_cpu_flops() * _EFFICIENCY) if flops is not None and on_cpu else None,
+        seconds=_cpu_seconds(plan, flops) if flops is not None and on_cpu else None,
         memory_bytes=_memory(plan, encoder, tokens),
         disk_bytes=None if trained is None else 4 * trained * 4,
         unknown=tuple(unknown),
@@ -226,32 +226,44 @@ def _trained_parameters(plan: RunPlan, encoder: int | None, llm: int | None) -> 
     return trained + (llm or 0 if plan.adapter.llm.train == "full" else 0)
 
 
-def _training_flops(plan: RunPlan, encoder: int, llm: int, patch_tokens: int, images: int) -> float:
+def _training_flops(plan: RunPlan, encoder: int, llm: int, patch_tokens: int) -> float:
     """Count 2 operations a parameter and token forward, and as many again for each gradient.
+
+    A frozen encoder is counted once an image shown, as if no image were shown twice.
 
     Reference: Kaplan et al. 2020, section 2.1 (C = 6 N D; a frozen model behind a trained input
     needs no weight gradients, so 4 N D).
     """
-    samples = max(stage.samples_per_image for stage in plan.adapter.stages)
-    sequence = (_visual_tokens(plan, patch_tokens) or 0) + samples * _ANSWER_TOKENS
-    llm_cost = (6 if plan.adapter.llm.train == "full" else 4) * llm * sequence
-    encoder_cost = (6 if plan.joint else 2) * encoder * patch_tokens
-    return float(images) * (llm_cost + encoder_cost)
+    visual, total = _visual_tokens(plan, patch_tokens) or 0, 0.0
+    for stage in plan.adapter.stages:
+        tuned = plan.adapter.llm.train == "full" and stage.llm is not None
+        sequence = visual + stage.samples_per_image * _ANSWER_TOKENS
+        joint = plan.joint and stage.encoder is not None
+        image = (6 if tuned else 4) * llm * sequence + (6 if joint else 2) * encoder * patch_tokens
+        total += stage.images_per_step * (stage.steps or 0) * image
+    return total
+
+
+def _cpu_seconds(plan: RunPlan, flops: float) -> float:
+    return flops / (_cpu_flops(plan.adapter.training.precision) * _EFFICIENCY)
 
 
 @functools.cache
-def _cpu_flops() -> float:
-    """Measure a float32 matrix product on all threads, for about a fifth of a second."""
+def _cpu_flops(precision: str) -> float:
+    """Measure matrix products in the precision of training, for about a fifth of a second.
+
+    The quickest of them counts: on a busy machine the others were interrupted.
+    """
     import torch
 
     size = 1024
-    matrix = torch.ones(size, size)
+    matrix = torch.ones(size, size, dtype=getattr(torch, precision))
     matrix @ matrix
-    start, count = time.perf_counter(), 0
-    while time.perf_counter() - start < 0.2:
+    end, quickest = time.perf_counter() + 0.2, float("inf")
+    while (start := time.perf_counter()) < end:
         matrix @ matrix
-        count += 1
-    return 2.0 * size**3 * count / (time.perf_counter() - start)
+        quickest = min(quickest, time.perf_counter() - start)
+    return 2.0 * size**3 / quickest
 
 
 def duration_text(seconds: float | None) -> str:
