@@ -15,7 +15,8 @@ Line = tuple[str, float | None, str]
 
 def summary(report: Mapping[str, Any]) -> list[str]:
     """Return a report's ratios as aligned lines; none for a report that is not known here."""
-    lines = [*_shared_prefix(report), *_generation(report), *_training(report), *_mfu(report)]
+    parts = (_shared_prefix, _generation, _training, _encoders, _mfu)
+    lines = [line for part in parts for line in part(report)]
     width = max((len(what) for what, _, _ in lines), default=0)
     return [
         f"{what:<{width}}  {'n/a' if figure is None else f'{figure:6.2f}'}  {aim}".rstrip()
@@ -54,6 +55,25 @@ def _training(report: Mapping[str, Any]) -> Iterator[Line]:
             "aim: < 0.05",
         )
         yield "  uncached, the same", entry["waited_share_uncached"], "aim: < 0.05"
+
+
+def _encoders(report: Mapping[str, Any]) -> Iterator[Line]:
+    for source, entry in report.items():
+        if not isinstance(entry, Mapping) or "loading_overhead" not in entry:
+            continue
+        for suffix, clock in (("", "clock"), ("_cpu", "processor time")):
+            yield (
+                f"loading over {source}'s own call, overhead, {clock}",
+                entry[f"loading_overhead{suffix}"],
+                "aim: < 0.10",
+            )
+        for suffix, clock in (("", "clock"), ("_cpu", "processor time")):
+            if entry[f"throughput_ratio{suffix}"] is not None:
+                yield (
+                    f"throughput over {source}'s own forward, {clock}",
+                    entry[f"throughput_ratio{suffix}"],
+                    "aim: 1.00 or more",
+                )
 
 
 def _mfu(report: Mapping[str, Any]) -> Iterator[Line]:

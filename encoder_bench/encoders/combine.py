@@ -34,6 +34,7 @@ class CombinedEncoder(Encoder):
         )
         self.layer = encoders[0].layer
         self.pretrained = all(encoder.pretrained for encoder in encoders)
+        self.remote_code = any(encoder.remote_code for encoder in encoders)
         self.weights_revision = "+".join(e.weights_revision or "unpinned" for e in encoders)
 
     @property

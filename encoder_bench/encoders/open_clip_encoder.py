@@ -50,10 +50,16 @@ class OpenClipEncoder(Encoder):
         self.resolution = resolution
         self._transform = transform
         self._blocks = _block_count(spec.name, backbone)
-        self.width, self.grid = token_shape(backbone, self._tokens, resolution)
+        if any(not -self._blocks <= index < self._blocks for index in layer):
+            raise WeightsError(
+                f"encoder {spec.name}: --layer {', '.join(map(str, layer))}: this tower has "
+                f"{self._blocks} blocks"
+            )
+        width, self.grid = token_shape(backbone, self._first_map, resolution)
+        self.width = width * len(layer)
         self.spec = replace(
             spec,
-            width=self.width // len(layer),
+            width=width,
             depth=self._blocks,
             resolution=resolution[0],
             patch=resolution[0] // self.grid[0],
@@ -63,28 +69,30 @@ class OpenClipEncoder(Encoder):
         )
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return `(B, N, D)` patch tokens; layer -1 with the tower's final norm."""
-        return self._tokens(pixels)[0]
+        """Return `(B, N, D)` patch tokens; layer -1 with the tower's final norm.
 
-    def _tokens(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        blocks = self._blocks
-        if any(not -blocks <= index < blocks for index in self.layer):
-            raise WeightsError(f"--layer {self.layer}: this tower has {blocks} blocks")
-        wanted = [index % blocks for index in self.layer]
-        maps: dict[int, Tensor] = {}
-        for norm in (False, True):  # only the last block's tokens are normed
-            indices = sorted({index for index in wanted if (index == blocks - 1) == norm})
-            if indices:
-                output = self.backbone.forward_intermediates(
-                    pixels,
-                    indices=indices,
-                    intermediates_only=True,
-                    normalize_intermediates=norm,
-                    output_fmt="NCHW",
-                )
-                maps |= dict(zip(indices, output["image_intermediates"], strict=True))
-        joined = torch.cat([maps[index] for index in wanted], dim=1)
-        return joined.flatten(2).transpose(1, 2), (joined.shape[2], joined.shape[3])
+        One pass, which ends with the last block that is asked for.
+        """
+        wanted = [index % self._blocks for index in self.layer]
+        tokens = self._outputs(pixels, sorted(set(wanted)), "NLC")
+        last = self._blocks - 1
+        if last in tokens:
+            tokens[last] = _final_norm(self.backbone)(tokens[last])
+        if len(wanted) == 1:
+            return tokens[wanted[0]]
+        return torch.cat([tokens[index] for index in wanted], dim=-1)
+
+    def _outputs(self, pixels: Tensor, indices: list[int], layout: str) -> dict[int, Tensor]:
+        """Return the un-normed patch tokens of some blocks, `NLC` or as maps, `NCHW`."""
+        output = self.backbone.forward_intermediates(
+            pixels, indices=indices, stop_early=True, intermediates_only=True, output_fmt=layout
+        )
+        return dict(zip(indices, output["image_intermediates"], strict=True))
+
+    def _first_map(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Return the first block's patch tokens and their grid: all blocks have the same."""
+        (features,) = self._outputs(pixels, [0], "NCHW").values()
+        return features.flatten(2).transpose(1, 2), (features.shape[2], features.shape[3])
 
     def transform(self, image: Image) -> Tensor:
         """Return `(3, H, W)` pixels as open_clip's evaluation transform makes them."""
@@ -115,9 +123,16 @@ def _block_count(name: str, backbone: Any) -> int:
 
 
 def _drop_heads(backbone: Any) -> None:
-    """Leave out projection and attention pooling: no patch token depends on them."""
+    """Leave out projection, attention pooling and a norm of pooled vectors.
+
+    No patch token depends on them. CLIPA's and CoCa's towers norm what was pooled, not the tokens.
+    """
     if isinstance(getattr(backbone, "proj", None), nn.Parameter):
         backbone.proj = None
+    pooler = getattr(backbone, "attn_pool", None)
+    if getattr(backbone, "final_ln_after_pool", False) or pooler is not None:
+        backbone.ln_post = nn.Identity().eval()
+        backbone.attn_pool = backbone.attn_pool_contrastive = None
     trunk = getattr(backbone, "trunk", None)
     if trunk is not None:
         backbone.head = nn.Identity().eval()
@@ -127,6 +142,12 @@ def _drop_heads(backbone: Any) -> None:
         for name in ("fc_norm", "head"):
             if isinstance(getattr(trunk, name, None), nn.Module):
                 setattr(trunk, name, nn.Identity().eval())
+
+
+def _final_norm(backbone: Any) -> Any:
+    """Return the norm of the last block's tokens, a tower's own or its timm trunk's."""
+    trunk = getattr(backbone, "trunk", None)
+    return backbone.ln_post if trunk is None else trunk.norm
 
 
 def _prefix_tokens(backbone: Any) -> int:

@@ -40,6 +40,11 @@ def explained(name: str, place: str) -> Iterator[None]:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if any(word in kind for kind in kinds for word in _UNREACHABLE) or "offline" in first:
             raise unreachable(name, place) from error
+        if "custom code" in first:
+            raise WeightsError(
+                f"encoder {name}: {place} has Python code of its own, which runs only if you pass "
+                "--trust-remote-code; read it first"
+            ) from error
         raise WeightsError(f"encoder {name}: {place} cannot be read: {first}") from error
 
 

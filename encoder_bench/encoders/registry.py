@@ -36,7 +36,8 @@ def plugin_specs() -> dict[str, EncoderSpec]:
     Each entry point is an `EncoderSpec`.
 
     Raises:
-        EncoderBenchError: an entry point is something else, or takes a name that is taken.
+        EncoderBenchError: an entry point is something else, takes a name that is taken, or has a
+            name that reads as a general form.
     """
     found: dict[str, EncoderSpec] = {}
     for entry in metadata.entry_points(group=ENTRY_POINTS):
@@ -45,6 +46,11 @@ def plugin_specs() -> dict[str, EncoderSpec]:
             raise EncoderBenchError(f"entry point {entry.name} ({entry.value}): not an EncoderSpec")
         if spec.name in CATALOG or spec.name in found:
             raise EncoderBenchError(f"entry point {entry.name}: the name '{spec.name}' is taken")
+        if any(sign in spec.name for sign in ":+@"):
+            raise EncoderBenchError(
+                f"entry point {entry.name}: the name '{spec.name}' has one of : + @, which stand "
+                "for general forms; choose another"
+            )
         found[spec.name] = spec
     return found
 
@@ -57,12 +63,12 @@ def find_spec(name: str) -> EncoderSpec:
     """
     if name in CATALOG:
         return CATALOG[name]
-    plugins = plugin_specs()
-    if name in plugins:
-        return plugins[name]
     form, colon, locator = name.partition(":")
     if colon and form in _FORMS and locator and "+" not in name:
         return _general(name, _FORMS[form], locator)
+    plugins = plugin_specs()
+    if name in plugins:
+        return plugins[name]
     if "+" in name:
         return _combined(name, [find_spec(part) for part in name.split("+")])
     if "@" in name:

@@ -22,6 +22,7 @@ from encoder_bench.encoders.transformers_architectures import (
     loading_options,
 )
 from encoder_bench.encoders.transformers_encoder import TransformersEncoder
+from encoder_bench.encoders.transformers_remote import REMOTE, checked_architecture, has_own_class
 from encoder_bench.errors import UnknownNameError, WeightsError
 from encoder_bench.hub import is_cached, is_reachable
 
@@ -43,7 +44,8 @@ def load_transformers(
         layer: see `TransformersEncoder`.
         resolution: see `TransformersEncoder`.
         dtype: of the weights.
-        trust_remote_code: let the repository run its own code.
+        trust_remote_code: let the repository run its own code; a model class of its own is used
+            where the architecture is not known here.
 
     Raises:
         WeightsError: unreachable, damaged, of an architecture that is not known, of another
@@ -59,26 +61,30 @@ def load_transformers(
     }
     with explained(spec.name, place):
         config = AutoConfig.from_pretrained(place, **arguments)
-        architecture = _architecture(spec, config.model_type, place)
+        architecture = _architecture(spec, config, place, trust_remote_code)
         processor = AutoImageProcessor.from_pretrained(place, **arguments)
         backbone = _load_backbone(spec, place, architecture, config, dtype, arguments)
     folder = _folder(place, spec.revision)
     if folder is not None:
         verify_weights(spec.name, folder)
     _check_size(spec, backbone.config, place)
+    backbone.eval()
     if backbone.config.model_type == "vit_mae":
         backbone.config.mask_ratio = 0.0
+    if architecture is REMOTE:
+        architecture = checked_architecture(spec.name, place, backbone, processor, layer)
     from_hub = folder is not None and not Path(place).is_dir()
     revision = folder.name if folder is not None and from_hub else _weights_hash(folder)
     return TransformersEncoder(
         spec,
-        backbone.eval(),
+        backbone,
         processor,
         layer=layer,
         resolution=resolution,
         pretrained=True,
         revision=revision,
         remote_code=trust_remote_code and bool(getattr(config, "auto_map", None)),
+        architecture=architecture,
     )
 
 
@@ -98,8 +104,14 @@ def _weights_hash(folder: Path | None) -> str | None:
     return f"sha256:{file_hash(file)}" if file is not None and file.is_file() else None
 
 
-def _architecture(spec: EncoderSpec, model_type: str, place: str) -> Architecture:
-    if model_type not in ARCHITECTURES:
+def _architecture(
+    spec: EncoderSpec, config: Any, place: str, trust_remote_code: bool
+) -> Architecture:
+    model_type = str(config.model_type)
+    foreign = model_type not in ARCHITECTURES
+    if foreign and spec.family not in FAMILY_TYPES and has_own_class(config) and trust_remote_code:
+        return REMOTE
+    if foreign:
         raise UnknownNameError(
             "vision architecture",
             model_type,
@@ -142,14 +154,22 @@ def _load_backbone(
 ) -> Any:
     import transformers
 
+    model_class = getattr(transformers, architecture.model_class)
+    options = loading_options(architecture, config)
+    # Read already, and not again; but a tower's own configuration may lie in a larger model's.
+    if architecture is not REMOTE and isinstance(config, model_class.config_class):
+        settings = {name for name in options if hasattr(config, name)}
+        for name in settings:
+            setattr(config, name, options.pop(name))
+        options["config"] = config
     with quiet_loading():
-        backbone, report = getattr(transformers, architecture.model_class).from_pretrained(
+        backbone, report = model_class.from_pretrained(
             place,
             output_loading_info=True,
             dtype=dtype,
             use_safetensors=True if Path(place).is_dir() else None,
             key_mapping=architecture.renamed or None,
-            **loading_options(architecture, config),
+            **options,
             **arguments,
         )
     _check_whole(spec, place, architecture, backbone.base_model_prefix, report)

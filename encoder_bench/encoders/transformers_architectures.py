@@ -53,8 +53,12 @@ _MASKED_NORM = {"use_mean_pooling": False}
 _TOWER = {r"^vision_model\.": ""}
 
 
-def _plain(model_class: str, prefix_tokens: int, **more: Any) -> Architecture:
+def plain_architecture(model_class: str, prefix_tokens: int, **more: Any) -> Architecture:
+    """Return an architecture whose checkpoints may hold the usual heads besides."""
     return Architecture(model_class, prefix_tokens, surplus=_HEADS, **more)
+
+
+_plain = plain_architecture
 
 
 _CLIP = Architecture("CLIPVisionModel", 1, surplus=_TEXT, final_norm="post_layernorm")

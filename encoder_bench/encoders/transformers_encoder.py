@@ -14,7 +14,7 @@ from torch import Tensor
 
 from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.encoders.spec import EncoderSpec
-from encoder_bench.encoders.transformers_architectures import ARCHITECTURES
+from encoder_bench.encoders.transformers_architectures import ARCHITECTURES, Architecture
 from encoder_bench.encoders.transformers_processor import described, output_size, resized
 from encoder_bench.errors import WeightsError
 
@@ -33,6 +33,7 @@ class TransformersEncoder(Encoder):
         pretrained: bool,
         revision: str | None,
         remote_code: bool = False,
+        architecture: Architecture | None = None,
     ) -> None:
         """Wrap a loaded tower.
 
@@ -45,13 +46,14 @@ class TransformersEncoder(Encoder):
             pretrained: False for seeded random weights.
             revision: what was in fact loaded.
             remote_code: whether the repository's own Python code ran.
+            architecture: how its tokens are laid out; by default what is known of its model type.
 
         Raises:
             WeightsError: a layer or a resolution that this tower does not have.
         """
         super().__init__()
         self.backbone = backbone
-        architecture = ARCHITECTURES[backbone.config.model_type]
+        architecture = architecture or ARCHITECTURES[backbone.config.model_type]
         self._architecture = architecture
         config = backbone.config
         self.processor = resized(processor, resolution) if resolution else processor

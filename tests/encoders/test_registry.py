@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -208,6 +209,10 @@ def test_plug_ins_add_names_and_cannot_take_one(monkeypatch: pytest.MonkeyPatch)
     assert "mine" in registry.encoder_names()
     monkeypatch.setattr(metadata, "entry_points", lambda group: [EntryPoint(CATALOG["clip-l"])])
     with pytest.raises(EncoderBenchError, match="taken"):
+        registry.encoder_names()
+    form = replace(mine, name="timm:mine")
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [EntryPoint(form)])
+    with pytest.raises(EncoderBenchError, match="general forms"):
         registry.encoder_names()
     monkeypatch.setattr(metadata, "entry_points", lambda group: [EntryPoint("text")])
     with pytest.raises(EncoderBenchError, match="not an EncoderSpec"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from encoder_bench.cli.app import app
-from encoder_bench.encoders.agreement import compare_sources
+from encoder_bench.encoders.agreement import RELATIVE_TOLERANCE, compare_sources
 from encoder_bench.encoders.bundled import tiny_processor
 from encoder_bench.encoders.catalog import CATALOG, parse_source, transformers_configs
 from encoder_bench.encoders.registry import find_spec, load_encoder
+from encoder_bench.encoders.timm import load_timm
 from encoder_bench.encoders.transformers_architectures import build_backbone
 from encoder_bench.errors import RecipeError, UnknownNameError, WeightsError
 
@@ -66,6 +68,18 @@ NAMES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
 }
 NAMES["vit_mae"] = NAMES["vit"]
+NAMES["ijepa"] = NAMES["vit"]
+NAMES["dinov3_vit"] = (
+    (r"^patch_embed\.proj\.", "embeddings.patch_embeddings."),
+    (r"^cls_token", "embeddings.cls_token"),
+    (r"^reg_token", "embeddings.register_tokens"),
+    (r"\.attn\.proj\.", ".attention.o_proj."),
+    (r"\.attn\.qkv\.", ".attention.{}_proj."),
+    (r"\.gamma_(\d)", r".layer_scale\1.lambda1"),
+    (r"\.mlp\.fc1\.", ".mlp.up_proj."),
+    (r"\.mlp\.fc2\.", ".mlp.down_proj."),
+    (r"^blocks\.", "model.layer."),
+)
 NAMES["siglip_vision_model"] = NAMES["clip_vision_model"]
 
 
@@ -84,11 +98,11 @@ def renamed(state: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
     return out
 
 
-def timm_state(name: str) -> dict[str, Tensor]:
+def timm_state(name: str, **architecture: Any) -> dict[str, Tensor]:
     import timm
 
     torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=0)
+    model = timm.create_model(name, num_classes=0, **architecture)
     with torch.no_grad():  # norms and biases off their initial ones and zeros
         for parameter in model.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
@@ -108,10 +122,16 @@ def write_timm(name: str, folder: Path) -> tuple[Path, dict[str, Tensor]]:
 
 
 def write_transformers(repository: str, state: dict[str, Tensor], folder: Path, side: int) -> Path:
-    entry = transformers_configs()[repository]
-    backbone: Any = build_backbone(entry["config"])
+    return write_backbone(transformers_configs()[repository]["config"], state, folder, side)
+
+
+def write_backbone(
+    config: dict[str, Any], state: dict[str, Tensor], folder: Path, side: int
+) -> Path:
+    """Write timm's weights in transformers' format, as a configuration describes them."""
+    backbone: Any = build_backbone(config)
     own = backbone.state_dict()
-    wanted = renamed(state, entry["config"]["model_type"])
+    wanted = renamed(state, config["model_type"])
     for name, tensor in wanted.items():
         own[name].copy_(tensor.reshape(own[name].shape))
     extra = set(own) - set(wanted)
@@ -154,6 +174,41 @@ def test_transformers_and_timm_give_the_same_features(
     (pair,) = report["pairs"]
     assert pair["agree"], pair
     assert pair["spread"] > 0.1
+
+
+SMALL_TIMM: dict[str, Any] = {"embed_dim": 64, "depth": 2, "num_heads": 2}
+SMALL = {
+    "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256,
+}  # fmt: skip
+NO_BIAS = {"query_bias": False, "key_bias": False, "value_bias": False}
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "config"),
+    [
+        ("ijepa-h", 224, {"model_type": "ijepa", "patch_size": 14}),
+        ("dinov3-s", 256, {"model_type": "dinov3_vit", "num_register_tokens": 4, **NO_BIAS}),
+    ],
+)
+def test_architectures_too_large_to_write_agree_when_they_are_small(
+    name: str, side: int, config: dict[str, Any], tmp_path: Path
+) -> None:
+    # The catalogue's timm name, built narrower and shallower; layers -1 and -2.
+    architecture = locator(name, "timm").partition(".")[0]
+    state = timm_state(architecture, **SMALL_TIMM)
+    save_file(state, tmp_path / "model.safetensors")
+    whole = SMALL | config | {"image_size": side}
+    hf_folder = write_backbone(whole, state, tmp_path / "hf", side)
+    spec = replace(find_spec(f"timm:{architecture}"), architecture=SMALL_TIMM)
+    layers: dict[str, Any] = {"layer": (-2, -1), "resolution": None}
+    ours = load_timm(spec, tmp_path, dtype=torch.float32, **layers)
+    theirs = load_encoder(f"dir:{hf_folder}", **layers)
+    assert ours.grid == theirs.grid
+    pixels = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        tokens, other = ours(pixels), theirs(pixels)
+    assert tokens.std() > 0.1
+    assert (tokens - other).abs().max() < RELATIVE_TOLERANCE * tokens.std()
 
 
 def test_siglip_differs_between_transformers_and_timm_by_its_gelu(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,47 @@ def test_a_timm_trunk_in_open_clip_gives_its_last_block(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = model.visual.trunk.eval().forward_features(pixels)
         assert torch.allclose(encoder(pixels), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "pooling",
+    [
+        {"no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": True},  # as CLIPA
+        {"attentional_pool": True},  # as CoCa
+        {},
+    ],
+)
+def test_open_clip_norms_its_tokens_only_where_the_norm_is_theirs(
+    pooling: dict[str, object], tmp_path: Path
+) -> None:
+    import open_clip
+
+    torch.manual_seed(0)
+    config = open_clip.get_model_config("ViT-S-32-alt")
+    config["vision_cfg"] |= {"layers": 2, **pooling}
+    (tmp_path / "ViT-small-test.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path)
+    model = open_clip.create_model("ViT-small-test", pretrained=None)
+    with torch.no_grad():
+        model.visual.ln_post.weight.mul_(3.0)
+    path = tmp_path / "open_clip_model.safetensors"
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
+    encoder, both = (
+        load_encoder("open_clip:ViT-small-test/local", weights=path, layer=layer)
+        for layer in ((-1,), (-2, -1))
+    )
+    own, seen = model.visual.eval(), []
+    for block in own.transformer.resblocks:
+        block.register_forward_hook(lambda _, __, output: seen.append(output))
+    pixels = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        tokens, joined = encoder(pixels), both(pixels)
+        own(pixels)
+        last = seen[1] if pooling else own.ln_post(seen[1])
+        assert torch.allclose(tokens, last[:, 1:], atol=1e-5)
+        assert torch.allclose(joined, torch.cat([seen[0][:, 1:], last[:, 1:]], -1), atol=1e-5)
+    encoder(pixels).square().mean().backward()
+    assert all(p.grad is not None for p in encoder.parameters())
 
 
 def test_another_size_of_the_family_is_refused(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ import json
 import pytest
 import torch
 
-from encoder_bench.bench import utilisation
+from encoder_bench.bench import encoders, utilisation
 from encoder_bench.bench.mllm import questions, run_bench
 from encoder_bench.bench.summary import summary
+from encoder_bench.bench.timing import ratio, rounds
 
 
 def test_a_small_benchmark() -> None:
@@ -52,6 +53,25 @@ def test_utilisation_counts_the_operations_of_the_step() -> None:
     encoder = report["settings"]["encoder_parameters"] * images * tokens
     assert joint["flops"] - frozen["flops"] == pytest.approx(4 * encoder, rel=0.25)
     assert len(summary(report)) == 2
+
+
+def test_encoders_are_measured_beside_the_librarys_own_call() -> None:
+    report = encoders.run_bench(batch=1, repeats=1, sources=["hf"])
+    json.dumps(report)
+    hf = report["hf"]
+    forward = hf["forward"]  # of one round: the ratio is its two times' own
+    for clock, ratio_name in (("", "throughput_ratio"), ("cpu_", "throughput_ratio_cpu")):
+        own = forward[f"library_{clock}seconds"] / forward[f"ours_{clock}seconds"]
+        assert hf[ratio_name] == own
+    assert len(summary(report)) == 4
+
+
+def test_every_round_runs_every_way_in_turn_from_both_ends() -> None:
+    order: list[str] = []
+    times = rounds([lambda: order.append("a"), lambda: order.append("b")], 2)
+    assert order == ["b", "a", "a", "b", "b", "a"]
+    assert [len(way.wall) for way in times] == [len(way.cpu) for way in times] == [2, 2]
+    assert ratio([1.0, 4.0, 9.0], [1.0, 2.0, 3.0]) == 2.0
 
 
 def test_without_a_gpu_utilisation_says_why_it_is_not_there() -> None:
