@@ -127,8 +127,8 @@ def _projector_layers(mllm: MLLM) -> tuple[nn.Linear, nn.Linear, str]:
     if first.out_features != projector.llm_width:
         raise WeightsError(
             f"projector {name}: its hidden layer is {first.out_features} wide, LLaVA's class has "
-            f"one as wide as the language model ({projector.llm_width}); train it without "
-            "projector.hidden_width"
+            f"one as wide as the language model; train it with projector.hidden_width = "
+            f"{projector.llm_width}"
         )
     return (first if whitening is None else fold_into(first, whitening)), last, activation
 

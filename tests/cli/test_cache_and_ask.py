@@ -96,6 +96,7 @@ def test_export_writes_a_card_with_row_recipe_and_proof(tmp_path: Path) -> None:
         steps=1,
         results=tmp_path,
         tasks=["vqa"],
+        settings={"projector.hidden_width": 192},
     )
     record = run(plan, QuietReporter()).record
     folder = tmp_path / "exported"

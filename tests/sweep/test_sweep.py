@@ -127,7 +127,7 @@ def test_status_shows_runs_that_no_sweep_started(tmp_path: Path) -> None:
 
 
 def test_watch_ends_when_all_have_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from encoder_bench.cli import sweep as command
+    from encoder_bench.cli import status as command
 
     folder = write_cell(cells("tiny-mae")[0], tmp_path)
     states = iter(["running", "planned", "running", "failed"])
