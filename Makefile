@@ -74,10 +74,10 @@ report: $(STAMP)  ## write results/report.html from the records
 	$(BIN)/encoder-bench report --results $(RESULTS)
 
 bench: $(STAMP)  ## measure speed as ratios of two ways in one run; writes results/bench/
-	$(BIN)/encoder-bench bench --results $(RESULTS)
+	$(BIN)/python -m benchmarks --results $(RESULTS)
 
 zoo: $(STAMP)  ## pretrain the tiny encoders and the tiny LLM again (an hour or two on two cores)
-	$(BIN)/encoder-bench pretrain --all
+	$(BIN)/python -m zoo --all
 
 clean:  ## remove .venv and build leftovers; results stay
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

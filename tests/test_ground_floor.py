@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from encoder_bench import atomic
-from encoder_bench.errors import EncoderBenchError, UnknownNameError
-from encoder_bench.hashing import hash_file, hash_json, hash_parameters, hash_text
-from encoder_bench.paths import cache_dir
+from encoder_bench.base import files as atomic
+from encoder_bench.base.errors import EncoderBenchError, UnknownNameError
+from encoder_bench.base.hashing import hash_file, hash_json, hash_parameters, hash_text
+from encoder_bench.base.paths import cache_dir
 
 
 def test_unknown_name_suggests_the_nearest() -> None:

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from encoder_bench.errors import TrainingError
-from encoder_bench.plan import make_plan
-from encoder_bench.processes import Processes
-from encoder_bench.progress import QuietReporter
-from encoder_bench.recipes import load_adapter
-from encoder_bench.results.record import RunRecord, read_records, write_record
-from encoder_bench.run import run
-from encoder_bench.training import processes
+from encoder_bench.base.errors import TrainingError
+from encoder_bench.base.processes import Processes
+from encoder_bench.base.progress import QuietReporter
+from encoder_bench.base.recipes import load_adapter
+from encoder_bench.base.record import RunRecord, read_records, write_record
+from encoder_bench.pipeline.plan import make_plan
+from encoder_bench.pipeline.run import run
+from encoder_bench.training import distributed as processes
 
 _ROOT = Path(__file__).resolve().parents[1]
 _DATA = "scenes:5:24:2:6"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from encoder_bench.progress import PlainReporter, QuietReporter, RichReporter, make_reporter
+from encoder_bench.base.progress import PlainReporter, QuietReporter, RichReporter, make_reporter
 
 
 def test_plain_lines_carry_count_rate_and_fields(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from encoder_bench.errors import RecipeError, UnknownNameError
-from encoder_bench.recipes import AdapterRecipe, load_adapter, load_task, recipe_names
+from encoder_bench.base.errors import RecipeError, UnknownNameError
+from encoder_bench.base.recipes import AdapterRecipe, load_adapter, load_task, recipe_names
 
 MINIMAL = """
 description = "smallest"

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from encoder_bench.errors import DataError, EncoderBenchError, RecipeError, RecordError
-from encoder_bench.plan import RunPlan, make_plan
-from encoder_bench.progress import QuietReporter
-from encoder_bench.recipes import load_adapter
-from encoder_bench.results.record import read_record, read_records
-from encoder_bench.run import run
+from encoder_bench.base.errors import DataError, EncoderBenchError, RecipeError, RecordError
+from encoder_bench.base.progress import QuietReporter
+from encoder_bench.base.recipes import load_adapter
+from encoder_bench.base.record import read_record, read_records
+from encoder_bench.pipeline.plan import RunPlan, make_plan
+from encoder_bench.pipeline.run import run
 
 DATA = "scenes:5:24:2:6"
 FLAGS = ["--data", DATA, "--steps", "4", "--device", "cpu", "--seed", "3"]
@@ -160,7 +160,7 @@ def test_plans_refuse_what_cannot_be() -> None:
 
 
 def test_an_estimate_counts_what_trains() -> None:
-    from encoder_bench.estimate import estimate_run
+    from encoder_bench.pipeline.estimate import estimate_run
 
     small, large = (estimate_run(plan(Path("unused"), joint=flag)) for flag in (False, True))
     assert small.training_flops is not None

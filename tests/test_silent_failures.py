@@ -14,16 +14,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from encoder_bench import trained
+from encoder_bench.base.errors import ProofError, UnknownNameError, WeightsError
+from encoder_bench.base.hashing import hash_parameters
+from encoder_bench.base.progress import QuietReporter
+from encoder_bench.base.record import RunRecord
 from encoder_bench.encoders.registry import find_spec, load_encoder
-from encoder_bench.errors import ProofError, UnknownNameError, WeightsError
-from encoder_bench.finished import load_finished
-from encoder_bench.hashing import hash_parameters
 from encoder_bench.mllm.model import MLLM
-from encoder_bench.plan import RunPlan, make_plan
-from encoder_bench.progress import QuietReporter
-from encoder_bench.results.record import RunRecord
-from encoder_bench.run import run
+from encoder_bench.pipeline import verify as trained
+from encoder_bench.pipeline.load import load_run
+from encoder_bench.pipeline.plan import RunPlan, make_plan
+from encoder_bench.pipeline.run import run
 from encoder_bench.training.checkpoint import load_mllm_weights
 
 DATA = "scenes:5:24:2:6"
@@ -86,7 +86,7 @@ def test_scores_come_from_the_tuned_encoder_read_back(joint: tuple[Path, RunReco
     results, record = joint
     encoder = record.proof.parts["encoder"]
     assert encoder.sha256_after != encoder.sha256_before
-    found = load_finished(results, record, device="cpu")
+    found = load_run(results, record, device="cpu")
     assert hash_parameters(found.encoder) == encoder.sha256_after
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from encoder_bench.statistics import (
+from encoder_bench.metrics.statistics import (
     bootstrap_interval,
     bootstrap_intervals,
     cluster_sums,

@@ -1,26 +1,33 @@
 """The command line: parse, call, print; no logic.
 
-What belongs here: one module a command or group of commands. Heavy imports (torch, transformers,
-pandas) stay inside the commands that need them, so that help is instant.
+Heavy imports (torch, transformers, pandas) stay inside the commands, so that help is instant.
 """
 
 from __future__ import annotations
 
 import errno
 import sys
+from collections.abc import Callable
+from typing import Any
 
 
 def main() -> None:
-    """Run the command line and exit; a user's mistake is one line on standard error.
+    """Run the `encoder-bench` command line and exit."""
+    from encoder_bench.cli.app import app
+
+    run_app(app, "encoder-bench")
+
+
+def run_app(app: Callable[..., Any], name: str) -> None:
+    """Run a Typer app and exit; a user's mistake is one line on standard error.
 
     Exit status: 0 done, 1 an error that the line names, 2 wrong usage, 130 interrupted.
     """
+    from encoder_bench.base.errors import EncoderBenchError
     from encoder_bench.cli import options
-    from encoder_bench.cli.app import app
-    from encoder_bench.errors import EncoderBenchError
 
     try:
-        app(prog_name="encoder-bench")
+        app(prog_name=name)
     except EncoderBenchError as error:
         if options.debug:
             raise
@@ -34,7 +41,7 @@ def main() -> None:
     except KeyboardInterrupt:
         if options.debug:
             raise
-        _complain("interrupted; what was computed is kept, and the same command goes on from it")
+        _complain("interrupted; what was computed is kept, and the same command resumes from it")
         sys.exit(130)
 
 

@@ -15,7 +15,6 @@ from encoder_bench.cli import (
     gate,
     inspection,
     models,
-    pretrain,
     results,
     run,
     score,
@@ -73,10 +72,6 @@ app.command("run", rich_help_panel="Measure", epilog=run.EPILOG)(run.run_command
 app.command("sweep", rich_help_panel="Measure", epilog=sweep.EPILOG)(sweep.sweep_command)
 app.command("status", rich_help_panel="Measure")(status.status_command)
 app.command("score", rich_help_panel="Measure")(score.score_command)
-app.command("pretrain", rich_help_panel="Measure", epilog=pretrain.EPILOG)(
-    pretrain.pretrain_command
-)
-app.command("bench", rich_help_panel="Measure")(models.bench_command)
 app.command("table", rich_help_panel="Compare")(table.table_command)
 app.command("compare", rich_help_panel="Compare")(results.compare_command)
 app.command("contrasts", rich_help_panel="Compare", epilog=contrasts.EPILOG)(

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
+from encoder_bench.base.errors import EncoderBenchError
 from encoder_bench.cli import options
 from encoder_bench.cli.run import parse_layers
-from encoder_bench.errors import EncoderBenchError
-from encoder_bench.plan import DEFAULT_ENCODER, DEFAULT_TASKS, make_plan
+from encoder_bench.pipeline.plan import DEFAULT_ENCODER, DEFAULT_TASKS, make_plan
 
 app = typer.Typer(
     help="The feature cache of frozen encoders: fill it ahead, see what is in it, prune it.",
@@ -87,10 +87,10 @@ def build_command(
         settings=settings,
         trust_remote_code=trust_remote_code,
     )
-    from encoder_bench.assembly import build_encoder
-    from encoder_bench.hardware import choose_device
-    from encoder_bench.progress import make_reporter
-    from encoder_bench.run_data import read_data
+    from encoder_bench.base.hardware import choose_device
+    from encoder_bench.base.progress import make_reporter
+    from encoder_bench.pipeline.build import build_encoder
+    from encoder_bench.pipeline.run_data import read_data
     from encoder_bench.training.feature_cache import open_features
 
     reporter = make_reporter(quiet=quiet)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from encoder_bench.base.errors import EncoderBenchError, RecordError
 from encoder_bench.cli import options
-from encoder_bench.errors import EncoderBenchError, RecordError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,9 +39,9 @@ def contrasts_command(
     """
     from rich.console import Console
 
-    from encoder_bench.atomic import write_text
+    from encoder_bench.base.files import write_text
+    from encoder_bench.base.record import read_records
     from encoder_bench.results.contrasts import BLIND, ENCODERS, JOINT, contrast_frame, contrasts
-    from encoder_bench.results.record import read_records
 
     families = {"blind": BLIND, "joint": JOINT, "encoders": ENCODERS}
     if only is not None and only not in families:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from encoder_bench.base.errors import EncoderBenchError
 from encoder_bench.cli import options
-from encoder_bench.errors import EncoderBenchError
 
 if TYPE_CHECKING:
     from encoder_bench.data.folder import DataFolder
@@ -31,11 +31,11 @@ def check_command(
     debug: options.Debug = False,
 ) -> None:
     """Read every task's training and test samples, as a run would; exit 1 where one fails."""
+    from encoder_bench.base.progress import make_reporter
+    from encoder_bench.base.recipes import load_task
     from encoder_bench.data.check import check_folder
     from encoder_bench.data.folder import open_data
-    from encoder_bench.plan import DEFAULT_TASKS
-    from encoder_bench.progress import make_reporter
-    from encoder_bench.recipes import load_task
+    from encoder_bench.pipeline.plan import DEFAULT_TASKS
 
     reporter = make_reporter(quiet=False)
     folder = open_data(data, reporter)
@@ -73,11 +73,11 @@ def lint_command(
 
     Exit 1 where anything is found. The blind rows of a table show what it is worth.
     """
+    from encoder_bench.base.progress import make_reporter
+    from encoder_bench.base.recipes import load_task
     from encoder_bench.data.folder import open_data
     from encoder_bench.data.lint_folder import lint_folder
-    from encoder_bench.plan import DEFAULT_TASKS
-    from encoder_bench.progress import make_reporter
-    from encoder_bench.recipes import load_task
+    from encoder_bench.pipeline.plan import DEFAULT_TASKS
 
     reporter = make_reporter(quiet=json_output)
     folder = open_data(data, reporter)
@@ -122,9 +122,9 @@ def fetch_command(
 
     Without a network it says which file to put where; the same command then checks and unpacks it.
     """
+    from encoder_bench.base.progress import make_reporter
     from encoder_bench.data.catalog import catalog
     from encoder_bench.data.fetch import fetch
-    from encoder_bench.progress import make_reporter
 
     if list_all or not names:
         for name, entry in catalog().items():
@@ -159,7 +159,7 @@ def questions_command(
     Each answer is right equally often within a category, counts begin at zero; `run --tasks oc,mci
     --data DIR` asks them.
     """
-    from encoder_bench.data.balanced import write_questions
+    from encoder_bench.data.questions import write_questions
 
     made = write_questions(instances, output, questions=number, seed=seed, images=image_folder)
     for name, found in made.items():
@@ -185,8 +185,8 @@ def import_command(
     debug: options.Debug = False,
 ) -> None:
     """Write a Hub data set to a folder in the official layout, through `datasets`."""
+    from encoder_bench.base.progress import make_reporter
     from encoder_bench.data.hub import import_dataset
-    from encoder_bench.progress import make_reporter
 
     if kind not in ("vqav2", "captions") or part not in ("train", "val"):
         raise EncoderBenchError("--kind is vqav2 or captions, --part is train or val")

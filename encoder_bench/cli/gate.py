@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from encoder_bench.base.errors import EncoderBenchError, UnknownNameError
 from encoder_bench.cli import options
-from encoder_bench.errors import EncoderBenchError, UnknownNameError
 
 if TYPE_CHECKING:
-    from encoder_bench.results.verdicts import CheckResult
+    from encoder_bench.gate.verdicts import CheckResult
 
 EPILOG = (
     "--rerun quick takes minutes on two cores and needs no fresh runs: recorded and awkward "
@@ -34,7 +34,7 @@ def check_command(
         str | None,
         typer.Option(
             metavar="quick|full",
-            help="Make what is compared first: the cheap parts of every run, or every run anew "
+            help="Make what is compared first: the cheap parts of every run, or every run again "
             "into --results. Without it, the runs in --results are compared.",
         ),
     ] = None,
@@ -57,7 +57,7 @@ def check_command(
 
     Prints every failure and the samples that flipped; under GitHub Actions also a step summary.
     """
-    from encoder_bench.results import regression_report
+    from encoder_bench.gate import report as regression_report
 
     if rerun is not None and rerun not in _RERUNS:
         raise UnknownNameError("rerun", rerun, _RERUNS)
@@ -103,8 +103,8 @@ def accept_command(
     debug: options.Debug = False,
 ) -> None:
     """Take runs into the baseline, in place of those of the same identity."""
-    from encoder_bench.results.baseline import accept, identity
-    from encoder_bench.results.record import read_records
+    from encoder_bench.base.record import read_records
+    from encoder_bench.gate.baseline import accept, identity
 
     if every and runs:
         raise EncoderBenchError("--all takes every run; name none beside it")
@@ -125,7 +125,7 @@ def list_command(
     debug: options.Debug = False,
 ) -> None:
     """List the accepted runs, and when and why they were accepted."""
-    from encoder_bench.results.baseline import baseline_records, read_baseline, weights_folder
+    from encoder_bench.gate.baseline import baseline_records, read_baseline, weights_folder
 
     known = read_baseline(folder)
     for name, record in baseline_records(folder, known).items():
@@ -145,13 +145,13 @@ def _checked(
     device: str,
     quiet: bool,
 ) -> CheckResult:
-    from encoder_bench.progress import make_reporter
+    from encoder_bench.base.progress import make_reporter
 
     if rerun is None:
-        from encoder_bench.results.regression import check
+        from encoder_bench.gate.check import check
 
         return check(baseline, results, margin=margin, partial=partial)
-    from encoder_bench import replay
+    from encoder_bench.gate import replay
 
     reporter = make_reporter(quiet=quiet)
     if rerun == "quick":

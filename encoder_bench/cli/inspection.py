@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from encoder_bench.base.errors import RecipeError, WeightsError
 from encoder_bench.cli import options
-from encoder_bench.errors import RecipeError, WeightsError
 
 _HOW = "How"
 Layer = Annotated[
@@ -54,7 +54,7 @@ def features_command(
         str,
         typer.Option(
             metavar="X,Y",
-            help="The patch that others are likened to, as shares from left and top.",
+            help="The patch that others are compared to, as shares from left and top.",
         ),
     ] = "0.5,0.5",
     layer: Layer = None,
@@ -65,14 +65,14 @@ def features_command(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Draw what encoders see: principal components and likeness of their patch features."""
+    """Draw what encoders see: principal components and similarity of their patch features."""
     if output.suffix not in (".png", ".svg", ".pdf"):
         raise RecipeError(f"--output {output}: end it in .png, .svg or .pdf")
+    from encoder_bench.base.hardware import choose_device
+    from encoder_bench.base.progress import make_reporter
     from encoder_bench.data.images import load_image
-    from encoder_bench.hardware import choose_device
     from encoder_bench.inspection.feature_picture import draw_features
     from encoder_bench.inspection.patch_features import patch_features
-    from encoder_bench.progress import make_reporter
 
     where, places = _point(point), _places(encoder, weights)
     pictures = [load_image(path) for path in images]
@@ -124,10 +124,10 @@ def probe_command(
     debug: options.Debug = False,
 ) -> None:
     """Measure frozen features cheaply: k-NN, linear probe, image-text retrieval."""
-    from encoder_bench.hardware import choose_device
+    from encoder_bench.base.hardware import choose_device
+    from encoder_bench.base.progress import make_reporter
     from encoder_bench.inspection.labelled_images import HubColumns, read_labelled
     from encoder_bench.inspection.probe import probe_encoder
-    from encoder_bench.progress import make_reporter
 
     reporter = make_reporter(quiet=quiet or json_output)
     places = _places(encoder, weights)
@@ -205,10 +205,10 @@ def _retrieval(
     batch: int,
     reporter: Any,
 ) -> dict[str, Any]:
+    from encoder_bench.base.errors import DataError
+    from encoder_bench.base.hardware import choose_device
     from encoder_bench.data.folder import open_data
     from encoder_bench.encoders.text_tower import load_dual_encoder
-    from encoder_bench.errors import DataError
-    from encoder_bench.hardware import choose_device
     from encoder_bench.inspection.probe import retrieve
 
     try:

@@ -1,17 +1,15 @@
-"""`encoder-bench ask | export | bench`: models beyond a single run."""
+"""`encoder-bench ask | export`: a finished run's model, used."""
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from encoder_bench.base.errors import EncoderBenchError
 from encoder_bench.cli import options
-from encoder_bench.errors import EncoderBenchError, UnknownNameError
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id or its beginning.")]
 Weights = Annotated[
@@ -46,14 +44,14 @@ def ask_command(
     """Ask a finished run's model about an image: one question, or a conversation."""
     if question is None and not chat:
         raise EncoderBenchError("ask: give a question, or --chat to be asked for one")
+    from encoder_bench.base.recipes import DecodingSettings
     from encoder_bench.data.images import load_image
-    from encoder_bench.finished import load_finished
     from encoder_bench.mllm.conversation import Conversation
-    from encoder_bench.recipes import DecodingSettings
+    from encoder_bench.pipeline.load import load_run
     from encoder_bench.results.runs import find_run
 
     picture = load_image(image)
-    mllm = load_finished(results, find_run(results, run), weights=weights, device=device)
+    mllm = load_run(results, find_run(results, run), weights=weights, device=device)
     talk = Conversation(mllm, picture, DecodingSettings(max_new_tokens=max_new_tokens))
     if question is not None:
         typer.echo(talk.ask(question))
@@ -87,55 +85,14 @@ def export_command(
     vLLM, lmms-eval and transformers load the folder. A part that the class cannot express is
     named, and nothing is written.
     """
-    from encoder_bench.finished import load_finished
-    from encoder_bench.hub import upload_folder
+    from encoder_bench.base.hub import upload_folder
     from encoder_bench.mllm.export import export_llava
+    from encoder_bench.pipeline.load import load_run
     from encoder_bench.results.model_card import model_card
     from encoder_bench.results.runs import find_run
 
     record = find_run(results, run)
-    mllm = load_finished(results, record, weights=weights, device="cpu")
+    mllm = load_run(results, record, weights=weights, device="cpu")
     typer.echo(f"wrote {export_llava(mllm, folder, card=model_card(record))}")
     if push_to_hub is not None:
         typer.echo(f"uploaded to {upload_folder(folder, push_to_hub)}")
-
-
-def bench_command(
-    results: options.Results = Path("results"),
-    only: Annotated[
-        str | None,
-        typer.Option(
-            metavar="mllm|training|encoders|metrics|utilisation", help="One of the benches."
-        ),
-    ] = None,
-    repeats: Annotated[int, typer.Option(metavar="N", help="Timed repeats of each way.")] = 5,
-    llm: Annotated[str, typer.Option(metavar="NAME", help="The language model.")] = "tiny-llama",
-    device: Device = "cpu",
-    debug: options.Debug = False,
-) -> None:
-    """Measure speed as ratios of two ways in one run, and write them to DIR/bench/."""
-    from encoder_bench.atomic import write_text
-    from encoder_bench.bench import encoders, metrics, mllm, training, utilisation
-    from encoder_bench.bench.summary import summary
-
-    benches: dict[str, Callable[[], dict[str, Any]]] = {
-        f"mllm-{llm.replace('/', '--')}": lambda: mllm.run_bench(
-            llm=llm, repeats=repeats, device=device
-        ),
-        "training": lambda: training.run_bench(repeats=repeats, device=device),
-        "encoders": lambda: encoders.run_bench(repeats=repeats, device=device),
-        "metrics": lambda: metrics.run_bench(repeats=repeats, device=device),
-        "utilisation": lambda: utilisation.run_bench(repeats=repeats, device=device),
-    }
-    known = ("mllm", "training", "encoders", "metrics", "utilisation")
-    if only not in (None, *known):
-        raise UnknownNameError("bench", str(only), known)
-    for name, bench in benches.items():
-        if only is not None and not name.startswith(only):
-            continue
-        report = bench()
-        text = json.dumps(report, indent=1)
-        path = results / "bench" / f"{name}-{device.replace(':', '')}.json"
-        write_text(path, text + "\n")
-        typer.echo("\n".join(summary(report)) or text)
-        typer.echo(f"wrote {path}", err=True)

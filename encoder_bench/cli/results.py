@@ -12,7 +12,7 @@ import typer
 from encoder_bench.cli import options
 
 if TYPE_CHECKING:
-    from encoder_bench.results.record import RunRecord
+    from encoder_bench.base.record import RunRecord
 
 _HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 results_app = typer.Typer(
@@ -47,7 +47,7 @@ def compare_command(
     """
     from rich.console import Console
 
-    from encoder_bench.atomic import write_text
+    from encoder_bench.base.files import write_text
     from encoder_bench.results import compare_page
     from encoder_bench.results.compare import compare_runs
     from encoder_bench.results.runs import find_run
@@ -87,9 +87,9 @@ def report_command(
     debug: options.Debug = False,
 ) -> None:
     """Write one self-contained HTML page: table, charts, samples, patch features, proofs."""
-    from encoder_bench.progress import make_reporter
-    from encoder_bench.report_features import seen_features
-    from encoder_bench.results.record import read_records
+    from encoder_bench.base.progress import make_reporter
+    from encoder_bench.base.record import read_records
+    from encoder_bench.inspection.report_features import seen_features
     from encoder_bench.results.report.page import write_report
 
     records = read_records(results)
@@ -182,8 +182,8 @@ def export_command(
     debug: options.Debug = False,
 ) -> None:
     """Export all predictions as Parquet, or one run's scores as lm-eval style JSON."""
-    from encoder_bench.atomic import write_text
-    from encoder_bench.results.record import read_records
+    from encoder_bench.base.files import write_text
+    from encoder_bench.base.record import read_records
     from encoder_bench.results.runs import export_harness, export_parquet, find_run
 
     if run is not None:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from encoder_bench.base.errors import RecipeError
 from encoder_bench.cli import options
-from encoder_bench.errors import RecipeError
-from encoder_bench.plan import DEFAULT_ENCODER, DEFAULT_TASKS, RunPlan, make_plan
+from encoder_bench.pipeline.plan import DEFAULT_ENCODER, DEFAULT_TASKS, RunPlan, make_plan
 
 if TYPE_CHECKING:
-    from encoder_bench.run import RunOutcome
+    from encoder_bench.pipeline.run import RunOutcome
 
 EPILOG = (
     "The same command again finds the finished run; a killed one goes on where it was. "
@@ -209,15 +209,15 @@ def run_command(
     if dry_run:
         _print_plan(plan, json_output=json_output)
         return
-    from encoder_bench.hardware import choose_device
-    from encoder_bench.processes import join_processes
-    from encoder_bench.progress import make_reporter
-    from encoder_bench.run import run, train_along
+    from encoder_bench.base.hardware import choose_device
+    from encoder_bench.base.processes import join_processes
+    from encoder_bench.base.progress import make_reporter
+    from encoder_bench.pipeline.run import run, run_worker
 
     processes = join_processes(cpu=choose_device(device).type == "cpu")
     names = [name.strip() for name in (trackers or "").split(",") if name.strip()]
     if not processes.is_main:
-        train_along(plan, processes, trackers=names)
+        run_worker(plan, processes, trackers=names)
         return
     outcome = run(
         plan,
@@ -261,7 +261,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 
 def _print_plan(plan: RunPlan, *, json_output: bool) -> None:
-    from encoder_bench.estimate import estimate_run
+    from encoder_bench.pipeline.estimate import estimate_run
 
     estimate = estimate_run(plan)
     settings = {

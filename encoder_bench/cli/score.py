@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from encoder_bench.metrics.ptb_java import JavaCheck
-    from encoder_bench.tasks.conformance import Conformance, Missing
+    from encoder_bench.tasks.score_file import Conformance, Missing
 
 _NAMED = 3
 _ROWS = 12
@@ -76,12 +76,12 @@ def score_command(
     """
     from rich.console import Console
 
-    from encoder_bench.atomic import write_text
+    from encoder_bench.base.errors import DataError
+    from encoder_bench.base.files import write_text
+    from encoder_bench.base.progress import make_reporter
+    from encoder_bench.base.recipes import load_task
     from encoder_bench.data.folder import open_data
-    from encoder_bench.errors import DataError
-    from encoder_bench.progress import make_reporter
-    from encoder_bench.recipes import load_task
-    from encoder_bench.tasks.conformance import score_predictions
+    from encoder_bench.tasks.score_file import score_predictions
 
     recipe = load_task(task)
     folder = open_data(data, make_reporter(quiet=json_output))

@@ -43,10 +43,10 @@ def spice_command(
     No checksum of the archive is published; the sha256 of what was installed is printed, kept and
     compared before every use.
     """
-    from encoder_bench.errors import DataError
+    from encoder_bench.base.errors import DataError
+    from encoder_bench.base.progress import make_reporter
     from encoder_bench.metrics.java import find_java
     from encoder_bench.metrics.spice import install, spice_folder
-    from encoder_bench.progress import make_reporter
 
     if source is not None and not source.exists():
         raise DataError(f"--from {source}: no such file or folder")

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
+from encoder_bench.base.errors import RecipeError, UnknownNameError
 from encoder_bench.cli import options
 from encoder_bench.cli.run import parse_layers, parse_setting
 from encoder_bench.cli.sweep_launch import launch, print_sweep
-from encoder_bench.errors import RecipeError, UnknownNameError
-from encoder_bench.plan import DEFAULT_TASKS
+from encoder_bench.pipeline.plan import DEFAULT_TASKS
 
 EPILOG = (
     "Killed and repeated, a sweep goes on where it was: finished cells are found, interrupted ones "

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from encoder_bench.base.errors import RecipeError
 from encoder_bench.cli.status import STATE_COLOURS
-from encoder_bench.errors import RecipeError
 
 if TYPE_CHECKING:
-    from encoder_bench.progress import Reporter
+    from encoder_bench.base.progress import Reporter
     from encoder_bench.sweep.plan import Sweep
     from encoder_bench.sweep.slurm import SlurmOptions
 
@@ -49,7 +49,7 @@ def launch(
         RecipeError: more GPUs a cell than there are.
         Exit: 1, where a cell is not done.
     """
-    from encoder_bench.progress import make_reporter
+    from encoder_bench.base.progress import make_reporter
     from encoder_bench.sweep.slurm import run_slurm
 
     sweep.write()

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from encoder_bench.base.errors import RecordError, UnknownNameError
 from encoder_bench.cli import options
-from encoder_bench.errors import RecordError, UnknownNameError
 
 if TYPE_CHECKING:
-    from encoder_bench.results.record import RunRecord
+    from encoder_bench.base.record import RunRecord
 
 _FORMATS = ("terminal", "md", "csv", "tex", "html", "json")
 
@@ -56,7 +56,7 @@ def table_command(
 
     Best bold, second best underlined, ties with the best marked, blind rows in italics.
     """
-    from encoder_bench.results.record import no_collection, read_records
+    from encoder_bench.base.record import no_collection, read_records
 
     if format_ not in _FORMATS:
         raise UnknownNameError("format", format_, _FORMATS)

@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from encoder_bench.errors import UnknownNameError
+from encoder_bench.base.errors import UnknownNameError
 
 
 class CatalogFile(BaseModel):

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from encoder_bench.base.errors import DataError
+from encoder_bench.base.progress import Reporter
+from encoder_bench.base.recipes import TaskRecipe
 from encoder_bench.data.folder import DataFolder, check_disjoint
 from encoder_bench.data.images import load_image
 from encoder_bench.data.sample import Sample, Split
-from encoder_bench.errors import DataError
-from encoder_bench.progress import Reporter
-from encoder_bench.recipes import TaskRecipe
 
 _SPLITS: tuple[Split, ...] = ("train", "test")
 

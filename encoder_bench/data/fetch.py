@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from encoder_bench.atomic import atomic_path, write_text
+from encoder_bench.base.download import download
+from encoder_bench.base.errors import DataError
+from encoder_bench.base.files import atomic_path, write_text
+from encoder_bench.base.progress import Reporter
 from encoder_bench.data.catalog import CatalogFile, CatalogSet, find_set
 from encoder_bench.data.images import image_inside
-from encoder_bench.downloads import download
-from encoder_bench.errors import DataError
-from encoder_bench.progress import Reporter
 
 ARCHIVES = "downloads"
 NOTE = "fetched.json"

@@ -10,18 +10,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
-from encoder_bench.data.coco import caption_samples, captions_by_image
-from encoder_bench.data.gvtbench import SOURCES, gvt_samples
-from encoder_bench.data.layout import Layout, TolerantLayout
-from encoder_bench.data.more_captions import MORE_CAPTIONS, more_caption_samples
-from encoder_bench.data.more_vqa import MORE_VQA, more_vqa_samples
-from encoder_bench.data.pope import pope_samples
+from encoder_bench.base.errors import DataError, UnknownNameError
+from encoder_bench.base.hashing import hash_file, hash_text
+from encoder_bench.base.progress import QuietReporter, Reporter
+from encoder_bench.data.image_files import Layout, TolerantLayout
+from encoder_bench.data.readers.coco import caption_samples, captions_by_image
+from encoder_bench.data.readers.gvtbench import SOURCES, gvt_samples
+from encoder_bench.data.readers.other_captions import MORE_CAPTIONS, more_caption_samples
+from encoder_bench.data.readers.other_vqa import MORE_VQA, more_vqa_samples
+from encoder_bench.data.readers.pope import pope_samples
+from encoder_bench.data.readers.vqav2 import vqa_samples
 from encoder_bench.data.sample import Sample, Split
 from encoder_bench.data.versions import known_version
-from encoder_bench.data.vqav2 import vqa_samples
-from encoder_bench.errors import DataError, UnknownNameError
-from encoder_bench.hashing import hash_file, hash_text
-from encoder_bench.progress import QuietReporter, Reporter
 
 Reader = Callable[[Layout, str, str, Split], list[Sample]]
 """Layout, task, source and split to samples."""

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from encoder_bench.atomic import atomic_path, write_text
-from encoder_bench.errors import DataError
-from encoder_bench.progress import Reporter
+from encoder_bench.base.errors import DataError
+from encoder_bench.base.files import atomic_path, write_text
+from encoder_bench.base.progress import Reporter
 
 Kind = Literal["vqav2", "captions"]
 Part = Literal["train", "val"]

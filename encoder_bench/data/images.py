@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from encoder_bench.errors import DataError
+from encoder_bench.base.errors import DataError
 
 
 def load_image(path: Path) -> Image.Image:

@@ -1,7 +1,7 @@
 """What is wrong with a data set even though it can be read: leaks, skew, duplicates, overlap.
 
 What belongs here: one function a finding, each on samples alone. Images are compared in
-`likeness.py`; whether the files can be read at all is `check.py`'s question.
+`similarity.py`; whether the files can be read at all is `check.py`'s question.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder_bench.data.sample import Sample
-from encoder_bench.statistics import bootstrap_interval, ratio
+from encoder_bench.metrics.statistics import bootstrap_interval, ratio
 
 _MOST_QUESTIONS = 8_000
 _MOST_CLASSES = 60

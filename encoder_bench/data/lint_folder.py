@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from encoder_bench.base.errors import DataError
+from encoder_bench.base.progress import Reporter
+from encoder_bench.base.recipes import TaskRecipe
 from encoder_bench.data.folder import DataFolder
-from encoder_bench.data.likeness import Fingerprint, fingerprints, near_duplicates, same_files
 from encoder_bench.data.lint import Finding, lint_samples
 from encoder_bench.data.sample import Sample, Split
+from encoder_bench.data.similarity import Fingerprint, fingerprints, near_duplicates, same_files
 from encoder_bench.data.versions import known_version
-from encoder_bench.errors import DataError
-from encoder_bench.progress import Reporter
-from encoder_bench.recipes import TaskRecipe
 
 _SHOWN = 3
 

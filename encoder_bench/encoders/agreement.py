@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from encoder_bench.base.errors import RecipeError, WeightsError
 from encoder_bench.encoders.catalog import parse_source
 from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.encoders.registry import find_spec, load_encoder
-from encoder_bench.errors import RecipeError, WeightsError
 
 RELATIVE_TOLERANCE = 1e-3
 """Largest difference of a feature, as a share of the features' standard deviation."""

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
+from encoder_bench.base.errors import WeightsError
 from encoder_bench.encoders.catalog import transformers_configs
 from encoder_bench.encoders.encoder import Encoder
-from encoder_bench.encoders.reading import quiet_building
+from encoder_bench.encoders.loading import quiet_building
 from encoder_bench.encoders.spec import EncoderSpec
-from encoder_bench.errors import WeightsError
 
 _LAST = (-1,)
 FACT_NAMES = (
@@ -111,8 +111,8 @@ def _transformers(spec: EncoderSpec, layer: tuple[int, ...]) -> Encoder:
     from transformers import ViTImageProcessor
 
     from encoder_bench.encoders.bundled import seeded_backbone, tiny_processor
-    from encoder_bench.encoders.transformers_architectures import build_backbone
-    from encoder_bench.encoders.transformers_encoder import TransformersEncoder
+    from encoder_bench.encoders.hf_architectures import build_backbone
+    from encoder_bench.encoders.hf_encoder import TransformersEncoder
 
     processor: Any
     if spec.source == "bundled":

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from encoder_bench.encoders.bundled_weights import bundled_folder, has_bundled_weights
+from encoder_bench.encoders.hf import load_transformers
+from encoder_bench.encoders.hf_encoder import TransformersEncoder
 from encoder_bench.encoders.spec import EncoderSpec
-from encoder_bench.encoders.transformers import load_transformers
-from encoder_bench.encoders.transformers_encoder import TransformersEncoder
 
 _SEED = 20240607
 _IMAGE, _PATCH = 64, 16

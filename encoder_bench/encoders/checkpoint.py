@@ -15,11 +15,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from encoder_bench.base.errors import WeightsError
+from encoder_bench.base.hub import is_cached, is_reachable
 from encoder_bench.encoders.integrity import verify_weights
-from encoder_bench.encoders.reading import explained, unreachable
+from encoder_bench.encoders.loading import explained, unreachable
 from encoder_bench.encoders.spec import EncoderSpec
-from encoder_bench.errors import WeightsError
-from encoder_bench.hub import is_cached, is_reachable
 
 _RANDOM_FILLS = {
     Tensor.uniform_,
@@ -104,7 +104,7 @@ def verified(spec: EncoderSpec, file: Path) -> tuple[Path, str]:
 
 
 @contextlib.contextmanager
-def whole_loading(
+def strict_loading(
     name: str, place: str, *, heads: tuple[str, ...], only: str = ""
 ) -> Iterator[None]:
     """Make every `load_state_dict` of the block fail unless it reads every parameter.
@@ -116,7 +116,7 @@ def whole_loading(
     Args:
         name: the encoder, for the error.
         place: the file, for the error.
-        heads: beginnings of names that may be missing or surplus.
+        heads: beginnings of names that may be missing or unexpected.
         only: look only at names that begin so (`visual.` for a vision tower).
 
     Raises:
@@ -152,7 +152,7 @@ def check_names(
     name: str,
     place: str,
     missing: list[str],
-    surplus: list[str],
+    ignored_keys: list[str],
     heads: tuple[str, ...],
     only: str = "",
 ) -> None:
@@ -163,7 +163,7 @@ def check_names(
     """
     for names, words in (
         (missing, "leaves {} parameters at random values, the first {}"),
-        (surplus, "holds {} parameters that the architecture does not have, the first {}"),
+        (ignored_keys, "holds {} parameters that the architecture does not have, the first {}"),
     ):
         wrong = sorted(
             n for n in names if n.startswith(only) and not n.removeprefix(only).startswith(heads)

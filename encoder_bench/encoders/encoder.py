@@ -74,7 +74,7 @@ class Encoder(nn.Module, ABC):
 
     def fingerprint(self) -> str:
         """Return the sha256 of weights, transform and layer: equal exactly when features are."""
-        from encoder_bench.hashing import hash_parameters, hash_text
+        from encoder_bench.base.hashing import hash_parameters, hash_text
 
         return hash_text(
             hash_parameters(self.backbone), self.transform_description, repr(self.layer)

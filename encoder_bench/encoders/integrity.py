@@ -13,10 +13,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from encoder_bench.atomic import write_text
-from encoder_bench.errors import WeightsError
-from encoder_bench.hashing import hash_file, hash_text
-from encoder_bench.paths import cache_dir
+from encoder_bench.base.errors import WeightsError
+from encoder_bench.base.files import write_text
+from encoder_bench.base.hashing import hash_file, hash_text
+from encoder_bench.base.paths import cache_dir
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".tar")

@@ -6,10 +6,10 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from encoder_bench.base.errors import UnknownNameError
 from encoder_bench.encoders.bundled_weights import bundled_folder, has_bundled_weights
 from encoder_bench.encoders.registry import encoder_names, find_spec
 from encoder_bench.encoders.spec import EncoderSpec
-from encoder_bench.errors import UnknownNameError
 
 BYTES_PER_PARAMETER = 4
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from encoder_bench.encoders.checkpoint import fetch_file, find_file, whole_loading
+from encoder_bench.base.errors import UnknownNameError, WeightsError
+from encoder_bench.encoders.checkpoint import fetch_file, find_file, strict_loading
+from encoder_bench.encoders.loading import explained
 from encoder_bench.encoders.open_clip_encoder import OpenClipEncoder
-from encoder_bench.encoders.reading import explained
 from encoder_bench.encoders.spec import EncoderSpec
-from encoder_bench.errors import UnknownNameError, WeightsError
 
 FILES = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin")
 _PREPROCESSING = {
@@ -84,7 +84,7 @@ def load_open_clip(
         file, revision = fetch_file(spec, repository, FILES)
     with (
         explained(spec.name, str(file)),
-        whole_loading(spec.name, str(file), heads=_HEADS, only="visual."),
+        strict_loading(spec.name, str(file), heads=_HEADS, only="visual."),
     ):
         model, _, transform = open_clip.create_model_and_transforms(
             architecture,

@@ -12,10 +12,10 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
+from encoder_bench.base.errors import WeightsError
 from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.encoders.shape import token_shape
 from encoder_bench.encoders.spec import EncoderSpec
-from encoder_bench.errors import WeightsError
 
 
 class OpenClipEncoder(Encoder):

@@ -10,9 +10,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from encoder_bench.base.errors import EncoderBenchError, UnknownNameError, WeightsError
 from encoder_bench.encoders.catalog import CATALOG, parse_source
 from encoder_bench.encoders.spec import EncoderSpec, Source
-from encoder_bench.errors import EncoderBenchError, UnknownNameError, WeightsError
 
 if TYPE_CHECKING:
     from encoder_bench.encoders.encoder import Encoder
@@ -201,7 +201,7 @@ def load_encoder(
         from encoder_bench.encoders.bundled import load_bundled
 
         return load_bundled(spec, layer=layer, resolution=resolution, dtype=kind)
-    from encoder_bench.encoders.transformers import load_transformers
+    from encoder_bench.encoders.hf import load_transformers
 
     place = str(weights or spec.locator)
     if spec.source == "dir" and not Path(place).is_dir():

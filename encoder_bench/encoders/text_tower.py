@@ -17,12 +17,12 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from encoder_bench.base.errors import WeightsError
+from encoder_bench.base.hub import is_cached, is_reachable
 from encoder_bench.encoders.catalog import parse_source
-from encoder_bench.encoders.reading import explained, quiet_loading, unreachable
+from encoder_bench.encoders.loading import explained, quiet_loading, unreachable
 from encoder_bench.encoders.registry import find_spec
 from encoder_bench.encoders.spec import EncoderSpec
-from encoder_bench.errors import WeightsError
-from encoder_bench.hub import is_cached, is_reachable
 
 _CLASSES = {"clip": "CLIPModel", "siglip": "SiglipModel"}
 _TEXT_LENGTH = {"siglip": 64}
@@ -126,7 +126,7 @@ def _open_clip(
 ) -> DualEncoder:
     import open_clip
 
-    from encoder_bench.encoders.checkpoint import fetch_file, find_file, whole_loading
+    from encoder_bench.encoders.checkpoint import fetch_file, find_file, strict_loading
     from encoder_bench.encoders.open_clip import FILES, build_options
 
     architecture, _, tag = locator.partition("/")
@@ -135,7 +135,7 @@ def _open_clip(
         file, _ = find_file(spec, weights)
     else:
         file, _ = fetch_file(spec, str(facts.get("hf_hub", "")).rstrip("/"), FILES)
-    with explained(spec.name, str(file)), whole_loading(spec.name, str(file), heads=()):
+    with explained(spec.name, str(file)), strict_loading(spec.name, str(file), heads=()):
         model, _, transform = open_clip.create_model_and_transforms(
             architecture, pretrained=str(file), weights_only=True, **build_options(facts)
         )

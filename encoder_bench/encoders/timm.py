@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from encoder_bench.encoders.authors_file import authors_file, is_address
-from encoder_bench.encoders.checkpoint import fetch_file, find_file, whole_loading
-from encoder_bench.encoders.reading import explained
+from encoder_bench.base.errors import UnknownNameError, WeightsError
+from encoder_bench.encoders.checkpoint import fetch_file, find_file, strict_loading
+from encoder_bench.encoders.external_checkpoint import authors_file, is_address
+from encoder_bench.encoders.loading import explained
 from encoder_bench.encoders.spec import EncoderSpec
 from encoder_bench.encoders.timm_encoder import TimmEncoder
-from encoder_bench.errors import UnknownNameError, WeightsError
 
 _HEADS = (
     "head.", "head_dist.", "fc.", "classifier.", "fc_norm.", "attn_pool.", "head_drop.",
@@ -106,7 +106,7 @@ def load_timm(
     name, place = timm_name(spec)
     file, revision = _find(spec, name, place, weights)
     overlay = {"file": str(file), "custom_load": False}
-    with explained(spec.name, str(file)), whole_loading(spec.name, str(file), heads=_HEADS):
+    with explained(spec.name, str(file)), strict_loading(spec.name, str(file), heads=_HEADS):
         backbone = build_timm(spec, resolution, pretrained=True, **overlay)
     return TimmEncoder(
         spec, backbone.to(dtype).eval(), layer=layer, resolution=resolution, revision=revision

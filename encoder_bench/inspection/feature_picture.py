@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from encoder_bench.atomic import atomic_path
+from encoder_bench.base.files import atomic_path
 from encoder_bench.inspection.patch_features import PatchFeatures
 
 _SIDE = 2.1
@@ -21,7 +21,7 @@ _SIDE = 2.1
 def draw_features(
     images: Sequence[Image.Image], views: Sequence[PatchFeatures], output: Path, *, dpi: int = 130
 ) -> None:
-    """Write the picture: photo, then components and likeness of each encoder.
+    """Write the picture: photo, then components and similarity of each encoder.
 
     Args:
         images: as they were given.
@@ -66,7 +66,7 @@ def _draw_likeness(axes: Any, view: PatchFeatures, row: int) -> None:
     from matplotlib.patches import Rectangle
 
     title = "cosine to one patch" if row == 0 else ""
-    _show(axes, view.likeness[row].numpy(), title, cmap="gray", vmin=-1.0, vmax=1.0)
+    _show(axes, view.similarity[row].numpy(), title, cmap="gray", vmin=-1.0, vmax=1.0)
     down, across = view.chosen
     axes.add_patch(
         Rectangle((across - 0.5, down - 0.5), 1, 1, fill=False, edgecolor="red", linewidth=1.5)

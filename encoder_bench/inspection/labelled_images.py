@@ -12,10 +12,10 @@ from typing import Any
 
 from PIL import Image
 
+from encoder_bench.base.errors import DataError
+from encoder_bench.base.hashing import hash_file, hash_text
+from encoder_bench.base.progress import Reporter
 from encoder_bench.data.images import load_image
-from encoder_bench.errors import DataError
-from encoder_bench.hashing import hash_file, hash_text
-from encoder_bench.progress import Reporter
 
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _TEST_FOLDERS = ("test", "val", "validation")
@@ -162,9 +162,9 @@ def _is_held_out(digest: str) -> bool:
 
 
 def _from_instances(data: str, reporter: Reporter) -> LabelledSet:
-    from encoder_bench.data.coco import read_instances
     from encoder_bench.data.folder import open_data
-    from encoder_bench.data.layout import Layout
+    from encoder_bench.data.image_files import Layout
+    from encoder_bench.data.readers.coco import read_instances
 
     folder = open_data(data, reporter)
     layout = Layout(folder.root)

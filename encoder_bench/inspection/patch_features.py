@@ -1,4 +1,4 @@
-"""What an encoder's patch tokens say about a picture: their main directions, and their likeness.
+"""What an encoder's patch tokens say about a picture: their main directions, and their similarity.
 
 What belongs here: numbers for a picture to be drawn from. Drawing is `feature_picture.py`'s.
 
@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from encoder_bench.base.errors import RecipeError
 from encoder_bench.encoders.encoder import Encoder
-from encoder_bench.errors import RecipeError
 
 _LOW, _HIGH = 0.01, 0.99
 
@@ -30,7 +30,7 @@ class PatchFeatures:
         display_name: for titles.
         pretrained: False for random weights.
         colours: `(I, h, w, 3)` 0..1, the first three principal components.
-        likeness: `(I, h, w)` cosine to the chosen patch of the same picture, -1..1.
+        similarity: `(I, h, w)` cosine to the chosen patch of the same picture, -1..1.
         chosen: (row, column) of that patch on the grid.
         explained: share of the variance that the three components hold.
     """
@@ -39,7 +39,7 @@ class PatchFeatures:
     display_name: str
     pretrained: bool
     colours: Tensor
-    likeness: Tensor
+    similarity: Tensor
     chosen: tuple[int, int]
     explained: float
 
@@ -58,7 +58,7 @@ def patch_features(
         encoder: on any device, in eval mode.
         images: pictures of any size.
         point: (across, down) as shares of what the encoder is shown: which patch the others are
-            likened to.
+            compared to.
 
     Raises:
         RecipeError: the point lies outside.
@@ -71,14 +71,14 @@ def patch_features(
     height, width = encoder.grid
     row, column = min(height - 1, int(point[1] * height)), min(width - 1, int(point[0] * width))
     unit = F.normalize(tokens, dim=-1)
-    likeness = (unit @ unit[:, row * width + column, :, None]).squeeze(-1)
+    similarity = (unit @ unit[:, row * width + column, :, None]).squeeze(-1)
     colours, explained = principal_colours(tokens)
     return PatchFeatures(
         encoder=encoder.spec.name,
         display_name=encoder.spec.display_name,
         pretrained=encoder.pretrained,
         colours=colours.reshape(len(tokens), height, width, 3),
-        likeness=likeness.reshape(len(tokens), height, width),
+        similarity=similarity.reshape(len(tokens), height, width),
         chosen=(row, column),
         explained=explained,
     )

@@ -18,18 +18,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from encoder_bench.base.errors import DataError
+from encoder_bench.base.progress import Reporter
 from encoder_bench.data.images import load_image
 from encoder_bench.data.sample import Sample
 from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.encoders.text_tower import DualEncoder
-from encoder_bench.errors import DataError
 from encoder_bench.inspection.labelled_images import LabelledImage, LabelledSet
 from encoder_bench.inspection.measures import (
     linear_probe_scores,
     nearest_neighbour_scores,
 )
-from encoder_bench.progress import Reporter
-from encoder_bench.statistics import bootstrap_interval, plain_ratio
+from encoder_bench.metrics.statistics import bootstrap_interval, plain_ratio
 
 _STRENGTHS = (0.01, 0.1, 1.0, 10.0)
 _FIT_SHARE = 0.8
@@ -180,10 +180,10 @@ def recall_at_one(images: Tensor, texts: Tensor, owner: Sequence[int]) -> dict[s
         texts: `(T, E)` embeddings.
         owner: T indices: the picture of each text.
     """
-    likeness = F.normalize(texts, dim=-1) @ F.normalize(images, dim=-1).T
+    similarity = F.normalize(texts, dim=-1) @ F.normalize(images, dim=-1).T
     of = torch.as_tensor(owner)
-    right_texts = likeness.argmax(dim=1) == of
-    right_images = of[likeness.argmax(dim=0)] == torch.arange(len(images))
+    right_texts = similarity.argmax(dim=1) == of
+    right_images = of[similarity.argmax(dim=0)] == torch.arange(len(images))
     return {
         "image_to_text": _accuracy(right_images, 0),
         "text_to_image": _accuracy(right_texts, 0),

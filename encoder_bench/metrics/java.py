@@ -11,7 +11,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from encoder_bench.errors import MissingDependencyError
+from encoder_bench.base.errors import MissingDependencyError
 
 OLDEST = 8
 _VERSION = re.compile(r'version "(?:1\.)?(\d+)')

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder_bench.errors import MissingDependencyError
+from encoder_bench.base.errors import MissingDependencyError
 from encoder_bench.metrics.caption import Captions, tokenized
 from encoder_bench.metrics.java import find_java, heap_mebibytes, scorer_folder
 

@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from encoder_bench.errors import MissingDependencyError
+from encoder_bench.base.errors import MissingDependencyError
 from encoder_bench.metrics.java import find_java, heap_mebibytes, scorer_folder
 from encoder_bench.metrics.ptb import PUNCTUATION, ptb_tokenize
 

@@ -19,14 +19,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder_bench.atomic import atomic_path, write_text
-from encoder_bench.downloads import download
-from encoder_bench.errors import DataError, MissingDependencyError
-from encoder_bench.hashing import hash_file
+from encoder_bench.base.download import download
+from encoder_bench.base.errors import DataError, MissingDependencyError
+from encoder_bench.base.files import atomic_path, write_text
+from encoder_bench.base.hashing import hash_file
+from encoder_bench.base.paths import cache_dir
+from encoder_bench.base.progress import Reporter
 from encoder_bench.metrics.caption import Captions
 from encoder_bench.metrics.java import find_java, heap_mebibytes, scorer_folder
-from encoder_bench.paths import cache_dir
-from encoder_bench.progress import Reporter
 
 VERSION = 1
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from encoder_bench.mllm.language import LanguageModel
-from encoder_bench.mllm.layout import Rows
+from encoder_bench.mllm.shared_rows import Rows
 
 Attention = Literal["auto", "sdpa"]
 

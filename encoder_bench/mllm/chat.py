@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from encoder_bench.errors import WeightsError
+from encoder_bench.base.errors import WeightsError
 
 _CONTENT = "ENCODER-BENCH-CONTENT"
 _REPLY = "ENCODER-BENCH-REPLY"

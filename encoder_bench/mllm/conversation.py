@@ -12,9 +12,9 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from encoder_bench.mllm.generation import generate
+from encoder_bench.base.recipes import DecodingSettings
+from encoder_bench.mllm.generate import generate
 from encoder_bench.mllm.model import MLLM
-from encoder_bench.recipes import DecodingSettings
 
 
 @dataclass

@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from encoder_bench.encoders.reading import quiet_loading
-from encoder_bench.errors import EncoderBenchError, WeightsError
+from encoder_bench.base.errors import EncoderBenchError, WeightsError
+from encoder_bench.encoders.loading import quiet_loading
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.projectors.linear import LinearProjector

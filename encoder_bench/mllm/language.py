@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from encoder_bench.errors import WeightsError
-from encoder_bench.hashing import hash_parameters
+from encoder_bench.base.errors import WeightsError
+from encoder_bench.base.hashing import hash_parameters
+from encoder_bench.base.recipes import LanguageModelSettings
 from encoder_bench.mllm.chat import plain_text, read_template
+from encoder_bench.mllm.gradient_checkpointing import recompute_activations
 from encoder_bench.mllm.head import head_only_at
-from encoder_bench.mllm.recompute import recompute_activations
-from encoder_bench.recipes import LanguageModelSettings
 
 
 class LanguageModel(nn.Module):

@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from encoder_bench.encoders.reading import quiet_loading
-from encoder_bench.errors import EncoderBenchError, UnknownNameError, WeightsError
-from encoder_bench.hashing import hash_file
-from encoder_bench.paths import cache_dir
+from encoder_bench.base.errors import EncoderBenchError, UnknownNameError, WeightsError
+from encoder_bench.base.hashing import hash_file
+from encoder_bench.base.paths import cache_dir
+from encoder_bench.encoders.loading import quiet_loading
 
 _SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _BUNDLED = Path(str(resources.files("encoder_bench"))) / "bundled" / "llm" / "tiny-llama"

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from encoder_bench.recipes import LanguageModelSettings
+from encoder_bench.base.recipes import LanguageModelSettings
 
 ADAMW_BYTES = 12
 """Gradient and both moments of one float32 parameter."""

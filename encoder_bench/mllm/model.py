@@ -20,8 +20,8 @@ from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.mllm.attention import training_kernel
 from encoder_bench.mllm.batch import TrainingBatch
 from encoder_bench.mllm.language import LanguageModel
-from encoder_bench.mllm.layout import Rows, lay_out
 from encoder_bench.mllm.projectors.projector import Projector
+from encoder_bench.mllm.shared_rows import Rows, lay_out
 
 
 @dataclass(frozen=True, slots=True)

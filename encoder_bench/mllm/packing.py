@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from encoder_bench.errors import DataError
+from encoder_bench.base.errors import DataError
 from encoder_bench.mllm.batch import (
     ImageDialogue,
     TokenizedDialogue,
@@ -18,7 +18,7 @@ from encoder_bench.mllm.batch import (
     TrainingBatch,
 )
 from encoder_bench.mllm.language import LanguageModel
-from encoder_bench.mllm.layout import Rows, lay_out
+from encoder_bench.mllm.shared_rows import Rows, lay_out
 
 __all__ = [
     "ImageDialogue",

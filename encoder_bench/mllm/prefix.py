@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from encoder_bench.errors import DataError
+from encoder_bench.base.errors import DataError
 from encoder_bench.mllm.language import LanguageModel
 
 _CPU_CACHE_BYTES = 2**30

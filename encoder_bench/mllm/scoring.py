@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn import functional as F
 
-from encoder_bench.errors import DataError
+from encoder_bench.base.errors import DataError
 from encoder_bench.mllm.language import LanguageModel
-from encoder_bench.mllm.layout import lay_out_candidates
 from encoder_bench.mllm.prefix import Prefix, Question, check_context
+from encoder_bench.mllm.shared_rows import lay_out_candidates
 
 Replies = tuple[tuple[int, ...], ...]
 """Token ids of every candidate, end of turn included."""

@@ -15,11 +15,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from encoder_bench.errors import ProofError, RecipeError
-from encoder_bench.hashing import hash_parameters
+from encoder_bench.base.errors import ProofError, RecipeError
+from encoder_bench.base.hashing import hash_parameters
+from encoder_bench.base.recipes import LoraSettings
+from encoder_bench.base.record_parts import PartProof
 from encoder_bench.mllm.model import MLLM
-from encoder_bench.recipes import LoraSettings
-from encoder_bench.record_parts import PartProof
 
 _ADAPTER = "lora_"
 _SHOWN = 3

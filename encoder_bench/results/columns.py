@@ -10,9 +10,9 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from encoder_bench.errors import UnknownNameError
+from encoder_bench.base.errors import UnknownNameError
+from encoder_bench.base.record import RunRecord, TaskScores
 from encoder_bench.results.estimates import mean_if_whole
-from encoder_bench.results.record import RunRecord, TaskScores
 
 SETTING, HALF, KIND = "Setting", "Joint Tuning", "Row"
 SUPERVISION, ENCODER, IMAGES = "Supervision", "Visual Encoder", "Pretraining Images"

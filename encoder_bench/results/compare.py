@@ -1,7 +1,7 @@
 """Two runs on the samples that they share: difference, significance, and which samples flipped.
 
 What belongs here: pairing predictions and putting statistics on the pairs. The statistics
-themselves are `encoder_bench.statistics`.
+themselves are `encoder_bench.metrics.statistics`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from encoder_bench.errors import RecordError
+from encoder_bench.base.errors import RecordError
+from encoder_bench.base.record import RunRecord
 from encoder_bench.results.compare_metrics import MetricComparison, compare_metrics
 from encoder_bench.results.grouping import setting_key
 from encoder_bench.results.paired import McNemar, PairedDifference, mcnemar, paired_difference
-from encoder_bench.results.predictions import Prediction, read_predictions
-from encoder_bench.results.record import RunRecord
+from encoder_bench.tasks.predictions import Prediction, read_predictions
 
 RIGHT = 50.0
 """A sample is right from this score on, in percent; VQA's are 0, 30, 60, 90 or 100."""

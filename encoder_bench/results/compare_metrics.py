@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from encoder_bench.errors import RecordError
+from encoder_bench.base.errors import RecordError
+from encoder_bench.base.record import RunRecord
 from encoder_bench.results.paired import PairedDifference, paired_measures
-from encoder_bench.results.predictions import Prediction
-from encoder_bench.results.record import RunRecord
-from encoder_bench.results.remeasure import measure_again, whole_score
 from encoder_bench.tasks.measures import Measure
+from encoder_bench.tasks.predictions import Prediction
+from encoder_bench.tasks.remeasure import measure_again, whole_score
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from encoder_bench.base.record import RunRecord
 from encoder_bench.results.compare import Flip, RunComparison, TaskComparison
 from encoder_bench.results.formats.html import render_page
 from encoder_bench.results.layout import NOT_AVAILABLE, Cell, Line, Page
-from encoder_bench.results.record import RunRecord
 from encoder_bench.results.thumbnails import data_uri
 
 _HEADER = (

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from encoder_bench.base.record import RunRecord
 from encoder_bench.results.columns import score_sources
 from encoder_bench.results.grouping import TableGroup, TableRow, group_records
 from encoder_bench.results.paired import PairedDifference, paired_difference, swaps_for
-from encoder_bench.results.record import RunRecord
 from encoder_bench.results.sample_scores import SampleScores, row_scores
 from encoder_bench.results.ties import holm
 

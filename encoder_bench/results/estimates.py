@@ -1,7 +1,7 @@
 """One number of the table: over seeds, over tasks, against the blind controls.
 
 What belongs here: arithmetic on recorded scores and their intervals. Intervals themselves are
-computed where the samples are, by `encoder_bench.statistics`.
+computed where the samples are, by `encoder_bench.metrics.statistics`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from encoder_bench.results.record import Score, TaskScores
+from encoder_bench.base.record import Score, TaskScores
 
 AVERAGED = ("VQA Acc", "CIDEr", "OC Acc", "MCI Acc")
 """The columns whose mean is `Avg`; SPICE is not among them, as in the published table."""
@@ -71,7 +71,7 @@ def over_seeds(estimates: Sequence[Estimate]) -> Estimate:
     mean = math.fsum(values) / len(values)
     half = share = None
     if len(widths) == len(values):
-        from encoder_bench.statistics import split_variance
+        from encoder_bench.metrics.statistics import split_variance
 
         share = split_variance(values, widths).seed_share
         sampling = math.fsum(width**2 for width in widths) / len(widths)

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-from encoder_bench.hashing import hash_json
-from encoder_bench.results.record import RunRecord
+from encoder_bench.base.hashing import hash_json
+from encoder_bench.base.record import RunRecord
 
 _NOT_SCORING = ("name", "description", "evaluation_batch_images")
 _NOT_SCORING_OF_TRAINING = ("checkpoint_every", "keep_checkpoints", "feature_cache")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from encoder_bench.results.predictions import predictions_path
-from encoder_bench.results.record import RunRecord, Score, read_records
+from encoder_bench.base.record import RunRecord, Score, read_records
+from encoder_bench.tasks.predictions import predictions_path
 
 _COLUMNS = (
     "run_id", "created", "encoder", "encoder_name", "family", "supervision", "pretraining_images",

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 
+from encoder_bench.base.record import PartProof, RunRecord
 from encoder_bench.results.formats.markdown import escape, to_markdown
-from encoder_bench.results.record import PartProof, RunRecord
 from encoder_bench.results.table import table
 
 _HEAD = """\

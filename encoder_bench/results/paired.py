@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from encoder_bench.statistics import Matrix, Statistic
+    from encoder_bench.metrics.statistics import Matrix, Statistic
 
 SWAPS = 4000
 """Of a single test; its least p is 0.00025."""
@@ -66,7 +66,7 @@ def paired_difference(
         seed: of the resampling.
         swaps: of the randomisation test.
     """
-    from encoder_bench.statistics import plain_ratio
+    from encoder_bench.metrics.statistics import plain_ratio
 
     columns_a, columns_b = _mean_columns(a), _mean_columns(b)
     return paired_measures(columns_a, columns_b, images, plain_ratio, seed=seed, swaps=swaps)
@@ -93,7 +93,7 @@ def paired_measures(
     """
     import numpy as np
 
-    from encoder_bench.statistics import bootstrap_interval, swap_p
+    from encoder_bench.metrics.statistics import bootstrap_interval, swap_p
 
     width = a.shape[1]
 
@@ -142,7 +142,7 @@ def randomisation_p(
         seed: of the swaps.
         swaps: how many.
     """
-    from encoder_bench.statistics import plain_ratio, swap_p
+    from encoder_bench.metrics.statistics import plain_ratio, swap_p
 
     columns_a, columns_b = _mean_columns(a), _mean_columns(b)
     return swap_p(columns_a, columns_b, images, plain_ratio, seed=seed, swaps=swaps)

@@ -19,7 +19,8 @@ from typing import Any
 
 import pandas as pd
 
-from encoder_bench.errors import RecordError
+from encoder_bench.base.errors import RecordError
+from encoder_bench.base.record import RunRecord
 from encoder_bench.results.columns import (
     AVERAGE,
     ENCODER,
@@ -31,7 +32,6 @@ from encoder_bench.results.columns import (
 )
 from encoder_bench.results.estimates import AVERAGED
 from encoder_bench.results.grouping import group_records
-from encoder_bench.results.record import RunRecord
 from encoder_bench.results.table import table
 
 _PUBLISHED = {

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from encoder_bench.atomic import write_text
+from encoder_bench.base.files import write_text
+from encoder_bench.base.record import RunRecord
 from encoder_bench.results.formats import html, latex, markdown
 from encoder_bench.results.layout import Page
 from encoder_bench.results.rank_agreement import rank_agreement
-from encoder_bench.results.record import RunRecord
 from encoder_bench.results.reported import compare_reported, footnotes
 from encoder_bench.results.reported_page import lay_out_comparison
 

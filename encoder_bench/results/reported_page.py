@@ -10,11 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from encoder_bench.errors import RecordError
+from encoder_bench.base.errors import RecordError
+from encoder_bench.base.record import RunRecord
 from encoder_bench.results.columns import ENCODER, HALF, SETTING
 from encoder_bench.results.layout import Cell, Line, Page
 from encoder_bench.results.rank_agreement import rank_agreement
-from encoder_bench.results.record import RunRecord
 from encoder_bench.results.reported import COLUMNS, compare_reported, footnotes, load_reported
 
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from encoder_bench.atomic import atomic_path
-from encoder_bench.errors import RecordError
-from encoder_bench.results.predictions import read_controls
-from encoder_bench.results.record import RunRecord, Score, read_record, record_path
+from encoder_bench.base.errors import RecordError
+from encoder_bench.base.files import atomic_path
+from encoder_bench.base.record import RunRecord, Score, read_record, record_path
+from encoder_bench.tasks.predictions import read_controls
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from encoder_bench.results.columns import score_sources
 from encoder_bench.results.grouping import TableRow
-from encoder_bench.results.predictions import Prediction, read_controls
+from encoder_bench.tasks.predictions import Prediction, read_controls
 
 
 @dataclass(frozen=True, slots=True)

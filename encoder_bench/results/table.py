@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from encoder_bench.atomic import write_text
-from encoder_bench.errors import RecordError
+from encoder_bench.base.errors import RecordError
+from encoder_bench.base.files import write_text
+from encoder_bench.base.record import RunRecord, read_records
 from encoder_bench.results.columns import (
     AVERAGE,
     ENCODER,
@@ -41,7 +42,6 @@ from encoder_bench.results.formats.json import to_json
 from encoder_bench.results.formats.latex import to_latex
 from encoder_bench.results.formats.markdown import to_markdown
 from encoder_bench.results.grouping import group_records
-from encoder_bench.results.record import RunRecord, read_records
 from encoder_bench.results.rows import table_rows
 from encoder_bench.results.ties import Ties, best_ties, usual_ties
 

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from encoder_bench.base.record import RunRecord
 from encoder_bench.results.columns import IMAGES, SUPERVISION
 from encoder_bench.results.layout import Cell, Page, lay_out
-from encoder_bench.results.record import RunRecord
 from encoder_bench.results.table import table
 from encoder_bench.results.ties import Ties
 

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from encoder_bench.errors import RecordError
+from encoder_bench.base.errors import RecordError
+from encoder_bench.base.record import RunRecord
 from encoder_bench.results.columns import score_sources
 from encoder_bench.results.grouping import TableGroup, TableRow, group_records
 from encoder_bench.results.paired import randomisation_p
-from encoder_bench.results.predictions import has_predictions, predictions_path
-from encoder_bench.results.record import RunRecord
 from encoder_bench.results.sample_scores import row_scores
+from encoder_bench.tasks.predictions import has_predictions, predictions_path
 
 LEVEL = 0.05
 MOST_RUNS = 100

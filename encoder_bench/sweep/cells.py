@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from encoder_bench.atomic import write_text
-from encoder_bench.errors import RecipeError, RecordError
-from encoder_bench.hashing import hash_json
-from encoder_bench.plan import RunPlan, make_plan
+from encoder_bench.base.errors import RecipeError, RecordError
+from encoder_bench.base.files import write_text
+from encoder_bench.base.hashing import hash_json
+from encoder_bench.pipeline.plan import RunPlan, make_plan
 
 MODES = ("frozen", "joint")
 
@@ -31,7 +31,7 @@ class Cell:
         joint: tune the encoder too.
         seed: of everything.
         adapter: an adapter recipe's name or file.
-        settings: every other argument of `encoder_bench.plan.make_plan`, as JSON.
+        settings: every other argument of `encoder_bench.pipeline.plan.make_plan`, as JSON.
     """
 
     encoder: str

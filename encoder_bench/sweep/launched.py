@@ -73,10 +73,10 @@ def _free_port() -> int:
 
 def main(arguments: list[str]) -> None:
     """Do this process' share of a cell: the main one runs it, the others train along."""
-    from encoder_bench.hardware import choose_device
-    from encoder_bench.processes import join_processes
-    from encoder_bench.progress import PlainReporter
-    from encoder_bench.run import train_along
+    from encoder_bench.base.hardware import choose_device
+    from encoder_bench.base.processes import join_processes
+    from encoder_bench.base.progress import PlainReporter
+    from encoder_bench.pipeline.run import run_worker
     from encoder_bench.sweep.cells import read_cell
     from encoder_bench.sweep.worker import run_cell
 
@@ -88,7 +88,7 @@ def main(arguments: list[str]) -> None:
             folder, results, PlainReporter(), force="--force" in arguments, joined=processes
         )
         sys.exit(0 if status.state == "done" else 1)
-    train_along(plan, processes)
+    run_worker(plan, processes)
 
 
 if __name__ == "__main__":

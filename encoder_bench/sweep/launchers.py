@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from encoder_bench.progress import Reporter
+from encoder_bench.base.progress import Reporter
 from encoder_bench.sweep.status import read_status, write_status
 from encoder_bench.sweep.worker import CellJob, run_cell
 

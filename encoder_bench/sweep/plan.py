@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from encoder_bench.estimate import RunEstimate, duration_text, estimate_run, size_text
+from encoder_bench.pipeline.estimate import RunEstimate, duration_text, estimate_run, size_text
 from encoder_bench.sweep.cells import Cell, write_cell
 from encoder_bench.sweep.status import CellStatus, read_status
 

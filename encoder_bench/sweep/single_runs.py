@@ -11,8 +11,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from encoder_bench.errors import RecordError
-from encoder_bench.results.record import read_record
+from encoder_bench.base.errors import RecordError
+from encoder_bench.base.record import read_record
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from encoder_bench.atomic import write_text
-from encoder_bench.errors import EncoderBenchError, MissingDependencyError
+from encoder_bench.base.errors import EncoderBenchError, MissingDependencyError
+from encoder_bench.base.files import write_text
 from encoder_bench.sweep.launchers import ENDED, OnEnd, close_silent, log_folder, text_of
 from encoder_bench.sweep.status import read_status, write_status
 from encoder_bench.sweep.worker import CellJob

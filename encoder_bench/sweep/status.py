@@ -18,7 +18,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from encoder_bench.atomic import write_text
+from encoder_bench.base.files import write_text
 from encoder_bench.sweep.cells import Cell, cells_folder, read_cell
 
 State = Literal["planned", "queued", "running", "lost", "failed", "done"]

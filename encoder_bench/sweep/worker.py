@@ -10,9 +10,9 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from encoder_bench.errors import EncoderBenchError
-from encoder_bench.processes import Processes
-from encoder_bench.progress import Phase, Reporter
+from encoder_bench.base.errors import EncoderBenchError
+from encoder_bench.base.processes import Processes
+from encoder_bench.base.progress import Phase, Reporter
 from encoder_bench.sweep.cells import read_cell
 from encoder_bench.sweep.status import CellStatus, heartbeat, now, read_status, write_status
 
@@ -53,7 +53,7 @@ def run_cell(
     write_status(folder, status)
     with heartbeat(folder):
         try:
-            from encoder_bench.run import run
+            from encoder_bench.pipeline.run import run
 
             cell = read_cell(folder)
             told = _StatusReporter(reporter, folder, status)
@@ -78,7 +78,7 @@ def run_cell(
 
 def _run_launched(folder: Path, results: Path, *, processes: int, force: bool) -> CellStatus:
     """Do a cell with several processes, of which the main one writes the cell's status."""
-    from encoder_bench.hardware import choose_device
+    from encoder_bench.base.hardware import choose_device
     from encoder_bench.sweep.launched import launch_command, run_processes
 
     try:
@@ -116,7 +116,7 @@ class CellJob:
 
     def __call__(self) -> str:
         """Do the cell and return its state."""
-        from encoder_bench.progress import PlainReporter
+        from encoder_bench.base.progress import PlainReporter
 
         if self.threads:
             import torch

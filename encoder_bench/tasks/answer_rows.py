@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from encoder_bench.errors import DataError
+from encoder_bench.base.errors import DataError
 
 
 def rows_of_any_form(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from encoder_bench.base.errors import DataError
 from encoder_bench.data.sample import Sample
-from encoder_bench.errors import DataError
 from encoder_bench.tasks.answer_rows import rows_of_any_form
 
 IDS = ("sample_id", "question_id", "id", "index")

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from encoder_bench.base.errors import MissingDependencyError
 from encoder_bench.data.sample import Sample
-from encoder_bench.errors import MissingDependencyError
 from encoder_bench.metrics import caption, ptb
-from encoder_bench.statistics import Matrix
-from encoder_bench.tasks.measures import AnswerSets, Measure, Measured, accuracy, unavailable
+from encoder_bench.metrics.statistics import Matrix
+from encoder_bench.tasks.measures import Measure, Measured, PredictionSets, accuracy, unavailable
 
 _BLEU = {f"bleu{order}": order for order in range(1, caption.BLEU_ORDER + 1)}
 _Pair = tuple[str, tuple[str, ...]]
@@ -69,7 +69,7 @@ def _measure(
     return accuracy((np.asarray(values) / 100).tolist())
 
 
-def prepare(tasks: Sequence[AnswerSets]) -> None:
+def prepare(tasks: Sequence[PredictionSets]) -> None:
     """Score the captions of all tasks by each Java program in one go: one start for a whole run.
 
     What cannot run is left out, and images without human captions are; `measure` then says why.

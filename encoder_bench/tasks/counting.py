@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from encoder_bench.base.errors import DataError
 from encoder_bench.data.sample import Sample
-from encoder_bench.errors import DataError
 from encoder_bench.metrics.counting import VERSION, parse_count, parse_count_gvt
-from encoder_bench.statistics import plain_ratio
+from encoder_bench.metrics.statistics import plain_ratio
 from encoder_bench.tasks.measures import Measure, Measured, accuracy
 
 METRICS = ("counting_accuracy", "counting_error", "counting_accuracy_gvt", "counting_error_gvt")

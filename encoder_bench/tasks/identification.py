@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from encoder_bench.base.errors import DataError
 from encoder_bench.data.sample import Sample
-from encoder_bench.errors import DataError
 from encoder_bench.metrics.yesno import parse_yes_no, yes_no_correct_gvt
 from encoder_bench.tasks.measures import Measure, Measured, accuracy
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from encoder_bench.base.record_parts import Score
 from encoder_bench.data.sample import Sample
-from encoder_bench.record_parts import Score
-from encoder_bench.statistics import Matrix, Statistic, bootstrap_interval, ratio
+from encoder_bench.metrics.statistics import Matrix, Statistic, bootstrap_interval, ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerSets:
+class PredictionSets:
     """What is about to be measured of one task.
 
     Attributes:

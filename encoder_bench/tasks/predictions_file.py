@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from encoder_bench.atomic import write_text
+from encoder_bench.base.files import write_text
 
 _Key = tuple[str | None, str]
 
@@ -25,7 +25,7 @@ def choice_key(control: str | None) -> str:
     return f"{control or ''}@likelihood"
 
 
-class GrowingPredictions:
+class PredictionsWriter:
     """Answers so far, by (control, sample id); each batch is on disk before the next is asked."""
 
     def __init__(self, path: Path) -> None:

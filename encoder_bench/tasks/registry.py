@@ -7,10 +7,10 @@ from importlib import import_module, metadata
 from types import ModuleType
 from typing import Protocol, cast
 
+from encoder_bench.base.errors import RecipeError, UnknownNameError, unknown_name_message
+from encoder_bench.base.recipes import TaskRecipe
 from encoder_bench.data.sample import Sample
-from encoder_bench.errors import RecipeError, UnknownNameError, unknown_name_message
-from encoder_bench.recipes import TaskRecipe
-from encoder_bench.tasks.measures import AnswerSets, Measured
+from encoder_bench.tasks.measures import Measured, PredictionSets
 
 ENTRY_POINTS = "encoder_bench.tasks"
 LIKELIHOOD = "@likelihood"
@@ -24,8 +24,8 @@ class Runner(Protocol):
     It may also have:
     `CORPUS_METRICS`, metrics whose value depends on the whole split (`measure` is then given it as
     `corpus=`); `VERSIONS`, by name, of metrics whose definition has changed;
-    `prepare(tasks)`, called once with the `AnswerSets` of all of a run's tasks that it runs, before
-    any is measured; `export(samples, predictions)`, the rows of a file to upload where the answers
+    `prepare(tasks)`, called once with the `PredictionSets` of all of a run's tasks,
+    before any is measured; `export(samples, predictions)`, the rows of a file to upload where the answers
     are not public.
 
     Attributes:
@@ -64,7 +64,7 @@ def find_runner(name: str) -> Runner:
     raise UnknownNameError("task runner", name, runner_names())
 
 
-def prepare_runners(answers: Iterable[tuple[str, AnswerSets]]) -> None:
+def prepare_runners(answers: Iterable[tuple[str, PredictionSets]]) -> None:
     """Let each runner that can prepare see all that it will measure, in one call.
 
     Args:
@@ -73,7 +73,7 @@ def prepare_runners(answers: Iterable[tuple[str, AnswerSets]]) -> None:
     Raises:
         UnknownNameError: no such runner.
     """
-    by_runner: dict[str, list[AnswerSets]] = {}
+    by_runner: dict[str, list[PredictionSets]] = {}
     for name, sets in answers:
         by_runner.setdefault(name, []).append(sets)
     for name, tasks in by_runner.items():

@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from encoder_bench.base.recipes import TaskRecipe
 from encoder_bench.data.images import load_image
 from encoder_bench.data.sample import Sample
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.packing import ImageDialogue, TrainingBatch, make_batch
-from encoder_bench.recipes import TaskRecipe
 from encoder_bench.training.order import ImageSamples
 
 _STEPS_AHEAD = 2

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from encoder_bench.errors import EncoderBenchError, TrainingError
+from encoder_bench.base.errors import EncoderBenchError, TrainingError
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.training.sharding import cut_like
 

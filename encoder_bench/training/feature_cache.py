@@ -20,12 +20,12 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from encoder_bench.base.errors import DataError, EncoderBenchError, TrainingError
+from encoder_bench.base.hashing import hash_file, hash_text
+from encoder_bench.base.paths import cache_dir
+from encoder_bench.base.progress import Reporter
 from encoder_bench.data.images import load_image
 from encoder_bench.encoders.encoder import Encoder
-from encoder_bench.errors import DataError, EncoderBenchError, TrainingError
-from encoder_bench.hashing import hash_file, hash_text
-from encoder_bench.paths import cache_dir
-from encoder_bench.progress import Reporter
 from encoder_bench.training.feature_store import (
     FeatureStore,
     Storage,

@@ -23,9 +23,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from encoder_bench.atomic import atomic_path, write_text
-from encoder_bench.errors import TrainingError
-from encoder_bench.paths import cache_dir
+from encoder_bench.base.errors import TrainingError
+from encoder_bench.base.files import atomic_path, write_text
+from encoder_bench.base.paths import cache_dir
 
 Storage = Literal["exact", "float16", "int8"]
 """`exact` keeps the encoder's dtype; `int8` keeps one float32 scale a token beside its bytes."""
@@ -121,7 +121,7 @@ class FeatureStore(Mapping[Path, Tensor]):
             path.unlink(missing_ok=True)
             raise TrainingError(
                 f"{path}: this part of the feature cache was damaged on disk and is removed; run "
-                "the same command again, which encodes its images anew and goes on"
+                "the same command again, which encodes its images again and goes on"
             )
         return tensor
 

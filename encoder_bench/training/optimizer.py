@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from encoder_bench.base.recipes import PartOptimizer, StageSettings
 from encoder_bench.mllm.model import MLLM
-from encoder_bench.recipes import PartOptimizer, StageSettings
 
 _BLOCK = re.compile(r"\.(?:layers?|blocks|resblocks)\.(\d+)\.")
 

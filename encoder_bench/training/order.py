@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from encoder_bench.base.hashing import hash_text
 from encoder_bench.data.sample import Sample
-from encoder_bench.hashing import hash_text
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ def sharded_copy(mllm: MLLM, device: torch.device) -> MLLM:
 
 
 @torch.no_grad()
-def take_up(target: MLLM, sharded: MLLM) -> None:
+def load_sharded(target: MLLM, sharded: MLLM) -> None:
     """Copy every parameter and buffer of `sharded` into the whole model that it was made from.
 
     Every process calls this together. Frozen weights are copied too, so that what is proved of

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from torch import nn
 
-from encoder_bench.errors import DataError, TrainingError
-from encoder_bench.hashing import hash_text
+from encoder_bench.base.errors import DataError, TrainingError
+from encoder_bench.base.hashing import hash_text
+from encoder_bench.base.recipes import StageSettings
 from encoder_bench.mllm.model import MLLM
-from encoder_bench.recipes import StageSettings
 from encoder_bench.training.batches import BatchMaker, Prefetcher, StepBatches
 from encoder_bench.training.checkpoint import restore_optimizer
 from encoder_bench.training.optimizer import (

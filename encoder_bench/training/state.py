@@ -14,10 +14,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from encoder_bench.base.progress import Reporter
+from encoder_bench.base.recipes import AdapterRecipe, TaskRecipe
 from encoder_bench.data.sample import Sample
 from encoder_bench.mllm.model import MLLM
-from encoder_bench.progress import Reporter
-from encoder_bench.recipes import AdapterRecipe, TaskRecipe
 from encoder_bench.training.checkpoint import (
     Resume,
     latest_checkpoint,

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
-from encoder_bench.errors import TrainingError
+from encoder_bench.base.errors import TrainingError
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.packing import TrainingBatch
 from encoder_bench.training.batches import MicroBatch, StepBatches

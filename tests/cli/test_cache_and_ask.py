@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from encoder_bench.base.errors import EncoderBenchError
+from encoder_bench.base.progress import QuietReporter
+from encoder_bench.base.record import read_record
 from encoder_bench.cli.app import app
 from encoder_bench.data.folder import open_data
-from encoder_bench.errors import EncoderBenchError
-from encoder_bench.plan import make_plan
-from encoder_bench.progress import QuietReporter
-from encoder_bench.results.record import read_record
-from encoder_bench.run import run
+from encoder_bench.pipeline.plan import make_plan
+from encoder_bench.pipeline.run import run
 from encoder_bench.training.feature_store import list_features
 
 _DATA = "scenes:5:24:2:6"

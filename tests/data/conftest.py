@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from encoder_bench.base.progress import QuietReporter
 from encoder_bench.data.scenes.build import SceneSizes, write_scenes
-from encoder_bench.progress import QuietReporter
 
 
 @pytest.fixture(scope="session")

@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from encoder_bench.base.errors import DataError
 from encoder_bench.cli.app import app
-from encoder_bench.data.balanced import write_questions
-from encoder_bench.data.coco import instances_in
 from encoder_bench.data.folder import DataFolder
 from encoder_bench.data.lint import lint_samples
 from encoder_bench.data.plurals import plural
-from encoder_bench.errors import DataError
+from encoder_bench.data.questions import write_questions
+from encoder_bench.data.readers.coco import instances_in
 
 NAMES = ("person", "wine glass", "sheep", "bus", "knife", "mouse")
 COCO = """bicycle bicycles|airplane airplanes|bus buses|traffic light:traffic lights|bench benches

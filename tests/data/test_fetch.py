@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from encoder_bench.base.download import download
+from encoder_bench.base.errors import DataError, UnknownNameError
+from encoder_bench.base.progress import QuietReporter
 from encoder_bench.cli.app import app
 from encoder_bench.data import fetch as module
 from encoder_bench.data.catalog import CatalogSet, catalog, find_set
 from encoder_bench.data.fetch import fetch, unpack
-from encoder_bench.downloads import download
-from encoder_bench.errors import DataError, UnknownNameError
-from encoder_bench.progress import QuietReporter
 
 QUIET = QuietReporter()
 

@@ -8,10 +8,10 @@ import datasets
 import pytest
 from PIL import Image
 
+from encoder_bench.base.errors import DataError
+from encoder_bench.base.progress import QuietReporter
 from encoder_bench.data.folder import DataFolder
 from encoder_bench.data.hub import import_dataset
-from encoder_bench.errors import DataError
-from encoder_bench.progress import QuietReporter
 
 
 def picture(shade: int) -> Image.Image:

@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from encoder_bench.base.progress import QuietReporter
 from encoder_bench.cli.app import app
 from encoder_bench.data import versions
-from encoder_bench.data.likeness import difference_hash, fingerprints, near_duplicates, same_files
 from encoder_bench.data.lint import lint_samples
 from encoder_bench.data.sample import Sample
-from encoder_bench.progress import QuietReporter
+from encoder_bench.data.similarity import difference_hash, fingerprints, near_duplicates, same_files
 
 
 def sample(number: int, image: int, question: str, answer: str) -> Sample:

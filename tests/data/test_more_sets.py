@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from encoder_bench.base.errors import DataError
+from encoder_bench.base.recipes import load_task
 from encoder_bench.data.folder import DataFolder
 from encoder_bench.data.sample import Sample, Split
-from encoder_bench.errors import DataError
-from encoder_bench.recipes import load_task
 
 TEN = [{"answer": "a dog"}] * 7 + [{"answer": "cat"}] * 3
 
@@ -174,8 +174,8 @@ def test_gvtbench_on_vcr_is_read_wherever_its_images_are(tmp_path: Path, place: 
 def test_test_dev_has_questions_without_answers_and_leaves_a_file_to_upload(
     tmp_path: Path,
 ) -> None:
-    from encoder_bench.progress import QuietReporter
-    from encoder_bench.tasks.runner import evaluate
+    from encoder_bench.base.progress import QuietReporter
+    from encoder_bench.tasks.evaluate import evaluate
 
     class Model:
         def answer(self, images: Any, prompts: Any, decoding: Any) -> list[list[str]]:

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from encoder_bench.data.coco import read_instances
+from encoder_bench.base.errors import DataError, UnknownNameError
 from encoder_bench.data.folder import DataFolder, check_disjoint, open_data
+from encoder_bench.data.image_files import Layout
 from encoder_bench.data.images import load_image
-from encoder_bench.data.layout import Layout
 from encoder_bench.data.plurals import plural
+from encoder_bench.data.readers.coco import read_instances
 from encoder_bench.data.sample import Sample, Split
-from encoder_bench.errors import DataError, UnknownNameError
 
 READERS = {
     "vqa": ("vqav2", "vqav2"),

@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from encoder_bench.base.errors import DataError
+from encoder_bench.base.progress import QuietReporter
 from encoder_bench.data.folder import DataFolder, open_data
 from encoder_bench.data.scenes.build import SceneSizes, parse_sizes, scenes_folder, write_scenes
 from encoder_bench.data.scenes.grammar import (
@@ -23,8 +25,6 @@ from encoder_bench.data.scenes.grammar import (
 )
 from encoder_bench.data.scenes.graph import CANVAS, KINDS, MAX_THINGS, sample_scene
 from encoder_bench.data.scenes.render import RGB, render
-from encoder_bench.errors import DataError
-from encoder_bench.progress import QuietReporter
 
 
 def digest(root: Path) -> dict[str, str]:

@@ -11,11 +11,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from encoder_bench.base.errors import WeightsError
 from encoder_bench.encoders.bundled import tiny_processor
 from encoder_bench.encoders.encoder import Encoder
+from encoder_bench.encoders.hf_architectures import ARCHITECTURES, build_backbone
 from encoder_bench.encoders.registry import load_encoder
-from encoder_bench.encoders.transformers_architectures import ARCHITECTURES, build_backbone
-from encoder_bench.errors import WeightsError
 
 VIT: dict[str, Any] = {
     "hidden_size": 32,

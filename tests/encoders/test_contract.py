@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from encoder_bench.base.errors import UnknownNameError, WeightsError
+from encoder_bench.base.hashing import hash_parameters
+from encoder_bench.base.recipes import ProjectorSettings
 from encoder_bench.encoders.bundled import seeded_backbone, tiny_processor
 from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.encoders.registry import load_encoder
-from encoder_bench.errors import UnknownNameError, WeightsError
-from encoder_bench.hashing import hash_parameters
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.projectors import build_projector
-from encoder_bench.recipes import ProjectorSettings
 
 FAMILIES = ("deit", "clip", "siglip", "mae", "dino", "dinov2")
 PREFIX = {"deit": 2, "clip": 1, "siglip": 0, "mae": 1, "dino": 1, "dinov2": 1}

@@ -16,17 +16,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from encoder_bench.encoders.authors_file import encoder_tensors, fetch_address
+from encoder_bench.base.errors import WeightsError
 from encoder_bench.encoders.bundled import seeded_backbone, tiny_processor
+from encoder_bench.encoders.external_checkpoint import encoder_tensors, fetch_address
 from encoder_bench.encoders.registry import load_encoder
-from encoder_bench.errors import WeightsError
 from tests.encoders.web import COMMIT, serving
 
 _THREE_LOADERS = """
 import sys
 from open_clip import pretrained
 from encoder_bench.encoders.registry import load_encoder
-from encoder_bench.errors import WeightsError
+from encoder_bench.base.errors import WeightsError
 pretrained._PRETRAINED["ViT-S-32-alt"] = {
     "test": pretrained._pcfg(hf_hub="someone/clip/"),
     "tampered": pretrained._pcfg(hf_hub="tampered/clip/"),
@@ -133,7 +133,7 @@ def timm_state() -> dict[str, torch.Tensor]:
 def test_an_authors_checkpoint_is_the_encoder_in_it(
     wrap: Any, timm_state: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from encoder_bench.hashing import hash_file
+    from encoder_bench.base.hashing import hash_file
 
     monkeypatch.setenv("ENCODER_BENCH_CACHE", str(tmp_path / "cache"))
     file = tmp_path / "checkpoint.pth"
@@ -183,7 +183,7 @@ def test_an_address_is_fetched_once_and_resumed(
     (tmp_path / "served" / "weights.pth").write_bytes(content)
     with pytest.raises(WeightsError, match=r"weights\.pth is not on this machine.*--weights PATH"):
         fetch_address("mine", "https://example.org/weights.pth")
-    monkeypatch.setattr("encoder_bench.encoders.authors_file.is_offline", lambda: False)
+    monkeypatch.setattr("encoder_bench.encoders.external_checkpoint.is_offline", lambda: False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1024)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")

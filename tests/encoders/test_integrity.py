@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from encoder_bench.base.errors import WeightsError
+from encoder_bench.base.hashing import hash_file
 from encoder_bench.encoders.bundled import seeded_backbone, tiny_processor
 from encoder_bench.encoders.integrity import file_hash, verify_weights
 from encoder_bench.encoders.registry import load_encoder
-from encoder_bench.errors import WeightsError
-from encoder_bench.hashing import hash_file
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from encoder_bench.encoders.bundled import tiny_processor
-from encoder_bench.encoders.transformers_architectures import build_backbone
+from encoder_bench.encoders.hf_architectures import build_backbone
 
 # Loads once, reads every weight once (a mapped page counts from then on), and prints how far the
 # process grew above what it held with its libraries imported. The peak is Linux's VmHWM, in KiB:

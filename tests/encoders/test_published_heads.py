@@ -10,9 +10,9 @@ import pytest
 import torch
 import transformers as hf
 
+from encoder_bench.base.errors import WeightsError
 from encoder_bench.encoders.bundled import tiny_processor
 from encoder_bench.encoders.registry import load_encoder
-from encoder_bench.errors import WeightsError
 
 BLOCKS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 VIT: dict[str, Any] = BLOCKS | {"intermediate_size": 64, "image_size": 64, "patch_size": 8}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from encoder_bench.base.errors import EncoderBenchError, UnknownNameError, WeightsError
 from encoder_bench.encoders import registry
 from encoder_bench.encoders.architecture import architecture_facts, build_without_weights
 from encoder_bench.encoders.catalog import (
@@ -24,7 +25,6 @@ from encoder_bench.encoders.catalog import (
 from encoder_bench.encoders.catalog.write_facts import can_be_computed
 from encoder_bench.encoders.listing import encoder_card, encoder_rows
 from encoder_bench.encoders.spec import EncoderSpec
-from encoder_bench.errors import EncoderBenchError, UnknownNameError, WeightsError
 
 SHORT_NAMES = ("dinov2-l", "clip-l", "siglip-so400m", "mae-l", "dino-b", "deit-b")
 

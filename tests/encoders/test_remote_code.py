@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import PreTrainedConfig, dynamic_module_utils
 
+from encoder_bench.base.errors import WeightsError
 from encoder_bench.encoders.bundled import tiny_processor
 from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.encoders.registry import load_encoder
-from encoder_bench.errors import WeightsError
 
 _CONFIGURATION = """
 from transformers import PreTrainedConfig

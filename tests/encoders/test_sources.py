@@ -13,14 +13,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
+from encoder_bench.base.errors import RecipeError, UnknownNameError, WeightsError
 from encoder_bench.cli.app import app
 from encoder_bench.encoders.agreement import RELATIVE_TOLERANCE, compare_sources
 from encoder_bench.encoders.bundled import tiny_processor
 from encoder_bench.encoders.catalog import CATALOG, parse_source, transformers_configs
+from encoder_bench.encoders.hf_architectures import build_backbone
 from encoder_bench.encoders.registry import find_spec, load_encoder
 from encoder_bench.encoders.timm import load_timm
-from encoder_bench.encoders.transformers_architectures import build_backbone
-from encoder_bench.errors import RecipeError, UnknownNameError, WeightsError
 
 VIT = (
     (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),

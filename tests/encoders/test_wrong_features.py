@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from encoder_bench.base.errors import WeightsError
 from encoder_bench.encoders.bundled import tiny_processor
 from encoder_bench.encoders.registry import load_encoder
-from encoder_bench.errors import WeightsError
 
 PICTURE = Image.new("RGB", (50, 40), (200, 60, 10))
 

@@ -12,15 +12,15 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from encoder_bench.base.errors import DataError, RecipeError, WeightsError
+from encoder_bench.base.progress import QuietReporter
 from encoder_bench.cli.app import app
 from encoder_bench.encoders.bundled import tiny_processor
 from encoder_bench.encoders.registry import load_encoder
 from encoder_bench.encoders.text_tower import load_dual_encoder
-from encoder_bench.errors import DataError, RecipeError, WeightsError
 from encoder_bench.inspection.labelled_images import HubColumns, read_labelled
 from encoder_bench.inspection.patch_features import patch_features, principal_colours
 from encoder_bench.inspection.probe import probe_encoder, recall_at_one
-from encoder_bench.progress import QuietReporter
 
 QUIET = QuietReporter()
 
@@ -51,8 +51,8 @@ def test_components_tell_the_halves_of_a_picture_apart() -> None:
     assert view.chosen == (2, 0)
     left, right = view.colours[0, :, :2].mean(dim=(0, 1)), view.colours[0, :, 2:].mean(dim=(0, 1))
     assert (left - right).abs().max() > 0.3
-    assert view.likeness[0, 2, 0] == pytest.approx(1.0, abs=1e-5)
-    assert view.likeness[0, :, :2].mean() > view.likeness[0, :, 2:].mean()
+    assert view.similarity[0, 2, 0] == pytest.approx(1.0, abs=1e-5)
+    assert view.similarity[0, :, :2].mean() > view.similarity[0, :, 2:].mean()
     assert view.pretrained
     assert not patch_features(load_encoder("tiny-random"), [half_and_half()]).pretrained
     with pytest.raises(RecipeError, match="shares from 0 to 1"):

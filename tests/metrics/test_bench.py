@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from encoder_bench.bench.metrics import run_bench
+from benchmarks.metrics import run_bench
 
 
 def test_a_small_benchmark() -> None:

@@ -12,18 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from encoder_bench.base.errors import DataError, MissingDependencyError
+from encoder_bench.base.progress import QuietReporter
+from encoder_bench.base.recipes import load_task
 from encoder_bench.data.sample import Sample
-from encoder_bench.errors import DataError, MissingDependencyError
 from encoder_bench.metrics import spice
 from encoder_bench.metrics.caption import cider, cider_full_idf
 from encoder_bench.metrics.java import find_java, heap_mebibytes, java_version, scorer_folder
 from encoder_bench.metrics.meteor import meteor, meteor_counts
-from encoder_bench.progress import QuietReporter
-from encoder_bench.recipes import load_task
 from encoder_bench.tasks import captioning
-from encoder_bench.tasks.asking import ask_task
-from encoder_bench.tasks.measures import AnswerSets
-from encoder_bench.tasks.runner import prepare_tasks, score_task
+from encoder_bench.tasks.evaluate import prepare_tasks, score_task
+from encoder_bench.tasks.measures import PredictionSets
+from encoder_bench.tasks.predict import predict_task
 
 GUESSES = [
     "the man is riding horses",
@@ -93,7 +93,7 @@ def test_java_is_started_once_for_all_controls(monkeypatch: pytest.MonkeyPatch) 
         for i, truths in enumerate(TRUTHS)
     ]
     sets = [GUESSES, ["a cat"] * len(GUESSES)]
-    captioning.prepare([AnswerSets(samples, sets, ["meteor"])])
+    captioning.prepare([PredictionSets(samples, sets, ["meteor"])])
     for texts in sets:
         captioning.measure(samples, texts, ["meteor"])
     assert starts == [len(GUESSES) * 2 - 1]
@@ -209,7 +209,7 @@ def test_one_start_of_spice_serves_all_caption_tasks_of_a_run_and_their_controls
             for i, truths in enumerate(TRUTHS[number : number + 3])
         ]
         answered.append(
-            ask_task(
+            predict_task(
                 Captioner(), task, recipe, samples,
                 predictions=tmp_path / f"{task}.jsonl", controls=("no-image", "shuffled-images"),
                 batch_images=2, seed=0, reporter=reporter,
@@ -233,7 +233,7 @@ def test_spice_is_started_once_within_its_own_folders_and_limits(
         for i, truths in enumerate(TRUTHS)
     ]
     sets = [GUESSES, ["a cat"] * len(GUESSES)]
-    captioning.prepare([AnswerSets(samples, sets, ["spice"])])
+    captioning.prepare([PredictionSets(samples, sets, ["spice"])])
     scores = [captioning.measure(samples, texts, ["spice"]).measures["spice"] for texts in sets]
     assert scores[0].values[:, 0].tolist() == [0.5, 0.25, 0.5, 0.25, 0.5, 0.0]
     (started,) = [json.loads(line) for line in spice_log.read_text().splitlines()]

@@ -8,12 +8,12 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers import ViTConfig, ViTModel
 
+from encoder_bench.base.recipes import LanguageModelSettings, LoraSettings, ProjectorSettings
 from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.projectors import build_projector
 from encoder_bench.mllm.tiny_llama import seeded_tiny_llama, seeded_tokenizer
-from encoder_bench.recipes import LanguageModelSettings, LoraSettings, ProjectorSettings
 
 CHAT = (
     "{% for m in messages %}<s>{{ m.role }}\n{{ m.content }}</s>\n{% endfor %}"

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from encoder_bench.mllm import attention
 from encoder_bench.mllm.attention import FLEX, training_attention, why_not_flex
-from encoder_bench.mllm.layout import Rows, lay_out
 from encoder_bench.mllm.packing import make_batch
+from encoder_bench.mllm.shared_rows import Rows, lay_out
 
 from .models import pixels, small_language, small_mllm
 from .test_packing import DIALOGUES, gradients

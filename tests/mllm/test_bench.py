@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 
-from encoder_bench.bench import encoders, utilisation
-from encoder_bench.bench.mllm import questions, run_bench
-from encoder_bench.bench.summary import summary
-from encoder_bench.bench.timing import ratio, rounds
+from benchmarks import encoders, utilisation
+from benchmarks.mllm import questions, run_bench
+from benchmarks.summary import summary
+from benchmarks.timing import ratio, rounds
 
 
 def test_a_small_benchmark() -> None:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from encoder_bench.base.recipes import DecodingSettings
 from encoder_bench.mllm.conversation import Conversation, ask
-from encoder_bench.mllm.generation import generate
-from encoder_bench.recipes import DecodingSettings
+from encoder_bench.mllm.generate import generate
 
 from .models import small_language, small_mllm
 

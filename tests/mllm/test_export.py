@@ -17,16 +17,16 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
+from encoder_bench.base.errors import EncoderBenchError, WeightsError
+from encoder_bench.base.recipes import DecodingSettings, ProjectorSettings
 from encoder_bench.encoders.encoder import Encoder
-from encoder_bench.errors import EncoderBenchError, WeightsError
 from encoder_bench.mllm.export import export_llava
-from encoder_bench.mllm.generation import generate
+from encoder_bench.mllm.generate import generate
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.projectors import build_projector
 from encoder_bench.mllm.projectors.whitening import WhitenedProjector
 from encoder_bench.mllm.trainable import set_trainable
-from encoder_bench.recipes import DecodingSettings, ProjectorSettings
 
 from .models import small_language, small_mllm
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from encoder_bench.mllm.generation import generate, score
+from encoder_bench.base.recipes import DecodingSettings, LanguageModelSettings
+from encoder_bench.mllm.generate import generate, score
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.packing import make_batch
 from encoder_bench.mllm.tiny_llama import seeded_tokenizer
-from encoder_bench.recipes import DecodingSettings, LanguageModelSettings
 
 from .models import pixels, small_mllm
 from .test_generation import PROMPTS, plain_answer, visual_of

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from encoder_bench.errors import DataError
-from encoder_bench.mllm import generation
-from encoder_bench.mllm.generation import generate, score
+from encoder_bench.base.errors import DataError
+from encoder_bench.base.recipes import DecodingSettings
+from encoder_bench.mllm import generate as generation
+from encoder_bench.mllm.generate import generate, score
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.model import MLLM
-from encoder_bench.recipes import DecodingSettings
 
 from .models import pixels, small_language, small_mllm
 

@@ -10,16 +10,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from encoder_bench.assembly import model_notes
-from encoder_bench.errors import UnknownNameError, WeightsError
-from encoder_bench.hashing import hash_parameters
+from encoder_bench.base.errors import UnknownNameError, WeightsError
+from encoder_bench.base.hashing import hash_parameters
+from encoder_bench.base.paths import cache_dir
+from encoder_bench.base.recipes import LanguageModelSettings
+from encoder_bench.base.record import LanguageModelFacts
 from encoder_bench.mllm.language import LanguageModel, count_parameters, load_language_model
 from encoder_bench.mllm.packing import ImageDialogue, make_batch
 from encoder_bench.mllm.tiny_llama import seeded_tiny_llama, seeded_tokenizer
 from encoder_bench.mllm.trainable import set_trainable
-from encoder_bench.paths import cache_dir
-from encoder_bench.recipes import LanguageModelSettings
-from encoder_bench.results.record import LanguageModelFacts
+from encoder_bench.pipeline.build import model_notes
 
 from .models import pixels, small_language, small_mllm
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from encoder_bench.base.recipes import LanguageModelSettings, LoraSettings
 from encoder_bench.mllm.language import count_parameters
 from encoder_bench.mllm.memory import activation_bytes, estimate
 from encoder_bench.mllm.trainable import set_trainable
-from encoder_bench.recipes import LanguageModelSettings, LoraSettings
 
 from .models import small_language, small_mllm
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from encoder_bench.mllm.generation import generate, score
+from encoder_bench.base.recipes import DecodingSettings, LanguageModelSettings
+from encoder_bench.mllm.generate import generate, score
 from encoder_bench.mllm.language import load_language_model
 from encoder_bench.mllm.packing import ImageDialogue, make_batch
 from encoder_bench.mllm.trainable import set_trainable
-from encoder_bench.recipes import DecodingSettings, LanguageModelSettings
 
 from .models import pixels, small_language, small_mllm
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from encoder_bench.errors import DataError
-from encoder_bench.mllm.layout import lay_out
+from encoder_bench.base.errors import DataError
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.packing import ImageDialogue, TrainingBatch, make_batch
+from encoder_bench.mllm.shared_rows import lay_out
 
 from .models import pixels, small_language, small_mllm
 

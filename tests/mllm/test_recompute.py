@@ -11,10 +11,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from encoder_bench.assembly import build_mllm
-from encoder_bench.errors import RecipeError
-from encoder_bench.mllm.recompute import recompute_activations
-from encoder_bench.plan import make_plan
+from encoder_bench.base.errors import RecipeError
+from encoder_bench.mllm.gradient_checkpointing import recompute_activations
+from encoder_bench.pipeline.build import build_mllm
+from encoder_bench.pipeline.plan import make_plan
 
 from .models import pixels
 

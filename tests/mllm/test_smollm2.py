@@ -7,10 +7,10 @@ from importlib import util
 import pytest
 import torch
 
-from encoder_bench.mllm.generation import generate
+from encoder_bench.base.recipes import DecodingSettings, LanguageModelSettings
+from encoder_bench.mllm.generate import generate
 from encoder_bench.mllm.language import LanguageModel, load_language_model
 from encoder_bench.mllm.model import MLLM
-from encoder_bench.recipes import DecodingSettings, LanguageModelSettings
 
 from .models import pixels, small_mllm
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from encoder_bench.base.recipes import ProjectorSettings
 from encoder_bench.data.images import load_image
 from encoder_bench.mllm.projectors import build_projector, projector_names
 from encoder_bench.mllm.projectors.whitening import WhitenedProjector, Whitening
-from encoder_bench.recipes import ProjectorSettings
 from encoder_bench.training.checkpoint import load_mllm_weights, save_mllm
 from encoder_bench.training.whiten import fit_whitening
 from tests.training import world

@@ -17,7 +17,7 @@ from result_builders import (
     write_predictions,
 )
 
-from encoder_bench.results.record import RunRecord, write_record
+from encoder_bench.base.record import RunRecord, write_record
 
 CONTROLS = {"no-image": 31.0, "shuffled-images": 30.0, "constant": 25.0, "majority": 33.0}
 QUESTIONS = {

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from encoder_bench.hashing import hash_file, hash_json, hash_text
-from encoder_bench.results.record import (
+from encoder_bench.base.hashing import hash_file, hash_json, hash_text
+from encoder_bench.base.record import (
     EncoderFacts,
     LanguageModelFacts,
     PartProof,

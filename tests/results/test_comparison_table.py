@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from result_builders import COLUMNS, encoder_facts, make_record, task_scores
 from rich.console import Console
 
-from encoder_bench.errors import RecordError, UnknownNameError
+from encoder_bench.base.errors import RecordError, UnknownNameError
+from encoder_bench.base.record import RunRecord, write_record
 from encoder_bench.results.estimates import Estimate, over_seeds
 from encoder_bench.results.formats.latex import escape as latex_escape
 from encoder_bench.results.formats.markdown import escape as markdown_escape
 from encoder_bench.results.load import load_results
-from encoder_bench.results.record import RunRecord, write_record
 from encoder_bench.results.table import (
     table,
     to_csv,

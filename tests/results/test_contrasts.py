@@ -8,11 +8,11 @@ import pytest
 from report_builders import make_run
 from typer.testing import CliRunner
 
+from encoder_bench.base.errors import RecordError
+from encoder_bench.base.record import read_records
 from encoder_bench.cli.app import app
-from encoder_bench.errors import RecordError
 from encoder_bench.results.contrasts import BLIND, ENCODERS, JOINT, contrast_frame, contrasts
 from encoder_bench.results.paired import randomisation_p, swaps_for
-from encoder_bench.results.record import read_records
 
 
 @pytest.fixture(scope="module")

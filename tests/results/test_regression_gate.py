@@ -10,11 +10,11 @@ from xml.etree import ElementTree
 import pytest
 from result_builders import make_record, task_scores, write_predictions
 
-from encoder_bench.errors import RecordError
-from encoder_bench.results.baseline import accept, identity, read_baseline
-from encoder_bench.results.record import RunRecord, write_record
-from encoder_bench.results.regression import check
-from encoder_bench.results.regression_report import (
+from encoder_bench.base.errors import RecordError
+from encoder_bench.base.record import RunRecord, write_record
+from encoder_bench.gate.baseline import accept, identity, read_baseline
+from encoder_bench.gate.check import check
+from encoder_bench.gate.report import (
     append_step_summary,
     lines,
     to_junit,

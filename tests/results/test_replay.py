@@ -11,20 +11,20 @@ import pytest
 from result_builders import make_record, task_scores, write_predictions
 from torch import Tensor
 
+from encoder_bench.base.progress import QuietReporter
+from encoder_bench.base.recipes import recipe_folder
+from encoder_bench.base.record import RunRecord, read_records
+from encoder_bench.gate.baseline import accept, baseline_records, read_baseline
+from encoder_bench.gate.canaries import check_canaries
+from encoder_bench.gate.replay import rerun_full, rerun_quick
+from encoder_bench.gate.report import lines
+from encoder_bench.gate.rescore import check_recorded_answers
+from encoder_bench.gate.same_answers import check_same_answers
+from encoder_bench.gate.verdicts import CheckResult
 from encoder_bench.metrics import vqa
 from encoder_bench.mllm.projectors.mlp import MLPProjector
-from encoder_bench.plan import make_plan
-from encoder_bench.progress import QuietReporter
-from encoder_bench.recipes import recipe_folder
-from encoder_bench.replay import rerun_full, rerun_quick
-from encoder_bench.results.baseline import accept, baseline_records, read_baseline
-from encoder_bench.results.canaries import check_canaries
-from encoder_bench.results.record import RunRecord, read_records
-from encoder_bench.results.regression_report import lines
-from encoder_bench.results.rescore import check_recorded_answers
-from encoder_bench.results.same_answers import check_same_answers
-from encoder_bench.results.verdicts import CheckResult
-from encoder_bench.run import run
+from encoder_bench.pipeline.plan import make_plan
+from encoder_bench.pipeline.run import run
 from encoder_bench.training import order
 
 DATA = "scenes:5:64:2:24"
@@ -168,7 +168,7 @@ def test_training_that_begins_otherwise_is_red(
 def test_other_encoder_weights_are_a_failure_of_the_run_and_not_of_the_gate(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from encoder_bench import finished
+    from encoder_bench.pipeline import load as finished
 
     monkeypatch.setattr(finished, "hash_parameters", lambda module: "0" * 64)
     result = quick(folder)
@@ -194,7 +194,7 @@ def test_a_full_rerun_finds_the_same_scores(folder: Path) -> None:
 
 
 def test_weights_that_are_gone_cannot_be_kept(folder: Path, tmp_path: Path) -> None:
-    from encoder_bench.errors import RecordError
+    from encoder_bench.base.errors import RecordError
 
     (record,) = read_records(folder / "baseline")
     (folder / "baseline" / "checkpoints").rename(tmp_path / "away")

@@ -9,10 +9,10 @@ import pytest
 from report_builders import draw_pictures
 from result_builders import make_record
 
+from encoder_bench.base.progress import QuietReporter
+from encoder_bench.base.record import RunRecord, write_record
 from encoder_bench.encoders.registry import load_encoder
-from encoder_bench.progress import QuietReporter
-from encoder_bench.report_features import PHOTOS, seen_features
-from encoder_bench.results.record import RunRecord, write_record
+from encoder_bench.inspection.report_features import PHOTOS, seen_features
 from encoder_bench.results.report import write_report
 
 

@@ -16,8 +16,8 @@ from PIL import Image
 from report_builders import draw_pictures, make_results, make_run
 from result_builders import encoder_facts, make_record
 
-from encoder_bench.errors import RecordError
-from encoder_bench.results.record import read_records, write_record
+from encoder_bench.base.errors import RecordError
+from encoder_bench.base.record import read_records, write_record
 from encoder_bench.results.report import write_figures, write_report
 from encoder_bench.results.report.charts import (
     Costed,

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from result_builders import encoder_facts, make_record
 
-from encoder_bench.errors import RecordError
+from encoder_bench.base.errors import RecordError
 from encoder_bench.results.formats.markdown import render_page
 from encoder_bench.results.rank_agreement import rank_agreement
 from encoder_bench.results.reported import compare_reported, footnotes, load_reported

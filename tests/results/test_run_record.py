@@ -14,11 +14,11 @@ from report_builders import make_run
 from result_builders import make_record
 
 import encoder_bench
-from encoder_bench.errors import RecordError
-from encoder_bench.hashing import hash_json
-from encoder_bench.results import record as record_module
-from encoder_bench.results.record import read_record, read_records, record_path, write_record
-from encoder_bench.results.schema import PUBLISHED, record_schema, schema_text
+from encoder_bench.base import record as record_module
+from encoder_bench.base.errors import RecordError
+from encoder_bench.base.hashing import hash_json
+from encoder_bench.base.record import read_record, read_records, record_path, write_record
+from encoder_bench.base.record_schema import PUBLISHED, record_schema, schema_text
 
 
 def test_a_record_reads_back_equal(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_the_package_itself_reads_results_and_stays_quick_to_import(tmp_path: Pa
 
 def test_the_published_schema_is_the_records(tmp_path: Path) -> None:
     # It fails after a change of the record: raise SCHEMA_VERSION, add the migration to MIGRATIONS,
-    # and write the file again with `python -m encoder_bench.results.schema`.
+    # and write the file again with `python -m encoder_bench.base.record_schema`.
     if not PUBLISHED.is_file():
         pytest.skip("docs/ is not beside an installed package")
     assert PUBLISHED.read_text(encoding="utf-8") == schema_text()

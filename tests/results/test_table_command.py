@@ -13,10 +13,10 @@ from report_builders import make_run
 from result_builders import make_record
 from typer.testing import CliRunner
 
+from encoder_bench.base.errors import RecordError, UnknownNameError
+from encoder_bench.base.record import read_records, write_record
 from encoder_bench.cli.app import app
-from encoder_bench.errors import RecordError, UnknownNameError
 from encoder_bench.results.columns import EXTRA_COLUMNS
-from encoder_bench.results.record import read_records, write_record
 from encoder_bench.results.ties import MOST_RUNS, usual_ties
 
 

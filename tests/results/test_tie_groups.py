@@ -8,9 +8,9 @@ import pytest
 from report_builders import make_run
 from result_builders import make_record
 
-from encoder_bench.errors import RecordError
+from encoder_bench.base.errors import RecordError
+from encoder_bench.base.record import read_records
 from encoder_bench.results.formats.markdown import to_markdown
-from encoder_bench.results.record import read_records
 from encoder_bench.results.table import table, write_tables
 from encoder_bench.results.ties import best_ties, holm
 

@@ -15,17 +15,16 @@ from report_builders import draw_pictures, make_run
 from result_builders import make_record
 from typer.testing import CliRunner
 
+from encoder_bench.base.errors import RecordError
+from encoder_bench.base.progress import QuietReporter
+from encoder_bench.base.recipes import load_task
+from encoder_bench.base.record import RunRecord, write_record
 from encoder_bench.cli.app import app
 from encoder_bench.data.sample import Sample
-from encoder_bench.errors import RecordError
-from encoder_bench.progress import QuietReporter
-from encoder_bench.recipes import load_task
 from encoder_bench.results.compare import compare_runs, compare_task, differing_settings
 from encoder_bench.results.compare_page import as_json, lay_out, lay_out_metrics, to_html
 from encoder_bench.results.formats.markdown import render_page
 from encoder_bench.results.paired import mcnemar, paired_difference
-from encoder_bench.results.predictions import Prediction, read_predictions
-from encoder_bench.results.record import RunRecord, write_record
 from encoder_bench.results.runs import (
     all_predictions,
     export_harness,
@@ -34,7 +33,8 @@ from encoder_bench.results.runs import (
     inventory,
     remove_runs,
 )
-from encoder_bench.tasks.runner import evaluate
+from encoder_bench.tasks.evaluate import evaluate
+from encoder_bench.tasks.predictions import Prediction, read_predictions
 
 
 def answer(number: int, score: float, text: str = "x") -> Prediction:
@@ -143,7 +143,7 @@ def test_predictions_that_are_not_the_records_are_refused(tmp_path: Path) -> Non
 
 
 def test_a_half_written_line_is_named(tmp_path: Path) -> None:
-    from encoder_bench.hashing import hash_file
+    from encoder_bench.base.hashing import hash_file
 
     record = make_run(tmp_path, "dino", joint=False, skill=0.5, count=4)
     path = tmp_path / "predictions" / record.run_id / "oc.jsonl"
@@ -157,7 +157,7 @@ def test_a_half_written_line_is_named(tmp_path: Path) -> None:
 
 
 def test_no_record_reaches_out_of_its_folder(tmp_path: Path) -> None:
-    from encoder_bench.results.predictions import predictions_path
+    from encoder_bench.tasks.predictions import predictions_path
 
     record = make_record()
     task = record.tasks["vqa"].model_copy(update={"predictions_file": "../../../etc/passwd"})

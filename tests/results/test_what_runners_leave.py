@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 from result_builders import make_record
 
+from encoder_bench.base.progress import QuietReporter
+from encoder_bench.base.recipes import DecodingSettings, load_task
+from encoder_bench.base.record import RunRecord, write_record
 from encoder_bench.data.sample import Sample
-from encoder_bench.progress import QuietReporter
-from encoder_bench.recipes import DecodingSettings, load_task
-from encoder_bench.results.baseline import accept
+from encoder_bench.gate.baseline import accept
+from encoder_bench.gate.check import check
 from encoder_bench.results.compare import compare_runs
-from encoder_bench.results.predictions import read_predictions
-from encoder_bench.results.record import RunRecord, write_record
-from encoder_bench.results.regression import check
 from encoder_bench.results.report import write_report
 from encoder_bench.results.runs import all_predictions
 from encoder_bench.results.table import table
-from encoder_bench.tasks.runner import evaluate
+from encoder_bench.tasks.evaluate import evaluate
+from encoder_bench.tasks.predictions import read_predictions
 
 COUNT = 24
 

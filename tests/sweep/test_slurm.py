@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from encoder_bench.recipes import recipe_folder
+from encoder_bench.base.recipes import recipe_folder
 from encoder_bench.sweep.cells import make_cells
 from encoder_bench.sweep.status import CellStatus, read_all
 
@@ -89,7 +89,7 @@ def test_a_sweep_that_was_killed_waits_for_its_queued_cells(tmp_path: Path) -> N
 
 
 def test_what_sbatch_refuses_is_passed_on(tmp_path: Path) -> None:
-    from encoder_bench.errors import EncoderBenchError
+    from encoder_bench.base.errors import EncoderBenchError
     from encoder_bench.sweep.cells import write_cell
     from encoder_bench.sweep.slurm import SlurmOptions, run_slurm
 

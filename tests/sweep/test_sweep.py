@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from encoder_bench.base.errors import RecipeError, RecordError
+from encoder_bench.base.progress import QuietReporter
+from encoder_bench.base.record import read_records
 from encoder_bench.cli.app import app
-from encoder_bench.errors import RecipeError, RecordError
-from encoder_bench.progress import QuietReporter
-from encoder_bench.results.record import read_records
 from encoder_bench.sweep.cells import Cell, make_cells, read_cell, write_cell
 from encoder_bench.sweep.launched import launch_command
 from encoder_bench.sweep.launchers import local_slots

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from encoder_bench.base.errors import DataError, MissingDependencyError
+from encoder_bench.base.recipes import load_task
 from encoder_bench.cli.app import app
 from encoder_bench.data.sample import Sample
-from encoder_bench.errors import DataError, MissingDependencyError
-from encoder_bench.recipes import load_task
 from encoder_bench.tasks import captioning
 from encoder_bench.tasks.answers_file import read_answers_file
-from encoder_bench.tasks.conformance import score_predictions
+from encoder_bench.tasks.score_file import score_predictions
 
 SMALL = "scenes:3:10:2:20"
 COUNTS = [

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from encoder_bench.base.errors import DataError, RecipeError, UnknownNameError
+from encoder_bench.base.progress import QuietReporter
+from encoder_bench.base.recipes import DecodingSettings, TaskRecipe, load_task
+from encoder_bench.base.record import TaskScores
 from encoder_bench.data.sample import Sample
-from encoder_bench.errors import DataError, RecipeError, UnknownNameError
-from encoder_bench.progress import QuietReporter
-from encoder_bench.recipes import DecodingSettings, TaskRecipe, load_task
-from encoder_bench.results.record import TaskScores
-from encoder_bench.tasks.asking import AnsweringModel
 from encoder_bench.tasks.controls import majority_answers, shuffled_images
+from encoder_bench.tasks.evaluate import evaluate
+from encoder_bench.tasks.predict import Predictor
 from encoder_bench.tasks.registry import find_runner
-from encoder_bench.tasks.runner import evaluate
 
 ANSWERS = {
     "vqa": ["red", "two", "yes", "left"],
@@ -83,7 +83,7 @@ class Model:
 
 
 def run(
-    task: str, model: AnsweringModel, folder: Path, recipe: TaskRecipe | None = None, batch: int = 3
+    task: str, model: Predictor, folder: Path, recipe: TaskRecipe | None = None, batch: int = 3
 ) -> TaskScores:
     recipe = recipe or load_task(task)
     return evaluate(

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from encoder_bench.base.errors import UnknownNameError
+from encoder_bench.base.progress import QuietReporter
+from encoder_bench.base.recipes import load_task
 from encoder_bench.data.folder import DataFolder
-from encoder_bench.errors import UnknownNameError
-from encoder_bench.progress import QuietReporter
-from encoder_bench.recipes import load_task
+from encoder_bench.tasks.evaluate import evaluate
 from encoder_bench.tasks.registry import find_runner, runner_names
-from encoder_bench.tasks.runner import evaluate
 
 MODULE = """
 from pathlib import Path

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from encoder_bench.base.errors import DataError, TrainingError
+from encoder_bench.base.progress import QuietReporter
 from encoder_bench.data.images import load_image
 from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.encoders.registry import load_encoder
-from encoder_bench.errors import DataError, TrainingError
-from encoder_bench.progress import QuietReporter
 from encoder_bench.training import feature_cache
 from encoder_bench.training.feature_cache import FeatureStore, open_features
 from encoder_bench.training.feature_store import list_features, prune_features

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from encoder_bench.errors import DataError, TrainingError, UnknownNameError
+from encoder_bench.base.errors import DataError, TrainingError, UnknownNameError
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.trainable import prove, snapshot
 from encoder_bench.training.feature_cache import open_features
@@ -56,7 +56,7 @@ def test_loss_does_not_depend_on_micro_batches(tmp_path: Path) -> None:
 
 
 def test_cached_features_give_the_same_curve(tmp_path: Path) -> None:
-    from encoder_bench.progress import QuietReporter
+    from encoder_bench.base.progress import QuietReporter
 
     mllm = model()
     paths = draw(tmp_path / "images")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from encoder_bench.recipes import (
+from encoder_bench.base.recipes import (
     AdapterRecipe,
     EncoderSettings,
     LanguageModelSettings,

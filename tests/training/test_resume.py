@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from encoder_bench.errors import EncoderBenchError, TrainingError
+from encoder_bench.base.errors import EncoderBenchError, TrainingError
 from encoder_bench.training.checkpoint import load_mllm_weights, remove_checkpoints, save_mllm
 from tests.training import world
 

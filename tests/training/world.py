@@ -16,14 +16,14 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from encoder_bench.base.progress import QuietReporter
+from encoder_bench.base.recipes import AdapterRecipe, TaskRecipe
 from encoder_bench.data.sample import Sample
 from encoder_bench.encoders.registry import find_spec
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.trainable import set_trainable
-from encoder_bench.progress import QuietReporter
-from encoder_bench.recipes import AdapterRecipe, TaskRecipe
 from encoder_bench.training.checkpoint import trained_state
-from encoder_bench.training.loop import TrainingSummary, train
+from encoder_bench.training.trainer import TrainingSummary, train
 from tests.mllm.models import small_language, small_mllm
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}

@@ -18,7 +18,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from encoder_bench.atomic import write_text
+from encoder_bench.base.errors import DataError, EncoderBenchError
+from encoder_bench.base.files import write_text
+from encoder_bench.base.paths import cache_dir
+from encoder_bench.base.progress import Reporter
 from encoder_bench.data.scenes.answers import ten_answers
 from encoder_bench.data.scenes.grammar import (
     Question,
@@ -29,9 +32,6 @@ from encoder_bench.data.scenes.grammar import (
 )
 from encoder_bench.data.scenes.graph import KINDS, Scene, sample_scene
 from encoder_bench.data.scenes.render import render
-from encoder_bench.errors import DataError, EncoderBenchError
-from encoder_bench.paths import cache_dir
-from encoder_bench.progress import Reporter
 
 GENERATOR_VERSION = 2
 _STREAMS = {"train": 1, "val": 2, "test": 3}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from encoder_bench.atomic import write_text
+from encoder_bench.base.files import write_text
 from encoder_bench.encoders.architecture import architecture_facts
 from encoder_bench.encoders.catalog import CATALOG, FACTS_FILE, transformers_configs
 from encoder_bench.encoders.spec import EncoderSpec

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from encoder_bench.base.recipes import ProjectorSettings
 from encoder_bench.mllm.projectors.mlp import MLPProjector
 from encoder_bench.mllm.projectors.projector import Projector
-from encoder_bench.recipes import ProjectorSettings
 
 _DEFAULT_TOKENS = 64
 

@@ -10,9 +10,9 @@ from timm.models.regnet import RegStage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from encoder_bench.base.recipes import ProjectorSettings
 from encoder_bench.mllm.projectors.grid import grid_of, to_map, to_tokens
 from encoder_bench.mllm.projectors.projector import Projector
-from encoder_bench.recipes import ProjectorSettings
 
 _DEFAULT_TOKENS = 64
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from encoder_bench.errors import RecipeError
+from encoder_bench.base.errors import RecipeError
 
 _MOST_STRETCH = 2.0
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from encoder_bench.base.recipes import ProjectorSettings
 from encoder_bench.mllm.projectors.grid import grid_of, pool_to
 from encoder_bench.mllm.projectors.projector import Projector
-from encoder_bench.recipes import ProjectorSettings
 
 
 class LinearProjector(Projector):

@@ -6,9 +6,9 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from encoder_bench.base.recipes import ProjectorSettings
 from encoder_bench.mllm.projectors.grid import grid_of, pool_to
 from encoder_bench.mllm.projectors.projector import Projector
-from encoder_bench.recipes import ProjectorSettings
 
 
 def perceptron(settings: ProjectorSettings, width: int, llm_width: int) -> nn.Sequential:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from encoder_bench.base.recipes import ProjectorSettings
 from encoder_bench.mllm.projectors.projector import Projector
 from encoder_bench.mllm.projectors.space_to_depth import space_to_depth
-from encoder_bench.recipes import ProjectorSettings
 
 
 class PixelShuffle(Projector):

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from encoder_bench.recipes import ProjectorSettings
+from encoder_bench.base.recipes import ProjectorSettings
 
 
 class Projector(nn.Module, ABC):

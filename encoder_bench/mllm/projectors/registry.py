@@ -9,8 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from encoder_bench.errors import UnknownNameError
-from encoder_bench.recipes import ProjectorSettings
+from encoder_bench.base.errors import UnknownNameError
+from encoder_bench.base.recipes import ProjectorSettings
 
 if TYPE_CHECKING:
     from encoder_bench.mllm.projectors.projector import Projector

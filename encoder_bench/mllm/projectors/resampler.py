@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from encoder_bench.base.recipes import ProjectorSettings
 from encoder_bench.mllm.projectors.attention import CrossAttention, feed_forward
 from encoder_bench.mllm.projectors.projector import Projector
-from encoder_bench.recipes import ProjectorSettings
 
 _DEFAULT_LATENTS = 32
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from encoder_bench.base.record import RunRecord
 from encoder_bench.results.columns import (
     AVERAGE,
     ENCODER,
@@ -28,7 +29,6 @@ from encoder_bench.results.columns import (
 from encoder_bench.results.estimates import from_score, over_seeds
 from encoder_bench.results.grouping import TableGroup, TableRow, group_records
 from encoder_bench.results.layout import Page, lay_out
-from encoder_bench.results.record import RunRecord
 from encoder_bench.results.report.charts import (
     Costed,
     Point,

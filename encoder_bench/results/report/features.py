@@ -1,7 +1,7 @@
 """What the report shows of patch features: columns of small pictures.
 
 What belongs here: the shape in which pictures reach the page. Making them needs encoders, and is
-the business of `encoder_bench.report_features`.
+the business of `encoder_bench.inspection.report_features`.
 """
 
 from __future__ import annotations

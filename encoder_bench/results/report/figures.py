@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from html import unescape
 from pathlib import Path
 
-from encoder_bench.atomic import write_bytes, write_text
-from encoder_bench.results.record import RunRecord
+from encoder_bench.base.files import write_bytes, write_text
+from encoder_bench.base.record import RunRecord
 from encoder_bench.results.report.content import Chapter, chapters
 from encoder_bench.results.report.resources import standalone_style
 

@@ -15,10 +15,10 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from encoder_bench.atomic import write_text
-from encoder_bench.errors import RecordError
+from encoder_bench.base.errors import RecordError
+from encoder_bench.base.files import write_text
+from encoder_bench.base.record import RunRecord, read_records
 from encoder_bench.results.formats.html import table_section
-from encoder_bench.results.record import RunRecord, read_records
 from encoder_bench.results.report.content import Chapter, chapters, row_name
 from encoder_bench.results.report.features import Seen
 from encoder_bench.results.report.resources import read_resource, standalone_style

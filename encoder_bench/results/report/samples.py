@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from encoder_bench.errors import RecordError
-from encoder_bench.hashing import hash_text
+from encoder_bench.base.errors import RecordError
+from encoder_bench.base.hashing import hash_text
+from encoder_bench.base.record import RunRecord
 from encoder_bench.results.grouping import TableGroup
-from encoder_bench.results.predictions import Prediction, read_predictions
-from encoder_bench.results.record import RunRecord
 from encoder_bench.results.report.content import row_name
 from encoder_bench.results.thumbnails import data_uri
+from encoder_bench.tasks.predictions import Prediction, read_predictions
 
 
 def browse(

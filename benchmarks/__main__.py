@@ -1,0 +1,63 @@
+"""`python -m benchmarks`: speed, measured as ratios of two ways in one run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from encoder_bench.base.errors import UnknownNameError
+from encoder_bench.cli import options, run_app
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")]
+
+
+def bench_command(
+    results: options.Results = Path("results"),
+    only: Annotated[
+        str | None,
+        typer.Option(
+            metavar="mllm|training|encoders|metrics|utilisation", help="One of the benches."
+        ),
+    ] = None,
+    repeats: Annotated[int, typer.Option(metavar="N", help="Timed repeats of each way.")] = 5,
+    llm: Annotated[str, typer.Option(metavar="NAME", help="The language model.")] = "tiny-llama",
+    device: Device = "cpu",
+    debug: options.Debug = False,
+) -> None:
+    """Measure speed as ratios of two ways in one run, and write them to DIR/bench/."""
+    from benchmarks import encoders, metrics, mllm, training, utilisation
+    from benchmarks.summary import summary
+    from encoder_bench.base.files import write_text
+
+    benches: dict[str, Callable[[], dict[str, Any]]] = {
+        f"mllm-{llm.replace('/', '--')}": lambda: mllm.run_bench(
+            llm=llm, repeats=repeats, device=device
+        ),
+        "training": lambda: training.run_bench(repeats=repeats, device=device),
+        "encoders": lambda: encoders.run_bench(repeats=repeats, device=device),
+        "metrics": lambda: metrics.run_bench(repeats=repeats, device=device),
+        "utilisation": lambda: utilisation.run_bench(repeats=repeats, device=device),
+    }
+    known = ("mllm", "training", "encoders", "metrics", "utilisation")
+    if only not in (None, *known):
+        raise UnknownNameError("bench", str(only), known)
+    for name, bench in benches.items():
+        if only is not None and not name.startswith(only):
+            continue
+        report = bench()
+        text = json.dumps(report, indent=1)
+        path = results / "bench" / f"{name}-{device.replace(':', '')}.json"
+        write_text(path, text + "\n")
+        typer.echo("\n".join(summary(report)) or text)
+        typer.echo(f"wrote {path}", err=True)
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app.command(context_settings={"help_option_names": ["-h", "--help"]})(bench_command)
+
+if __name__ == "__main__":
+    run_app(app, "python -m benchmarks")

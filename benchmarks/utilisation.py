@@ -1,0 +1,224 @@
+"""How much of a GPU's arithmetic a training step uses: model FLOPs utilisation (MFU).
+
+What belongs here: one real optimizer step (encoder, projector, LLM, AdamW) of a ViT-L with an LLM
+of about 1.2B parameters, both built from configurations with random weights. torch counts the
+operations as the step runs, attention in full whatever its mask hides.
+
+Reference: Chowdhery et al. 2022, PaLM (arXiv 2204.02311), section 4.1 and appendix B. Deviation:
+what the step computes is counted, so a frozen part counts without its weight gradients.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.mllm import dialogues
+from benchmarks.timing import medians
+from encoder_bench.base.recipes import (
+    LanguageModelSettings,
+    PartOptimizer,
+    ProjectorSettings,
+    StageSettings,
+)
+from encoder_bench.encoders.bundled import tiny_processor
+from encoder_bench.encoders.catalog import transformers_configs
+from encoder_bench.encoders.encoder import Encoder
+from encoder_bench.encoders.hf_architectures import build_backbone
+from encoder_bench.encoders.loading import quiet_loading
+from encoder_bench.encoders.registry import load_encoder
+from encoder_bench.mllm.attention import training_attention
+from encoder_bench.mllm.language import LanguageModel
+from encoder_bench.mllm.model import MLLM
+from encoder_bench.mllm.packing import make_batch
+from encoder_bench.mllm.projectors import build_projector
+from encoder_bench.mllm.tiny_llama import seeded_tokenizer
+from encoder_bench.mllm.trainable import set_trainable
+from encoder_bench.training.batches import MicroBatch, StepBatches
+from encoder_bench.training.optimizer import make_optimizer, set_learning_rates
+from encoder_bench.training.stage import only_parts
+from encoder_bench.training.step import Stepper
+
+_VIT_L = "openai/clip-vit-large-patch14"
+_PEAKS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12}
+"""Dense bfloat16 operations a second, from the vendor's data sheets; the first name that fits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What is measured.
+
+    Attributes:
+        encoder: a registered name; None for a ViT-L/14 at 224 px from its configuration.
+        llm: keys of transformers' `LlamaConfig`; the default has 1.2B parameters.
+        images: images of a step.
+        questions: questions an image, behind one prefix.
+    """
+
+    encoder: str | None = None
+    llm: Mapping[str, int] = field(
+        default_factory=lambda: {
+            "vocab_size": 128_256,
+            "hidden_size": 2048,
+            "intermediate_size": 8192,
+            "num_hidden_layers": 16,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+        }
+    )
+    images: int = 32
+    questions: int = 5
+
+
+LARGE = Sizes()
+
+
+def run_bench(*, device: str, repeats: int = 5, sizes: Sizes = LARGE) -> dict[str, Any]:
+    """Measure frozen and joint steps in bfloat16 and return JSON.
+
+    Args:
+        device: where to measure. On a CPU the default sizes are not tried: `reason` says so.
+        repeats: timed steps, after one that is not counted.
+        sizes: what is measured.
+
+    Returns:
+        `settings`; for `frozen` and `joint` seconds, FLOPs of a step, images and answer tokens a
+        second, and `mfu`.
+    """
+    place = torch.device(device)
+    if place.type != "cuda" and sizes == LARGE:
+        return {"settings": {"device": device}, "reason": "no GPU is at hand for a ViT-L and 1.2B"}
+    peak, source = peak_flops(place)
+    mllm = _model(sizes).to(place)
+    report: dict[str, Any] = {
+        "settings": {
+            "device": torch.cuda.get_device_name(place) if place.type == "cuda" else device,
+            "peak_flops": peak,
+            "peak_from": source,
+            "encoder_parameters": _count(mllm.encoder),
+            "llm_parameters": _count(mllm.language),
+            "visual_tokens": mllm.visual_tokens_per_image,
+            "images": sizes.images,
+            "questions": sizes.questions,
+            "repeats": repeats,
+        }
+    }
+    for mode in ("frozen", "joint"):
+        report[mode] = _measure(mllm, sizes, place, peak, repeats, joint=mode == "joint")
+    return report
+
+
+def peak_flops(device: torch.device) -> tuple[float, str]:
+    """Return a device's dense bfloat16 operations a second, and where the figure is from.
+
+    A device that is not in the list is measured by a large matrix product.
+    """
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    for part, peak in _PEAKS.items():
+        if all(word in name for word in part.split()):
+            return peak, f"data sheet of {part}"
+    size = 8192 if device.type == "cuda" else 512
+    matrix = torch.ones(size, size, dtype=torch.bfloat16, device=device)
+    (seconds,) = medians([lambda: _ignore(matrix @ matrix)], 5)
+    return 2.0 * size**3 / seconds, f"a {size} x {size} bfloat16 matrix product here"
+
+
+def _measure(
+    mllm: MLLM, sizes: Sizes, device: torch.device, peak: float, repeats: int, *, joint: bool
+) -> dict[str, Any]:
+    set_trainable(mllm, encoder=joint, llm="full")
+    mllm.train()
+    rate = PartOptimizer(learning_rate=1e-5)
+    stage = StageSettings(
+        name="bench",
+        tasks=("vqa",),
+        images_per_step=sizes.images,
+        projector=rate,
+        llm=rate,
+        encoder=rate if joint else None,
+    )
+    optimizer = make_optimizer(mllm, stage)
+    set_learning_rates(optimizer, 1.0)
+    batches = _batches(mllm, sizes)
+    with only_parts(mllm, stage) as parameters:
+        stepper = Stepper(
+            mllm,
+            optimizer,
+            parameters,
+            Accelerator(cpu=device.type == "cpu", device_placement=False),
+            device=device,
+            bfloat16=True,
+            clip_norm=1.0,
+        )
+
+        def step() -> None:
+            stepper.step(batches, where="bench", seed=0)
+
+        with FlopCounterMode(display=False) as counter:
+            step()
+        with training_attention(mllm.language, device, "auto") as attention:
+            (seconds,) = medians([step], repeats)
+    flops = counter.get_total_flops()
+    return {
+        "seconds": seconds,
+        "attention": attention,
+        "flops": flops,
+        "images_per_second": sizes.images / seconds,
+        "answer_tokens_per_second": batches.answer_tokens / seconds,
+        "mfu": flops / seconds / peak,
+    }
+
+
+def _model(sizes: Sizes) -> MLLM:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = seeded_tokenizer()
+    llama = LlamaForCausalLM(LlamaConfig(**dict(sizes.llm), tie_word_embeddings=True))
+    settings = LanguageModelSettings(name="llama-from-config", train="full", chat_template=False)
+    language = LanguageModel(
+        llama, tokenizer, settings, pretrained=False, source="config:llama", revision=None
+    )
+    encoder = _vit_l() if sizes.encoder is None else load_encoder(sizes.encoder)
+    projector = build_projector(
+        ProjectorSettings(name="mlp"),
+        grid=encoder.grid,
+        width=encoder.width,
+        llm_width=language.width,
+    )
+    return MLLM(encoder, projector, language)
+
+
+def _vit_l() -> Encoder:
+    with tempfile.TemporaryDirectory() as folder:
+        with quiet_loading():
+            build_backbone(transformers_configs()[_VIT_L]["config"]).save_pretrained(folder)
+        processor = tiny_processor()
+        processor.size = {"height": 224, "width": 224}
+        processor.save_pretrained(folder)
+        return load_encoder(f"dir:{Path(folder)}")
+
+
+def _batches(mllm: MLLM, sizes: Sizes) -> StepBatches:
+    shape = (sizes.images, 3, *mllm.encoder.resolution)
+    batch = make_batch(
+        mllm.language,
+        dialogues(sizes.images, sizes.questions),
+        shared_prefix=True,
+        pixels=torch.randn(shape, generator=torch.Generator().manual_seed(0)),
+    )
+    return StepBatches((MicroBatch(batch, ((),) * sizes.images),))
+
+
+def _count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _ignore(_: Any) -> None:
+    """Drop a result, so that a way to do something returns nothing."""

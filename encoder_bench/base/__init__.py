@@ -1,0 +1,1 @@
+"""What every package stands on: recipes, records, errors, files. Imports no other package."""

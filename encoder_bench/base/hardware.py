@@ -1,0 +1,121 @@
+"""What a run stood on: device, processor, memory, package versions.
+
+What belongs here: facts for the record, read once; nothing that changes a score.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from encoder_bench.base.errors import EncoderBenchError
+
+if TYPE_CHECKING:
+    import torch
+
+_PACKAGES = (
+    "encoder-bench",
+    "torch",
+    "torchvision",
+    "transformers",
+    "timm",
+    "open_clip_torch",
+    "accelerate",
+    "peft",
+    "datasets",
+    "safetensors",
+    "tokenizers",
+    "pycocoevalcap",
+    "numpy",
+    "pandas",
+    "scipy",
+    "scikit-learn",
+    "pillow",
+)
+
+
+def package_versions() -> dict[str, str]:
+    """Return the installed version of every package that can change a score, and of Python."""
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of a `--device` flag; `auto` takes CUDA, then Apple's MPS, then the CPU.
+
+    `auto` and `cuda` are this process' own one of several GPUs where it was launched with others.
+
+    Raises:
+        EncoderBenchError: the name is no device, or the device is not there.
+    """
+    import torch
+
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if name == "auto":
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise EncoderBenchError(f"--device {name}: not usable here ({reason})") from error
+    return device
+
+
+def hardware_facts(device: torch.device) -> dict[str, Any]:
+    """Return processor, cores, memory and device names, as the record keeps them.
+
+    Memory is in bytes.
+    """
+    import psutil
+    import torch
+
+    facts: dict[str, Any] = {
+        "platform": platform.platform(),
+        "processor": _processor_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "device": device.type,
+    }
+    if device.type == "cuda":
+        facts["accelerator"] = torch.cuda.get_device_name(device)
+        facts["accelerator_memory_bytes"] = torch.cuda.get_device_properties(device).total_memory
+    return facts
+
+
+def _processor_name() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def peak_memory(device: torch.device) -> dict[str, int]:
+    """Return the peak resident memory of this process, and of the accelerator, in bytes.
+
+    The resident peak is missing on systems without `resource` (Windows).
+    """
+    peaks: dict[str, int] = {}
+    if sys.platform != "win32":
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        peaks["resident"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    if device.type == "cuda":
+        import torch
+
+        peaks["accelerator"] = torch.cuda.max_memory_allocated(device)
+    return peaks

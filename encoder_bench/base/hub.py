@@ -1,0 +1,72 @@
+"""Model repositories: whether one is on this machine or can be reached, and sending one there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from encoder_bench.base.errors import EncoderBenchError
+
+_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+_SECONDS = 3.0
+_FILES = (
+    "config.json",
+    "model.safetensors",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
+)
+
+
+def is_cached(repository: str, revision: str | None = None) -> bool:
+    """Return whether a configuration or weights of the repository are in the local Hub cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return any(
+        isinstance(try_to_load_from_cache(repository, name, revision=revision), str)
+        for name in _FILES
+    )
+
+
+def is_offline() -> bool:
+    """Return whether `HF_HUB_OFFLINE` or `TRANSFORMERS_OFFLINE` forbids any download."""
+    return any(os.environ.get(name, "").upper() in ("1", "TRUE", "YES", "ON") for name in _OFFLINE)
+
+
+def is_reachable(repository: str) -> bool:
+    """Ask the Hub once, for at most three seconds, whether it has the repository.
+
+    False at once where `is_offline`.
+    """
+    if is_offline():
+        return False
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().model_info(repository, timeout=_SECONDS)
+    except Exception:  # any failure means the same here: it cannot be had
+        return False
+    return True
+
+
+def upload_folder(folder: Path, repository: str) -> str:
+    """Upload a folder to a model repository of the Hub, made private if it is new.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        EncoderBenchError: not reachable, not allowed, or not a repository's name; the folder stays.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        api.create_repo(repository, private=True, exist_ok=True)
+        commit = api.upload_folder(repo_id=repository, folder_path=folder)
+    except Exception as error:  # the Hub's many errors mean one thing here: it was not uploaded
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise EncoderBenchError(
+            f"--push-to-hub {repository}: not uploaded ({reason[0]}); {folder} is whole, so "
+            f"`hf upload {repository} {folder}` can send it later"
+        ) from error
+    return str(commit)

@@ -1,0 +1,309 @@
+"""Recipes: TOML files read into frozen, validated models; every key that changes a score.
+
+What belongs here: the shape of a recipe and how one is found, read and overridden. What a key
+does is said in `adapters/README.md` and `tasks/README.md` and done in the rooms that use it.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from encoder_bench.base.errors import RecipeError, UnknownNameError, unknown_name_message
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EncoderSettings(_Frozen):
+    """How the visual encoder is used. Defaults reproduce the checkpoint's own preprocessing."""
+
+    trainable: bool = False
+    layer: tuple[int, ...] = (-1,)
+    resolution: int | None = Field(default=None, gt=0)
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    gradient_checkpointing: bool = False
+
+    @field_validator("layer", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int) else value
+
+
+class ProjectorSettings(_Frozen):
+    """What turns `(B, N, D)` patch tokens into `(B, M, D_llm)` visual tokens."""
+
+    name: str = "mlp"
+    visual_tokens: int | None = Field(default=None, gt=0)
+    depth: int = Field(default=2, gt=0)
+    hidden_width: int | None = Field(default=None, gt=0)
+    heads: int = Field(default=8, gt=0)
+    head_width: int = Field(default=64, gt=0)
+    whiten: bool = False
+
+
+class LoraSettings(_Frozen):
+    """Low-rank adaptation of the LLM (Hu et al. 2021), never of the encoder."""
+
+    rank: int = Field(default=16, gt=0)
+    alpha: float = Field(default=32.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+
+
+class LanguageModelSettings(_Frozen):
+    """Which causal language model reads the visual tokens, and whether it is trained."""
+
+    name: str = "tiny-llama"
+    train: Literal["frozen", "lora", "full"] = "frozen"
+    lora: LoraSettings = LoraSettings()
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    max_length: int = Field(default=2048, gt=0)
+    chat_template: bool = True
+    image_prefix: str = ""
+    image_suffix: str = ""
+    gradient_checkpointing: bool = False
+
+
+class PartOptimizer(_Frozen):
+    """Optimizer settings of one part (encoder, projector or LLM)."""
+
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+
+
+class StageSettings(_Frozen):
+    """One pass of training; a recipe has one or two (alignment, instruction tuning).
+
+    A part trains in a stage when it has an optimizer here and the recipe lets it train at all:
+    `encoder` only under `encoder.trainable`, `llm` only unless `llm.train` is "frozen".
+    """
+
+    name: str
+    tasks: tuple[str, ...] = Field(min_length=1)
+    steps: int | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0)
+    images_per_step: int = Field(gt=0)
+    micro_batch_images: int | None = Field(default=None, gt=0)
+    samples_per_image: int = Field(default=8, gt=0)
+    projector: PartOptimizer
+    encoder: PartOptimizer | None = None
+    llm: PartOptimizer | None = None
+    betas: tuple[float, float] = (0.9, 0.98)
+    warmup_fraction: float = Field(default=0.1, ge=0, le=1)
+    final_learning_rate_fraction: float = Field(default=0.0, ge=0, le=1)
+    clip_norm: float | None = Field(default=1.0, gt=0)
+
+    @field_validator("epochs")
+    @classmethod
+    def _one_length(cls, value: float | None, info: Any) -> float | None:
+        if value is not None and info.data.get("steps") is not None:
+            raise ValueError("give 'steps' or 'epochs', not both")
+        return value
+
+
+class TrainingSettings(_Frozen):
+    """How training runs, whatever the stage."""
+
+    precision: Literal["float32", "bfloat16"] = "float32"
+    feature_cache: bool = True
+    feature_storage: Literal["exact", "float16", "int8"] = "exact"
+    shared_prefix: bool = True
+    row_length: int | None = Field(default=None, gt=0)
+    attention: Literal["auto", "sdpa"] = "auto"
+    checkpoint_every: int = Field(default=100, gt=0)
+    keep_checkpoints: int = Field(default=1, gt=0)
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
+
+
+class AdapterRecipe(_Frozen):
+    """Projector + LLM + what trains and how: one file of `adapters/`."""
+
+    description: str
+    encoder: EncoderSettings = EncoderSettings()
+    projector: ProjectorSettings = ProjectorSettings()
+    llm: LanguageModelSettings = LanguageModelSettings()
+    training: TrainingSettings = TrainingSettings()
+    stages: tuple[StageSettings, ...] = Field(min_length=1)
+    evaluation_batch_images: int = Field(default=16, gt=0)
+
+
+class DecodingSettings(_Frozen):
+    """How an answer is generated. `num_beams` 1 is greedy; sampling is never used."""
+
+    max_new_tokens: int = Field(default=16, gt=0)
+    num_beams: int = Field(default=1, gt=0)
+    stop: tuple[str, ...] = ()
+
+
+class TaskRecipe(_Frozen):
+    """Data, prompt, decoding and metrics of one task: one file of `tasks/`.
+
+    `runner` names the code (`vqa`, `captioning`, `counting`, `identification`, or a plug-in's);
+    `reader` the data reader and `source` the part of the data that it reads.
+    """
+
+    description: str
+    runner: str
+    reader: str
+    source: str
+    prompt: str
+    answer: str = "{target}"
+    decoding: DecodingSettings = DecodingSettings()
+    candidates: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = Field(min_length=1)
+    primary: str
+    column: str
+    controls: tuple[Literal["no-image", "shuffled-images", "constant", "majority"], ...] = (
+        "no-image",
+        "shuffled-images",
+        "constant",
+        "majority",
+    )
+
+    @field_validator("prompt")
+    @classmethod
+    def _known_fields(cls, value: str) -> str:
+        try:
+            value.format(question="")
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(f"only '{{question}}' may stand in braces ({error!r})") from None
+        return value
+
+
+Kind = Literal["adapters", "tasks"]
+_MODELS: dict[Kind, type[AdapterRecipe] | type[TaskRecipe]] = {
+    "adapters": AdapterRecipe,
+    "tasks": TaskRecipe,
+}
+
+
+def recipe_folder(kind: Kind) -> Path:
+    """Return the folder of shipped recipes: the packaged copy, else the checkout's."""
+    packaged = Path(str(resources.files("encoder_bench"))) / "_recipes" / kind
+    return packaged if packaged.is_dir() else Path(__file__).resolve().parents[2] / kind
+
+
+def recipe_names(kind: Kind) -> list[str]:
+    """Return the names of the shipped recipes, sorted."""
+    return sorted(path.stem for path in recipe_folder(kind).glob("*.toml"))
+
+
+def find_recipe(kind: Kind, name: str) -> Path:
+    """Return the file of a shipped recipe's name, or of a path that ends in `.toml`.
+
+    Other packages add recipes by the entry points `encoder_bench.task_recipes` and
+    `encoder_bench.adapter_recipes`, which name the path of a file.
+
+    Raises:
+        RecipeError: a path that is no file.
+        UnknownNameError: a name that is not shipped.
+    """
+    if name.endswith(".toml"):
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise RecipeError(f"{name}: no such recipe file")
+        return path
+    path = recipe_folder(kind) / f"{name}.toml"
+    if path.is_file():
+        return path
+    others = metadata.entry_points(group=f"encoder_bench.{kind[:-1]}_recipes")
+    for entry in others:
+        if entry.name == name:
+            return Path(str(entry.load()))
+    known = [*recipe_names(kind), *(entry.name for entry in others)]
+    raise UnknownNameError(f"{kind[:-1]} recipe", name, known, "A path must end in '.toml'.")
+
+
+def load_adapter(name: str, overrides: Mapping[str, Any] | None = None) -> AdapterRecipe:
+    """Read `adapters/NAME.toml` (or a path) with dotted-key overrides applied.
+
+    Args:
+        name: a shipped recipe's name or a path ending in `.toml`.
+        overrides: `{"projector.visual_tokens": 16}`; a value of None is passed over.
+
+    Raises:
+        RecipeError: unreadable TOML, an unknown key (the nearest is suggested), a bad value.
+        UnknownNameError: no such recipe.
+    """
+    return _load("adapters", name, AdapterRecipe, overrides or {})
+
+
+def load_task(name: str, overrides: Mapping[str, Any] | None = None) -> TaskRecipe:
+    """Read `tasks/NAME.toml` (or a path) with dotted-key overrides applied.
+
+    Raises:
+        RecipeError: unreadable TOML, an unknown key (the nearest is suggested), a bad value.
+        UnknownNameError: no such recipe.
+    """
+    return _load("tasks", name, TaskRecipe, overrides or {})
+
+
+def _load(kind: Kind, name: str, model: type[ModelT], overrides: Mapping[str, Any]) -> ModelT:
+    path = find_recipe(kind, name)
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not valid TOML: {error}") from error
+    for key, value in overrides.items():
+        if value is not None:
+            _set(content, key, value)
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise RecipeError(f"{path}: {_explain(error, model)}") from error
+
+
+def _set(content: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for key in parents:
+        content = content.setdefault(key, {})
+        if not isinstance(content, dict):
+            raise RecipeError(f"cannot override '{dotted}': '{key}' is not a table")
+    content[last] = value
+
+
+def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """Turn pydantic's list into one line, with the nearest key for an unknown one."""
+    lines = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            parent = _model_at(model, problem["loc"][:-1])
+            known = parent.model_fields if parent else ()
+            message = unknown_name_message("key", str(problem["loc"][-1]), known)
+            prefix = ".".join(str(part) for part in problem["loc"][:-1])
+            lines.append(f"{prefix}: {message}" if prefix else message)
+        else:
+            lines.append(f"'{where}': {problem['msg']}")
+    return "; ".join(lines)
+
+
+def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel] | None:
+    """Follow field names (list indices are passed over) to the model that holds them."""
+    current: type[BaseModel] | None = model
+    for part in location:
+        if isinstance(part, int) or current is None:
+            continue
+        field = current.model_fields.get(part)
+        current = _model_in(field.annotation) if field else None
+    return current
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        found = _model_in(argument)
+        if found is not None:
+            return found
+    return None

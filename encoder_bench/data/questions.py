@@ -1,0 +1,191 @@
+"""Counting and identification questions made from any COCO-format instances file, balanced.
+
+What belongs here: which questions are asked. Within every category each answer is right equally
+often, so that the question's text tells nothing; counts begin at zero. The words and the files are
+GVTBench's, so that the ordinary readers and tasks take them.
+
+Crowded images (`iscrowd`) are left out, because nothing in them can be counted.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from encoder_bench.base.errors import DataError
+from encoder_bench.base.files import write_text
+from encoder_bench.data.plurals import plural, spoken
+from encoder_bench.data.readers.coco import Instances, instances_in
+from encoder_bench.data.readers.json_files import rows_of
+
+LARGEST = 20
+"""Counts above it are not asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class BalancedQuestions:
+    """Rows in GVTBench's form, and what a blind answer would score on them, in percent."""
+
+    rows: tuple[dict[str, Any], ...]
+    constant: float
+    majority: float
+
+
+def write_questions(
+    source: Path, output: Path, *, questions: int, seed: int = 0, images: str = ""
+) -> dict[str, BalancedQuestions]:
+    """Write `gvtbench/coco_oc.json` and `coco_mci.json` of a data folder, and return them by name.
+
+    Args:
+        source: a COCO-format instances file.
+        output: the data folder that is to hold the questions beside its images.
+        questions: how many of each kind, at least, where the file has enough images.
+        seed: of the choice of images.
+        images: the image folder within `output`; needed where file names are no COCO ids.
+
+    Raises:
+        DataError: malformed, federated (LVIS), or too few images for a balanced question.
+    """
+    rows = rows_of(source, "images")
+    if "neg_category_ids" in rows[0]:
+        raise DataError(
+            f"{source}: a federated file, which does not say what an image lacks; use a file that "
+            "names every object, such as COCO's own"
+        )
+    instances = instances_in(source)
+    names = {row["id"]: _image_name(row, images, source) for row in rows}
+    made = {}
+    for name, make in (("coco_oc", _counting), ("coco_mci", _identification)):
+        asked = make(instances, questions, random.Random(f"{name} {seed}"))
+        if not asked:
+            raise DataError(
+                f"{source}: no category has images enough for balanced {name} questions"
+            )
+        made[name] = _finished(asked, instances, names, random.Random(f"{name} order {seed}"))
+        text = json.dumps(made[name].rows, indent=1, ensure_ascii=False)
+        write_text(output / "gvtbench" / f"{name}.json", text + "\n")
+    return made
+
+
+_Asked = list[tuple[int, str, str]]
+"""Image id, question, answer."""
+
+
+def _counting(instances: Instances, wanted: int, rng: random.Random) -> _Asked:
+    """Ask each category for counts 0 to K, each of them on the same number of images.
+
+    That number is one for all categories, the smallest that makes questions enough: fewer images a
+    count leave room for higher counts.
+    """
+    groups = _images_by_count(instances)
+    enough, most = 0, 0
+    for quota in range(1, max((len(g[0]) for g in groups.values()), default=0) + 1):
+        total = sum(quota * (_highest(group, quota) + 1) for group in groups.values())
+        if total > most:
+            enough, most = quota, total
+        if total >= wanted or not total:
+            break
+    asked: _Asked = []
+    for name, group in groups.items():
+        question = f"How many {plural(name)} are there in the image?"
+        for count in range(_highest(group, enough) + 1):
+            chosen = rng.sample(group[count], enough)
+            asked += [(image, question, str(count)) for image in chosen]
+    return asked
+
+
+def _images_by_count(instances: Instances) -> dict[str, list[list[int]]]:
+    """Return category -> count -> images; images without any object are left out."""
+    usable = _usable(instances)
+    groups = {}
+    for name in instances.categories:
+        group: list[list[int]] = [[] for _ in range(LARGEST + 1)]
+        for image in usable:
+            count = instances.counts[image][name]
+            if count <= LARGEST:
+                group[count].append(image)
+        groups[name] = group
+    return groups
+
+
+def _highest(group: list[list[int]], quota: int) -> int:
+    """Return the highest count up to which every count has images enough; -1 below 0 and 1."""
+    enough = 0
+    while enough <= LARGEST and len(group[enough]) >= quota > 0:
+        enough += 1
+    return enough - 1 if enough > 1 else -1
+
+
+def _identification(instances: Instances, wanted: int, rng: random.Random) -> _Asked:
+    """Ask for each category on as many images that have it as on ones that lack it."""
+    usable = _usable(instances)
+    having = {
+        name: [image for image in usable if instances.counts[image][name]]
+        for name in instances.categories
+    }
+    halves = {name: min(len(own), len(usable) - len(own)) for name, own in having.items()}
+    quota = next(
+        (
+            number
+            for number in range(1, max(halves.values(), default=0) + 1)
+            if sum(2 * min(number, half) for half in halves.values()) >= wanted
+        ),
+        max(halves.values(), default=0),
+    )
+    asked: _Asked = []
+    for name, own in having.items():
+        half = min(quota, halves[name])
+        lacking = [image for image in usable if not instances.counts[image][name]]
+        question = f"Does {spoken(name)} exist in the image?"
+        asked += [(image, question, "Yes.") for image in rng.sample(own, half)]
+        asked += [(image, question, "No.") for image in rng.sample(lacking, half)]
+    return asked
+
+
+def _usable(instances: Instances) -> list[int]:
+    return [
+        image
+        for image, counts in instances.counts.items()
+        if counts and image not in instances.crowded
+    ]
+
+
+def _image_name(row: dict[str, Any], images: str, source: Path) -> int | str:
+    """Return how the reader finds an image: by its id where its file name ends in it."""
+    name = str(row.get("file_name", ""))
+    digits = Path(name).stem[-12:]
+    if not images and digits.isdigit() and int(digits) == row["id"]:
+        return int(row["id"])
+    if not images:
+        raise DataError(
+            f"{source}: image {row['id']} has the file name {name!r}, which is no COCO id; "
+            "--image-folder NAME says where in the data folder the files are"
+        )
+    return f"{images}/{name}"
+
+
+def _finished(
+    asked: _Asked, instances: Instances, names: dict[int, int | str], rng: random.Random
+) -> BalancedQuestions:
+    rng.shuffle(asked)
+    rows = tuple(
+        {
+            "image_id": names[image],
+            "text_in": question,
+            "text_out": answer,
+            "n_obj_exist": instances.counts[image].total(),
+        }
+        for image, question, answer in asked
+    )
+    answers = Counter(answer for _, _, answer in asked)
+    by_question: dict[str, Counter[str]] = {}
+    for _, question, answer in asked:
+        by_question.setdefault(question, Counter())[answer] += 1
+    majority = sum(counts.most_common(1)[0][1] for counts in by_question.values())
+    return BalancedQuestions(
+        rows, 100 * answers.most_common(1)[0][1] / len(asked), 100 * majority / len(asked)
+    )

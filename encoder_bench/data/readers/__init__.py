@@ -1,0 +1,1 @@
+"""Readers of the official file layouts, one file for each data set."""

@@ -1,0 +1,141 @@
+"""GVTBench's object counting (OC) and multi-class identification (MCI) questions.
+
+Test questions come from its JSON files; training questions, which it does not have, are made from
+an instances file in the same words, with zero counts and balanced answers.
+
+Reference: Wang et al. 2023 (arXiv 2305.12223), repository TencentARC/GVT.
+"""
+
+from __future__ import annotations
+
+import random
+
+from encoder_bench.base.errors import DataError
+from encoder_bench.base.hashing import hash_text
+from encoder_bench.data.image_files import Layout
+from encoder_bench.data.plurals import plural
+from encoder_bench.data.readers.coco import Instances, read_instances
+from encoder_bench.data.readers.json_files import integer, numbered, rows_of, text
+from encoder_bench.data.sample import Sample, Split
+
+SOURCES = ("coco_oc", "coco_mci", "vcr_oc", "vcr_mci")
+_QUESTIONS_PER_IMAGE = 4
+_LARGEST_COUNT = 9
+
+
+def gvt_samples(layout: Layout, task: str, source: str, split: Split) -> list[Sample]:
+    """Return one sample a question.
+
+    Raises:
+        DataError: files are missing or malformed, an image is missing, or no such split.
+    """
+    if source not in SOURCES:
+        raise DataError(f"GVTBench has no '{source}'; choose one of {', '.join(SOURCES)}")
+    if split == "test":
+        return _read(layout, task, source)
+    if split == "train":
+        return _generate(layout, task, source)
+    raise DataError(f"{layout.root}: GVTBench has no {split} split")
+
+
+def _read(layout: Layout, task: str, source: str) -> list[Sample]:
+    path = layout.require("gvtbench", f"{source}.json")
+    samples: list[Sample] = []
+    for where, row in numbered(path, rows_of(path)):
+        image_id = row.get("image_id")
+        if isinstance(image_id, bool) or not isinstance(image_id, int | str):
+            raise DataError(f"{where}: 'image_id' is {image_id!r}, not a number or a path")
+        answer = text(row, "text_out", where)
+        samples.append(
+            Sample(
+                sample_id=f"{task}/{len(samples)}",
+                task=task,
+                image_id=image_id,
+                image_path=layout.image(image_id, where),
+                question=text(row, "text_in", where),
+                references=(answer,),
+                target=answer,
+                facets=_facets(integer(row, "n_obj_exist", where), answer),
+            )
+        )
+    return samples
+
+
+def _facets(objects: int, answer: str) -> dict[str, str | int]:
+    """Return what scores are broken down by; the crowding bins are GVT's."""
+    crowding = "1-9" if objects < 10 else "10-19" if objects < 20 else "20+"
+    return {"n_obj_exist": objects, "answer": answer, "crowding": f"{crowding} objects"}
+
+
+def _generate(layout: Layout, task: str, source: str) -> list[Sample]:
+    instances = read_instances(layout)
+    make = _counting if source.endswith("_oc") else _identification
+    samples = []
+    for image_id in instances.counts:
+        if image_id in instances.crowded:
+            continue
+        rng = random.Random(hash_text("gvtbench", source, str(image_id)))
+        pairs = make(instances, image_id, rng)
+        if not pairs:
+            continue
+        path = layout.image(image_id, f"{layout.root} instances")
+        total = instances.counts[image_id].total()
+        for number, (question, answer) in enumerate(pairs):
+            facets = _facets(total, answer)
+            samples.append(
+                Sample(
+                    f"{task}/{image_id}/{number}",
+                    task,
+                    image_id,
+                    path,
+                    question,
+                    (answer,),
+                    answer,
+                    facets,
+                )
+            )
+    return samples
+
+
+def _counting(instances: Instances, image_id: int, rng: random.Random) -> list[tuple[str, str]]:
+    """Ask for present categories, rare counts first to be kept, and for one that is absent."""
+    counts = instances.counts[image_id]
+    present = [name for name, count in counts.items() if count <= _LARGEST_COUNT]
+    rng.shuffle(present)
+    absent = _absent(instances, image_id, rng, 1)
+    chosen = [*present[: _QUESTIONS_PER_IMAGE - len(absent)], *absent]
+    rng.shuffle(chosen)
+    return [
+        (f"How many {plural(name)} are there in the image?", str(counts[name])) for name in chosen
+    ]
+
+
+def _identification(
+    instances: Instances, image_id: int, rng: random.Random
+) -> list[tuple[str, str]]:
+    """Ask for as many present as absent categories, so that half of the answers are yes."""
+    present = list(instances.counts[image_id])
+    rng.shuffle(present)
+    half = _QUESTIONS_PER_IMAGE // 2
+    absent = _absent(instances, image_id, rng, min(half, len(present)))
+    asked = [(name, "Yes.") for name in present[: len(absent)]] + [(name, "No.") for name in absent]
+    rng.shuffle(asked)
+    return [(f"Does {name} exist in the image?", answer) for name, answer in asked]
+
+
+def _absent(instances: Instances, image_id: int, rng: random.Random, number: int) -> list[str]:
+    """Return categories that the image lacks, drawn as they occur in another random image.
+
+    Drawn so, a category is asked for as often where it is absent as where it is present, and the
+    question alone does not tell the answer.
+    """
+    images = list(instances.counts)
+    found: dict[str, None] = {}
+    for _ in range(50 * number):
+        if len(found) == number:
+            break
+        other = instances.counts[rng.choice(images)]
+        names = [name for name in other if name not in instances.counts[image_id]]
+        if names:
+            found[rng.choice(names)] = None
+    return list(found)

@@ -1,0 +1,79 @@
+"""POPE: is an object in the image, asked so that an absent one is random, popular or likely.
+
+Reference: Li et al. 2023, "Evaluating Object Hallucination in Large Vision-Language Models" (arXiv
+2305.10355); the JSON lines of RUCAIBox/POPE, `output/coco/coco_pope_*.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from encoder_bench.base.errors import DataError
+from encoder_bench.data.image_files import Layout
+from encoder_bench.data.readers.json_files import text
+from encoder_bench.data.sample import Sample, Split
+
+SETTINGS = ("random", "popular", "adversarial")
+_COCO_NAME = re.compile(r"COCO_\w+?_(\d+)\.jpg")
+
+
+def pope_samples(layout: Layout, task: str, source: str, split: Split) -> list[Sample]:
+    """Return one sample a question of one setting, or of all three (`source = "all"`).
+
+    Raises:
+        DataError: a file or an image is missing or malformed, or no such setting or split.
+    """
+    if split != "test":
+        raise DataError(f"{layout.root}: POPE has no {split} split; train on MCI instead")
+    if source not in (*SETTINGS, "all"):
+        raise DataError(f"POPE has no '{source}'; choose one of {', '.join(SETTINGS)}, all")
+    samples: list[Sample] = []
+    for setting in SETTINGS if source == "all" else (source,):
+        samples += _read(layout, task, setting)
+    return samples
+
+
+def _read(layout: Layout, task: str, setting: str) -> list[Sample]:
+    path = layout.require("pope", f"coco_pope_{setting}.json")
+    samples = []
+    for index, (where, row) in enumerate(_lines(path)):
+        name = text(row, "image", where)
+        match = _COCO_NAME.fullmatch(name)
+        image_id: int | str = int(match.group(1)) if match else name
+        label = text(row, "label", where).lower()
+        if label not in ("yes", "no"):
+            raise DataError(f"{where}: 'label' is {label!r}, neither yes nor no")
+        answer = f"{label.capitalize()}."
+        samples.append(
+            Sample(
+                sample_id=f"{task}/{setting}/{row.get('question_id', index)}",
+                task=task,
+                image_id=image_id,
+                image_path=layout.image(image_id, where),
+                question=text(row, "text", where),
+                references=(answer,),
+                target=answer,
+                facets={"setting": setting, "answer": label},
+            )
+        )
+    return samples
+
+
+def _lines(path: Path) -> list[tuple[str, dict[str, object]]]:
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{where}: not valid JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{where}: not an object")
+        rows.append((where, row))
+    if not rows:
+        raise DataError(f"{path}: no questions in it")
+    return rows

@@ -1,0 +1,1 @@
+"""The gate on scores: an accepted baseline and what is checked against it."""

@@ -1,0 +1,203 @@
+"""A committed baseline: runs that were accepted, why, and how much worse others may be.
+
+What belongs here: the baseline's folder and its own file. It is a results folder (records, packed
+predictions, trained weights of a few runs, so that every tool reads it) with `baseline.json` and
+`canaries.json` beside them.
+"""
+
+from __future__ import annotations
+
+import datetime
+import gzip
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from filelock import FileLock
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from encoder_bench.base.errors import RecordError
+from encoder_bench.base.files import write_bytes, write_text
+from encoder_bench.base.hashing import hash_json
+from encoder_bench.base.record import RunRecord, read_record, record_path, write_record
+from encoder_bench.gate.canaries import write_canaries
+from encoder_bench.results.runs import find_run
+from encoder_bench.tasks.predictions import (
+    predictions_content,
+    predictions_path,
+    read_predictions,
+)
+
+DEFAULT_MARGIN = 5.0
+"""Points of score that no accepted interval may excuse, unless `baseline.json` says otherwise."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Acceptance(_Frozen):
+    """When which runs were accepted, and why."""
+
+    when: str
+    runs: tuple[str, ...]
+    reason: str
+
+
+class Baseline(_Frozen):
+    """The content of `baseline.json`.
+
+    Attributes:
+        margin: points that a score may never fall, whatever its interval.
+        runs: what a run is compared on (`identity`) -> the accepted run's id.
+        history: every acceptance, oldest first.
+    """
+
+    schema_version: int = 1
+    margin: float = Field(default=DEFAULT_MARGIN, gt=0)
+    runs: dict[str, str] = Field(default_factory=dict)
+    history: tuple[Acceptance, ...] = ()
+
+
+def identity(record: RunRecord) -> str:
+    """Return what a run is found by in a baseline: names, not hashes, so that a hash may differ."""
+    mode = "joint" if record.joint else "frozen"
+    parts = [
+        record.encoder.name,
+        mode,
+        f"adapter {record.adapter.get('name')}",
+        f"LLM {record.language_model.name}",
+        f"data {record.data.get('name')}",
+        f"seed {record.seed}",
+    ]
+    if record.limit is not None:
+        parts.append(f"limit {record.limit}")
+    return ", ".join(parts)
+
+
+def read_baseline(folder: Path) -> Baseline:
+    """Read `FOLDER/baseline.json`.
+
+    Raises:
+        RecordError: it is missing, damaged or edited; names the file.
+    """
+    path = folder / "baseline.json"
+    try:
+        outer = json.loads(path.read_text(encoding="utf-8"))
+        if outer["sha256"] != hash_json(outer["baseline"]):
+            raise RecordError(f"{path}: checksum and content disagree; it was edited or damaged")
+        return Baseline.model_validate(outer["baseline"])
+    except FileNotFoundError as error:
+        raise RecordError(
+            f"{path}: no baseline there; make one with `encoder-bench baseline accept`"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise RecordError(f"{path}: not a whole baseline ({reason})") from error
+
+
+def baseline_records(folder: Path, baseline: Baseline) -> dict[str, RunRecord]:
+    """Return identity -> accepted record.
+
+    Raises:
+        RecordError: a record is missing or damaged.
+    """
+    return {name: read_record(record_path(folder, run)) for name, run in baseline.runs.items()}
+
+
+def weights_folder(folder: Path, record: RunRecord) -> Path:
+    """Return where a run's trained weights lie, in a baseline as in any results folder."""
+    return folder / "checkpoints" / record.run_id / "final"
+
+
+def accept(
+    folder: Path,
+    results: Path,
+    names: Sequence[str],
+    *,
+    reason: str,
+    margin: float | None = None,
+    keep_weights: bool = False,
+) -> Baseline:
+    """Take runs into a baseline, in place of those of the same identity, and say why.
+
+    Several processes may accept at once; each one's runs and reason are kept.
+
+    Args:
+        folder: the baseline's folder; made where there is none.
+        results: the results folder that holds the runs.
+        names: run ids or their beginnings.
+        reason: one line for the history.
+        margin: a new margin; None keeps the one there.
+        keep_weights: take the trained weights too, so that `check --rerun quick` asks the trained
+            model again. Weights that are kept already stay.
+
+    Raises:
+        RecordError: no reason, no run, no weights, or damaged predictions; nothing is changed then.
+    """
+    if not reason.strip():
+        raise RecordError("--reason is empty; say in one line why these scores are right")
+    if not names:
+        raise RecordError("no run was named; give the ids of the runs to accept")
+    records = [find_run(results, name) for name in names]
+    for record in records:
+        for task in record.tasks:
+            read_predictions(results, record, task)
+        if keep_weights and not weights_folder(results, record).is_dir():
+            raise RecordError(
+                f"{weights_folder(results, record)}: the trained weights are not there; run "
+                f"{record.run_id} again, or accept it without --keep-weights"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        known = read_baseline(folder) if (folder / "baseline.json").is_file() else Baseline()
+        for record in records:
+            _copy(folder, results, record, keep_weights=keep_weights)
+        updated = _updated(known, records, reason.strip(), margin)
+        write_canaries(
+            folder, baseline_records(folder, updated).values(), [r.run_id for r in records]
+        )
+        _write(folder, updated)
+        for replaced in set(known.runs.values()) - set(updated.runs.values()):
+            record_path(folder, replaced).unlink(missing_ok=True)
+            for room in ("predictions", "checkpoints"):
+                shutil.rmtree(folder / room / replaced, ignore_errors=True)
+    return updated
+
+
+def _updated(
+    known: Baseline, records: Sequence[RunRecord], reason: str, margin: float | None
+) -> Baseline:
+    runs = known.runs | {identity(record): record.run_id for record in records}
+    when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    entry = Acceptance(when=when, runs=tuple(r.run_id for r in records), reason=reason)
+    return Baseline(
+        margin=known.margin if margin is None else margin,
+        runs=dict(sorted(runs.items())),
+        history=(*known.history, entry),
+    )
+
+
+def _copy(folder: Path, results: Path, record: RunRecord, *, keep_weights: bool) -> None:
+    """Copy a run; predictions are packed, to a twentieth or so, since they are committed."""
+    for task in record.tasks:
+        target = predictions_path(folder, record, task)
+        if target.is_file() or folder.resolve() == results.resolve():
+            continue
+        packed = gzip.compress(predictions_content(results, record, task), mtime=0)
+        write_bytes(target.with_name(target.name + ".gz"), packed)
+    if keep_weights and folder.resolve() != results.resolve():
+        target = weights_folder(folder, record)
+        beside = target.with_name(".final.partial")
+        for place in (beside, target):
+            shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(weights_folder(results, record), beside)
+        beside.rename(target)
+    write_record(folder, record)
+
+
+def _write(folder: Path, baseline: Baseline) -> None:
+    body = baseline.model_dump(mode="json")
+    text = json.dumps({"sha256": hash_json(body), "baseline": body}, indent=1, ensure_ascii=False)
+    write_text(folder / "baseline.json", text + "\n")

@@ -1,0 +1,229 @@
+"""What a run will do, resolved before anything heavy is loaded.
+
+What belongs here: flags and recipes merged into one frozen plan. Doing it is `run.py`'s job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from encoder_bench.base.errors import RecipeError, UnknownNameError
+from encoder_bench.base.recipes import (
+    AdapterRecipe,
+    StageSettings,
+    TaskRecipe,
+    load_adapter,
+    load_task,
+)
+
+DEFAULT_ENCODER = "tiny-deit"
+DEFAULT_TASKS = ("vqa", "captioning", "oc", "mci")
+
+_NOT_SCORING: Any = {
+    "description": True,
+    "evaluation_batch_images": True,
+    "training": {
+        "checkpoint_every",
+        "keep_checkpoints",
+        "feature_cache",
+        "row_length",
+        "attention",
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """One run, fully resolved: every setting that changes a score, and where things go.
+
+    Attributes:
+        encoder: a registered name or a general form (`timm:NAME`, `a+b`).
+        adapter_name: the recipe as the user named it.
+        adapter: that recipe with every flag applied.
+        tasks: task name -> its recipe, in the order in which they run.
+        training_recipes: the same for every task that a stage trains on, tested or not.
+        data: where test samples come from (`scenes`, `coco`, or a folder).
+        training_data: where training samples come from; often the same.
+        seed: fixes initialisation, order of samples, and the bootstrap.
+        limit: at most so many test samples a task, a seeded subset; None for all.
+        weights: a local folder or file with the encoder's checkpoint, instead of the Hub.
+        results: folder of records, predictions and checkpoints.
+        device: `auto` or a torch device.
+        trust_remote_code: let a Hub repository run its own Python code; recorded.
+    """
+
+    encoder: str
+    adapter_name: str
+    adapter: AdapterRecipe
+    tasks: Mapping[str, TaskRecipe]
+    training_recipes: Mapping[str, TaskRecipe]
+    data: str
+    training_data: str
+    seed: int
+    limit: int | None
+    weights: Path | None
+    results: Path
+    device: str
+    trust_remote_code: bool
+
+    @property
+    def joint(self) -> bool:
+        """Whether the encoder is tuned together with the projector."""
+        return self.adapter.encoder.trainable
+
+    def scoring_settings(self) -> dict[str, Any]:
+        """Return the settings that determine the score, as JSON; part of the run's identity."""
+        return {
+            "encoder": self.encoder,
+            "adapter": self.adapter.model_dump(mode="json", exclude=_NOT_SCORING),
+            "tasks": _scoring_part(self.tasks),
+            "training_recipes": _scoring_part(self.training_recipes),
+            "seed": self.seed,
+            "limit": self.limit,
+        }
+
+
+def make_plan(
+    *,
+    encoder: str = DEFAULT_ENCODER,
+    joint: bool = False,
+    adapter: str = "quick",
+    projector: str | None = None,
+    visual_tokens: int | None = None,
+    llm: str | None = None,
+    llm_train: str | None = None,
+    layer: Sequence[int] | None = None,
+    resolution: int | None = None,
+    steps: int | None = None,
+    data: str = "scenes",
+    training_data: str | None = None,
+    tasks: Sequence[str] = DEFAULT_TASKS,
+    seed: int = 0,
+    limit: int | None = None,
+    weights: Path | None = None,
+    results: Path = Path("results"),
+    device: str = "auto",
+    settings: Mapping[str, Any] | None = None,
+    trust_remote_code: bool = False,
+) -> RunPlan:
+    """Merge flags over recipes and check what can be checked without loading anything.
+
+    Args:
+        encoder: see `RunPlan`.
+        joint: tune the encoder too (`--joint-tune`).
+        adapter: an adapter recipe's name or TOML file.
+        projector: overrides `projector.name`.
+        visual_tokens: overrides `projector.visual_tokens`.
+        llm: overrides `llm.name`.
+        llm_train: overrides `llm.train` (frozen, lora, full).
+        layer: overrides `encoder.layer`.
+        resolution: overrides `encoder.resolution`, in pixels.
+        steps: overrides the optimizer steps of every stage.
+        data: test data.
+        training_data: training data; None for the same.
+        tasks: task recipes' names or TOML files, each at most once.
+        seed: see `RunPlan`.
+        limit: see `RunPlan`.
+        weights: see `RunPlan`.
+        results: see `RunPlan`.
+        device: see `RunPlan`.
+        settings: any other dotted adapter key (`--set training.precision=bfloat16`).
+        trust_remote_code: see `RunPlan`.
+
+    Raises:
+        RecipeError: a recipe or an override is wrong.
+        UnknownNameError: no such encoder, recipe, projector or task.
+    """
+    from encoder_bench.encoders.registry import find_spec
+    from encoder_bench.mllm.projectors import projector_names
+
+    find_spec(encoder)
+    recipe = load_adapter(
+        adapter,
+        {
+            **(settings or {}),
+            "encoder.trainable": joint or None,
+            "encoder.layer": list(layer) if layer else None,
+            "encoder.resolution": resolution,
+            "projector.name": projector,
+            "projector.visual_tokens": visual_tokens,
+            "llm.name": llm,
+            "llm.train": llm_train,
+        },
+    )
+    if recipe.projector.name not in projector_names():
+        raise UnknownNameError("projector", recipe.projector.name, projector_names())
+    if steps is not None:
+        stages = tuple(_with_steps(stage, steps) for stage in recipe.stages)
+        recipe = recipe.model_copy(update={"stages": stages})
+    recipe = _only_trained_parts(recipe, adapter)
+    if limit is not None and limit < 1:
+        raise RecipeError(f"--limit {limit}: give at least 1")
+    tested = _task_recipes(tasks)
+    trained = dict.fromkeys(task for stage in recipe.stages for task in stage.tasks)
+    return RunPlan(
+        encoder=encoder,
+        adapter_name=adapter,
+        adapter=recipe,
+        tasks=tested,
+        training_recipes={name: tested.get(name) or load_task(name) for name in trained},
+        data=data,
+        training_data=training_data or data,
+        seed=seed,
+        limit=limit,
+        weights=weights,
+        results=results,
+        device=device,
+        trust_remote_code=trust_remote_code,
+    )
+
+
+def _scoring_part(recipes: Mapping[str, TaskRecipe]) -> dict[str, Any]:
+    return {
+        name: recipe.model_dump(mode="json", exclude={"description", "column"})
+        for name, recipe in recipes.items()
+    }
+
+
+def _with_steps(stage: StageSettings, steps: int) -> StageSettings:
+    return stage.model_copy(update={"steps": steps, "epochs": None})
+
+
+def _only_trained_parts(recipe: AdapterRecipe, name: str) -> AdapterRecipe:
+    """Drop optimizers of parts that the recipe freezes; refuse a part that would never train."""
+    joint, llm = recipe.encoder.trainable, recipe.llm.train != "frozen"
+    stages = tuple(
+        stage.model_copy(
+            update={
+                "encoder": stage.encoder if joint else None,
+                "llm": stage.llm if llm else None,
+            }
+        )
+        for stage in recipe.stages
+    )
+    if joint and not any(stage.encoder for stage in stages):
+        raise RecipeError(
+            f"adapter '{name}': joint tuning needs a stage with an [encoder] optimizer; "
+            "add one with a learning_rate"
+        )
+    if llm and not any(stage.llm for stage in stages):
+        raise RecipeError(
+            f"adapter '{name}': llm.train '{recipe.llm.train}' needs a stage with an [llm] "
+            "optimizer; add one with a learning_rate"
+        )
+    return recipe.model_copy(update={"stages": stages})
+
+
+def _task_recipes(names: Sequence[str]) -> dict[str, TaskRecipe]:
+    recipes: dict[str, TaskRecipe] = {}
+    for name in names:
+        key = Path(name).stem if name.endswith(".toml") else name
+        if key in recipes:
+            raise RecipeError(f"--tasks names '{key}' twice")
+        recipes[key] = load_task(name)
+    if not recipes:
+        raise RecipeError("--tasks is empty; name at least one")
+    return recipes

@@ -1,0 +1,88 @@
+"""A trained MLLM that answers questions about image files: what the task runners ask.
+
+What belongs here: image paths to visual tokens (from the feature cache or the encoder), visual
+tokens to answers. Prompts come from the tasks, decoding from their recipes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from encoder_bench.base.recipes import DecodingSettings
+from encoder_bench.data.images import load_image
+from encoder_bench.mllm.generate import generate, score
+from encoder_bench.mllm.model import MLLM
+
+
+class ImagePredictor:
+    """Answers prompts about images; meets `tasks.runner.Predictor`.
+
+    Args:
+        mllm: the model, on its device, in eval mode.
+        features: precomputed patch tokens by image path, `(N, D)` each; images that are not in
+            it are encoded here.
+    """
+
+    def __init__(self, mllm: MLLM, features: Mapping[Path, Tensor] | None = None) -> None:
+        """Keep the model and the features; nothing is computed yet."""
+        self._mllm = mllm
+        self._features: Mapping[Path, Tensor] = features or {}
+
+    @torch.inference_mode()
+    def answer(
+        self,
+        images: Sequence[Path] | None,
+        prompts: Sequence[Sequence[str]],
+        decoding: DecodingSettings,
+    ) -> list[list[str]]:
+        """Return one answer for each prompt.
+
+        Args:
+            images: one path for each group of prompts; None shows the model no image at all.
+            prompts: for each image, its prompts.
+            decoding: length, beams and stop strings.
+
+        Raises:
+            DataError: an image cannot be read.
+        """
+        visual = None if images is None else self._visual_tokens(images)
+        return generate(self._mllm, visual, [list(group) for group in prompts], decoding)
+
+    @torch.inference_mode()
+    def choose(
+        self,
+        images: Sequence[Path] | None,
+        prompts: Sequence[Sequence[str]],
+        candidates: Sequence[str],
+    ) -> list[list[str]]:
+        """Return for each prompt the candidate with the highest log-probability as its answer.
+
+        Args:
+            images: one path for each group of prompts; None shows the model no image at all.
+            prompts: for each image, its prompts.
+            candidates: the answers to choose from.
+
+        Raises:
+            DataError: an image cannot be read, or a candidate is empty.
+        """
+        visual = None if images is None else self._visual_tokens(images)
+        scores = score(self._mllm, visual, [list(group) for group in prompts], candidates)
+        return [
+            [candidates[max(range(len(row)), key=row.__getitem__)] for row in group]
+            for group in scores
+        ]
+
+    def _visual_tokens(self, images: Sequence[Path]) -> Tensor:
+        """Return `(B, M, D_llm)`."""
+        device = next(self._mllm.projector.parameters()).device
+        if all(path in self._features for path in images):
+            features = torch.stack([self._features[path] for path in images]).to(device)
+        else:
+            encoder = self._mllm.encoder
+            pixels = torch.stack([encoder.transform(load_image(path)) for path in images])
+            features = self._mllm.features(pixels.to(device))
+        return self._mllm.visual_tokens(features)

@@ -1,0 +1,90 @@
+"""What a run reads: samples to train on and to test, which never share an image.
+
+What belongs here: gathering them for a plan. Folders and readers are `data/`'s business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from encoder_bench.base.errors import DataError
+from encoder_bench.base.progress import Reporter
+from encoder_bench.pipeline.plan import RunPlan
+
+if TYPE_CHECKING:
+    from encoder_bench.data.folder import DataFolder
+    from encoder_bench.data.sample import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """What a run reads: the folders, the training samples, and each task's test samples.
+
+    `corpora` holds the whole split for tasks with a metric that depends on it, where only a subset
+    of it is tested.
+    """
+
+    folder: DataFolder
+    training_folder: DataFolder
+    training: list[Sample]
+    test: Mapping[str, list[Sample]]
+    corpora: Mapping[str, list[Sample]]
+
+    def images(self) -> list[Path]:
+        """Return every image that the run shows to the encoder, each once."""
+        samples = [*self.training, *(s for group in self.test.values() for s in group)]
+        return list(dict.fromkeys(sample.image_path for sample in samples))
+
+    def training_description(self) -> dict[str, Any]:
+        """Return the training folder's facts, and how many samples and images it gave."""
+        images = {sample.image_id for sample in self.training}
+        return self.training_folder.description() | {
+            "training_samples": len(self.training),
+            "training_images": len(images),
+        }
+
+
+def read_data(plan: RunPlan, reporter: Reporter) -> RunData:
+    """Read a plan's samples and check that training and test share no image.
+
+    Raises:
+        DataError: files are missing or malformed, a split is empty, or images are shared.
+    """
+    from encoder_bench.data.folder import check_disjoint, open_data
+    from encoder_bench.tasks.registry import needs_corpus
+
+    folder = open_data(plan.data, reporter=reporter)
+    training_folder = (
+        folder if plan.training_data == plan.data else open_data(plan.training_data, reporter)
+    )
+    with reporter.phase("data", len(plan.tasks) + len(plan.training_recipes), "sets") as phase:
+        test: dict[str, list[Sample]] = {}
+        corpora: dict[str, list[Sample]] = {}
+        for name, recipe in plan.tasks.items():
+            if plan.limit is not None and needs_corpus(recipe):
+                corpora[name] = folder.samples(
+                    name, reader=recipe.reader, source=recipe.source, split="test"
+                )
+            test[name] = folder.samples(
+                name,
+                reader=recipe.reader,
+                source=recipe.source,
+                split="test",
+                limit=plan.limit,
+                seed=plan.seed,
+            )
+            phase.advance(test=f"{name} {len(test[name])}")
+        training: list[Sample] = []
+        for name, recipe in plan.training_recipes.items():
+            samples = training_folder.samples(
+                name, reader=recipe.reader, source=recipe.source, split="train", seed=plan.seed
+            )
+            training += samples
+            phase.advance(training=f"{name} {len(samples)}")
+    if not training:
+        raise DataError(f"--train-data {plan.training_data}: no training samples")
+    check_disjoint(training, [sample for group in test.values() for sample in group])
+    return RunData(folder, training_folder, training, test, corpora)

@@ -1,0 +1,237 @@
+"""The zoo by name: what `encoder-bench pretrain` and `make zoo` call.
+
+What belongs here: which data, budget and folders a name stands for. One encoder's run is
+`encoder.py`'s, the language model's `language.py`'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from encoder_bench.base.errors import RecipeError, UnknownNameError
+from encoder_bench.base.hashing import hash_json
+from encoder_bench.base.paths import cache_dir
+from encoder_bench.base.progress import Reporter
+from zoo.architecture import OBJECTIVES, ObjectiveName
+from zoo.pool import ImagePool
+from zoo.schedule import Budget
+
+ENCODER_BUDGET = Budget(steps=2400, images_per_step=64)
+"""The same for all six: about an hour of one core for all of them, in bfloat16. The cards hold each
+one's seconds, which were taken beside other work."""
+LANGUAGE_BUDGET = Budget(steps=2000, images_per_step=16, learning_rate=2e-3, warmup_fraction=0.05)
+"""Of the tiny language model; its images are written pages."""
+HELD_OUT_PAGES = 64
+"""Of each layout, on which the language model is measured at every checkpoint."""
+POOL_IMAGES = {"train": 20_000, "probe": 1_500, "held-out": 500}
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """The images of a comparison, drawn or read once for all objectives."""
+
+    train: ImagePool
+    probe: ImagePool
+    held_out: ImagePool
+    tokenizer: Any
+
+
+def bundled_folder(kind: Literal["encoders", "llm"], name: str) -> Path:
+    """Return where the weights of a name ship: `bundled/encoders/tiny-deit` and so on."""
+    return Path(str(resources.files("encoder_bench"))) / "bundled" / kind / name
+
+
+def open_pools(
+    data: str, reporter: Reporter, *, images: dict[str, int] | None = None, seed: int = 0
+) -> Pools:
+    """Draw scenes, or read a folder of captioned images in COCO's layout.
+
+    Args:
+        data: `scenes`, or a folder.
+        reporter: told the progress.
+        images: how many scenes each pool has; `POOL_IMAGES` by default.
+        seed: of the scenes.
+
+    Raises:
+        DataError: the folder is missing, malformed or too small.
+    """
+    if data != "scenes":
+        from encoder_bench.data.folder import open_data
+        from zoo.folder_pool import folder_pools
+
+        pools, tokenizer = folder_pools(open_data(data), reporter)
+    else:
+        from zoo.language import build_tokenizer_of_grammar
+        from zoo.scene_pool import scene_pool
+
+        tokenizer = build_tokenizer_of_grammar()
+        pools = {
+            name: scene_pool(name, count, tokenizer=tokenizer, reporter=reporter, seed=seed)
+            for name, count in (images or POOL_IMAGES).items()
+        }
+    return Pools(pools["train"], pools["probe"], pools["held-out"], tokenizer)
+
+
+def pretrain(
+    objective: str,
+    *,
+    data: str = "scenes",
+    size: str = "tiny",
+    budget: Budget = ENCODER_BUDGET,
+    output: Path | None = None,
+    reporter: Reporter,
+    seed: int = 0,
+    device: torch.device | None = None,
+    pools: Pools | None = None,
+) -> dict[str, Any]:
+    """Pretrain one encoder by its objective's name and write weights and card; resumes.
+
+    Args:
+        objective: `deit`, `clip`, `siglip`, `mae`, `dino` or `dinov2`.
+        data: `scenes`, or a folder of captioned images in COCO's layout.
+        size: `tiny`, the one size there is.
+        budget: steps, images and optimizer.
+        output: the folder that is written; the bundled one by default.
+        reporter: told loss, rank and measures.
+        seed: of weights, batches and views.
+        device: a GPU where there is one, by default.
+        pools: images that are already in memory.
+
+    Returns:
+        The card.
+
+    Raises:
+        UnknownNameError: not an objective.
+        RecipeError: not a size.
+        DataError: the folder is missing, malformed or too small.
+        TrainingError: a loss that is not finite, or a checkpoint of another run.
+    """
+    from zoo.encoder import pretrain_encoder
+
+    name = _objective(objective)
+    if size != "tiny":
+        raise RecipeError(f"--size {size}: only 'tiny' can be pretrained here")
+    pools = pools or open_pools(data, reporter, seed=seed)
+    key = hash_json([name, budget.as_json(), seed, pools.train.description, len(pools.tokenizer)])[
+        :16
+    ]
+    return pretrain_encoder(
+        name,
+        budget,
+        train_pool=pools.train,
+        probe_pool=pools.probe,
+        test_pool=pools.held_out,
+        tokenizer=pools.tokenizer,
+        output=output or bundled_folder("encoders", f"tiny-{name}"),
+        work=cache_dir("pretrain", f"{name}-{key}"),
+        reporter=reporter,
+        seed=seed,
+        device=device or default_device(),
+    )
+
+
+def zoo(
+    *,
+    data: str = "scenes",
+    budget: Budget = ENCODER_BUDGET,
+    language_budget: Budget = LANGUAGE_BUDGET,
+    output: Path | None = None,
+    reporter: Reporter,
+    seed: int = 0,
+    images: dict[str, int] | None = None,
+    held_out_pages: int = HELD_OUT_PAGES,
+    device: torch.device | None = None,
+) -> list[dict[str, Any]]:
+    """Pretrain the tiny language model and all six encoders on one budget; resumes.
+
+    Args:
+        data: of the encoders: `scenes`, or a folder.
+        budget: the same for all six.
+        language_budget: of the language model.
+        output: the folder that gets `encoders/` and `llm/`; the package's own by default.
+        reporter: told the progress.
+        seed: of everything.
+        images: how many scenes each pool has.
+        held_out_pages: of each layout, that the language model is measured on.
+        device: a GPU where there is one, by default.
+
+    Returns:
+        The cards of the encoders.
+    """
+    root = output or bundled_folder("llm", "x").parent.parent
+    pretrain_llm(
+        budget=language_budget,
+        output=root / "llm" / "tiny-llama",
+        reporter=reporter,
+        seed=seed,
+        held_out_pages=held_out_pages,
+        device=device,
+    )
+    pools = open_pools(data, reporter, images=images, seed=seed)
+    return [
+        pretrain(
+            name,
+            budget=budget,
+            output=root / "encoders" / f"tiny-{name}",
+            reporter=reporter,
+            seed=seed,
+            device=device,
+            pools=pools,
+        )
+        for name in OBJECTIVES
+    ]
+
+
+def pretrain_llm(
+    *,
+    budget: Budget = LANGUAGE_BUDGET,
+    output: Path | None = None,
+    reporter: Reporter,
+    seed: int = 0,
+    held_out_pages: int = HELD_OUT_PAGES,
+    device: torch.device | None = None,
+) -> None:
+    """Pretrain the tiny language model and write weights and card; resumes.
+
+    Args:
+        budget: steps, pages and optimizer.
+        output: the folder that is written; the bundled one by default.
+        reporter: told loss and held-out accuracy.
+        seed: of weights and pages.
+        held_out_pages: of each layout, that it is measured on.
+        device: a GPU where there is one, by default.
+
+    Raises:
+        TrainingError: a loss that is not finite, or a checkpoint of another run.
+    """
+    from zoo.language import pretrain_language_model
+    from zoo.written_scenes import shipped_prompts
+
+    key = hash_json([budget.as_json(), seed])[:16]
+    pretrain_language_model(
+        budget,
+        work=cache_dir("pretrain", f"tiny-llama-{key}"),
+        output=output or bundled_folder("llm", "tiny-llama"),
+        prompts=shipped_prompts(),
+        reporter=reporter,
+        seed=seed,
+        held_out_count=held_out_pages,
+        device=device or default_device(),
+    )
+
+
+def default_device() -> torch.device:
+    """Return the first GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _objective(name: str) -> ObjectiveName:
+    for known in OBJECTIVES:
+        if known == name:
+            return known
+    raise UnknownNameError("objective", name, OBJECTIVES)
