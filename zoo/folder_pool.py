@@ -16,8 +16,8 @@ from PIL import Image, ImageOps
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.hashing import hash_text
 from encoder_bench.base.progress import Reporter
+from encoder_bench.data.files import DataFiles
 from encoder_bench.data.folder import DataFolder
-from encoder_bench.data.image_files import Layout
 from encoder_bench.data.images import load_image
 from encoder_bench.data.readers.coco import read_instances
 from encoder_bench.data.sample import Sample
@@ -43,7 +43,7 @@ def folder_pools(data: DataFolder, reporter: Reporter) -> tuple[dict[str, ImageP
     images = list({sample.image_id: sample for sample in samples}.values())
     words = words_of(caption for sample in images for caption in sample.references)
     tokenizer = build_tokenizer(words[:LARGEST_VOCABULARY])
-    instances = read_instances(Layout(data.root))
+    instances = read_instances(DataFiles(data.root))
     pools = {}
     for name, share in _SHARES.items():
         chosen = [s for s in images if int(hash_text(str(s.image_id))[:8], 16) % 10 in share]

@@ -4,42 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from encoder_bench.base.errors import DataError, UnknownNameError
+from encoder_bench.base.errors import DataError
 from encoder_bench.base.hashing import hash_file, hash_text
 from encoder_bench.base.progress import QuietReporter, Reporter
-from encoder_bench.data.image_files import Layout, TolerantLayout
-from encoder_bench.data.readers.coco import caption_samples, captions_by_image
-from encoder_bench.data.readers.gvtbench import SOURCES, gvt_samples
-from encoder_bench.data.readers.other_captions import MORE_CAPTIONS, more_caption_samples
-from encoder_bench.data.readers.other_vqa import MORE_VQA, more_vqa_samples
-from encoder_bench.data.readers.pope import pope_samples
-from encoder_bench.data.readers.vqav2 import vqa_samples
+from encoder_bench.data.files import DataFiles
+from encoder_bench.data.readers import annotation_folders, find_reader, readers
 from encoder_bench.data.sample import Sample, Split
 from encoder_bench.data.versions import known_version
-
-Reader = Callable[[Layout, str, str, Split], list[Sample]]
-"""Layout, task, source and split to samples."""
-
-_READERS: dict[str, Reader] = {
-    "coco-captions": caption_samples,
-    "gvtbench": gvt_samples,
-    "more-captions": more_caption_samples,
-    "more-vqa": more_vqa_samples,
-    "pope": pope_samples,
-    "vqav2": vqa_samples,
-}
-ENTRY_POINTS = "encoder_bench.readers"
-"""Entry points of other packages: functions `(layout, task, source, split)` to samples."""
-_ANNOTATION_FOLDERS = (
-    *("", "annotations", "coco", "coco/annotations", "vqav2", "gvtbench"),
-    *(*MORE_VQA, "vizwiz/Annotations", *MORE_CAPTIONS, "pope"),
-)
 
 
 class DataFolder:
@@ -54,7 +30,7 @@ class DataFolder:
         """Name the folder; nothing is read yet."""
         self.name = name
         self.root = root
-        self._layout = Layout(root)
+        self._files = DataFiles(root)
 
     def samples(
         self,
@@ -80,7 +56,7 @@ class DataFolder:
             DataError: files are missing, malformed or unsafe, or the split is empty.
             UnknownNameError: no such reader.
         """
-        samples = find_reader(reader)(self._layout, task, source, split)
+        samples = find_reader(reader).samples(self._files, task, source, split)
         if split == "train":
             samples = [s for s in samples if s.image_id not in self._test_images]
         if not samples:
@@ -94,12 +70,12 @@ class DataFolder:
     @contextlib.contextmanager
     def tolerating_missing_images(self) -> Iterator[list[str]]:
         """Read questions whose images are not there; yields a line for each missing image."""
-        strict, tolerant = self._layout, TolerantLayout(self.root)
-        self._layout = tolerant
+        strict, tolerant = self._files, self._files.without_images()
+        self._files = tolerant
         try:
             yield tolerant.missing
         finally:
-            self._layout = strict
+            self._files = strict
 
     def versions(self) -> dict[str, str]:
         """Return which known version each annotation file is, by its path in the folder."""
@@ -108,35 +84,28 @@ class DataFolder:
 
     def annotation_file(self, folder: str, name: str) -> Path | None:
         """Return an official file of the data folder, None where it is not there."""
-        return self._layout.find(folder, name)
+        return self._files.find(folder, name)
 
     @cached_property
     def _test_images(self) -> frozenset[int | str]:
-        """Every image that any test split of the folder uses."""
-        layout, found = self._layout, set[int | str]()
-        if layout.find("coco", "captions_val2017.json") or layout.find("coco", "dataset_coco.json"):
-            found |= set(captions_by_image(layout, "test"))
-        for source in SOURCES:
-            if layout.find("gvtbench", f"{source}.json"):
-                found |= {s.image_id for s in gvt_samples(layout, source, source, "test")}
-        if layout.find("vqav2", "v2_OpenEnded_mscoco_train2014_questions.json"):
-            found |= {s.image_id for s in vqa_samples(layout, "vqa", "vqav2", "test")}
-        return frozenset(found)
+        """Every image that a test split of any reader uses, whether or not its file is there."""
+        files = self._files.without_images()
+        return frozenset().union(*(reader.test_images(files) for reader in readers().values()))
 
     @cached_property
     def _annotation_hashes(self) -> dict[str, str]:
         files: dict[str, str] = {}
-        for folder in _ANNOTATION_FOLDERS:
-            place = self.root / folder
-            paths = sorted(place.glob("*.json")) + sorted(place.glob("*.json.gz"))
-            files |= {path.relative_to(self.root).as_posix(): hash_file(path) for path in paths}
+        for folder in {"", *annotation_folders(readers().values())}:
+            for place in self._files.places(folder):
+                paths = [*place.glob("*.json"), *place.glob("*.json.gz")]
+                files |= {path.relative_to(self.root).as_posix(): hash_file(path) for path in paths}
         return files
 
     def fingerprint(self) -> str:
         """Return the sha256 over all annotation files' content and the images' names and sizes."""
         images = [
             f"{path.name}:{path.stat().st_size}"
-            for folder in self._layout.image_folders()
+            for folder in self._files.image_folders()
             for path in sorted(folder.iterdir())
             if path.is_file()
         ]
@@ -149,23 +118,8 @@ class DataFolder:
             "fingerprint": self.fingerprint(),
             "files": self._annotation_hashes,
             "versions": self.versions(),
-            "image_files": len(self._layout.coco_images),
+            "image_files": len(self._files.coco_images),
         }
-
-
-def find_reader(name: str) -> Reader:
-    """Return a data reader by name: a built-in one, or one of another package's entry point.
-
-    Raises:
-        UnknownNameError: there is none; the nearest are suggested.
-    """
-    if name in _READERS:
-        return _READERS[name]
-    others = metadata.entry_points(group=ENTRY_POINTS)
-    for entry in others:
-        if entry.name == name:
-            return cast(Reader, entry.load())
-    raise UnknownNameError("data reader", name, [*_READERS, *(entry.name for entry in others)])
 
 
 def open_data(name: str, reporter: Reporter | None = None) -> DataFolder:

@@ -18,9 +18,9 @@ from typing import Any
 
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.files import write_text
+from encoder_bench.data.files import rows_of
 from encoder_bench.data.plurals import plural, spoken
 from encoder_bench.data.readers.coco import Instances, instances_in
-from encoder_bench.data.readers.json_files import rows_of
 
 LARGEST = 20
 """Counts above it are not asked for."""

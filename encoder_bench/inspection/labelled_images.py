@@ -162,12 +162,12 @@ def _is_held_out(digest: str) -> bool:
 
 
 def _from_instances(data: str, reporter: Reporter) -> LabelledSet:
+    from encoder_bench.data.files import DataFiles
     from encoder_bench.data.folder import open_data
-    from encoder_bench.data.image_files import Layout
     from encoder_bench.data.readers.coco import read_instances
 
     folder = open_data(data, reporter)
-    layout = Layout(folder.root)
+    layout = DataFiles(folder.root)
     present: dict[int, frozenset[str]] = {}
     for name in _INSTANCES:
         if layout.find("coco", name) is not None:

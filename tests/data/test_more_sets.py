@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from PIL import Image
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.recipes import load_task
 from encoder_bench.data.folder import DataFolder
+from encoder_bench.data.readers import readers
 from encoder_bench.data.sample import Sample, Split
 
 TEN = [{"answer": "a dog"}] * 7 + [{"answer": "cat"}] * 3
@@ -221,3 +225,86 @@ def test_karpathys_split_and_val2017_are_told_apart(tmp_path: Path) -> None:
         DataFolder("x", tmp_path).samples(
             "c", reader="coco-captions", source="flickr", split="test"
         )
+
+
+def coco_captions(root: Path, *images: int) -> None:
+    """Training captions on COCO images, beside whatever test sets the folder has."""
+    for image in images:
+        picture(root, f"coco/train2017/{image:012}.jpg")
+    put(root, "coco/annotations/captions_train2017.json", {
+        "images": [{"id": image, "file_name": f"{image:012}.jpg"} for image in images],
+        "annotations": [{"id": i, "image_id": i, "caption": f"caption {i}"} for i in images],
+    })  # fmt: skip
+
+
+def trained_images(root: Path) -> set[int | str]:
+    samples = DataFolder("x", root).samples(
+        "captioning", reader="coco-captions", source="captions", split="train"
+    )
+    return {sample.image_id for sample in samples}
+
+
+@pytest.mark.parametrize("test_set", ["okvqa", "pope"])
+@pytest.mark.parametrize("pictures_there", [True, False])
+def test_test_images_of_every_reader_are_kept_out_of_training(
+    root: Path, test_set: str, pictures_there: bool
+) -> None:
+    for other in {"okvqa", "pope"} - {test_set}:
+        shutil.rmtree(root / other)
+    coco_captions(root, 42, 43)
+    if not pictures_there:
+        shutil.rmtree(root / "coco" / "val2014")
+    assert trained_images(root) == {43}
+
+
+PLUG_IN = """
+import json
+from encoder_bench.data.readers import Reader
+from encoder_bench.data.sample import Sample
+
+
+def read(files, task, source, split):
+    path = files.require("signs", "questions.json")
+    return [
+        Sample(f"{task}/{n}", task, n, files.image(n, str(path)), "Stop?", ("yes",), "yes")
+        for n in json.loads(path.read_text())
+    ]
+
+
+READER = Reader("signs", read, {"signs": ("signs/questions.json",)})
+"""
+
+
+@pytest.fixture
+def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    place = tmp_path / "site"
+    put(place, "signs_reader.py", PLUG_IN)
+    put(place, "signs-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: signs\nVersion: 1\n")
+    entry = "[encoder_bench.readers]\nsigns = signs_reader:READER\n"
+    put(place, "signs-1.dist-info/entry_points.txt", entry)
+    monkeypatch.syspath_prepend(str(place))
+    yield
+    sys.modules.pop("signs_reader", None)
+
+
+@pytest.mark.usefixtures("plug_in")
+def test_a_reader_of_another_package_is_found_and_its_test_images_kept_out(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    coco_captions(root, 1, 2, 3)
+    assert trained_images(root) == {1, 2, 3}
+    before = DataFolder("x", root).fingerprint()
+    put(root, "signs/questions.json", [2])
+    assert trained_images(root) == {1, 3}
+    assert DataFolder("x", root).fingerprint() != before
+    (sample,) = DataFolder("x", root).samples("s", reader="signs", source="signs", split="test")
+    assert sample.image_path.name == "000000000002.jpg"
+    with pytest.raises(DataError, match="reader 'signs' has no 'roads'; choose one of signs"):
+        DataFolder("x", root).samples("s", reader="signs", source="roads", split="test")
+
+
+@pytest.mark.usefixtures("plug_in")
+@pytest.mark.parametrize("broken", ["READER = print", "import nowhere_at_all", ""])
+def test_a_broken_reader_of_another_package_is_named(tmp_path: Path, broken: str) -> None:
+    put(tmp_path / "site", "signs_reader.py", broken)
+    with pytest.raises(DataError, match=r"entry point signs_reader:READER: (not|cannot)"):
+        readers()

@@ -17,6 +17,7 @@ from encoder_bench.tasks.registry import find_runner, runner_names
 
 MODULE = """
 from pathlib import Path
+from encoder_bench.data.readers import Reader
 from encoder_bench.data.sample import Sample
 from encoder_bench.tasks.measures import Measured, accuracy
 
@@ -29,6 +30,9 @@ def read(layout, task, source, split):
     return [Sample(f"{task}/{n}", task, n, image, text, ("YES",), "YES") for n, text in asked]
 
 
+READER = Reader("loud-reader", read, {"whole": ("loud/questions.json",)})
+
+
 class Runner:
     METRICS = ("loud",)
 
@@ -38,7 +42,7 @@ class Runner:
 """
 ENTRIES = """
 [encoder_bench.readers]
-loud-reader = shouting_package:read
+loud-reader = shouting_package:READER
 
 [encoder_bench.tasks]
 shouting = shouting_package:Runner

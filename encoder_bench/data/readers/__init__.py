@@ -1,1 +1,101 @@
-"""Readers of the official file layouts, one file for each data set."""
+"""The table of readers: how each official layout is read, and which images it tests on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+
+from encoder_bench.base.errors import DataError, UnknownNameError
+from encoder_bench.data.files import DataFiles
+from encoder_bench.data.readers import coco, gvtbench, other_captions, other_vqa, pope, vqav2
+from encoder_bench.data.sample import Sample, Split
+
+ENTRY_POINTS = "encoder_bench.readers"
+"""Entry points of other packages, each a `Reader`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A family of data sets that one function reads.
+
+    Attributes:
+        name: what a task's recipe says under `reader`.
+        read: data folder, task, source and split to samples.
+        sources: each source with the annotation files (`folder/name`) any of which says that its
+            test split is in a data folder; none for a source that only joins other ones. The
+            images of these splits are kept out of all training, and the folders' JSON files are
+            part of the data's fingerprint.
+    """
+
+    name: str
+    read: Callable[[DataFiles, str, str, Split], list[Sample]]
+    sources: Mapping[str, tuple[str, ...]]
+
+    def samples(self, files: DataFiles, task: str, source: str, split: Split) -> list[Sample]:
+        """Return the samples of a source's split, in file order.
+
+        Raises:
+            DataError: no such source or split, or files are missing or malformed.
+        """
+        if source not in self.sources:
+            known = ", ".join(self.sources)
+            raise DataError(f"reader '{self.name}' has no '{source}'; choose one of {known}")
+        return self.read(files, task, source, split)
+
+    def test_images(self, files: DataFiles) -> set[int | str]:
+        """Return the ids of all images that its test splits in a data folder use."""
+        return {
+            sample.image_id
+            for source, names in self.sources.items()
+            if any(files.find(*name.rsplit("/", 1)) for name in names)
+            for sample in self.read(files, source, source, "test")
+        }
+
+
+_BUILT_IN = (
+    Reader("coco-captions", coco.caption_samples, coco.SOURCES),
+    Reader("gvtbench", gvtbench.gvt_samples, gvtbench.SOURCES),
+    Reader("more-captions", other_captions.more_caption_samples, other_captions.SOURCES),
+    Reader("more-vqa", other_vqa.more_vqa_samples, other_vqa.SOURCES),
+    Reader("pope", pope.pope_samples, pope.SOURCES),
+    Reader("vqav2", vqav2.vqa_samples, vqav2.SOURCES),
+)
+
+
+def readers() -> dict[str, Reader]:
+    """Return all readers by name, those of other packages last.
+
+    Raises:
+        DataError: an entry point cannot be loaded, is no reader, or takes a name that is taken.
+    """
+    found = {reader.name: reader for reader in _BUILT_IN}
+    for entry in metadata.entry_points(group=ENTRY_POINTS):
+        try:
+            reader = entry.load()
+        except Exception as error:  # another package's code may raise anything
+            raise DataError(f"entry point {entry.value}: cannot be loaded ({error})") from error
+        if not isinstance(reader, Reader):
+            raise DataError(f"entry point {entry.value}: not an encoder_bench.data.readers.Reader")
+        if reader.name in found:
+            raise DataError(f"entry point {entry.value}: reader '{reader.name}' is there already")
+        found[reader.name] = reader
+    return found
+
+
+def find_reader(name: str) -> Reader:
+    """Return a reader by name.
+
+    Raises:
+        UnknownNameError: there is none; the nearest are suggested.
+    """
+    known = readers()
+    if name not in known:
+        raise UnknownNameError("data reader", name, known)
+    return known[name]
+
+
+def annotation_folders(known: Iterable[Reader]) -> set[str]:
+    """Return the folders in which the readers' annotation files are."""
+    files = (name for reader in known for names in reader.sources.values() for name in names)
+    return {name.rpartition("/")[0] for name in files}

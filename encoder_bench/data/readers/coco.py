@@ -1,4 +1,4 @@
-"""COCO captions and instances, in the official layout, with Karpathy's split where it is there.
+"""COCO captions and instances, in the official files, with Karpathy's split where it is there.
 
 Reference: Lin et al. 2014 (arXiv 1405.0312); Chen et al. 2015 (arXiv 1504.00325); the split is
 `dataset_coco.json` of Karpathy and Fei-Fei 2015.
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from encoder_bench.base.errors import DataError
-from encoder_bench.data.image_files import Layout
-from encoder_bench.data.readers.json_files import (
+from encoder_bench.data.files import (
+    DataFiles,
     integer,
     numbered,
     read_json,
@@ -27,7 +27,11 @@ _SPLIT_FILES: dict[Split, str] = {
     "test": "captions_val2017.json",
 }
 KARPATHY = "dataset_coco.json"
-SOURCES = ("captions", "karpathy", "coco2017")
+SOURCES: dict[str, tuple[str, ...]] = {
+    "captions": (),
+    "karpathy": (f"coco/{KARPATHY}",),
+    "coco2017": (f"coco/{_SPLIT_FILES['test']}",),
+}
 _KARPATHY_SPLITS: dict[Split, frozenset[str]] = {
     "train": frozenset({"train", "restval"}),
     "val": frozenset({"val"}),
@@ -36,26 +40,24 @@ _KARPATHY_SPLITS: dict[Split, frozenset[str]] = {
 
 
 def captions_by_image(
-    layout: Layout, split: Split, source: str = "captions"
+    files: DataFiles, split: Split, source: str = "captions"
 ) -> dict[int, list[str]]:
     """Return each image's captions, in file order.
 
     Args:
-        layout: the data folder.
+        files: the data folder.
         split: train, val or test.
         source: `karpathy`, `coco2017`, or `captions` for the first of them that is there.
 
     Raises:
-        DataError: files are missing or malformed, an id is duplicate or dangling, or the split or
-            the source is not there.
+        DataError: files are missing or malformed, an id is duplicate or dangling, or the split
+            is not there.
     """
-    if source not in SOURCES:
-        raise DataError(f"COCO captions have no '{source}'; choose one of {', '.join(SOURCES)}")
-    if source == "karpathy" or (source == "captions" and layout.find("coco", KARPATHY)):
-        return _karpathy_captions(layout, split)
+    if source == "karpathy" or (source == "captions" and files.find("coco", KARPATHY)):
+        return _karpathy_captions(files, split)
     if split not in _SPLIT_FILES:
-        raise DataError(f"{layout.root}: a {split} split of captions needs {KARPATHY}")
-    path = layout.require("coco", _SPLIT_FILES[split])
+        raise DataError(f"{files.root}: a {split} split of captions needs {KARPATHY}")
+    path = files.require("coco", _SPLIT_FILES[split])
     images = unique_ids(path, rows_of(path, "images"))
     captions: dict[int, list[str]] = {image_id: [] for image_id in images}
     annotations = rows_of(path, "annotations")
@@ -68,8 +70,8 @@ def captions_by_image(
     return {image_id: lines for image_id, lines in captions.items() if lines}
 
 
-def _karpathy_captions(layout: Layout, split: Split) -> dict[int, list[str]]:
-    path = layout.require("coco", KARPATHY)
+def _karpathy_captions(files: DataFiles, split: Split) -> dict[int, list[str]]:
+    path = files.require("coco", KARPATHY)
     captions: dict[int, list[str]] = {}
     for where, row in numbered(path, rows_of(path, "images")):
         if text(row, "split", where) not in _KARPATHY_SPLITS[split]:
@@ -85,11 +87,11 @@ def _karpathy_captions(layout: Layout, split: Split) -> dict[int, list[str]]:
     return captions
 
 
-def caption_samples(layout: Layout, task: str, source: str, split: Split) -> list[Sample]:
+def caption_samples(files: DataFiles, task: str, source: str, split: Split) -> list[Sample]:
     """Return one sample an image for testing, and one a caption for training."""
     samples = []
-    for image_id, lines in captions_by_image(layout, split, source).items():
-        path = layout.image(image_id, f"{layout.root} captions")
+    for image_id, lines in captions_by_image(files, split, source).items():
+        path = files.image(image_id, f"{files.root} captions")
         targets = lines if split == "train" else lines[:1]
         for number, target in enumerate(targets):
             suffix = f"/{number}" if split == "train" else ""
@@ -114,13 +116,13 @@ class Instances:
     crowded: frozenset[int]
 
 
-def read_instances(layout: Layout, name: str = "instances_train2017.json") -> Instances:
+def read_instances(files: DataFiles, name: str = "instances_train2017.json") -> Instances:
     """Return the category counts of an instances file.
 
     Raises:
         DataError: missing, malformed, or an id is duplicate or dangling.
     """
-    return instances_in(layout.require("coco", name))
+    return instances_in(files.require("coco", name))
 
 
 def instances_in(path: Path) -> Instances:

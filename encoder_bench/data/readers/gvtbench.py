@@ -12,34 +12,33 @@ import random
 
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.hashing import hash_text
-from encoder_bench.data.image_files import Layout
+from encoder_bench.data.files import DataFiles, integer, numbered, rows_of, text
 from encoder_bench.data.plurals import plural
 from encoder_bench.data.readers.coco import Instances, read_instances
-from encoder_bench.data.readers.json_files import integer, numbered, rows_of, text
 from encoder_bench.data.sample import Sample, Split
 
-SOURCES = ("coco_oc", "coco_mci", "vcr_oc", "vcr_mci")
+SOURCES = {
+    source: (f"gvtbench/{source}.json",) for source in ("coco_oc", "coco_mci", "vcr_oc", "vcr_mci")
+}
 _QUESTIONS_PER_IMAGE = 4
 _LARGEST_COUNT = 9
 
 
-def gvt_samples(layout: Layout, task: str, source: str, split: Split) -> list[Sample]:
+def gvt_samples(files: DataFiles, task: str, source: str, split: Split) -> list[Sample]:
     """Return one sample a question.
 
     Raises:
         DataError: files are missing or malformed, an image is missing, or no such split.
     """
-    if source not in SOURCES:
-        raise DataError(f"GVTBench has no '{source}'; choose one of {', '.join(SOURCES)}")
     if split == "test":
-        return _read(layout, task, source)
+        return _read(files, task, source)
     if split == "train":
-        return _generate(layout, task, source)
-    raise DataError(f"{layout.root}: GVTBench has no {split} split")
+        return _generate(files, task, source)
+    raise DataError(f"{files.root}: GVTBench has no {split} split")
 
 
-def _read(layout: Layout, task: str, source: str) -> list[Sample]:
-    path = layout.require("gvtbench", f"{source}.json")
+def _read(files: DataFiles, task: str, source: str) -> list[Sample]:
+    path = files.require("gvtbench", f"{source}.json")
     samples: list[Sample] = []
     for where, row in numbered(path, rows_of(path)):
         image_id = row.get("image_id")
@@ -51,7 +50,7 @@ def _read(layout: Layout, task: str, source: str) -> list[Sample]:
                 sample_id=f"{task}/{len(samples)}",
                 task=task,
                 image_id=image_id,
-                image_path=layout.image(image_id, where),
+                image_path=files.image(image_id, where),
                 question=text(row, "text_in", where),
                 references=(answer,),
                 target=answer,
@@ -67,8 +66,8 @@ def _facets(objects: int, answer: str) -> dict[str, str | int]:
     return {"n_obj_exist": objects, "answer": answer, "crowding": f"{crowding} objects"}
 
 
-def _generate(layout: Layout, task: str, source: str) -> list[Sample]:
-    instances = read_instances(layout)
+def _generate(files: DataFiles, task: str, source: str) -> list[Sample]:
+    instances = read_instances(files)
     make = _counting if source.endswith("_oc") else _identification
     samples = []
     for image_id in instances.counts:
@@ -78,7 +77,7 @@ def _generate(layout: Layout, task: str, source: str) -> list[Sample]:
         pairs = make(instances, image_id, rng)
         if not pairs:
             continue
-        path = layout.image(image_id, f"{layout.root} instances")
+        path = files.image(image_id, f"{files.root} instances")
         total = instances.counts[image_id].total()
         for number, (question, answer) in enumerate(pairs):
             facets = _facets(total, answer)

@@ -7,28 +7,28 @@ Reference: Agrawal et al. 2019 (arXiv 1812.08658), `nocaps_val_4500_captions.jso
 from __future__ import annotations
 
 from encoder_bench.base.errors import DataError
-from encoder_bench.data.image_files import Layout
-from encoder_bench.data.readers.json_files import integer, numbered, rows_of, text, unique_ids
+from encoder_bench.data.files import DataFiles, integer, numbered, rows_of, text, unique_ids
 from encoder_bench.data.sample import Sample, Split
 
-MORE_CAPTIONS = ("nocaps", "flickr30k")
+SOURCES = {
+    "nocaps": ("nocaps/nocaps_val_4500_captions.json",),
+    "flickr30k": ("flickr30k/dataset_flickr30k.json",),
+}
 
 
-def more_caption_samples(layout: Layout, task: str, source: str, split: Split) -> list[Sample]:
+def more_caption_samples(files: DataFiles, task: str, source: str, split: Split) -> list[Sample]:
     """Return one sample an image of the public test captions.
 
     Raises:
-        DataError: files or images are missing or malformed, or no such set or split.
+        DataError: files or images are missing or malformed, or no such split.
     """
-    if source not in MORE_CAPTIONS:
-        raise DataError(f"no caption set '{source}'; choose one of {', '.join(MORE_CAPTIONS)}")
     if split != "test":
-        raise DataError(f"{layout.root}: {source} is read for testing only; train on COCO captions")
-    return _nocaps(layout, task) if source == "nocaps" else _flickr30k(layout, task)
+        raise DataError(f"{files.root}: {source} is read for testing only; train on COCO captions")
+    return _nocaps(files, task) if source == "nocaps" else _flickr30k(files, task)
 
 
-def _nocaps(layout: Layout, task: str) -> list[Sample]:
-    path = layout.require("nocaps", "nocaps_val_4500_captions.json")
+def _nocaps(files: DataFiles, task: str) -> list[Sample]:
+    path = files.require("nocaps", "nocaps_val_4500_captions.json")
     images = unique_ids(path, rows_of(path, "images"))
     captions: dict[int, list[str]] = {image_id: [] for image_id in images}
     for where, row in numbered(path, rows_of(path, "annotations")):
@@ -42,12 +42,12 @@ def _nocaps(layout: Layout, task: str) -> list[Sample]:
         name = text(images[image_id], "file_name", where)
         domain = str(images[image_id].get("domain", ""))
         if lines:
-            samples.append(_sample(layout, task, f"nocaps/images/{name}", lines, where, domain))
+            samples.append(_sample(files, task, f"nocaps/images/{name}", lines, where, domain))
     return samples
 
 
-def _flickr30k(layout: Layout, task: str) -> list[Sample]:
-    path = layout.require("flickr30k", "dataset_flickr30k.json")
+def _flickr30k(files: DataFiles, task: str) -> list[Sample]:
+    path = files.require("flickr30k", "dataset_flickr30k.json")
     samples = []
     for where, row in numbered(path, rows_of(path, "images")):
         if text(row, "split", where) != "test":
@@ -56,18 +56,18 @@ def _flickr30k(layout: Layout, task: str) -> list[Sample]:
         if not lines:
             raise DataError(f"{where}: no sentences")
         name = f"flickr30k/images/{text(row, 'filename', where)}"
-        samples.append(_sample(layout, task, name, lines, where, ""))
+        samples.append(_sample(files, task, name, lines, where, ""))
     return samples
 
 
 def _sample(
-    layout: Layout, task: str, name: str, captions: list[str], where: str, domain: str
+    files: DataFiles, task: str, name: str, captions: list[str], where: str, domain: str
 ) -> Sample:
     return Sample(
         sample_id=f"{task}/{name.rsplit('/', 1)[-1]}",
         task=task,
         image_id=name,
-        image_path=layout.image(name, where),
+        image_path=files.image(name, where),
         question="",
         references=tuple(captions),
         target=captions[0],

@@ -11,32 +11,33 @@ import re
 from pathlib import Path
 
 from encoder_bench.base.errors import DataError
-from encoder_bench.data.image_files import Layout
-from encoder_bench.data.readers.json_files import text
+from encoder_bench.data.files import DataFiles, text
 from encoder_bench.data.sample import Sample, Split
 
 SETTINGS = ("random", "popular", "adversarial")
+SOURCES: dict[str, tuple[str, ...]] = {
+    **{setting: (f"pope/coco_pope_{setting}.json",) for setting in SETTINGS},
+    "all": (),
+}
 _COCO_NAME = re.compile(r"COCO_\w+?_(\d+)\.jpg")
 
 
-def pope_samples(layout: Layout, task: str, source: str, split: Split) -> list[Sample]:
+def pope_samples(files: DataFiles, task: str, source: str, split: Split) -> list[Sample]:
     """Return one sample a question of one setting, or of all three (`source = "all"`).
 
     Raises:
-        DataError: a file or an image is missing or malformed, or no such setting or split.
+        DataError: a file or an image is missing or malformed, or no such split.
     """
     if split != "test":
-        raise DataError(f"{layout.root}: POPE has no {split} split; train on MCI instead")
-    if source not in (*SETTINGS, "all"):
-        raise DataError(f"POPE has no '{source}'; choose one of {', '.join(SETTINGS)}, all")
+        raise DataError(f"{files.root}: POPE has no {split} split; train on MCI instead")
     samples: list[Sample] = []
     for setting in SETTINGS if source == "all" else (source,):
-        samples += _read(layout, task, setting)
+        samples += _read(files, task, setting)
     return samples
 
 
-def _read(layout: Layout, task: str, setting: str) -> list[Sample]:
-    path = layout.require("pope", f"coco_pope_{setting}.json")
+def _read(files: DataFiles, task: str, setting: str) -> list[Sample]:
+    path = files.require("pope", f"coco_pope_{setting}.json")
     samples = []
     for index, (where, row) in enumerate(_lines(path)):
         name = text(row, "image", where)
@@ -51,7 +52,7 @@ def _read(layout: Layout, task: str, setting: str) -> list[Sample]:
                 sample_id=f"{task}/{setting}/{row.get('question_id', index)}",
                 task=task,
                 image_id=image_id,
-                image_path=layout.image(image_id, where),
+                image_path=files.image(image_id, where),
                 question=text(row, "text", where),
                 references=(answer,),
                 target=answer,
