@@ -25,8 +25,8 @@ class Runner(Protocol):
     `CORPUS_METRICS`, metrics whose value depends on the whole split (`measure` is then given it as
     `corpus=`); `VERSIONS`, by name, of metrics whose definition has changed;
     `prepare(tasks)`, called once with the `PredictionSets` of all of a run's tasks,
-    before any is measured; `export(samples, predictions)`, the rows of a file to upload where the answers
-    are not public.
+    before any is measured; `export(samples, predictions)`, the rows of a file to upload where the
+    answers are not public.
 
     Attributes:
         METRICS: names that a recipe may list.
