@@ -1,61 +1,149 @@
-"""The run record: one JSON file a run, schema-versioned, checksummed, written in one step.
+"""The run record: one JSON file per run, schema-versioned, checksummed, written in one step.
 
-What belongs here: the whole schema and its reading and writing. The parts that lower floors fill in
-are `record_parts.py`'s. Tables and comparisons are made from records by the other modules of this
-folder and never read anything else.
+python -m encoder_bench.base.record     writes docs/record.schema.json
 """
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import ValidationError
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from encoder_bench.base.errors import RecordError
 from encoder_bench.base.files import write_text
 from encoder_bench.base.hashing import hash_json, hash_text
-from encoder_bench.base.record_parts import (
-    EncoderFacts,
-    LanguageModelFacts,
-    PartProof,
-    RecordPart,
-    Score,
-    TaskScores,
-    TrainingProof,
-)
-
-__all__ = [
-    "MIGRATIONS",
-    "SCHEMA_VERSION",
-    "EncoderFacts",
-    "LanguageModelFacts",
-    "PartProof",
-    "RunRecord",
-    "Score",
-    "TaskScores",
-    "TrainingProof",
-    "no_collection",
-    "read_record",
-    "read_records",
-    "record_path",
-    "run_id",
-    "write_record",
-]
 
 SCHEMA_VERSION = 1
+SCHEMA_FILE = Path(__file__).resolve().parents[2] / "docs" / "record.schema.json"
 
 Migration = Callable[[dict[str, Any]], dict[str, Any]]
 MIGRATIONS: Mapping[int, Migration] = {}
-"""Schema version -> what turns a record's body of that version into one of the next.
+"""Schema version -> function from a record's body of that version to one of the next.
 
-A change of the schema that old records do not fit raises `SCHEMA_VERSION` and adds its migration
-here, so that every record ever written can be read.
+A schema change that old records do not fit raises `SCHEMA_VERSION` and adds its migration here, so
+that every record ever written can be read.
 """
+
+
+class RecordPart(BaseModel):
+    """A part of a record: immutable; an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Score(RecordPart):
+    """One metric of one task.
+
+    `value`, `low` and `high` are in the metric's own unit (accuracy and CIDEr in percent);
+    `low` and `high` are a 95% bootstrap interval clustered on images. A metric that could not be
+    computed has `value` None and says why in `reason`; it is never 0.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    samples: int
+    images: int
+    reason: str | None = None
+
+
+class TaskScores(RecordPart):
+    """A task's scores, those of its blind controls, and its breakdowns.
+
+    Attributes:
+        primary: the metric shown in the table.
+        column: the table's column (`VQA Acc`).
+        metrics: metric name -> score.
+        controls: control name (`no-image`, `shuffled-images`, `constant`, `majority`) ->
+            metric name -> score.
+        breakdown: facet -> facet value -> score of the primary metric.
+        more_breakdowns: another metric -> facet -> facet value -> its score.
+        parse_failures: samples whose answer could not be parsed; they count as wrong.
+        predictions_file: JSON lines beside the record, one per sample.
+        predictions_sha256: of that file.
+        definition: the resolved task recipe.
+        metric_versions: metric name -> version of its definition.
+    """
+
+    primary: str
+    column: str
+    metrics: dict[str, Score]
+    controls: dict[str, dict[str, Score]] = Field(default_factory=dict)
+    breakdown: dict[str, dict[str, Score]] = Field(default_factory=dict)
+    more_breakdowns: dict[str, dict[str, dict[str, Score]]] = Field(default_factory=dict)
+    parse_failures: int = 0
+    predictions_file: str
+    predictions_sha256: str
+    definition: dict[str, Any]
+    metric_versions: dict[str, int] = Field(default_factory=dict)
+
+
+class EncoderFacts(RecordPart):
+    """Exactly which encoder ran.
+
+    `gflops` is per image at this resolution, a multiply-add counted as two operations: from the
+    catalogue where it has them, else counted; None in records older than the count.
+    `remote_code`: whether the repository's own Python code ran (`--trust-remote-code`).
+    """
+
+    name: str
+    display_name: str
+    source: str
+    revision: str | None
+    weights_sha256: str
+    fingerprint: str
+    pretrained: bool
+    family: str
+    supervision: Literal["fully", "weakly", "self", "none", "mixed"]
+    pretraining_images: str
+    parameters: int
+    width: int
+    tokens: int
+    resolution: tuple[int, int]
+    layer: tuple[int, ...]
+    transform: str
+    gflops: float | None = None
+    remote_code: bool = False
+
+
+class LanguageModelFacts(RecordPart):
+    """Exactly which language model ran."""
+
+    name: str
+    source: str
+    revision: str | None
+    weights_sha256: str
+    pretrained: bool
+    parameters: int
+    vocabulary: int
+
+
+class PartProof(RecordPart):
+    """What training did to one part (encoder, projector, llm).
+
+    `relative_change` is ||after - before|| / ||before|| over all weights of the part, L2.
+    """
+
+    should_train: bool
+    parameters: int
+    trainable_parameters: int
+    first_gradient_norm: float | None
+    last_gradient_norm: float | None
+    relative_change: float
+    sha256_before: str
+    sha256_after: str
+
+
+class TrainingProof(RecordPart):
+    """Evidence that the right parts trained, and that the saved model is the trained one."""
+
+    parts: dict[str, PartProof]
+    reload_identical: bool
+    reload_max_difference: float
 
 
 class RunRecord(RecordPart):
@@ -90,30 +178,16 @@ def run_id(determinants: dict[str, Any]) -> str:
 
 
 def record_path(results: Path, identifier: str) -> Path:
-    """Return where a run's record lies: `results/records/ID.json`."""
+    """Return the path of a run's record: `results/records/ID.json`."""
     return results / "records" / f"{identifier}.json"
 
 
-_HEAD = '{\n "sha256": "'
-_TAIL = "\n}\n"
-
-
-def _head(content: str, text: str) -> str:
-    """Return what stands before the record in its file, from the checksums of both."""
-    return f'{_HEAD}{content}",\n "text_sha256": "{text}",\n "record": '
-
-
 def write_record(results: Path, record: RunRecord) -> Path:
-    """Write a record with its own checksums, in one step, and return its path.
-
-    One checksum is of the content, whatever the file's layout; the other, of the first and of the
-    record's text as it stands in the file, is quick to check.
-    """
+    """Write a record with the checksum of its content, in one step, and return its path."""
     path = record_path(results, record.run_id)
     body = record.model_dump(mode="json")
-    text = json.dumps(body, indent=1, ensure_ascii=False).replace("\n", "\n ")
-    content = hash_json(body)
-    write_text(path, _head(content, hash_text(content, text)) + text + _TAIL)
+    content = {"sha256": _checksum(body), "record": body}
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return path
 
 
@@ -124,15 +198,12 @@ def read_record(path: Path) -> RunRecord:
         RecordError: half-written, edited, or of another schema version; names the file.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        record = _as_written(text)
-        if record is not None:
-            return record
-        outer = json.loads(text)
+        outer = orjson.loads(path.read_bytes())
         body, checksum = outer["record"], outer["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecordError(f"{path}: not a whole run record ({error})") from error
-    if hash_json(body) != checksum:
+    # Checksums of older records are over Python's notation of floats (1e-05 for 1e-5).
+    if checksum != _checksum(body) and checksum != hash_json(body):
         raise RecordError(f"{path}: checksum and content disagree; it was edited or damaged")
     try:
         return RunRecord.model_validate(_migrated(body, path))
@@ -140,25 +211,8 @@ def read_record(path: Path) -> RunRecord:
         raise RecordError(f"{path}: {error.error_count()} fields do not fit the schema") from error
 
 
-def _as_written(text: str) -> RunRecord | None:
-    """Return the record of a file that stands as `write_record` left it, else None.
-
-    The checksum is taken of the file's own text, and the text is read straight into the record, in
-    half the time that it takes to build values from it and to write them down again. An older or
-    rearranged file, one of another schema and a damaged one are left to who asked.
-    """
-    start = len(_head("0" * 64, "0" * 64))
-    body = text[start:].removesuffix(_TAIL)
-    content = text[len(_HEAD) :][:64]
-    head = _head(content, hash_text(content, body))
-    if text[:start] != head or not text.endswith(_TAIL):
-        return None
-    try:
-        record = RunRecord.model_validate_json(body)
-    except ValidationError:
-        return None
-    told = "schema_version" in record.model_fields_set
-    return record if told and record.schema_version == SCHEMA_VERSION else None
+def _checksum(body: Any) -> str:
+    return hash_text(orjson.dumps(body, option=orjson.OPT_SORT_KEYS).decode("utf-8"))
 
 
 def _migrated(body: Any, path: Path) -> dict[str, Any]:
@@ -182,21 +236,35 @@ def read_records(results: Path) -> list[RunRecord]:
     Raises:
         RecordError: as `read_record`, for the first record that is damaged.
     """
-    with no_collection():
-        records = [read_record(path) for path in sorted((results / "records").glob("*.json"))]
+    records = [read_record(path) for path in sorted((results / "records").glob("*.json"))]
     return sorted(records, key=lambda record: (record.created, record.run_id))
 
 
-@contextlib.contextmanager
-def no_collection() -> Iterator[None]:
-    """Keep Python from looking for garbage among records that are all kept: a third of the time.
+def schema_text() -> str:
+    """Return the JSON Schema of a record file, its checksum and its body, as it is published."""
+    body = RunRecord.model_json_schema()
+    definitions = body.pop("$defs")
+    body["properties"]["schema_version"] = {"const": SCHEMA_VERSION}
+    checksum = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"encoder-bench run record, schema version {SCHEMA_VERSION}",
+        "type": "object",
+        "required": ["sha256", "record"],
+        "additionalProperties": False,
+        "properties": {
+            "sha256": checksum
+            | {
+                "description": "of the record as JSON with sorted keys and without spaces, "
+                "prefixed by its length in bytes and a colon"
+            },
+            "text_sha256": checksum | {"description": "in older files; not read"},
+            "record": body,
+        },
+        "$defs": definitions,
+    }
+    return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
 
-    What nothing refers to is freed all the same, cycles aside.
-    """
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
+
+if __name__ == "__main__":
+    write_text(SCHEMA_FILE, schema_text())

@@ -56,21 +56,20 @@ def table_command(
 
     Best bold, second best underlined, ties with the best marked, blind rows in italics.
     """
-    from encoder_bench.base.record import no_collection, read_records
+    from encoder_bench.base.record import read_records
 
     if format_ not in _FORMATS:
         raise UnknownNameError("format", format_, _FORMATS)
     extra = [name.strip() for name in columns.split(",") if name.strip()]
-    with no_collection():
-        records = read_records(results)
-        if not records:
-            raise RecordError(
-                f"--results {results}: no run records yet; make one with `encoder-bench run`"
-            )
-        if compare is not None:
-            written = _print_reported(compare, results, records, format_, write=write)
-        else:
-            written = _print_table(results, records, extra, ties, format_, write=write)
+    records = read_records(results)
+    if not records:
+        raise RecordError(
+            f"--results {results}: no run records yet; make one with `encoder-bench run`"
+        )
+    if compare is not None:
+        written = _print_reported(compare, results, records, format_, write=write)
+    else:
+        written = _print_table(results, records, extra, ties, format_, write=write)
     for path in written:
         typer.echo(f"wrote {path}", err=format_ != "terminal")
 

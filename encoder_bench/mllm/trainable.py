@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from encoder_bench.base.errors import ProofError, RecipeError
 from encoder_bench.base.hashing import hash_parameters
 from encoder_bench.base.recipes import LoraSettings
-from encoder_bench.base.record_parts import PartProof
+from encoder_bench.base.record import PartProof
 from encoder_bench.mllm.model import MLLM
 
 _ADAPTER = "lora_"

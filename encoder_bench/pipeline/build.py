@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from encoder_bench.base.record_parts import EncoderFacts
+from encoder_bench.base.record import EncoderFacts
 from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.encoders.registry import load_encoder
 from encoder_bench.mllm.gradient_checkpointing import recompute_activations

@@ -19,7 +19,7 @@ from torch import Tensor
 from encoder_bench.base.errors import ProofError
 from encoder_bench.base.files import write_text
 from encoder_bench.base.progress import Reporter
-from encoder_bench.base.record_parts import TrainingProof
+from encoder_bench.base.record import TrainingProof
 from encoder_bench.data.images import load_image
 from encoder_bench.data.sample import Sample
 from encoder_bench.mllm.model import MLLM

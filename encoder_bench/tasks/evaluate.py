@@ -15,7 +15,7 @@ from encoder_bench.base.files import write_text
 from encoder_bench.base.hashing import hash_file
 from encoder_bench.base.progress import Reporter
 from encoder_bench.base.recipes import TaskRecipe
-from encoder_bench.base.record_parts import Score, TaskScores
+from encoder_bench.base.record import Score, TaskScores
 from encoder_bench.data.sample import Sample
 from encoder_bench.tasks.measures import Measured, PredictionSets, broken_down, score_of
 from encoder_bench.tasks.predict import Predictor, TaskPredictions, predict_task, prompt_of

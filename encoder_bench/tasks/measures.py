@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from encoder_bench.base.record_parts import Score
+from encoder_bench.base.record import Score
 from encoder_bench.data.sample import Sample
 from encoder_bench.metrics.statistics import Matrix, Statistic, bootstrap_interval, ratio
 

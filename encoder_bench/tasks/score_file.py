@@ -13,7 +13,7 @@ from typing import Literal
 
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.recipes import TaskRecipe
-from encoder_bench.base.record_parts import Score
+from encoder_bench.base.record import Score
 from encoder_bench.data.sample import Sample
 from encoder_bench.tasks.answers_file import read_answers_file
 from encoder_bench.tasks.controls import constant_answer, majority_answers
