@@ -17,14 +17,14 @@ from encoder_bench.base.files import write_text
 from encoder_bench.base.hashing import hash_json, hash_text
 from encoder_bench.base.record import RunRecord
 from encoder_bench.gate.verdicts import RunVerdict, TaskVerdict
+from encoder_bench.metrics.metric import recorded_metric
 from encoder_bench.results.grouping import data_key
 from encoder_bench.tasks.predictions import Prediction, read_predictions
-from encoder_bench.tasks.remeasure import measure_again, sample_score
+from encoder_bench.tasks.remeasure import measure_again
 
 SAMPLES = 12
 """Right answers a task that are written awkwardly."""
 
-_JAVA = ("meteor", "spice")
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _DIGITS = frozenset(str(number) for number in range(len(_WORDS)))
 
@@ -65,12 +65,14 @@ def canary_scores(folder: Path, record: RunRecord, task: str) -> Scores:
     """
     predictions = read_predictions(folder, record, task)
     chosen = sorted(predictions, key=lambda each: hash_text(each.sample_id))[:SAMPLES]
+    names = record.tasks[task].metrics
+    java = [name for name in names if recorded_metric(name).backend == "java"]
     found: Scores = {}
     for name, write in WRITINGS.items():
         answers = [_rewritten(each, write) for each in chosen]
-        measures, _ = measure_again(record, task, answers, leave_out=_JAVA)
+        measures, _ = measure_again(record, task, answers, leave_out=java)
         found[name] = {
-            metric: [sample_score(measure, index) for index in range(len(answers))]
+            metric: [measure.sample_score(index) for index in range(len(answers))]
             for metric, measure in measures.items()
         }
     return found

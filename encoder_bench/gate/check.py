@@ -13,13 +13,13 @@ from pathlib import Path
 from encoder_bench.base.record import RunRecord, TaskScores, read_records
 from encoder_bench.gate.baseline import baseline_records, identity, read_baseline
 from encoder_bench.gate.verdicts import CheckResult, RunVerdict, TaskVerdict
+from encoder_bench.metrics.metric import Metric, recorded_metric
+from encoder_bench.metrics.statistics import holm
 from encoder_bench.results.compare import TaskComparison, compare_task
 from encoder_bench.results.grouping import data_key, scoring_recipe
-from encoder_bench.results.ties import holm
+from encoder_bench.results.paired import PairedDifference
 from encoder_bench.tasks.predictions import read_predictions
 
-_NOT_BETTER_WHEN_HIGHER = frozenset({"counting_error", "yes_rate"})
-"""Metrics whose fall is no loss; the margin does not watch them."""
 _NOT_SCORING = frozenset({"description", "column"})
 LEVEL = 0.05
 """Of the test that a score fell, corrected over all scores that are checked together."""
@@ -188,27 +188,34 @@ def _task_failures(
         yield f"the task recipe differs in {', '.join(changed)}"
     if comparison.only_a or comparison.only_b:
         yield (f"the samples differ: {comparison.only_a} are gone, {comparison.only_b} are new")
-    difference = comparison.difference
-    below = difference is not None and difference.high is not None and difference.high < 0
-    if difference is not None and below and p < LEVEL:
+    difference, metric = comparison.difference, recorded_metric(comparison.metric)
+    if difference is not None and _is_loss(metric, difference) and p < LEVEL:
+        moved = "fell" if difference.value < 0 else "rose"
         yield (
-            f"{comparison.metric} fell by {-difference.value:.2f} points, 95% interval "
+            f"{metric.name} {moved} by {abs(difference.value):.2f}, 95% interval "
             f"{difference.interval(2)}, corrected p {p:.2g}"
         )
     yield from _margin_failures(accepted, fresh, margin)
 
 
+def _is_loss(metric: Metric, difference: PairedDifference) -> bool:
+    """Return whether the whole 95% interval of a difference is on the metric's worse side."""
+    ends = (difference.low, difference.high)
+    return all(end is not None and metric.loss(0.0, end) > 0 for end in ends)
+
+
 def _margin_failures(accepted: TaskScores, fresh: TaskScores, margin: float) -> Iterator[str]:
-    for metric, score in accepted.metrics.items():
-        now = fresh.metrics.get(metric)
-        if score.value is None or metric in _NOT_BETTER_WHEN_HIGHER:
+    for name, score in accepted.metrics.items():
+        metric, now = recorded_metric(name), fresh.metrics.get(name)
+        if score.value is None or metric.higher_is_better is None:
             continue
         if now is None or now.value is None:
             reason = "it is gone" if now is None else now.reason or "no reason given"
-            yield f"{metric} was {score.value:.2f} and is n/a now: {reason}"
-        elif score.value - now.value > margin:
+            yield f"{name} was {score.value:.2f} and is n/a now: {reason}"
+        elif metric.loss(score.value, now.value) > margin:
+            moved = "fell" if now.value < score.value else "rose"
             yield (
-                f"{metric} fell from {score.value:.2f} to {now.value:.2f}, more than the margin "
+                f"{name} {moved} from {score.value:.2f} to {now.value:.2f}, more than the margin "
                 f"of {margin:g}"
             )
     before, after = _unparsed(accepted), _unparsed(fresh)

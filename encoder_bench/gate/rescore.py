@@ -14,16 +14,15 @@ from encoder_bench.base.errors import EncoderBenchError, RecordError
 from encoder_bench.base.hashing import hash_json
 from encoder_bench.base.record import RunRecord
 from encoder_bench.gate.verdicts import RunVerdict, TaskVerdict
+from encoder_bench.metrics.metric import Measure, recorded_metric
 from encoder_bench.results.compare import Flip, TaskComparison
-from encoder_bench.tasks.measures import Measure, PredictionSets
+from encoder_bench.tasks.measures import PredictionSets
 from encoder_bench.tasks.predictions import Prediction, read_predictions
 from encoder_bench.tasks.registry import prepare_runners
 from encoder_bench.tasks.remeasure import (
     as_samples,
     measure_again,
     recorded_recipe,
-    sample_score,
-    whole_score,
 )
 
 TOLERANCE = 1e-6
@@ -62,7 +61,7 @@ def _prepare(baseline: Path, records: Sequence[RunRecord]) -> None:
     recipes: dict[str, tuple[RunRecord, str]] = {}
     for record in records:
         for task, scores in record.tasks.items():
-            if "meteor" in scores.metrics or "spice" in scores.metrics:
+            if any(recorded_metric(name).backend == "java" for name in scores.metrics):
                 predictions = read_predictions(baseline, record, task)
                 asked = [each.sample_id for each in predictions]
                 key = hash_json([scores.definition, asked])
@@ -112,7 +111,7 @@ def _changed_metrics(
             if record.limit is None:  # with a limit, it may be one that needs the whole split
                 yield f"{metric} was {recorded.value:.2f} and is gone"
             continue
-        now = whole_score(measure)
+        now = measure.score
         if now is None:
             reason = measure.reason or "not defined on these answers"
             yield f"{metric} was {recorded.value:.2f} and is n/a now: {reason}"
@@ -120,7 +119,7 @@ def _changed_metrics(
         changed = [
             each
             for index, each in enumerate(predictions)
-            if metric in each.scores and _differ(each.scores[metric], sample_score(measure, index))
+            if metric in each.scores and _differ(each.scores[metric], measure.sample_score(index))
         ]
         if changed or _differ(recorded.value, now):
             example = f", the first {changed[0].sample_id}" if changed else ""
@@ -139,12 +138,12 @@ def _as_comparison(
     """Return the samples whose primary score changed, in the shape of two runs compared."""
     scores = record.tasks[task]
     measure, recorded = measures.get(scores.primary), scores.metrics[scores.primary].value
-    now = None if measure is None else whole_score(measure)
+    now = None if measure is None else measure.score
     if measure is None or recorded is None or now is None:
         return None
     flips = []
     for index, each in enumerate(predictions):
-        before, after = each.scores.get(scores.primary), sample_score(measure, index)
+        before, after = each.scores.get(scores.primary), measure.sample_score(index)
         if before is not None and after is not None and _differ(before, after):
             flips.append(_flip(each, before, after))
     return TaskComparison(

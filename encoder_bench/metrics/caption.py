@@ -10,16 +10,17 @@ Reference: Vedantam et al. 2015 (arXiv 1411.5726); Papineni et al. 2002; Lin 200
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from encoder_bench.metrics.cider import cider_d
 from encoder_bench.metrics.ptb import ptb_tokenize
+from encoder_bench.metrics.statistics import Measure, mean_percent
 
-VERSION = 1
 BLEU_ORDER = 4
 
 Captions = Sequence[Sequence[str]]
@@ -103,3 +104,64 @@ def bleu(sums: NDArray[np.float64], order: int) -> NDArray[np.float64]:
     lengths = (sums[:, 8] + tiny) / (sums[:, 9] + small)
     penalty = np.where(lengths < 1, np.exp(1 - 1 / np.maximum(lengths, tiny)), 1.0)
     return np.asarray(100.0 * mean * penalty)
+
+
+def bleu_of_order(order: int) -> Callable[[Sequence[str], Captions], Measure]:
+    """Return the metric BLEU of an order from 1 to 4."""
+
+    def measure(predictions: Sequence[str], references: Captions) -> Measure:
+        sums = _known_bleu_sums(tuple(predictions), tuple(map(tuple, references)))
+        return Measure(sums, functools.partial(bleu, order=order))
+
+    return measure
+
+
+@functools.lru_cache(maxsize=2)
+def _known_bleu_sums(
+    predictions: tuple[str, ...], references: tuple[tuple[str, ...], ...]
+) -> NDArray[np.float64]:
+    """Count once for all four orders."""
+    return bleu_sums(predictions, references)
+
+
+def meteor(predictions: Sequence[str], references: Captions) -> Measure:
+    """Return METEOR 1.5, against the best reference.
+
+    Raises:
+        MissingDependencyError: no Java, or the program fails or takes too long.
+    """
+    from encoder_bench.metrics import meteor as program
+
+    return Measure(_rows_by_java("meteor", predictions, references), program.meteor)
+
+
+def spice(predictions: Sequence[str], references: Captions) -> Measure:
+    """Return the mean F-score of SPICE.
+
+    Raises:
+        MissingDependencyError: not installed, changed since, or the program fails or takes too
+            long.
+    """
+    return mean_percent(_rows_by_java("spice", predictions, references) / 100)
+
+
+_KNOWN: dict[tuple[str, str, tuple[str, ...]], NDArray[np.float64]] = {}
+"""What a Java program said of a caption and its references, which no other caption changes."""
+
+
+def _rows_by_java(
+    name: str, predictions: Sequence[str], references: Captions
+) -> NDArray[np.float64]:
+    """Return a row per caption; the program is asked only for what it has not scored before."""
+    from encoder_bench.metrics.meteor import meteor_counts
+    from encoder_bench.metrics.spice import spice
+
+    pairs = [
+        (name, text, tuple(truths)) for text, truths in zip(predictions, references, strict=True)
+    ]
+    new = [pair for pair in dict.fromkeys(pairs) if pair not in _KNOWN]
+    if new:
+        program = meteor_counts if name == "meteor" else spice
+        rows = program([text for _, text, _ in new], [truths for *_, truths in new])
+        _KNOWN.update(zip(new, rows, strict=True))
+    return np.array([_KNOWN[pair] for pair in pairs])

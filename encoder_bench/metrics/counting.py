@@ -1,14 +1,14 @@
-"""Object counting: reading a number out of an answer, strictly, and GVT's own way.
-
-What belongs here: pure functions of text.
-"""
+"""Object counting: a number read out of an answer, strictly and GVT's own way."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-VERSION = 2
-"""2: refusals and negative numbers are parse failures."""
+import numpy as np
+
+from encoder_bench.base.errors import DataError
+from encoder_bench.metrics.statistics import Measure, mean_percent, plain_ratio
 
 _UNITS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
@@ -83,3 +83,54 @@ def parse_count_gvt(prediction: str) -> int:
         prediction = prediction.replace(word, str(number))
     digits = _DIGITS.search(prediction)
     return int(digits.group()) if digits else 0
+
+
+def counting_accuracy(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Measure:
+    """Return how often the one number in the answer is the true one.
+
+    >>> counting_accuracy(["nine", "2 or 3"], [["9"], ["2"]]).score
+    50.0
+    """
+    guesses = [parse_count(text) for text in predictions]
+    return mean_percent([g == t for g, t in zip(guesses, _truths(references), strict=True)])
+
+
+def counting_error(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Measure:
+    """Return the mean absolute error over the answers that can be parsed.
+
+    >>> counting_error(["nine", "no idea"], [["7"], ["2"]]).score
+    2.0
+    """
+    return _mean_error([parse_count(text) for text in predictions], references)
+
+
+def counting_accuracy_gvt(
+    predictions: Sequence[str], references: Sequence[Sequence[str]]
+) -> Measure:
+    """Return how often the number that GVT's script reads is the true one."""
+    guesses = [parse_count_gvt(text) for text in predictions]
+    return mean_percent([g == t for g, t in zip(guesses, _truths(references), strict=True)])
+
+
+def counting_error_gvt(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Measure:
+    """Return the mean absolute error of the numbers that GVT's script reads, over all answers."""
+    return _mean_error([parse_count_gvt(text) for text in predictions], references)
+
+
+def _mean_error(guesses: Sequence[int | None], references: Sequence[Sequence[str]]) -> Measure:
+    pairs = zip(guesses, _truths(references), strict=True)
+    rows = [(0.0, 0.0) if g is None else (float(abs(g - t)), 1.0) for g, t in pairs]
+    return Measure(np.asarray(rows).reshape(-1, 2), plain_ratio)
+
+
+def _truths(references: Sequence[Sequence[str]]) -> list[int]:
+    """Return the true counts.
+
+    Raises:
+        DataError: a reference is no number.
+    """
+    numbers = [parse_count(texts[0]) for texts in references]
+    for number, texts in zip(numbers, references, strict=True):
+        if number is None:
+            raise DataError(f"the answer {texts[0]!r} is no count")
+    return [number for number in numbers if number is not None]

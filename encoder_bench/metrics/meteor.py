@@ -21,8 +21,6 @@ from encoder_bench.base.errors import MissingDependencyError
 from encoder_bench.metrics.caption import Captions, tokenized
 from encoder_bench.metrics.java import find_java, heap_mebibytes, scorer_folder
 
-VERSION = 1
-
 COUNTS = 23
 """Lengths (4), matches of 4 stages (16), chunks, matched words of caption and of reference."""
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75

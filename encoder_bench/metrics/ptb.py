@@ -12,9 +12,6 @@ from __future__ import annotations
 import functools
 import re
 
-VERSION = 2
-"""2: hyphens, apostrophes, numbers, abbreviations and addresses as CoreNLP has them."""
-
 PUNCTUATION = frozenset(("''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"))
 """Tokens that the official evaluation drops.
 

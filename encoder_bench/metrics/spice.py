@@ -28,8 +28,6 @@ from encoder_bench.base.progress import Reporter
 from encoder_bench.metrics.caption import Captions
 from encoder_bench.metrics.java import find_java, heap_mebibytes, scorer_folder
 
-VERSION = 1
-
 ARCHIVE = "stanford-corenlp-full-2015-12-09"
 SOURCE = f"https://nlp.stanford.edu/software/{ARCHIVE}.zip"
 JARS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")

@@ -29,6 +29,51 @@ _CHUNK_DRAWS = 1 << 20
 """Draws made at once; 8 MB of weights, which stay in the cache."""
 
 
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One metric over a set of answers.
+
+    Attributes:
+        values: `(n, K)`, one row per sample; column sums determine the score.
+        statistic: of column sums.
+        reason: why the metric is n/a; `values` is then empty.
+    """
+
+    values: Matrix
+    statistic: Statistic
+    reason: str | None = None
+
+    @property
+    def score(self) -> float | None:
+        """The score of all samples together; None where it is n/a or not defined."""
+        return self._value(self.values)
+
+    def sample_score(self, index: int) -> float | None:
+        """Return one sample's own score; None where it is n/a or not defined."""
+        return self._value(self.values[index : index + 1])
+
+    def _value(self, rows: Matrix) -> float | None:
+        if self.reason is not None:
+            return None
+        value = float(self.statistic(rows.sum(axis=0, keepdims=True))[0])
+        return value if np.isfinite(value) else None
+
+
+def mean_percent(values: Sequence[float] | Matrix) -> Measure:
+    """Return the measure whose score is the mean of values from 0 to 1, in percent.
+
+    >>> mean_percent([1.0, 0.0]).score
+    50.0
+    """
+    column = np.asarray(values, dtype=np.float64)
+    return Measure(np.stack([column, np.ones_like(column)], axis=1), ratio)
+
+
+def unavailable(reason: str) -> Measure:
+    """Return a measure that is n/a for a reason."""
+    return Measure(np.zeros((0, 2)), ratio, reason)
+
+
 def cluster_sums(values: Matrix, clusters: Sequence[Hashable]) -> Matrix:
     """Return the `(C, K)` sums of `(n, K)` rows by cluster, in order of first appearance."""
     index: dict[Hashable, int] = {}
@@ -233,3 +278,16 @@ def plain_ratio(sums: Matrix) -> Matrix:
     """Return column 0 over column 1 as it is: mean absolute error."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(sums[:, 0] / sums[:, 1])
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p values corrected by Holm's method for being several, in the order given.
+
+    >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
+    [0.03, 0.06, 0.06]
+    """
+    from statsmodels.stats.multitest import multipletests
+
+    if not p_values:
+        return []
+    return [float(p) for p in multipletests(p_values, method="holm")[1]]

@@ -13,9 +13,6 @@ import functools
 import re
 from collections.abc import Sequence
 
-PRE2021_VERSION = 2
-"""2: the last form before 2021, which keeps apostrophes and colons."""
-
 _PUNCTUATION = (
     *(";", "/", "[", "]", '"', "{", "}", "(", ")", "=", "+", "\\", "_", "-"),
     *(">", "<", "@", "`", ",", "?", "!"),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from encoder_bench.base.errors import UnknownNameError
 from encoder_bench.base.record import RunRecord, TaskScores
+from encoder_bench.metrics.metric import recorded_metric
 from encoder_bench.results.estimates import mean_if_whole
 
 SETTING, HALF, KIND = "Setting", "Joint Tuning", "Row"
@@ -48,6 +49,13 @@ def score_sources(record: RunRecord) -> dict[str, Source]:
             if metric.casefold() == "spice":
                 sources.setdefault("SPICE", Source(scores, metric))
     return sources
+
+
+def higher_is_better(records: Iterable[RunRecord], column: str) -> bool | None:
+    """Return whether a column's largest score is its best; None where no end is better."""
+    sources = (score_sources(record).get(column) for record in records)
+    source = next((each for each in sources if each is not None), None)
+    return None if source is None else recorded_metric(source.metric).higher_is_better
 
 
 def score_columns(records: Iterable[RunRecord]) -> list[str]:

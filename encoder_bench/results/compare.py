@@ -13,6 +13,7 @@ from pathlib import Path
 
 from encoder_bench.base.errors import RecordError
 from encoder_bench.base.record import RunRecord
+from encoder_bench.metrics.metric import recorded_metric
 from encoder_bench.results.compare_metrics import MetricComparison, compare_metrics
 from encoder_bench.results.grouping import setting_key
 from encoder_bench.results.paired import McNemar, PairedDifference, mcnemar, paired_difference
@@ -129,7 +130,7 @@ def compare_task(
     a = [score for (_, score), _ in pairs]
     b = [score for _, (_, score) in pairs]
     images = [str(prediction.image_id) for (prediction, _), _ in pairs]
-    graded = run_a.tasks[task].definition.get("runner") != "captioning"
+    graded = recorded_metric(metric).graded
     return TaskComparison(
         task=task,
         column=column,
@@ -140,7 +141,7 @@ def compare_task(
         score_a=math.fsum(a) / len(a),
         score_b=math.fsum(b) / len(b),
         difference=paired_difference(a, b, images),
-        right=mcnemar([s >= RIGHT for s in a], [s >= RIGHT for s in b]) if graded else None,
+        right=mcnemar([s >= RIGHT for s in a], [s >= RIGHT for s in b]) if not graded else None,
         flips=_flips(pairs),
     )
 

@@ -13,10 +13,10 @@ import numpy as np
 
 from encoder_bench.base.errors import RecordError
 from encoder_bench.base.record import RunRecord
+from encoder_bench.metrics.metric import Measure
 from encoder_bench.results.paired import PairedDifference, paired_measures
-from encoder_bench.tasks.measures import Measure
 from encoder_bench.tasks.predictions import Prediction
-from encoder_bench.tasks.remeasure import measure_again, whole_score
+from encoder_bench.tasks.remeasure import measure_again
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def _compared(
 ) -> MetricComparison:
     if a is None or b is None:
         return MetricComparison(name, None, None, None, "it needs the whole split")
-    score_a, score_b = whole_score(a), whole_score(b)
+    score_a, score_b = a.score, b.score
     if score_a is None or score_b is None:
         reason = a.reason or b.reason or "not defined on these answers"
         return MetricComparison(name, score_a, score_b, None, reason)

@@ -16,11 +16,11 @@ from pathlib import Path
 import pandas as pd
 
 from encoder_bench.base.record import RunRecord
-from encoder_bench.results.columns import score_sources
+from encoder_bench.metrics.statistics import holm
+from encoder_bench.results.columns import higher_is_better, score_sources
 from encoder_bench.results.grouping import TableGroup, TableRow, group_records
 from encoder_bench.results.paired import PairedDifference, paired_difference, swaps_for
 from encoder_bench.results.sample_scores import SampleScores, row_scores
-from encoder_bench.results.ties import holm
 
 BLIND, JOINT, ENCODERS = "own less best blind", "joint less frozen", "encoder less encoder"
 
@@ -131,7 +131,8 @@ def _against_blind(reader: _Reader) -> Iterator[_Pair]:
         scores = reader(row)
         blind = {name: found for name, found in scores.items() if name and found.scores}
         if None in scores and blind:
-            best = max(blind, key=lambda name: blind[name].mean)
+            higher = higher_is_better(reader.group.records, reader.column)
+            best = (min if higher is False else max)(blind, key=lambda name: blind[name].mean)
             sides = (scores[None], blind[best])
             yield _Pair(BLIND, _mode(row), (row.label, best), sides, (row,), reader)
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from encoder_bench.base.record import Score, TaskScores
+from encoder_bench.metrics.metric import recorded_metric
 
 AVERAGED = ("VQA Acc", "CIDEr", "OC Acc", "MCI Acc")
 """The columns whose mean is `Avg`; SPICE is not among them, as in the published table."""
@@ -103,13 +104,14 @@ def average(parts: dict[str, Estimate]) -> Estimate:
 
 
 def lift(scores: TaskScores, metric: str) -> float | None:
-    """Return a metric's score less the best of the run's own blind controls, in its unit."""
+    """Return a metric's score − the best of the run's own blind controls, in its unit."""
     own = scores.metrics.get(metric)
     blind = [control[metric].value for control in scores.controls.values() if metric in control]
     known = [value for value in blind if value is not None]
     if own is None or own.value is None or not known:
         return None
-    return own.value - max(known)
+    lower = recorded_metric(metric).higher_is_better is False
+    return own.value - (min(known) if lower else max(known))
 
 
 def mean_if_whole(values: Sequence[float | None]) -> float | None:

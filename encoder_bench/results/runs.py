@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 from encoder_bench.base.errors import RecordError
 from encoder_bench.base.files import atomic_path
 from encoder_bench.base.record import RunRecord, Score, read_record, record_path
+from encoder_bench.metrics.metric import recorded_metric
 from encoder_bench.tasks.predictions import read_controls
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-_COUNTS = frozenset({"counting_error"})
-"""Metrics that are counts, not percentages; less is better."""
 _ENCODER_MODE = re.compile(r"(.+)/(frozen|joint)(?:/(\d+))?")
 
 
@@ -151,7 +150,7 @@ def export_harness(record: RunRecord) -> dict[str, Any]:
     for task, scores in record.tasks.items():
         entry: dict[str, Any] = {"alias": scores.column}
         for metric, score in scores.metrics.items():
-            unit = 1.0 if metric in _COUNTS else 100.0
+            unit = 1.0 if recorded_metric(metric).unit == "count" else 100.0
             entry[f"{metric},none"] = None if score.value is None else score.value / unit
             entry[f"{metric}_stderr,none"] = _standard_error(score, unit)
         results[task] = entry
@@ -163,7 +162,7 @@ def export_harness(record: RunRecord) -> dict[str, Any]:
             for task, scores in record.tasks.items()
         },
         "higher_is_better": {
-            task: {metric: metric not in _COUNTS for metric in scores.metrics}
+            task: {name: recorded_metric(name).higher_is_better for name in scores.metrics}
             for task, scores in record.tasks.items()
         },
         "n-shot": dict.fromkeys(record.tasks, 0),

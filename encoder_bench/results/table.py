@@ -7,7 +7,7 @@ the files. How a table looks in Markdown, LaTeX, HTML or a terminal is the busin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -28,6 +28,7 @@ from encoder_bench.results.columns import (
     SUPERVISION,
     extra_columns,
     half_width_column,
+    higher_is_better,
     images_column,
     lift_column,
     rank_column,
@@ -111,7 +112,9 @@ def table(
                 and row[ENCODER] in ties.get((row[SETTING], row[HALF], column), ())
                 for row in rows
             ]
-    return _ranked(frame, [*columns, AVERAGE])
+    every = [record for group in groups for record in group.records]
+    directions = {column: higher_is_better(every, column) for column in columns}
+    return _ranked(frame, directions | {AVERAGE: True})
 
 
 def write_tables(
@@ -157,18 +160,23 @@ def _frame_columns(columns: Sequence[str], extras: Sequence[str]) -> list[str]:
     return [*head, *scores, *extras, SEEDS, MARKS, *details, RUNS]
 
 
-def _ranked(frame: pd.DataFrame, scores: Sequence[str]) -> pd.DataFrame:
-    """Mark the best and second best of each half; a half with one value has neither."""
+def _ranked(frame: pd.DataFrame, directions: Mapping[str, bool | None]) -> pd.DataFrame:
+    """Mark the best and second best of each mode; one with a single value has neither.
+
+    Args:
+        frame: the table.
+        directions: score column -> whether higher is better; None marks none.
+    """
     encoders = frame[frame[KIND] == "encoder"]
     halves = [half.index for _, half in encoders.groupby([SETTING, HALF], sort=False)]
     changed: dict[str, pd.Series] = {SEEDS: frame[SEEDS].astype("Int64")}
-    for column in scores:
+    for column, higher in directions.items():
         values = frame[column].astype("float64")
         ranks = pd.Series(pd.NA, index=frame.index, dtype="Int64")
         for half in halves:
             shown = values.loc[half].round(DECIMALS).dropna()
-            if len(shown) >= 2:
-                rank = shown.rank(method="dense", ascending=False)
+            if higher is not None and len(shown) >= 2:
+                rank = shown.rank(method="dense", ascending=not higher)
                 ranks.update(rank[rank <= 2].astype("Int64"))
         changed |= {
             column: values,

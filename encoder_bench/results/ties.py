@@ -12,7 +12,8 @@ from pathlib import Path
 
 from encoder_bench.base.errors import RecordError
 from encoder_bench.base.record import RunRecord
-from encoder_bench.results.columns import score_sources
+from encoder_bench.metrics.statistics import holm
+from encoder_bench.results.columns import higher_is_better, score_sources
 from encoder_bench.results.grouping import TableGroup, TableRow, group_records
 from encoder_bench.results.paired import randomisation_p
 from encoder_bench.results.sample_scores import row_scores
@@ -85,21 +86,6 @@ def usual_ties(results: Path, records: Sequence[RunRecord]) -> tuple[Ties | None
         return None, str(error)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p values corrected for being several, in the order given.
-
-    >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
-    [0.03, 0.06, 0.06]
-    """
-    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
-    corrected = [0.0] * len(p_values)
-    running = 0.0
-    for rank, index in enumerate(order):
-        running = max(running, min(1.0, (len(order) - rank) * p_values[index]))
-        corrected[index] = running
-    return corrected
-
-
 def _contests(results: Path, group: TableGroup) -> list[_Contest]:
     contests = []
     for joint in (False, True):
@@ -119,7 +105,11 @@ def _column_contests(
     scored = {label: found for label, found in scores.items() if found and found.scores}
     if len(scored) < 2:
         return []
-    best = max(scored, key=lambda label: scored[label].mean)
+    records = [record for row in half for record in row.records]
+    higher = higher_is_better(records, column)
+    if higher is None:
+        return []
+    best = (max if higher else min)(scored, key=lambda label: scored[label].mean)
     contests = []
     for label, found in scored.items():
         shared = [sample for sample in found.scores if sample in scored[best].scores]

@@ -7,12 +7,14 @@ the test answers, so that they bound from above what any blind guess can reach.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from encoder_bench.data.sample import Sample
+from encoder_bench.metrics.metric import recorded_metric
 from encoder_bench.tasks.registry import Runner
 
 ASKS_MODEL = ("no-image", "shuffled-images")
@@ -47,10 +49,11 @@ def constant_answer(
     The commonest targets are tried, and the empty answer with them.
     """
     common = [text for text, _ in Counter(s.target for s in samples).most_common(candidates)]
-    best, best_value = "", float("-inf")
+    best, best_value = "", -math.inf
+    sign = -1 if recorded_metric(primary).higher_is_better is False else 1
     for text in [*common, ""]:
         measure = runner.measure(samples, [text] * len(samples), [primary]).measures[primary]
-        value = float(measure.statistic(measure.values.sum(axis=0, keepdims=True))[0])
+        value = -math.inf if measure.score is None else sign * measure.score
         if value > best_value:
             best, best_value = text, value
     return [best] * len(samples)

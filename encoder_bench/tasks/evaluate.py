@@ -7,7 +7,7 @@ worth is the runner module's, what blind controls answer is `controls.py`'s.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from encoder_bench.base.progress import Reporter
 from encoder_bench.base.recipes import TaskRecipe
 from encoder_bench.base.record import Score, TaskScores
 from encoder_bench.data.sample import Sample
+from encoder_bench.metrics.metric import recorded_metric
 from encoder_bench.tasks.measures import Measured, PredictionSets, broken_down, score_of
 from encoder_bench.tasks.predict import Predictor, TaskPredictions, predict_task, prompt_of
 from encoder_bench.tasks.registry import (
@@ -156,8 +157,7 @@ def _sample_scores(measured: Measured, index: int) -> dict[str, float | None]:
     for name, measure in measured.measures.items():
         if measure.reason is not None:
             continue
-        value = float(measure.statistic(measure.values[index : index + 1])[0])
-        scores[name] = value if value == value else None
+        scores[name] = measure.sample_score(index)
     return scores
 
 
@@ -169,7 +169,6 @@ def _scores(
     seed: int,
 ) -> TaskScores:
     own = measured[None]
-    versions: Mapping[str, int] = getattr(find_runner(recipe.runner), "VERSIONS", {})
     scores: dict[str | None, dict[str, Score]] = {
         control: {
             name: score_of(measure, samples, seed=seed) for name, measure in found.measures.items()
@@ -192,8 +191,5 @@ def _scores(
         predictions_file=predictions.name,
         predictions_sha256=hash_file(predictions),
         definition=recipe.model_dump(mode="json"),
-        metric_versions={
-            name: versions.get(name.removesuffix(LIKELIHOOD), measure.version)
-            for name, measure in own.measures.items()
-        },
+        metric_versions={name: recorded_metric(name).version for name in own.measures},
     )

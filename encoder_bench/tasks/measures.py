@@ -9,28 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from encoder_bench.base.record import Score
 from encoder_bench.data.sample import Sample
-from encoder_bench.metrics.statistics import Matrix, Statistic, bootstrap_interval, ratio
-
-
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """One metric over all samples.
-
-    Attributes:
-        values: `(n, K)`, one row a sample; column sums determine the metric.
-        statistic: of column sums; by default the mean of column 0 in percent where column 1 counts.
-        version: of the metric's definition.
-        reason: why the metric could not be computed; `values` is then ignored.
-    """
-
-    values: Matrix
-    statistic: Statistic = ratio
-    version: int = 1
-    reason: str | None = None
+from encoder_bench.metrics.metric import Measure, find_metric
+from encoder_bench.metrics.statistics import bootstrap_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +47,16 @@ class PredictionSets:
     metrics: Sequence[str]
 
 
-def accuracy(correct: Sequence[bool] | Sequence[float]) -> Measure:
-    """Return a measure whose score is the mean of values from 0 to 1, in percent."""
-    values = np.asarray(correct, dtype=np.float64)
-    return Measure(np.stack([values, np.ones_like(values)], axis=1))
-
-
-def unavailable(reason: str) -> Measure:
-    """Return a measure that is n/a for a reason."""
-    return Measure(np.zeros((0, 2)), reason=reason)
+def measure_all(
+    samples: Sequence[Sample],
+    predictions: Sequence[str],
+    metrics: Sequence[str],
+    corpus: Sequence[Sample] | None = None,
+) -> dict[str, Measure]:
+    """Return the named metrics of one prediction per sample."""
+    references = [sample.references for sample in samples]
+    whole = None if corpus is None else [sample.references for sample in corpus]
+    return {name: find_metric(name).measure(predictions, references, whole) for name in metrics}
 
 
 def score_of(measure: Measure, samples: Sequence[Sample], *, seed: int) -> Score:
@@ -82,8 +65,8 @@ def score_of(measure: Measure, samples: Sequence[Sample], *, seed: int) -> Score
     count = len(set(images))
     if measure.reason is not None:
         return Score(value=None, samples=len(samples), images=count, reason=measure.reason)
-    value = float(measure.statistic(measure.values.sum(axis=0, keepdims=True))[0])
-    if not np.isfinite(value):
+    value = measure.score
+    if value is None:
         reason = "not defined on these answers (division by zero)"
         return Score(value=None, samples=len(samples), images=count, reason=reason)
     interval = bootstrap_interval(measure.values, images, measure.statistic, seed=seed)

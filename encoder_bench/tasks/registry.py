@@ -10,11 +10,10 @@ from typing import Protocol, cast
 from encoder_bench.base.errors import RecipeError, UnknownNameError, unknown_name_message
 from encoder_bench.base.recipes import TaskRecipe
 from encoder_bench.data.sample import Sample
+from encoder_bench.metrics.metric import LIKELIHOOD as LIKELIHOOD
 from encoder_bench.tasks.measures import Measured, PredictionSets
 
 ENTRY_POINTS = "encoder_bench.tasks"
-LIKELIHOOD = "@likelihood"
-"""Ends the name of a metric that scores the likeliest candidate instead of the generated answer."""
 _RUNNERS = ("vqa", "captioning", "counting", "identification")
 
 
@@ -23,10 +22,10 @@ class Runner(Protocol):
 
     It may also have:
     `CORPUS_METRICS`, metrics whose value depends on the whole split (`measure` is then given it as
-    `corpus=`); `VERSIONS`, by name, of metrics whose definition has changed;
-    `prepare(tasks)`, called once with the `PredictionSets` of all of a run's tasks,
-    before any is measured; `export(samples, predictions)`, the rows of a file to upload where the
-    answers are not public.
+    `corpus=`);
+    `prepare(tasks)`, called once with the `PredictionSets` of all of a run's tasks, before
+    any is measured; `export(samples, predictions)`, the rows of a file to
+    upload where the answers are not public.
 
     Attributes:
         METRICS: names that a recipe may list.

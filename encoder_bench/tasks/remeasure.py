@@ -6,7 +6,6 @@ prediction holds the question and the human answers, so neither data nor model i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from encoder_bench.base.errors import RecordError, UnknownNameError
 from encoder_bench.base.recipes import TaskRecipe
 from encoder_bench.base.record import RunRecord
 from encoder_bench.data.sample import Sample
-from encoder_bench.tasks.measures import Measure
+from encoder_bench.metrics.metric import Measure
 from encoder_bench.tasks.predictions import Prediction
 from encoder_bench.tasks.registry import LIKELIHOOD, find_runner, split_metrics
 
@@ -97,19 +96,3 @@ def measure_again(
         for name, measure in runner.measure(samples, choices, chosen).measures.items():
             measures[f"{name}{LIKELIHOOD}"] = measure
     return measures, measured.parsed
-
-
-def sample_score(measure: Measure, index: int) -> float | None:
-    """Return one sample's own score in the metric's unit; None where it has none."""
-    if measure.reason is not None:
-        return None
-    value = float(measure.statistic(measure.values[index : index + 1])[0])
-    return value if math.isfinite(value) else None
-
-
-def whole_score(measure: Measure) -> float | None:
-    """Return the score of all samples together; None where it is not defined."""
-    if measure.reason is not None:
-        return None
-    value = float(measure.statistic(measure.values.sum(axis=0, keepdims=True))[0])
-    return value if math.isfinite(value) else None

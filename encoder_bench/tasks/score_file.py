@@ -15,9 +15,10 @@ from encoder_bench.base.errors import DataError
 from encoder_bench.base.recipes import TaskRecipe
 from encoder_bench.base.record import Score
 from encoder_bench.data.sample import Sample
+from encoder_bench.metrics.metric import Measure, recorded_metric
 from encoder_bench.tasks.answers_file import read_answers_file
 from encoder_bench.tasks.controls import constant_answer, majority_answers
-from encoder_bench.tasks.measures import Measure, broken_down, score_of
+from encoder_bench.tasks.measures import broken_down, score_of
 from encoder_bench.tasks.registry import find_runner
 
 
@@ -66,10 +67,13 @@ class Conformance:
 
     @property
     def lift(self) -> float | None:
-        """The primary score less the best blind one; None where one of them is n/a."""
+        """The primary score − the best blind one; None where one of them is n/a."""
         own = self.scores[self.primary].value
         known = [score.value for score in self.blind.values() if score.value is not None]
-        return None if own is None or not known else own - max(known)
+        if own is None or not known:
+            return None
+        lower = recorded_metric(self.primary).higher_is_better is False
+        return own - (min(known) if lower else max(known))
 
     @property
     def parse_failures(self) -> int:
@@ -168,7 +172,6 @@ def _blind_scores(recipe: TaskRecipe, samples: Sequence[Sample], seed: int) -> d
 
 def _sample_scores(measures: dict[str, Measure], index: int) -> Iterator[tuple[str, float]]:
     for name, measure in measures.items():
-        if measure.reason is None:
-            value = float(measure.statistic(measure.values[index : index + 1])[0])
-            if value == value:
-                yield name, value
+        value = measure.sample_score(index)
+        if value is not None:
+            yield name, value

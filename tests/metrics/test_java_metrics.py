@@ -16,7 +16,7 @@ from encoder_bench.base.errors import DataError, MissingDependencyError
 from encoder_bench.base.progress import QuietReporter
 from encoder_bench.base.recipes import load_task
 from encoder_bench.data.sample import Sample
-from encoder_bench.metrics import spice
+from encoder_bench.metrics import caption, spice
 from encoder_bench.metrics.caption import cider, cider_full_idf
 from encoder_bench.metrics.java import find_java, heap_mebibytes, java_version, scorer_folder
 from encoder_bench.metrics.meteor import meteor, meteor_counts
@@ -87,7 +87,7 @@ def test_java_is_started_once_for_all_controls(monkeypatch: pytest.MonkeyPatch) 
     starts: list[int] = []
     run = module._run
     monkeypatch.setattr(module, "_run", lambda lines: starts.append(len(lines)) or run(lines))
-    monkeypatch.setattr(captioning, "_KNOWN", {})
+    monkeypatch.setattr(caption, "_KNOWN", {})
     samples = [
         Sample(str(i), "captioning", i, Path("x"), "", truths, truths[0])
         for i, truths in enumerate(TRUTHS)
@@ -106,7 +106,7 @@ def test_without_java_the_metric_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(module, "_program", None)
     monkeypatch.setattr(java, "_candidates", lambda: ["/no/java"])
     find_java.cache_clear()
-    monkeypatch.setattr(captioning, "_KNOWN", {})
+    monkeypatch.setattr(caption, "_KNOWN", {})
     samples = [Sample("0", "captioning", 0, Path("x"), "", ("a cat",), "a cat")]
     measured = captioning.measure(samples, ["a dog"], ["meteor", "spice", "cider"])
     find_java.cache_clear()
@@ -177,7 +177,7 @@ def spice_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     java.write_text(FAKE_JAVA.format(python=sys.executable, log=str(log)))
     java.chmod(0o755)
     monkeypatch.setattr(spice, "find_java", lambda: (str(java), 25))
-    monkeypatch.setattr(captioning, "_KNOWN", {})
+    monkeypatch.setattr(caption, "_KNOWN", {})
     return log
 
 

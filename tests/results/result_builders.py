@@ -22,8 +22,8 @@ from encoder_bench.base.record import (
 COLUMNS = {
     "vqa": ("VQA Acc", "vqa_accuracy"),
     "captioning": ("CIDEr", "cider"),
-    "oc": ("OC Acc", "exact"),
-    "mci": ("MCI Acc", "strict"),
+    "oc": ("OC Acc", "counting_accuracy"),
+    "mci": ("MCI Acc", "yesno_accuracy"),
 }
 
 
@@ -46,7 +46,7 @@ def task_scores(
     parse_failures: int = 0,
     sha256: str = "0" * 64,
 ) -> TaskScores:
-    column, primary = COLUMNS.get(task, (task.upper(), "accuracy"))
+    column, primary = COLUMNS.get(task, (task.upper(), "exact_match"))
     metrics = {primary: score(value, half, samples)}
     if task == "captioning":
         metrics["spice"] = score(spice, half, samples)

@@ -44,7 +44,7 @@ def scored_run(
             "question": "How many?",
             "prediction": text if number in wrong else "2",
             "references": ["2"],
-            "scores": {"exact": 0.0 if number in wrong else 100.0},
+            "scores": {"counting_accuracy": 0.0 if number in wrong else 100.0},
         }
         for number in range(SAMPLES)
     ]
@@ -84,7 +84,7 @@ def test_a_loss_that_the_samples_bear_out_fails(baseline: Path, tmp_path: Path) 
     result = check(baseline, tmp_path / "fresh", margin=50.0)
     assert result.exit_code == 1
     text = "\n".join(lines(result))
-    assert "exact fell by 5.00 points" in text
+    assert "counting_accuracy fell by 5.00" in text
     assert "oc/40" in text
     assert "'wrong now' (0)" in text
 
@@ -144,7 +144,10 @@ def test_a_metric_of_another_version_and_another_prompt_fail(
 ) -> None:
     record = scored_run(tmp_path / "fresh")
     scores = record.tasks["oc"].model_copy(
-        update={"metric_versions": {"exact": 2}, "definition": {"prompt": "Q", "runner": "oc"}}
+        update={
+            "metric_versions": {"counting_accuracy": 2},
+            "definition": {"prompt": "Q", "runner": "oc"},
+        }
     )
     write_record(tmp_path / "fresh", record.model_copy(update={"tasks": {"oc": scores}}))
     failures = "; ".join(check(baseline, tmp_path / "fresh").runs[0].tasks[0].failures)

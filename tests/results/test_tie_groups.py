@@ -10,9 +10,10 @@ from result_builders import make_record
 
 from encoder_bench.base.errors import RecordError
 from encoder_bench.base.record import read_records
+from encoder_bench.metrics.statistics import holm
 from encoder_bench.results.formats.markdown import to_markdown
 from encoder_bench.results.table import table, write_tables
-from encoder_bench.results.ties import best_ties, holm
+from encoder_bench.results.ties import best_ties
 
 
 def test_holm_against_the_published_steps() -> None:

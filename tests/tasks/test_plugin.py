@@ -19,7 +19,8 @@ MODULE = """
 from pathlib import Path
 from encoder_bench.data.readers import Reader
 from encoder_bench.data.sample import Sample
-from encoder_bench.tasks.measures import Measured, accuracy
+from encoder_bench.metrics.metric import Metric, per_answer
+from encoder_bench.tasks.measures import Measured, measure_all
 
 RECIPE = Path(__file__).with_name("shouting.toml")
 
@@ -31,6 +32,7 @@ def read(layout, task, source, split):
 
 
 READER = Reader("loud-reader", read, {"whole": ("loud/questions.json",)})
+LOUD = Metric("loud", per_answer(lambda text, truths: 100.0 * text.isupper()), "shouting")
 
 
 class Runner:
@@ -38,11 +40,14 @@ class Runner:
 
     @staticmethod
     def measure(samples, predictions, metrics):
-        return Measured({"loud": accuracy([t.isupper() for t in predictions])}, list(predictions))
+        return Measured(measure_all(samples, predictions, metrics), list(predictions))
 """
 ENTRIES = """
 [encoder_bench.readers]
 loud-reader = shouting_package:READER
+
+[encoder_bench.metrics]
+loud = shouting_package:LOUD
 
 [encoder_bench.tasks]
 shouting = shouting_package:Runner
