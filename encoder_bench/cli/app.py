@@ -9,12 +9,13 @@ import typer
 from encoder_bench import __version__
 from encoder_bench.cli import (
     cache,
-    contrasts,
+    compare,
     data,
     encoders,
     gate,
     inspection,
     models,
+    options,
     results,
     run,
     score,
@@ -28,7 +29,7 @@ _HELP = """Which pretrained visual encoder should stand inside a multimodal LLM?
 
 encoder-bench trains a projector and an LLM on top of an encoder, [bold]frozen[/bold] or
 [bold]jointly tuned[/bold], scores the result on VQA, captioning, object counting (OC) and
-multi-class identification (MCI), and writes one row of the comparison table, with blind controls,
+multi-class identification (MCI), and writes one row of the comparison table, with blind baselines,
 95% intervals, and proof of what trained.
 
 Start with [bold]encoder-bench run[/bold]: it needs no download and takes minutes on two cores.
@@ -45,7 +46,7 @@ app = typer.Typer(
     epilog=_EPILOG,
     no_args_is_help=True,
     rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=options.HELP_NAMES,
     pretty_exceptions_enable=False,
 )
 
@@ -73,11 +74,11 @@ app.command("sweep", rich_help_panel="Measure", epilog=sweep.EPILOG)(sweep.sweep
 app.command("status", rich_help_panel="Measure")(status.status_command)
 app.command("score", rich_help_panel="Measure")(score.score_command)
 app.command("table", rich_help_panel="Compare")(table.table_command)
-app.command("compare", rich_help_panel="Compare")(results.compare_command)
-app.command("contrasts", rich_help_panel="Compare", epilog=contrasts.EPILOG)(
-    contrasts.contrasts_command
+app.command("compare", rich_help_panel="Compare")(compare.compare_command)
+app.command("contrasts", rich_help_panel="Compare", epilog=compare.CONTRASTS_EPILOG)(
+    compare.contrasts_command
 )
-app.command("report", rich_help_panel="Compare")(results.report_command)
+app.command("report", rich_help_panel="Compare")(compare.report_command)
 app.command("check", rich_help_panel="Compare", epilog=gate.EPILOG)(gate.check_command)
 app.add_typer(gate.baseline_app, name="baseline", rich_help_panel="Compare")
 app.add_typer(encoders.app, name="encoders", rich_help_panel="Look up")

@@ -3,88 +3,61 @@
 from __future__ import annotations
 
 import datetime
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from encoder_bench.base.errors import EncoderBenchError
 from encoder_bench.cli import options
-from encoder_bench.cli.run import parse_layers
-from encoder_bench.pipeline.plan import DEFAULT_ENCODER, DEFAULT_TASKS, make_plan
+from encoder_bench.cli.printing import grid
+from encoder_bench.pipeline.plan import DEFAULT_ENCODER, make_plan
 
 app = typer.Typer(
-    help="The feature cache of frozen encoders: fill it ahead, see what is in it, prune it.",
+    help="The feature cache of frozen encoders: fill it ahead, list it, prune it.",
     no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=options.HELP_NAMES,
 )
 
 
 @app.command("build")
 def build_command(
-    encoder: Annotated[
-        str,
-        typer.Option("--encoder", "-e", metavar="NAME", help="As `run --encoder` takes it."),
-    ] = DEFAULT_ENCODER,
-    adapter: Annotated[
-        str,
-        typer.Option(
-            metavar="quick|laptop|gvt|llava|FILE.toml",
-            help="Its tasks to train on, encoder dtype and feature_storage decide what is kept.",
-        ),
-    ] = "quick",
-    tasks: Annotated[
-        str, typer.Option(metavar="NAME,...", help="Tasks whose test images are wanted.")
-    ] = ",".join(DEFAULT_TASKS),
-    data: Annotated[
-        str, typer.Option(metavar="scenes|coco|DIR", help="As `run --data` takes it.")
-    ] = "scenes",
-    train_data: Annotated[
-        str | None, typer.Option(metavar="scenes|coco|DIR", help="Where it is not --data.")
-    ] = None,
-    layer: Annotated[
-        str | None, typer.Option(metavar="L[,L]", help="As `run --layer` takes it.")
-    ] = None,
-    resolution: Annotated[
-        int | None, typer.Option(metavar="PIXELS", help="As `run --resolution` takes it.")
-    ] = None,
+    encoder: options.Encoder = DEFAULT_ENCODER,
+    adapter: options.Adapter = "quick",
+    tasks: options.Tasks = options.DEFAULT_TASKS,
+    data: options.Data = "scenes",
+    train_data: options.TrainData = None,
+    layer: options.Layer = None,
+    resolution: options.Resolution = None,
     storage: Annotated[
         str | None,
         typer.Option(
-            metavar="exact|float16|int8",
-            help="training.feature_storage; the error of the smaller ones is measured and told.",
+            metavar="exact|float16",
+            help="training.feature_storage; the error of float16 is measured and reported.",
+            rich_help_panel=options.HOW,
         ),
     ] = None,
-    cache_limit: Annotated[
-        float | None,
-        typer.Option(metavar="GIB", help="Most that may be added; else 80% of the free disk."),
-    ] = None,
-    weights: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="The encoder's checkpoint on disk.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Let a Hub repository run its own code.")
-    ] = False,
+    cache_limit: options.CacheLimit = None,
+    weights: options.Weights = None,
+    device: options.Device = "auto",
+    trust_remote_code: options.TrustRemoteCode = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Encode every image that a frozen run would show, ahead of it; what is there is not redone.
+    """Encode every image that a frozen run would use, ahead of it; cached images are skipped.
 
-    Killed, it goes on from the last shard. Any projector, LLM, seed and task finds the features.
+    Resumes from the last shard if interrupted. Any projector, LLM, seed and task uses the features.
     """
-    settings = {} if storage is None else {"training.feature_storage": storage}
     plan = make_plan(
         encoder=encoder,
         adapter=adapter,
-        tasks=[name.strip() for name in tasks.split(",") if name.strip()],
+        tasks=options.listed(tasks),
         data=data,
         training_data=train_data,
-        layer=parse_layers(layer),
+        layer=options.whole_numbers("--layer", layer),
         resolution=resolution,
         weights=weights,
         device=device,
-        settings=settings,
+        settings={} if storage is None else {"training.feature_storage": storage},
         trust_remote_code=trust_remote_code,
     )
     from encoder_bench.base.hardware import choose_device
@@ -100,7 +73,7 @@ def build_command(
         images,
         device=choose_device(plan.device),
         reporter=reporter,
-        limit_bytes=None if cache_limit is None else int(cache_limit * 2**30),
+        limit_bytes=options.gibibytes(cache_limit),
         storage=plan.adapter.training.feature_storage,
     )
     kept = 0 if store is None else len(store)
@@ -116,7 +89,6 @@ def build_command(
 def list_command(debug: options.Debug = False) -> None:
     """List the encoders with cached features, the least recently used first."""
     from rich.console import Console
-    from rich.table import Table
 
     from encoder_bench.training.feature_store import list_features
 
@@ -124,33 +96,34 @@ def list_command(debug: options.Debug = False) -> None:
     if not entries:
         typer.echo("the feature cache is empty")
         return
-    shown = Table(box=None, header_style="bold")
-    shown.add_column("encoder")
-    shown.add_column("images", justify="right")
-    shown.add_column("MiB", justify="right")
-    for title in ("storage", "last used", "folder"):
-        shown.add_column(title, overflow="fold")
-    for entry in entries:
-        used = datetime.datetime.fromtimestamp(entry.last_used).isoformat(" ", "minutes")
-        size = f"{entry.size_bytes / 2**20:.1f}"
-        shown.add_row(
-            entry.encoder, str(entry.images), size, entry.storage, used, entry.folder.name
+    rows = [
+        (
+            entry.encoder,
+            entry.storage,
+            datetime.datetime.fromtimestamp(entry.last_used).isoformat(" ", "minutes"),
+            entry.folder.name,
+            str(entry.images),
+            f"{entry.size_bytes / 2**20:.1f}",
         )
-    console = Console()
-    console.print(shown)
+        for entry in entries
+    ]
+    columns = ("encoder", "storage", "last used", "folder", "images", "MiB")
+    Console().print(grid(columns, rows, left=4))
     total = sum(entry.size_bytes for entry in entries) / 2**30
-    console.print(f"{total:.2f} GiB in {entries[0].folder.parent}", soft_wrap=True)
+    typer.echo(f"{total:.2f} GiB in {entries[0].folder.parent}")
 
 
 @app.command("prune")
 def prune_command(
-    most: Annotated[float, typer.Option("--most", metavar="GIB", help="Keep at most so much.")] = 0,
+    keep: Annotated[
+        float, typer.Option("--keep", "--most", metavar="GIB", help="How much to keep.")
+    ] = 0,
     debug: options.Debug = False,
 ) -> None:
-    """Remove cached features, least recently used encoders first; they can be made again."""
+    """Remove cached features, least recently used encoders first; they can be computed again."""
     from encoder_bench.training.feature_store import prune_features
 
-    removed = prune_features(int(most * 2**30))
+    removed = prune_features(int(keep * 2**30))
     for entry in removed:
         typer.echo(f"removed {entry.encoder}: {entry.images} images, {entry.size_bytes} bytes")
     if not removed:

@@ -10,43 +10,12 @@ import typer
 
 from encoder_bench.base.errors import RecipeError, WeightsError
 from encoder_bench.cli import options
-
-_HOW = "How"
-Layer = Annotated[
-    str | None,
-    typer.Option(metavar="-1|-2|-2,-8", help="Which blocks' tokens.", rich_help_panel=_HOW),
-]
-Resolution = Annotated[
-    int | None, typer.Option(metavar="PIXELS", help="Another image size.", rich_help_panel=_HOW)
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps.", rich_help_panel=_HOW)]
-Dtype = Annotated[
-    str,
-    typer.Option(metavar="float32|bfloat16|float16", help="Of the weights.", rich_help_panel=_HOW),
-]
-Weights = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="[NAME=]PATH",
-        help="An encoder's checkpoint on disk; NAME= where there are several encoders.",
-        rich_help_panel=_HOW,
-    ),
-]
-TrustRemoteCode = Annotated[
-    bool,
-    typer.Option(
-        "--trust-remote-code",
-        help="Let a Hub repository run its own Python code.",
-        rich_help_panel=_HOW,
-    ),
-]
+from encoder_bench.cli.printing import grid, print_lines
 
 
 def features_command(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
-    encoder: Annotated[
-        list[str], typer.Option("--encoder", "-e", metavar="NAME", help="Repeatable.")
-    ],
+    encoder: options.Encoders,
     output: Annotated[
         Path, typer.Option(metavar="FILE", help="A .png, .svg or .pdf that is written.")
     ] = Path("features.png"),
@@ -57,11 +26,11 @@ def features_command(
             help="The patch that others are compared to, as shares from left and top.",
         ),
     ] = "0.5,0.5",
-    layer: Layer = None,
-    resolution: Resolution = None,
-    weights: Weights = None,
-    device: Device = "auto",
-    trust_remote_code: TrustRemoteCode = False,
+    layer: options.Layer = None,
+    resolution: options.Resolution = None,
+    weights: options.WeightsByName = None,
+    device: options.Device = "auto",
+    trust_remote_code: options.TrustRemoteCode = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -74,7 +43,7 @@ def features_command(
     from encoder_bench.inspection.feature_picture import draw_features
     from encoder_bench.inspection.patch_features import patch_features
 
-    where, places = _point(point), _places(encoder, weights)
+    where, places = _point(point), options.weights_by_name(encoder, weights)
     pictures = [load_image(path) for path in images]
     reporter = make_reporter(quiet=quiet)
     views = []
@@ -91,9 +60,7 @@ def features_command(
 
 
 def probe_command(
-    encoder: Annotated[
-        list[str], typer.Option("--encoder", "-e", metavar="NAME", help="Repeatable.")
-    ],
+    encoder: options.Encoders,
     data: Annotated[
         str,
         typer.Option(
@@ -103,7 +70,7 @@ def probe_command(
         ),
     ] = "scenes",
     limit: Annotated[
-        int | None, typer.Option(metavar="N", help="Most images of each half.")
+        int | None, typer.Option(metavar="N", help="At most N images per split.")
     ] = None,
     retrieval: Annotated[
         bool, typer.Option(help="Also image-text retrieval, where there is a text tower.")
@@ -112,13 +79,15 @@ def probe_command(
     label_column: Annotated[str, typer.Option(help="Of a Hub data set.")] = "label",
     train_split: Annotated[str, typer.Option(help="Of a Hub data set.")] = "train",
     test_split: Annotated[str, typer.Option(help="Of a Hub data set.")] = "test",
-    batch: Annotated[int, typer.Option(min=1, help="Images at once.", rich_help_panel=_HOW)] = 32,
-    layer: Layer = None,
-    resolution: Resolution = None,
-    dtype: Dtype = "float32",
-    weights: Weights = None,
-    device: Device = "auto",
-    trust_remote_code: TrustRemoteCode = False,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Batch size.", rich_help_panel=options.HOW)
+    ] = 32,
+    layer: options.Layer = None,
+    resolution: options.Resolution = None,
+    dtype: options.Dtype = "float32",
+    weights: options.WeightsByName = None,
+    device: options.Device = "auto",
+    trust_remote_code: options.TrustRemoteCode = False,
     json_output: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -130,7 +99,7 @@ def probe_command(
     from encoder_bench.inspection.probe import probe_encoder
 
     reporter = make_reporter(quiet=quiet or json_output)
-    places = _places(encoder, weights)
+    places = options.weights_by_name(encoder, weights)
     columns = HubColumns(image_column, label_column, train_split, test_split)
     labelled = read_labelled(data, reporter, columns=columns, limit=limit)
     reports = []
@@ -160,32 +129,18 @@ def _load(
     places: dict[str, Path],
     trust_remote_code: bool,
 ) -> Any:
-    from encoder_bench.cli.run import parse_layers
     from encoder_bench.encoders.registry import load_encoder
 
     if dtype not in ("float32", "bfloat16", "float16"):
         raise RecipeError(f"--dtype {dtype}: give float32, bfloat16 or float16")
     return load_encoder(
         name,
-        layer=tuple(parse_layers(layer) or (-1,)),
+        layer=tuple(options.whole_numbers("--layer", layer) or (-1,)),
         resolution=resolution,
         dtype=dtype,
         weights=places.get(name),
         trust_remote_code=trust_remote_code,
     )
-
-
-def _places(names: list[str], weights: list[str] | None) -> dict[str, Path]:
-    places = {}
-    for entry in weights or []:
-        name, equals, path = entry.partition("=")
-        if not equals and len(names) == 1:
-            places[names[0]] = Path(entry)
-        elif name in names:
-            places[name] = Path(path)
-        else:
-            raise RecipeError(f"--weights {entry}: give NAME=PATH with one of {', '.join(names)}")
-    return places
 
 
 def _point(text: str) -> tuple[float, float]:
@@ -225,37 +180,34 @@ def _retrieval(
 
 def _print(reports: list[dict[str, Any]]) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(box=None, pad_edge=False)
-    for column in ("encoder", "k-NN", "linear probe", "image>text", "text>image"):
-        table.add_column(column, no_wrap=column != "encoder", overflow="fold")
+    rows = []
     reasons: dict[str, list[str]] = {}
     for report in reports:
         found = report.get("retrieval", {"n/a": "not asked for"})
         if "n/a" in found:
             reason = found["n/a"].removeprefix(f"encoder {report['encoder']}: ")
             reasons.setdefault(reason, []).append(report["encoder"])
-        table.add_row(
-            report["encoder"] + ("" if report["pretrained"] else " *"),
-            _score(report["knn"]),
-            _score(report["linear_probe"]),
-            _score(found.get("image_to_text")),
-            _score(found.get("text_to_image")),
+        scores = (
+            report["knn"],
+            report["linear_probe"],
+            found.get("image_to_text"),
+            found.get("text_to_image"),
         )
+        name = report["encoder"] + ("" if report["pretrained"] else " *")
+        rows.append((name, *map(_score, scores)))
     first = reports[0]
-    console = Console()
-    console.print(table)
+    columns = ("encoder", "k-NN", "linear probe", "image>text", "text>image")
+    Console().print(grid(columns, rows))
     notes = [
         f"{first['measure']}, percent, of mean patch tokens on {first['data']}: "
-        f"{first['train_images']} images to learn from, {first['test_images']} measured, "
-        f"{first['classes']} classes; {first['chance_percent']} without looking. "
+        f"{first['train_images']} training images, {first['test_images']} test images, "
+        f"{first['classes']} classes; {first['chance_percent']} by chance. "
         "± is half of the 95% interval, bootstrapped over images. Retrieval is recall at 1.",
         *(["* random weights"] if not all(report["pretrained"] for report in reports) else []),
         *(f"n/a: {', '.join(names)}: {reason}" for reason, names in reasons.items()),
     ]
-    for note in notes:
-        console.print(note, markup=False, highlight=False)
+    print_lines(notes)
 
 
 def _score(score: dict[str, Any] | None) -> str:

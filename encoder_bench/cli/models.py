@@ -11,34 +11,28 @@ import typer
 from encoder_bench.base.errors import EncoderBenchError
 from encoder_bench.cli import options
 
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id or its beginning.")]
-Weights = Annotated[
-    Path | None, typer.Option(metavar="PATH", help="The encoder's checkpoint that the run had.")
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")]
-
 
 def ask_command(
-    run: Run,
+    run: options.Run,
     image: Annotated[Path, typer.Argument(help="An image file.")],
     question: Annotated[
         str | None,
-        typer.Argument(help="As the task's prompt would put it; may be left out with --chat."),
+        typer.Argument(help="As the task's prompt would put it; optional with --chat."),
     ] = None,
     chat: Annotated[
         bool,
         typer.Option(
             "--chat",
-            help="Go on asking, a line a question, with what was said before; an empty line or "
-            "the end of input ends it.",
+            help="Keep asking, one question per line, with what was said before; an empty line "
+            "or the end of input ends it.",
         ),
     ] = False,
     max_new_tokens: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Most tokens of an answer.")
+        int, typer.Option(metavar="N", min=1, help="Max new tokens per answer.")
     ] = 64,
     results: options.Results = Path("results"),
-    weights: Weights = None,
-    device: Device = "auto",
+    weights: options.Weights = None,
+    device: options.Device = "auto",
     debug: options.Debug = False,
 ) -> None:
     """Ask a finished run's model about an image: one question, or a conversation."""
@@ -67,10 +61,10 @@ def _next_question() -> str:
 
 
 def export_command(
-    run: Run,
+    run: options.Run,
     folder: Annotated[Path, typer.Argument(help="A folder that does not exist yet.")],
     results: options.Results = Path("results"),
-    weights: Weights = None,
+    weights: options.Weights = None,
     push_to_hub: Annotated[
         str | None,
         typer.Option(

@@ -1,15 +1,22 @@
-"""Options that several commands share, declared once so that they read alike everywhere."""
+"""Every option that more than one command takes, declared once, and how its text is read."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from encoder_bench.base.errors import RecipeError
+from encoder_bench.pipeline import plan
+
 debug = os.environ.get("ENCODER_BENCH_DEBUG", "") not in ("", "0")
 """Whether errors show their traceback; `--debug` on any command sets it."""
+
+WHAT, HOW, WHERE, OUTPUT = "What to compare", "How to train", "Where", "Output"
+DEFAULT_TASKS = ",".join(plan.DEFAULT_TASKS)
+HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 
 
 def _set_debug(value: bool) -> bool:
@@ -18,6 +25,187 @@ def _set_debug(value: bool) -> bool:
     return value
 
 
+# What to compare
+Encoder = Annotated[
+    str,
+    typer.Option(
+        "--encoder", "-e",
+        metavar="NAME",
+        help="A name of `encoder-bench encoders`, timm:NAME, open_clip:ARCH/PRETRAINED, "
+        "hf:REPO[@REV], dir:PATH, or two joined by +.",
+        rich_help_panel=WHAT,
+    ),
+]  # fmt: skip
+Encoders = Annotated[list[str], typer.Option("--encoder", "-e", metavar="NAME", help="Repeatable.")]
+Adapter = Annotated[
+    str,
+    typer.Option(
+        metavar="quick|laptop|gvt|llava|FILE.toml",
+        help="Adapter recipe: projector, LLM, what trains and how.",
+        rich_help_panel=WHAT,
+    ),
+]
+Tasks = Annotated[
+    str,
+    typer.Option(metavar="NAME,...", help="Task recipes: names or files.", rich_help_panel=WHAT),
+]
+
+# Where
+Data = Annotated[
+    str,
+    typer.Option(
+        metavar="scenes|coco|DIR",
+        help="Test data: the embedded scenes, $COCO, or a folder in the official layouts.",
+        rich_help_panel=WHERE,
+    ),
+]
+TrainData = Annotated[
+    str | None,
+    typer.Option(
+        metavar="scenes|coco|DIR",
+        help="Training data, where it is not --data.",
+        rich_help_panel=WHERE,
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", help="Score at most N samples per task (seeded).", rich_help_panel=WHERE
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PATH",
+        help="The encoder's checkpoint on disk, instead of the Hub.",
+        rich_help_panel=WHERE,
+    ),
+]
+WeightsByName = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[NAME=]PATH",
+        help="An encoder's checkpoint on disk; NAME= with several encoders; repeatable.",
+        rich_help_panel=WHERE,
+    ),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=WHERE)]
+CacheLimit = Annotated[
+    float | None,
+    typer.Option(
+        metavar="GIB",
+        help="How much this run may add to the feature cache; else 80% of the free disk.",
+        rich_help_panel=WHERE,
+    ),
+]
+Pictures = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="scenes|DIR",
+        help="Where the images are; without it only those of the embedded scenes are found.",
+    ),
+]
+Run = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="A run: its id or the start of it, or ENCODER/MODE[/SEED]."),
+]
+
+# How to train
+Projector = Annotated[
+    str | None, typer.Option(metavar="NAME", help="projector.name", rich_help_panel=HOW)
+]
+VisualTokens = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="projector.visual_tokens: the same number for every encoder, so that the comparison "
+        "is fair across patch sizes.",
+        rich_help_panel=HOW,
+    ),
+]
+LanguageModel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|PATH",
+        help="llm.name: tiny-llama, smollm2-135m, a Hub id, a folder, a .gguf file.",
+        rich_help_panel=HOW,
+    ),
+]
+TrainLanguageModel = Annotated[
+    str | None,
+    typer.Option(metavar="frozen|lora|full", help="llm.train", rich_help_panel=HOW),
+]
+Layer = Annotated[
+    str | None,
+    typer.Option(
+        metavar="L[,L]",
+        help="encoder.layer: which blocks' tokens; -1 the last, -2 as in LLaVA; several are "
+        "joined along channels.",
+        rich_help_panel=HOW,
+    ),
+]
+Resolution = Annotated[
+    int | None,
+    typer.Option(metavar="PIXELS", help="encoder.resolution", rich_help_panel=HOW),
+]
+Dtype = Annotated[
+    str,
+    typer.Option(metavar="float32|bfloat16|float16", help="Of the weights.", rich_help_panel=HOW),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Optimizer steps of each stage.", rich_help_panel=HOW),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any other key of the adapter recipe; the value is TOML; repeatable.",
+        rich_help_panel=HOW,
+    ),
+]
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Let a Hub repository run its own Python code; recorded.",
+        rich_help_panel=HOW,
+    ),
+]
+
+# Output
+Results = Annotated[
+    Path,
+    typer.Option(
+        "--results",
+        metavar="DIR",
+        help="Folder of records, predictions and checkpoints.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Print the plan and its estimated time, memory and disk; do nothing.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Run again what is done.", rich_help_panel=OUTPUT)
+]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="No progress, warnings only.", rich_help_panel=OUTPUT),
+]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Print the result as JSON on standard output.", rich_help_panel=OUTPUT
+    ),
+]
 Debug = Annotated[
     bool,
     typer.Option(
@@ -25,25 +213,80 @@ Debug = Annotated[
         callback=_set_debug,
         is_eager=True,
         help="Show the traceback of an error (also ENCODER_BENCH_DEBUG=1).",
-        rich_help_panel="Output",
+        rich_help_panel=OUTPUT,
     ),
 ]
-Quiet = Annotated[
-    bool,
-    typer.Option("--quiet", "-q", help="No progress, warnings only.", rich_help_panel="Output"),
-]
-Json = Annotated[
-    bool,
-    typer.Option(
-        "--json", help="Print the result as JSON on standard output.", rich_help_panel="Output"
-    ),
-]
-Results = Annotated[
-    Path,
-    typer.Option(
-        "--results",
-        metavar="DIR",
-        help="Folder of records, predictions and checkpoints.",
-        rich_help_panel="Output",
-    ),
-]
+
+
+def listed(text: str | None) -> list[str]:
+    """Read `A,B`: the parts without blanks, none for None.
+
+    >>> listed("vqa, oc,")
+    ['vqa', 'oc']
+    """
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def whole_numbers(flag: str, text: str | None) -> list[int]:
+    """Read `--seeds 0,1` or `--layer -2,-8`; none for None.
+
+    Raises:
+        RecipeError: not whole numbers.
+    """
+    try:
+        return [int(part) for part in listed(text)]
+    except ValueError:
+        raise RecipeError(f"{flag} {text}: give whole numbers, as in 0,1 or -2,-8") from None
+
+
+def pair(flag: str, text: str) -> tuple[str, str]:
+    """Read `NAME=VALUE`.
+
+    Raises:
+        RecipeError: there is no name or no value.
+    """
+    name, _, value = text.partition("=")
+    if not name.strip() or not value:
+        raise RecipeError(f"{flag} {text}: give NAME=VALUE")
+    return name.strip(), value
+
+
+def settings(texts: list[str] | None) -> dict[str, Any]:
+    """Read `--set KEY=VALUE` options: each value as TOML, or a bare string where it is no TOML.
+
+    Raises:
+        RecipeError: no `KEY=VALUE`.
+    """
+    import tomllib
+
+    found: dict[str, Any] = {}
+    for text in texts or []:
+        key, value = pair("--set", text)
+        try:
+            found[key] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[key] = value
+    return found
+
+
+def weights_by_name(encoders: list[str], texts: list[str] | None) -> dict[str, Path]:
+    """Read `--weights [NAME=]PATH` options for several encoders.
+
+    Raises:
+        RecipeError: a path without a name where there are several encoders, or another name.
+    """
+    found: dict[str, Path] = {}
+    for text in texts or []:
+        name, equals, path = text.partition("=")
+        if name in encoders and path:
+            found[name] = Path(path)
+        elif len(encoders) == 1 and not equals:
+            found[encoders[0]] = Path(text)
+        else:
+            raise RecipeError(f"--weights {text}: give NAME=PATH with one of {', '.join(encoders)}")
+    return found
+
+
+def gibibytes(value: float | None) -> int | None:
+    """Return GiB as bytes; None stays None."""
+    return None if value is None else int(value * 2**30)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from encoder_bench.cli import options
+from encoder_bench.cli.printing import grid
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,13 +23,13 @@ if TYPE_CHECKING:
 _NAMED = 3
 _ROWS = 12
 _ODD = {
-    "not text": "answers that are no text, taken as they are written",
+    "not text": "answers that are not text, read as written",
     "empty": "empty answers",
     "long": "answers longer than 10,000 characters",
     "control characters": "answers with control characters",
-    "another script": "answers in another than the Latin script",
-    "id is text": "ids written as text where the data has numbers, taken as numbers",
-    "id written otherwise": "ids written otherwise than in the data",
+    "another script": "answers in a script other than Latin",
+    "id is text": "ids written as text where the data has numbers, read as numbers",
+    "id written otherwise": "ids written differently from the data",
     "missing": "samples without an answer",
     "to no sample": "answers to no sample of the split, not scored",
 }
@@ -69,10 +70,10 @@ def score_command(
     json_output: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Score a predictions file under every metric variant, and show where the variants part.
+    """Score a predictions file under every metric variant, and show where they disagree.
 
     It answers "why is my score not the paper's": official, pre-2021, normalised and GVT's readings
-    stand side by side, and the samples that they read differently below them.
+    side by side, and the samples on which they disagree.
     """
     from rich.console import Console
 
@@ -103,27 +104,17 @@ def score_command(
 
 
 def _print(found: Conformance, show: int, console: Console) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, header_style="bold")
-    for column in ("Metric", "Score", "95% interval", "Samples", "Read otherwise"):
-        table.add_column(column, justify="left" if column == "Metric" else "right")
+    rows = []
     for name, score in found.scores.items():
         own = name == found.primary
         differs = str(len(found.differing(name))) if name in found.variants() else ""
         if score.value is None:
-            table.add_row(name, "n/a", "", str(score.samples), "")
+            rows.append((name, "n/a", "", str(score.samples), ""))
             continue
         interval = "" if score.low is None else f"{score.low:.2f} to {score.high:.2f}"
-        table.add_row(
-            Text(name, style="bold" if own else ""),
-            f"{score.value:.2f}",
-            interval,
-            str(score.samples),
-            differs,
-        )
-    console.print(table)
+        shown = f"[bold]{name}[/]" if own else name
+        rows.append((shown, f"{score.value:.2f}", interval, str(score.samples), differs))
+    console.print(grid(("Metric", "Score", "95% interval", "Samples", "Disagrees"), rows))
     for name, score in found.scores.items():
         if score.value is None:
             console.print(f"{name}: n/a: {score.reason}", markup=False, highlight=False)
@@ -164,19 +155,15 @@ def _print_odd(found: Conformance, console: Console) -> None:
 
 def _print_breakdown(found: Conformance, console: Console) -> None:
     """Print broken-down metrics by facet value; long lists are cut, `--json` has them whole."""
-    from rich.table import Table
-
     for facet in found.breakdown.get(found.primary, {}):
         columns = [name for name, facets in found.breakdown.items() if facet in facets]
-        table = Table(box=None, header_style="bold")
-        for column in (facet, "samples", *columns):
-            table.add_column(column, justify="left" if column == facet else "right")
+        rows = []
         values = list(found.breakdown[found.primary][facet].items())
         for value, score in values[:_ROWS]:
             cells = [found.breakdown[name][facet][value].value for name in columns]
             shown = ["n/a" if cell is None else f"{cell:.2f}" for cell in cells]
-            table.add_row(value, str(score.samples), *shown)
-        console.print(table)
+            rows.append((value, str(score.samples), *shown))
+        console.print(grid((facet, "samples", *columns), rows))
         if len(values) > _ROWS:
             console.print(f"and {len(values) - _ROWS} more; --json has all", highlight=False)
 

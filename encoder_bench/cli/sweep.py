@@ -7,11 +7,9 @@ from typing import Annotated
 
 import typer
 
-from encoder_bench.base.errors import RecipeError, UnknownNameError
+from encoder_bench.base.errors import UnknownNameError
 from encoder_bench.cli import options
-from encoder_bench.cli.run import parse_layers, parse_setting
 from encoder_bench.cli.sweep_launch import launch, print_sweep
-from encoder_bench.pipeline.plan import DEFAULT_TASKS
 
 EPILOG = (
     "Killed and repeated, a sweep goes on where it was: finished cells are found, interrupted ones "
@@ -44,79 +42,20 @@ def sweep_command(
         str,
         typer.Option(metavar="NAME,...", help="Adapter recipes or files.", rich_help_panel=_MATRIX),
     ] = "quick",
-    data: Annotated[
-        str,
-        typer.Option(metavar="scenes|coco|DIR", help="Test data.", rich_help_panel=_SHARED),
-    ] = "scenes",
-    train_data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="scenes|coco|DIR",
-            help="Training data, where it is not --data.",
-            rich_help_panel=_SHARED,
-        ),
-    ] = None,
-    tasks: Annotated[
-        str, typer.Option(metavar="NAME,...", help="Task recipes.", rich_help_panel=_SHARED)
-    ] = ",".join(DEFAULT_TASKS),
-    limit: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Samples a task, at most.", rich_help_panel=_SHARED),
-    ] = None,
-    llm: Annotated[
-        str | None, typer.Option(metavar="NAME|PATH", help="llm.name", rich_help_panel=_SHARED)
-    ] = None,
-    projector: Annotated[
-        str | None, typer.Option(metavar="NAME", help="projector.name", rich_help_panel=_SHARED)
-    ] = None,
-    visual_tokens: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="projector.visual_tokens: the same for every encoder, so that the comparison is "
-            "fair across patch sizes.",
-            rich_help_panel=_SHARED,
-        ),
-    ] = None,
-    layer: Annotated[
-        str | None, typer.Option(metavar="L[,L]", help="encoder.layer", rich_help_panel=_SHARED)
-    ] = None,
-    resolution: Annotated[
-        int | None,
-        typer.Option(metavar="PIXELS", help="encoder.resolution", rich_help_panel=_SHARED),
-    ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Steps of each stage.", rich_help_panel=_SHARED),
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Any other key of the recipe.",
-            rich_help_panel=_SHARED,
-        ),
-    ] = None,
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=PATH",
-            help="An encoder's checkpoint on disk; repeatable.",
-            rich_help_panel=_SHARED,
-        ),
-    ] = None,
-    device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda, mps.", rich_help_panel=_SHARED)
-    ] = "auto",
-    trust_remote_code: Annotated[
-        bool,
-        typer.Option(
-            "--trust-remote-code",
-            help="Let a Hub repository run its own code; recorded.",
-            rich_help_panel=_SHARED,
-        ),
-    ] = False,
+    data: options.Data = "scenes",
+    train_data: options.TrainData = None,
+    tasks: options.Tasks = options.DEFAULT_TASKS,
+    limit: options.Limit = None,
+    llm: options.LanguageModel = None,
+    projector: options.Projector = None,
+    visual_tokens: options.VisualTokens = None,
+    layer: options.Layer = None,
+    resolution: options.Resolution = None,
+    steps: options.Steps = None,
+    set_: options.Set = None,
+    weights: options.WeightsByName = None,
+    device: options.Device = "auto",
+    trust_remote_code: options.TrustRemoteCode = False,
     launcher: Annotated[
         str,
         typer.Option(
@@ -176,16 +115,8 @@ def sweep_command(
         bool,
         typer.Option("--wait/--no-wait", help="Stay until all have ended.", rich_help_panel=_SLURM),
     ] = True,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run", help="Print the plan with its cost; do nothing.", rich_help_panel="Output"
-        ),
-    ] = False,
-    force: Annotated[
-        bool,
-        typer.Option("--force", help="Run again what is done.", rich_help_panel="Output"),
-    ] = False,
+    dry_run: options.DryRun = False,
+    force: options.Force = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -200,25 +131,25 @@ def sweep_command(
     settings = {
         "data": data,
         "training_data": train_data,
-        "tasks": _listed(tasks),
+        "tasks": options.listed(tasks),
         "limit": limit,
         "llm": llm,
         "projector": projector,
         "visual_tokens": visual_tokens,
-        "layer": parse_layers(layer),
+        "layer": options.whole_numbers("--layer", layer) or None,
         "resolution": resolution,
         "steps": steps,
-        "settings": dict(parse_setting(text) for text in set_ or []) or None,
+        "settings": options.settings(set_) or None,
         "device": device,
         "trust_remote_code": trust_remote_code,
     }
     cells = make_cells(
-        _listed(encoders),
-        _listed(modes),
-        _whole_numbers("--seeds", seeds),
-        _listed(adapter),
+        options.listed(encoders),
+        options.listed(modes),
+        options.whole_numbers("--seeds", seeds),
+        options.listed(adapter),
         settings={name: value for name, value in settings.items() if value is not None},
-        weights=dict(_pair("--weights", text) for text in weights or []),
+        weights=dict(options.pair("--weights", text) for text in weights or []),
     )
     from encoder_bench.sweep.plan import Sweep
     from encoder_bench.sweep.slurm import SlurmOptions
@@ -231,7 +162,7 @@ def sweep_command(
         minutes=minutes,
         at_once=at_once,
         account=account,
-        extra=dict(_pair("--sbatch", text) for text in sbatch or []),
+        extra=dict(options.pair("--sbatch", text) for text in sbatch or []),
         wait=wait,
     )
     sweep = Sweep.planned(cells, results, force=force)
@@ -239,21 +170,3 @@ def sweep_command(
     if dry_run or not sweep.missing:
         return
     launch(sweep, launcher, slurm, jobs=jobs, quiet=quiet)
-
-
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _whole_numbers(flag: str, text: str) -> list[int]:
-    try:
-        return [int(part) for part in _listed(text)]
-    except ValueError:
-        raise RecipeError(f"{flag} {text}: give whole numbers, as in 0,1,2") from None
-
-
-def _pair(flag: str, text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals or not name or not value:
-        raise RecipeError(f"{flag} {text}: give NAME=VALUE")
-    return name, value

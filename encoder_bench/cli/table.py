@@ -54,13 +54,13 @@ def table_command(
 ) -> None:
     """Print the comparison table, made from the records and nothing else.
 
-    Best bold, second best underlined, ties with the best marked, blind rows in italics.
+    Best bold, second best underlined, ties with the best marked, blind baselines in italics.
     """
     from encoder_bench.base.record import read_records
 
     if format_ not in _FORMATS:
         raise UnknownNameError("format", format_, _FORMATS)
-    extra = [name.strip() for name in columns.split(",") if name.strip()]
+    extra = options.listed(columns)
     records = read_records(results)
     if not records:
         raise RecordError(

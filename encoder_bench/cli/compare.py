@@ -1,0 +1,189 @@
+"""`encoder-bench compare | contrasts | report`: what is made from several records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from encoder_bench.base.errors import RecordError, UnknownNameError
+from encoder_bench.cli import options
+from encoder_bench.cli.printing import grid
+
+if TYPE_CHECKING:
+    from encoder_bench.base.record import RunRecord
+    from encoder_bench.results.contrasts import Contrast
+
+CONTRASTS_EPILOG = (
+    "Rows are averaged over their seeds sample by sample, so p is about the samples, not about "
+    "seeds that were not run; the table's ± holds both."
+)
+
+
+def compare_command(
+    run_a: options.Run,
+    run_b: options.Run,
+    results: options.Results = Path("results"),
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page with the flipped samples too.")
+    ] = None,
+    data: options.Pictures = None,
+    json_output: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Compare two runs: paired differences with intervals, McNemar's table, flipped samples.
+
+    A run is an id or the start of it, or ENCODER/MODE[/SEED], as in tiny-deit/joint.
+    """
+    from rich.console import Console
+
+    from encoder_bench.base.files import write_text
+    from encoder_bench.results import compare_page
+    from encoder_bench.results.compare import compare_runs
+    from encoder_bench.results.runs import find_run
+    from encoder_bench.results.terminal import print_page
+
+    comparison = compare_runs(results, find_run(results, run_a), find_run(results, run_b))
+    if json_output:
+        typer.echo(json.dumps(compare_page.as_json(comparison), indent=1, ensure_ascii=False))
+    else:
+        print_page(compare_page.lay_out(comparison), Console())
+        print_page(compare_page.lay_out_metrics(comparison), Console())
+    if html is not None:
+        pictures = _pictures(data, [comparison.run_a, comparison.run_b])
+        write_text(html, compare_page.to_html(comparison, pictures))
+        typer.echo(f"wrote {html}", err=json_output)
+
+
+def contrasts_command(
+    results: options.Results = Path("results"),
+    write: Annotated[
+        Path | None,
+        typer.Option("--write", metavar="FILE.csv", help="Write them as CSV too."),
+    ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(metavar="blind|joint|encoders", help="One of the three families."),
+    ] = None,
+    debug: options.Debug = False,
+) -> None:
+    """Test every row against its best blind baseline, joint against frozen, all encoder pairs.
+
+    Paired differences with 95% intervals clustered on images, and p corrected by Holm's method.
+    """
+    from rich.console import Console
+
+    from encoder_bench.base.files import write_text
+    from encoder_bench.base.record import read_records
+    from encoder_bench.results.contrasts import BLIND, ENCODERS, JOINT, contrast_frame, contrasts
+
+    families = {"blind": BLIND, "joint": JOINT, "encoders": ENCODERS}
+    if only is not None and only not in families:
+        raise UnknownNameError("family", only, families)
+    records = read_records(results)
+    if not records:
+        raise RecordError(f"--results {results}: no run records yet")
+    found = contrasts(results, records)
+    console = Console()
+    for setting in dict.fromkeys(each.setting for each in found):
+        console.print(setting, style="bold", markup=False, highlight=False)
+        for name, family in families.items():
+            shown = [each for each in found if (each.setting, each.family) == (setting, family)]
+            if shown and only in (None, name):
+                columns = (
+                    "mode",
+                    "column",
+                    "A",
+                    "B",
+                    "A ",
+                    "B ",
+                    "A − B",
+                    "95% interval",
+                    "p (Holm)",
+                )
+                console.print(grid(columns, map(_contrast_row, shown), left=4, title=family))
+    if write is not None:
+        write_text(write, contrast_frame(found).to_csv(index=False, lineterminator="\n"))
+        typer.echo(f"wrote {write}")
+
+
+def _contrast_row(each: Contrast) -> tuple[str, ...]:
+    cells = (
+        each.mode,
+        each.column,
+        each.a,
+        each.b,
+        f"{each.score_a:.1f}",
+        f"{each.score_b:.1f}",
+        f"{each.difference.value:+.1f}",
+        each.difference.interval(1),
+        f"{each.p_holm:.3f}",
+    )
+    return cells if each.p_holm < 0.05 else tuple(f"[dim]{cell}[/]" for cell in cells)
+
+
+def report_command(
+    results: options.Results = Path("results"),
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help="Instead of DIR/report.html.")
+    ] = None,
+    data: options.Pictures = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write every chart as SVG and PNG too, for a paper."),
+    ] = None,
+    features: Annotated[
+        bool,
+        typer.Option(help="Show patch features, for which the encoders are loaded."),
+    ] = True,
+    samples: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Samples per task in the browser, at most.")
+    ] = 250,
+    open_page: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Write one self-contained HTML page: table, charts, samples, patch features, proofs."""
+    from encoder_bench.base.progress import make_reporter
+    from encoder_bench.base.record import read_records
+    from encoder_bench.inspection.report_features import seen_features
+    from encoder_bench.results.report.page import write_report
+
+    records = read_records(results)
+    pictures = _pictures(data, records)
+    seen = seen_features(results, records, pictures, make_reporter(quiet=quiet)) if features else {}
+    path = write_report(
+        results, output=output, images=pictures, features=seen, samples_per_task=samples
+    )
+    typer.echo(f"wrote {path}")
+    if figures is not None:
+        from encoder_bench.results.report.figures import write_figures
+
+        typer.echo(f"wrote {len(write_figures(records, figures))} files to {figures}")
+    if open_page:
+        typer.launch(str(path))
+
+
+def _pictures(data: str | None, records: Sequence[RunRecord]) -> dict[str, Path]:
+    """Return image files by id, of the samples that records' tasks asked about.
+
+    Without `data`, the embedded scenes are found by their names in the records.
+    """
+    from encoder_bench.data.folder import open_data
+
+    found: dict[str, Path] = {}
+    asked: set[tuple[str, str, str, str]] = set()
+    for record in records:
+        name = data or str(record.data.get("name", ""))
+        if data is None and name != "scenes" and not name.startswith("scenes:"):
+            continue
+        for task, scores in record.tasks.items():
+            reader, source = (scores.definition.get(key) for key in ("reader", "source"))
+            if reader and source and (name, task, reader, source) not in asked:
+                asked.add((name, task, reader, source))
+                samples = open_data(name).samples(task, reader=reader, source=source, split="test")
+                found |= {str(sample.image_id): sample.image_path for sample in samples}
+    return found
