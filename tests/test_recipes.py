@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from encoder_bench.base.errors import RecipeError, UnknownNameError
-from encoder_bench.base.recipes import AdapterRecipe, load_adapter, load_task, recipe_names
+from encoder_bench.base.recipes import (
+    AdapterRecipe,
+    TaskRecipe,
+    load_adapter,
+    load_task,
+    recipe_names,
+    recorded_adapter,
+    scoring_settings,
+)
+from encoder_bench.base.record import RunRecord, read_records
+from encoder_bench.pipeline.plan import RunPlan, make_plan
+from encoder_bench.results.grouping import group_records
+from encoder_bench.training.trainer import training_identity
+
+_RECORDS = Path(__file__).resolve().parents[1] / "results" / "records"
 
 MINIMAL = """
 description = "smallest"
@@ -114,3 +132,121 @@ def test_no_unknown_key_is_ever_accepted(key: str) -> None:
             return
         with pytest.raises(RecipeError, match="unknown key"):
             load_adapter(str(path))
+
+
+@pytest.mark.parametrize(("name", "torch_name"), [("no", "float32"), ("bf16", "bfloat16")])
+def test_precision_takes_accelerates_names(minimal: Path, name: str, torch_name: str) -> None:
+    same = [load_adapter(str(minimal), {"training.precision": key}) for key in (name, torch_name)]
+    assert same[0] == same[1]
+    assert load_adapter(str(minimal), {"encoder.dtype": "fp16"}).encoder.dtype == "float16"
+    with pytest.raises(RecipeError, match=r"training\.precision.*'float32' or 'bfloat16'"):
+        load_adapter(str(minimal), {"training.precision": "fp16"})
+
+
+def _not_scoring(recipe: BaseModel) -> Iterator[tuple[str, ...]]:
+    """Yield the path of every field of a recipe that is marked as changing no score."""
+    for name, field in type(recipe).model_fields.items():
+        value = getattr(recipe, name)
+        if (field.json_schema_extra or {}) == {"scoring": False}:
+            yield (name,)
+        elif isinstance(value, BaseModel):
+            yield from ((name, *inner) for inner in _not_scoring(value))
+
+
+def _changed(recipe: BaseModel, path: tuple[str, ...]) -> Any:
+    """Return the recipe with another value at `path`."""
+    name, *rest = path
+    value = getattr(recipe, name)
+    if rest:
+        return recipe.model_copy(update={name: _changed(value, tuple(rest))})
+    if isinstance(value, bool):
+        other: object = not value
+    elif isinstance(value, str):
+        other = "sdpa" if name == "attention" else f"other {value}"
+    else:
+        other = (value or 0) + 7
+    return recipe.model_copy(update={name: other})
+
+
+def _record(plan: RunPlan) -> RunRecord:
+    """A record as a run of this plan writes it, of whatever scores."""
+    record = next(r for r in read_records(_RECORDS.parent) if not r.joint)
+    tasks = {
+        name: record.tasks[name].model_copy(update={"definition": task.model_dump(mode="json")})
+        for name, task in plan.tasks.items()
+    }
+    adapter = {"name": plan.adapter_name, **plan.adapter.model_dump(mode="json")}
+    return record.model_copy(update={"adapter": adapter, "tasks": tasks})
+
+
+_PLAN = make_plan(tasks=["vqa"])
+_FIELDS = [("adapter", *path) for path in _not_scoring(_PLAN.adapter)]
+_FIELDS += [("task", *path) for path in _not_scoring(_PLAN.tasks["vqa"])]
+
+
+def test_the_fields_that_change_no_score() -> None:
+    assert {".".join(path) for path in _FIELDS} == {
+        "adapter.description",
+        "adapter.encoder.gradient_checkpointing",
+        "adapter.evaluation_batch_images",
+        "adapter.llm.gradient_checkpointing",
+        "adapter.training.attention",
+        "adapter.training.checkpoint_every",
+        "adapter.training.feature_cache",
+        "adapter.training.keep_checkpoints",
+        "adapter.training.row_length",
+        "task.column",
+        "task.description",
+    }
+
+
+@pytest.mark.parametrize("path", _FIELDS, ids=".".join)
+def test_a_field_that_changes_no_score_changes_no_identity(path: tuple[str, ...]) -> None:
+    """Run identity, resume identity and table row are the same whatever its value."""
+    kind, *field = path
+    tasks: Mapping[str, TaskRecipe] = _PLAN.tasks
+    adapter = _PLAN.adapter
+    if kind == "task":
+        tasks = {"vqa": _changed(tasks["vqa"], tuple(field))}
+    else:
+        adapter = _changed(adapter, tuple(field))
+    other = dataclasses.replace(_PLAN, adapter=adapter, tasks=tasks)
+    assert (other.adapter, other.tasks) != (_PLAN.adapter, _PLAN.tasks)
+    assert other.scoring_settings() == _PLAN.scoring_settings()
+    resumed = [training_identity(p.adapter, p.tasks, (), 0) for p in (_PLAN, other)]
+    assert resumed[0] == resumed[1]
+    records = [
+        _record(plan).model_copy(update={"seed": seed}) for seed, plan in enumerate((_PLAN, other))
+    ]
+    (table,) = group_records(records)
+    assert len(table.rows) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("training.precision", "float32"), ("llm.name", "smollm2-135m"), ("encoder.dtype", "fp16")],
+)
+def test_a_field_that_changes_scores_changes_every_identity(key: str, value: str) -> None:
+    other = make_plan(tasks=["vqa"], settings={key: value})
+    assert other.scoring_settings() != _PLAN.scoring_settings()
+    resumed = [training_identity(p.adapter, p.tasks, (), 0) for p in (_PLAN, other)]
+    assert resumed[0] != resumed[1]
+    tables = group_records([_record(_PLAN), _record(other)])
+    assert sum(len(table.rows) for table in tables) == 2
+
+
+def test_recorded_keys_that_went_are_read_and_still_tell_runs_apart() -> None:
+    recorded = {"name": "quick", **_PLAN.adapter.model_dump(mode="json")}
+    training = recorded["training"]
+    old = recorded | {"training": training | {"ema_decay": None}}
+    averaged = recorded | {"training": training | {"ema_decay": 0.9, "feature_storage": "int8"}}
+    assert recorded_adapter(old) == recorded_adapter(averaged) == _PLAN.adapter
+    new, off, on = (scoring_settings(AdapterRecipe, a) for a in (recorded, old, averaged))
+    assert new == off != on
+
+
+def test_a_recorded_recipe_without_a_later_key_has_its_default() -> None:
+    recorded = _PLAN.adapter.model_dump(mode="json")
+    del recorded["projector"]["whiten"], recorded["llm"]["lora"]
+    plain = make_plan(tasks=["vqa"], settings={"projector.whiten": False})
+    assert scoring_settings(AdapterRecipe, recorded) == plain.adapter.scoring()

@@ -1,26 +1,84 @@
-"""Recipes: TOML files read into frozen, validated models; every key that changes a score.
+"""Recipes: TOML files read into frozen, validated models.
 
-What belongs here: the shape of a recipe and how one is found, read and overridden. What a key
-does is said in `adapters/README.md` and `tasks/README.md` and done in the rooms that use it.
+`adapters/README.md` and `tasks/README.md` say what each key does. Each field says here whether it
+changes scores; run identity, resuming and the grouping of records into tables follow from that.
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata, resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
+from pydantic_core import to_jsonable_python
 
 from encoder_bench.base.errors import RecipeError, UnknownNameError, unknown_name_message
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
+_ACCELERATE_NAMES = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+def _torch_name(value: Any) -> Any:
+    return _ACCELERATE_NAMES.get(value, value) if isinstance(value, str) else value
+
+
+Dtype = Annotated[Literal["float32", "bfloat16", "float16"], BeforeValidator(_torch_name)]
+"""Of weights, by torch's name or by accelerate's (`no`, `bf16`, `fp16`)."""
+Precision = Annotated[Literal["float32", "bfloat16"], BeforeValidator(_torch_name)]
+"""Of computation; float16 would need loss scaling, bfloat16 does not."""
+
+
+def not_scoring(default: Any = ..., **constraints: Any) -> Any:
+    """Return a field that changes time, memory or wording, never a score."""
+    return Field(default, json_schema_extra={"scoring": False}, **constraints)
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def scoring(self) -> dict[str, Any]:
+        """Return the settings that change scores, as JSON."""
+        return scoring_settings(type(self), self.model_dump(mode="json"))
+
+
+def scoring_settings(model: type[BaseModel], recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of a recorded recipe's settings that change scores.
+
+    A key that the record lacks has its default. One that recipes have no more is kept, unless it
+    was off (None), so that runs that used it stay apart from those that cannot.
+    """
+    fields = model.model_fields
+    defaults = {
+        name: to_jsonable_python(field.default)
+        for name, field in fields.items()
+        if not field.is_required()
+    }
+    kept = {}
+    for key, value in (defaults | dict(recorded)).items():
+        field = fields.get(key)
+        extra = field.json_schema_extra if field else None
+        if (isinstance(extra, dict) and extra.get("scoring") is False) or (
+            field is None and value is None
+        ):
+            continue
+        inner = _model_in(field.annotation) if field else None
+        if inner and isinstance(value, Mapping):
+            value = scoring_settings(inner, value)
+        elif inner and isinstance(value, Sequence) and not isinstance(value, str):
+            value = [scoring_settings(inner, entry) for entry in value]
+        kept[key] = value
+    return kept
 
 
 class EncoderSettings(_Frozen):
@@ -29,8 +87,8 @@ class EncoderSettings(_Frozen):
     trainable: bool = False
     layer: tuple[int, ...] = (-1,)
     resolution: int | None = Field(default=None, gt=0)
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    gradient_checkpointing: bool = False
+    dtype: Dtype = "float32"
+    gradient_checkpointing: bool = not_scoring(False)
 
     @field_validator("layer", mode="before")
     @classmethod
@@ -65,12 +123,12 @@ class LanguageModelSettings(_Frozen):
     name: str = "tiny-llama"
     train: Literal["frozen", "lora", "full"] = "frozen"
     lora: LoraSettings = LoraSettings()
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Dtype = "float32"
     max_length: int = Field(default=2048, gt=0)
     chat_template: bool = True
     image_prefix: str = ""
     image_suffix: str = ""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = not_scoring(False)
 
 
 class PartOptimizer(_Frozen):
@@ -114,27 +172,26 @@ class StageSettings(_Frozen):
 class TrainingSettings(_Frozen):
     """How training runs, whatever the stage."""
 
-    precision: Literal["float32", "bfloat16"] = "float32"
-    feature_cache: bool = True
-    feature_storage: Literal["exact", "float16", "int8"] = "exact"
+    precision: Precision = "float32"
+    feature_cache: bool = not_scoring(True)
+    feature_storage: Literal["exact", "float16"] = "exact"
     shared_prefix: bool = True
-    row_length: int | None = Field(default=None, gt=0)
-    attention: Literal["auto", "sdpa"] = "auto"
-    checkpoint_every: int = Field(default=100, gt=0)
-    keep_checkpoints: int = Field(default=1, gt=0)
-    ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    row_length: int | None = not_scoring(None, gt=0)
+    attention: Literal["auto", "sdpa"] = not_scoring("auto")
+    checkpoint_every: int = not_scoring(100, gt=0)
+    keep_checkpoints: int = not_scoring(1, gt=0)
 
 
 class AdapterRecipe(_Frozen):
     """Projector + LLM + what trains and how: one file of `adapters/`."""
 
-    description: str
+    description: str = not_scoring()
     encoder: EncoderSettings = EncoderSettings()
     projector: ProjectorSettings = ProjectorSettings()
     llm: LanguageModelSettings = LanguageModelSettings()
     training: TrainingSettings = TrainingSettings()
     stages: tuple[StageSettings, ...] = Field(min_length=1)
-    evaluation_batch_images: int = Field(default=16, gt=0)
+    evaluation_batch_images: int = not_scoring(16, gt=0)
 
 
 class DecodingSettings(_Frozen):
@@ -152,7 +209,7 @@ class TaskRecipe(_Frozen):
     `reader` the data reader and `source` the part of the data that it reads.
     """
 
-    description: str
+    description: str = not_scoring()
     runner: str
     reader: str
     source: str
@@ -162,7 +219,7 @@ class TaskRecipe(_Frozen):
     candidates: tuple[str, ...] = ()
     metrics: tuple[str, ...] = Field(min_length=1)
     primary: str
-    column: str
+    column: str = not_scoring()
     controls: tuple[Literal["no-image", "shuffled-images", "constant", "majority"], ...] = (
         "no-image",
         "shuffled-images",
@@ -181,10 +238,23 @@ class TaskRecipe(_Frozen):
 
 
 Kind = Literal["adapters", "tasks"]
-_MODELS: dict[Kind, type[AdapterRecipe] | type[TaskRecipe]] = {
-    "adapters": AdapterRecipe,
-    "tasks": TaskRecipe,
-}
+
+
+def recorded_adapter(recorded: Mapping[str, Any]) -> AdapterRecipe:
+    """Return the adapter recipe of a record; keys that recipes have no more are left out.
+
+    Raises:
+        RecipeError: the record's recipe does not fit the present keys.
+    """
+    content = {key: value for key, value in recorded.items() if key != "name"}
+    training = dict(content.get("training", {}))
+    training.pop("ema_decay", None)
+    if training.get("feature_storage") == "int8":
+        del training["feature_storage"]
+    try:
+        return AdapterRecipe.model_validate(content | {"training": training})
+    except ValidationError as error:
+        raise RecipeError(f"recorded adapter: {_explain(error, AdapterRecipe)}") from error
 
 
 def recipe_folder(kind: Kind) -> Path:

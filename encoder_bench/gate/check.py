@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from encoder_bench.base.recipes import TaskRecipe, scoring_settings
 from encoder_bench.base.record import RunRecord, TaskScores, read_records
 from encoder_bench.gate.baseline import baseline_records, identity, read_baseline
 from encoder_bench.gate.verdicts import CheckResult, RunVerdict, TaskVerdict
@@ -20,7 +21,6 @@ from encoder_bench.results.grouping import data_key, scoring_recipe
 from encoder_bench.results.paired import PairedDifference
 from encoder_bench.tasks.predictions import read_predictions
 
-_NOT_SCORING = frozenset({"description", "column"})
 LEVEL = 0.05
 """Of the test that a score fell, corrected over all scores that are checked together."""
 
@@ -179,11 +179,8 @@ def _task_failures(
             f"metric versions differ: accepted {_brief(accepted.metric_versions)}, "
             f"now {_brief(fresh.metric_versions)}"
         )
-    changed = sorted(
-        key
-        for key in (accepted.definition.keys() | fresh.definition.keys()) - _NOT_SCORING
-        if accepted.definition.get(key) != fresh.definition.get(key)
-    )
+    then, now = (scoring_settings(TaskRecipe, s.definition) for s in (accepted, fresh))
+    changed = sorted(key for key in then.keys() | now.keys() if then.get(key) != now.get(key))
     if changed:
         yield f"the task recipe differs in {', '.join(changed)}"
     if comparison.only_a or comparison.only_b:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from encoder_bench.base.errors import RecordError, WeightsError
 from encoder_bench.base.hardware import choose_device
 from encoder_bench.base.hashing import hash_parameters
-from encoder_bench.base.recipes import AdapterRecipe
+from encoder_bench.base.recipes import recorded_adapter
 from encoder_bench.base.record import RunRecord
 from encoder_bench.pipeline.plan import RunPlan
 
@@ -40,11 +40,10 @@ def load_run(
     final = results / "checkpoints" / record.run_id / "final"
     if not final.is_dir():
         raise RecordError(f"{final}: the trained weights of run {record.run_id} are not there")
-    content = {key: value for key, value in record.adapter.items() if key != "name"}
     plan = RunPlan(
         encoder=record.encoder.name,
         adapter_name=str(record.adapter["name"]),
-        adapter=AdapterRecipe.model_validate(content),
+        adapter=recorded_adapter(record.adapter),
         tasks={},
         training_recipes={},
         data="",

@@ -22,18 +22,6 @@ from encoder_bench.base.recipes import (
 DEFAULT_ENCODER = "tiny-deit"
 DEFAULT_TASKS = ("vqa", "captioning", "oc", "mci")
 
-_NOT_SCORING: Any = {
-    "description": True,
-    "evaluation_batch_images": True,
-    "training": {
-        "checkpoint_every",
-        "keep_checkpoints",
-        "feature_cache",
-        "row_length",
-        "attention",
-    },
-}
-
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
@@ -78,9 +66,11 @@ class RunPlan:
         """Return the settings that determine the score, as JSON; part of the run's identity."""
         return {
             "encoder": self.encoder,
-            "adapter": self.adapter.model_dump(mode="json", exclude=_NOT_SCORING),
-            "tasks": _scoring_part(self.tasks),
-            "training_recipes": _scoring_part(self.training_recipes),
+            "adapter": self.adapter.scoring(),
+            "tasks": {name: recipe.scoring() for name, recipe in self.tasks.items()},
+            "training_recipes": {
+                name: recipe.scoring() for name, recipe in self.training_recipes.items()
+            },
             "seed": self.seed,
             "limit": self.limit,
         }
@@ -141,19 +131,17 @@ def make_plan(
     from encoder_bench.mllm.projectors import projector_names
 
     find_spec(encoder)
-    recipe = load_adapter(
-        adapter,
-        {
-            **(settings or {}),
-            "encoder.trainable": joint or None,
-            "encoder.layer": list(layer) if layer else None,
-            "encoder.resolution": resolution,
-            "projector.name": projector,
-            "projector.visual_tokens": visual_tokens,
-            "llm.name": llm,
-            "llm.train": llm_train,
-        },
-    )
+    flags = {
+        "encoder.trainable": joint or None,
+        "encoder.layer": list(layer) if layer else None,
+        "encoder.resolution": resolution,
+        "projector.name": projector,
+        "projector.visual_tokens": visual_tokens,
+        "llm.name": llm,
+        "llm.train": llm_train,
+    }
+    given = {key: value for key, value in flags.items() if value is not None}
+    recipe = load_adapter(adapter, {**(settings or {}), **given})
     if recipe.projector.name not in projector_names():
         raise UnknownNameError("projector", recipe.projector.name, projector_names())
     if steps is not None:
@@ -179,13 +167,6 @@ def make_plan(
         device=device,
         trust_remote_code=trust_remote_code,
     )
-
-
-def _scoring_part(recipes: Mapping[str, TaskRecipe]) -> dict[str, Any]:
-    return {
-        name: recipe.model_dump(mode="json", exclude={"description", "column"})
-        for name, recipe in recipes.items()
-    }
 
 
 def _with_steps(stage: StageSettings, steps: int) -> StageSettings:

@@ -14,10 +14,8 @@ from pathlib import PurePath
 from typing import Any
 
 from encoder_bench.base.hashing import hash_json
+from encoder_bench.base.recipes import AdapterRecipe, TaskRecipe, scoring_settings
 from encoder_bench.base.record import RunRecord
-
-_NOT_SCORING = ("name", "description", "evaluation_batch_images")
-_NOT_SCORING_OF_TRAINING = ("checkpoint_every", "keep_checkpoints", "feature_cache")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,24 +120,21 @@ def data_key(description: dict[str, Any]) -> str:
 
 def row_key(record: RunRecord) -> str:
     """Return the hash of what the seeds of one row share: encoder, its settings, the mode."""
-    settings = {**record.adapter.get("encoder", {}), "gradient_checkpointing": None}
+    recipe = scoring_recipe(record.adapter)
     return hash_json(
         {
             "encoder": record.encoder.name,
             "fingerprint": record.encoder.fingerprint,
             "joint": record.joint,
-            "settings": settings,
-            "optimizer": _encoder_optimizers(record) if record.joint else None,
+            "settings": recipe["encoder"],
+            "optimizer": [s.get("encoder") for s in recipe["stages"]] if record.joint else None,
         }
     )
 
 
 def scoring_recipe(adapter: dict[str, Any]) -> dict[str, Any]:
     """Return a recorded adapter recipe without what cannot change a score (its name, say)."""
-    kept = _without(adapter, *_NOT_SCORING)
-    if "training" in kept:
-        kept["training"] = _without(kept["training"], *_NOT_SCORING_OF_TRAINING)
-    return kept
+    return scoring_settings(AdapterRecipe, _without(adapter, "name"))
 
 
 def _adapter_key(adapter: dict[str, Any]) -> str:
@@ -160,7 +155,8 @@ def _encoder_optimizers(record: RunRecord) -> list[Any]:
 
 def _task_key(record: RunRecord, task: str) -> str:
     scores = record.tasks[task]
-    definition = _without(scores.definition, "description", "column", "controls")
+    definition = scoring_settings(TaskRecipe, scores.definition)
+    del definition["controls"]  # which blind baselines were measured changes no score
     return hash_json({"definition": definition, "versions": scores.metric_versions})
 
 

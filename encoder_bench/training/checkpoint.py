@@ -26,7 +26,6 @@ from encoder_bench.training.sharding import cut_like
 
 _WEIGHTS = "trained.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
-_AVERAGE = "average.safetensors"
 _STATE = "state.json"
 
 
@@ -88,7 +87,6 @@ def save_checkpoint(
     *,
     identity: str,
     keep: int,
-    average: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a checkpoint and drop all but the last `keep`.
 
@@ -100,14 +98,11 @@ def save_checkpoint(
         resume: what to go on with.
         identity: hash of the recipe; another recipe's checkpoint is refused on reading.
         keep: how many checkpoints stay.
-        average: moving average of the trained state, where there is one.
 
     Raises:
         EncoderBenchError: the disk is full or read-only.
     """
-    files: dict[str, Mapping[str, Tensor]] = {_WEIGHTS: trained, _OPTIMIZER: optimizer}
-    if average is not None:
-        files[_AVERAGE] = average
+    files = {_WEIGHTS: trained, _OPTIMIZER: optimizer}
     content = {
         "identity": identity,
         "stage": resume.stage,
@@ -165,15 +160,6 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Path) -> Non
         cut = tensor if key == "step" else cut_like(tensor, parameters[int(index)])
         state.setdefault(int(index), {})[key] = cut
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
-
-
-def read_average(checkpoint: Path) -> dict[str, Tensor]:
-    """Return a checkpoint's moving average.
-
-    Raises:
-        TrainingError: missing or damaged.
-    """
-    return _read(checkpoint / _AVERAGE)
 
 
 def remove_checkpoints(folder: Path) -> None:

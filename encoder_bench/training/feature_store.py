@@ -27,10 +27,9 @@ from encoder_bench.base.errors import TrainingError
 from encoder_bench.base.files import atomic_path, write_text
 from encoder_bench.base.paths import cache_dir
 
-Storage = Literal["exact", "float16", "int8"]
-"""`exact` keeps the encoder's dtype; `int8` keeps one float32 scale a token beside its bytes."""
+Storage = Literal["exact", "float16"]
+"""`exact` keeps the encoder's dtype."""
 
-_SCALE = ".scale"
 _CHECKSUMS = "crc32"
 _ABOUT = "about.json"
 
@@ -64,7 +63,7 @@ class FeatureStore(Mapping[Path, Tensor]):
         """Take up a shard; a torn one (a disk that lied, a copy cut short) is put away."""
         try:
             handle: Any = safe_open(path, framework="pt")
-            names = [name for name in handle.keys() if not name.endswith(_SCALE)]  # noqa: SIM118
+            names = list(handle.keys())
         except (SafetensorError, OSError):
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
@@ -90,9 +89,8 @@ class FeatureStore(Mapping[Path, Tensor]):
         Raises:
             EncoderBenchError: the disk is full or read-only.
         """
-        stored: dict[str, Tensor] = {}
-        for digest, tokens in features.items():
-            stored |= _pack(digest, tokens, self._storage)
+        dtype = torch.float16 if self._storage == "float16" else None
+        stored = {d: tokens.to(dtype).contiguous().clone() for d, tokens in features.items()}
         path = self._folder / f"{uuid.uuid4().hex}.safetensors"
         with atomic_path(path) as temporary:
             checksums = json.dumps({name: _checksum(tensor) for name, tensor in stored.items()})
@@ -104,19 +102,14 @@ class FeatureStore(Mapping[Path, Tensor]):
         return sum(errors) / len(errors)
 
     def _read(self, digest: str) -> Tensor:
-        if self._storage == "int8":
-            return self._checked(digest, digest).float() * self._checked(digest, digest + _SCALE)
-        return self._checked(digest, digest)
-
-    def _checked(self, digest: str, name: str) -> Tensor:
-        """Return a tensor of a shard; its checksum is compared the first time.
+        """Return an image's tokens; its checksum is compared the first time.
 
         Raises:
             TrainingError: its bytes are not those that were written; the shard is removed.
         """
         path = self._shards[digest]
-        tensor: Tensor = self._open[path].get_tensor(name)
-        expected = self._unchecked.pop(name, None)
+        tensor: Tensor = self._open[path].get_tensor(digest)
+        expected = self._unchecked.pop(digest, None)
         if expected is not None and _checksum(tensor) != expected:
             path.unlink(missing_ok=True)
             raise TrainingError(
@@ -151,19 +144,7 @@ def bytes_an_image(tokens: int, width: int, dtype: torch.dtype, storage: Storage
     >>> bytes_an_image(256, 1024, torch.float32, "float16")
     524288
     """
-    if storage == "int8":
-        return tokens * (width + 4)
     return tokens * width * (2 if storage == "float16" else dtype.itemsize)
-
-
-def _pack(digest: str, tokens: Tensor, storage: Storage) -> dict[str, Tensor]:
-    if storage == "exact":
-        return {digest: tokens.contiguous().clone()}
-    if storage == "float16":
-        return {digest: tokens.half().contiguous()}
-    scale = tokens.float().abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / 127
-    quantised = (tokens.float() / scale).round().to(torch.int8)
-    return {digest: quantised.contiguous(), digest + _SCALE: scale.contiguous()}
 
 
 def _relative_square(read: Tensor, tokens: Tensor) -> float:
@@ -178,7 +159,7 @@ class CacheEntry:
     Attributes:
         folder: of its shards.
         encoder: its name, as it was when the folder was made.
-        storage: `exact`, `float16` or `int8`.
+        storage: `exact` or `float16`.
         images: distinct images.
         size_bytes: of all its shards.
         last_used: seconds since the epoch.
@@ -243,5 +224,5 @@ def _entry(folder: Path) -> CacheEntry:
         with contextlib.suppress(OSError, SafetensorError):
             size += path.stat().st_size
             with safe_open(path, framework="pt") as shard:
-                images |= {name for name in shard.keys() if not name.endswith(_SCALE)}  # noqa: SIM118
+                images |= set(shard.keys())
     return CacheEntry(folder, encoder, storage, len(images), size, about.stat().st_mtime)

@@ -151,8 +151,6 @@ class Stage:
                 f"out of memory: micro-batches now hold {self._maker.micro_batch_images} images; "
                 "the step's loss is the same"
             )
-        if run.average is not None:
-            run.average.update()
         run.summary.losses.append(result.loss)
         run.summary.add_norms(result.norms)
         run.summary.images += self._settings.images_per_step

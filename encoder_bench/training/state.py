@@ -22,11 +22,9 @@ from encoder_bench.training.checkpoint import (
     Resume,
     latest_checkpoint,
     optimizer_state,
-    read_average,
     restore_weights,
     save_checkpoint,
 )
-from encoder_bench.training.ema import MovingAverage
 from encoder_bench.training.sharding import gathered
 from encoder_bench.training.summary import TrainingSummary
 
@@ -49,7 +47,6 @@ class TrainingRun:
         accelerator: knows the processes.
         sharded: whether parameters are cut over the processes.
         trained: `trained_state` of the model, whatever a stage freezes.
-        average: their moving average, where the recipe asks for one.
         summary: what happened so far.
     """
 
@@ -66,7 +63,6 @@ class TrainingRun:
     accelerator: Accelerator
     sharded: bool
     trained: Mapping[str, Tensor]
-    average: MovingAverage | None
     summary: TrainingSummary = field(default_factory=TrainingSummary)
 
     def resume(self) -> tuple[Path | None, int, int]:
@@ -77,8 +73,6 @@ class TrainingRun:
             return None, 0, 0
         checkpoint, resume = found
         restore_weights(self.trained, checkpoint)
-        if self.average is not None:
-            self.average.restore(read_average(checkpoint))
         self.summary = TrainingSummary.from_json(resume.history)
         self.reporter.note(f"training goes on from {checkpoint.name}")
         return checkpoint, resume.stage, resume.step
@@ -88,7 +82,6 @@ class TrainingRun:
         keep = self.accelerator.is_main_process
         trained = gathered(self.trained, keep=keep)
         moments = gathered(optimizer_state(optimizer), keep=keep)
-        average = None if self.average is None else gathered(self.average.state, keep=keep)
         if keep:
             save_checkpoint(
                 self.folder,
@@ -97,7 +90,6 @@ class TrainingRun:
                 Resume(stage, step, self.summary.as_json()),
                 identity=self.identity,
                 keep=self.adapter.training.keep_checkpoints,
-                average=average,
             )
 
     def save_before_failing(self, stage: int, step: int, optimizer: torch.optim.Optimizer) -> None:

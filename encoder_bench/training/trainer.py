@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +20,6 @@ from encoder_bench.mllm.attention import training_attention
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.training.checkpoint import trained_state
 from encoder_bench.training.distributed import make_accelerator
-from encoder_bench.training.ema import MovingAverage
 from encoder_bench.training.sharding import asks_for_shards, load_sharded, sharded_copy
 from encoder_bench.training.stage import Stage, only_parts
 from encoder_bench.training.state import TrainingRun
@@ -29,18 +27,6 @@ from encoder_bench.training.summary import TrainingSummary
 from encoder_bench.training.whiten import fit_whitening
 
 __all__ = ["TrainingSummary", "train"]
-
-_NOT_LEARNING: dict[str, Any] = {
-    "description": True,
-    "evaluation_batch_images": True,
-    "training": {
-        "checkpoint_every",
-        "keep_checkpoints",
-        "feature_cache",
-        "row_length",
-        "attention",
-    },
-}
 
 
 def train(
@@ -89,7 +75,6 @@ def train(
     fit_whitening(mllm, samples, features, device=device)
     working = sharded_copy(mllm, device) if sharded else mllm.to(device)
     trained = trained_state(working)
-    decay = adapter.training.ema_decay
     run = TrainingRun(
         mllm=working,
         samples=samples,
@@ -97,14 +82,13 @@ def train(
         tasks=tasks,
         folder=folder,
         seed=seed,
-        identity=_identity(adapter, tasks, samples, seed),
+        identity=training_identity(adapter, tasks, samples, seed),
         reporter=reporter,
         device=device,
         features=features,
         accelerator=accelerator,
         sharded=sharded,
         trained=trained,
-        average=None if decay is None else MovingAverage(trained, decay),
     )
     checkpoint, stage_done, steps_done = run.resume()
     run.summary.processes = accelerator.num_processes
@@ -115,8 +99,6 @@ def train(
             with only_parts(working, stage) as parameters:
                 Stage(run, number, stage, parameters).run(checkpoint, steps_done)
             checkpoint, steps_done = None, 0
-    if run.average is not None:
-        run.average.apply()
     if sharded:
         load_sharded(mllm, working)
     accelerator.wait_for_everyone()
@@ -125,14 +107,14 @@ def train(
     return run.summary
 
 
-def _identity(
+def training_identity(
     adapter: AdapterRecipe,
     tasks: Mapping[str, TaskRecipe],
     samples: Sequence[Sample],
     seed: int,
 ) -> str:
     """Return the hash of all that determines what is learned, the model's weights excepted."""
-    recipe = adapter.model_dump(mode="json", exclude=_NOT_LEARNING)
+    recipe = adapter.scoring()
     wording = {name: [task.prompt, task.answer] for name, task in tasks.items()}
     taught = (f"{s.sample_id}\n{s.question}\n{s.target}" for s in samples)
     return hash_text(hash_json([recipe, wording, seed]), *taught)

@@ -52,12 +52,12 @@ def test_a_limit_too_small_is_told_and_nothing_is_written() -> None:
     assert not list_features()
 
 
-def test_int8_features_are_kept_apart_and_their_error_is_told(tmp_path: Path) -> None:
-    built = call(*_BUILD, "--storage", "int8")
+def test_float16_features_are_kept_apart_and_their_error_is_printed(tmp_path: Path) -> None:
+    built = call(*_BUILD, "--storage", "float16")
     assert built.exit_code == 0, built.output
     assert "relative error" in built.output
-    assert [entry.storage for entry in list_features()] == ["int8"]
-    settings = {"training.feature_storage": "int8"}
+    assert [entry.storage for entry in list_features()] == ["float16"]
+    settings = {"training.feature_storage": "float16"}
     exact = make_plan(data=_DATA, device="cpu", steps=1, results=tmp_path)
     inexact = make_plan(data=_DATA, device="cpu", steps=1, results=tmp_path, settings=settings)
     losses = [
@@ -66,7 +66,7 @@ def test_int8_features_are_kept_apart_and_their_error_is_told(tmp_path: Path) ->
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
     other = make_plan(data="scenes:6:24:2:6", device="cpu", results=tmp_path, settings=settings)
-    with pytest.raises(EncoderBenchError, match="feature_storage int8"):
+    with pytest.raises(EncoderBenchError, match="feature_storage float16"):
         run(other, QuietReporter(), cache_limit_bytes=10)
 
 

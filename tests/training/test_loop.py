@@ -147,14 +147,6 @@ def test_bfloat16_stays_near_float32(tmp_path: Path) -> None:
     assert rough == pytest.approx(exact, rel=0.05)
 
 
-def test_the_moving_average_replaces_the_last_weights(tmp_path: Path) -> None:
-    last, averaged = model(), model()
-    run(last, tmp_path / "a")
-    run(averaged, tmp_path / "b", recipe(training={"ema_decay": 0.5}))
-    pairs = zip(last.projector.parameters(), averaged.projector.parameters(), strict=True)
-    assert not all(torch.equal(a, b) for a, b in pairs)
-
-
 def test_an_unknown_tracker_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'tensorboard'"):
         run(model(), tmp_path, trackers=["tensorbord"])

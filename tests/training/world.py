@@ -114,7 +114,7 @@ def whole_training(folder: Path, *, dropout: float) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     mllm = model(joint=True, llm="full", dropout=dropout, whiten=True)
-    training = {"checkpoint_every": 1, "keep_checkpoints": 9, "ema_decay": 0.5}
+    training = {"checkpoint_every": 1, "keep_checkpoints": 9}
     summary = run(mllm, folder, recipe(stage={"steps": 6}, training=training))
     if os.environ.get("RANK", "0") == "0":
         tensors = {name: tensor.clone() for name, tensor in trained_state(mllm).items()}
