@@ -41,16 +41,17 @@ test-slurm: $(STAMP)  ## a sweep on a real one-node SLURM, which it sets up firs
 test-slow: $(STAMP)  ## the tests that take minutes each, GPU ones included where there is one
 	$(BIN)/python -m pytest -m 'slow or gpu' --timeout 3600
 
-lint: $(STAMP)  ## ruff: style and errors
+lint: $(STAMP)  ## ruff: style and errors; import-linter: layers and cycles
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 typecheck: $(STAMP)  ## mypy, strict
 	$(BIN)/mypy
 
 check: lint typecheck test  ## what CI runs
 
-check-scores: $(STAMP)  ## hold the scores against the committed baseline, a part made again (minutes on two cores)
+check-scores: $(STAMP)  ## compare the scores with the committed baseline (under a minute on two cores)
 	@if test -f $(BASELINE)/baseline.json; then \
 	  $(BIN)/encoder-bench check $(BASELINE) --rerun quick --junit $(RESULTS)/check-scores.xml; \
 	else \

@@ -1,0 +1,47 @@
+"""Imports run one way, the scoring side never imports torch, and no modules import in a cycle."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LINT = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports())"
+
+
+def lint(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Check the contracts of `pyproject.toml` on the package in `folder`."""
+    return subprocess.run(
+        [sys.executable, "-c", LINT], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_contracts_are_kept() -> None:
+    found = lint(ROOT)
+    assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "contract"),
+    [
+        ("data/sample.py", "from encoder_bench.base.record import RunRecord", None),
+        ("data/sample.py", "import encoder_bench.cli.app", "Imports run one way"),
+        ("metrics/yesno.py", "def f():\n    import torch", "Scoring never imports torch"),
+        ("tasks/controls.py", "import encoder_bench.tasks.evaluate", "No cycle between modules"),
+    ],
+)
+def test_a_planted_import_is_seen(
+    tmp_path: Path, module: str, line: str, contract: str | None
+) -> None:
+    ignored = shutil.ignore_patterns("bundled", "__pycache__")
+    shutil.copytree(ROOT / "encoder_bench", tmp_path / "encoder_bench", ignore=ignored)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    file = tmp_path / "encoder_bench" / module
+    file.write_text(file.read_text() + f"\n{line}\n")
+    found = lint(tmp_path)
+    assert (found.returncode == 0) == (contract is None), found.stdout
+    assert contract is None or f"{contract} BROKEN" in found.stdout
