@@ -1,8 +1,4 @@
-"""Downloading a file so that a kill loses nothing and what is kept is what was meant.
-
-What belongs here: one file over HTTP, resumed where an earlier try stopped, its hash checked
-before it gets its name. Which files there are is the business of whoever asks.
-"""
+"""Downloads that resume if interrupted and are checked before the file gets its name."""
 
 from __future__ import annotations
 
@@ -18,8 +14,8 @@ from encoder_bench.base.errors import DataError
 from encoder_bench.base.hashing import hash_file
 from encoder_bench.base.progress import Reporter
 
-_PIECE = 1 << 20
-_SECONDS = 60
+CHUNK_BYTES = 1 << 20
+TIMEOUT_SECONDS = 60
 _CANNOT_RESUME = 416
 
 
@@ -32,21 +28,21 @@ def download(
     sha1: Sequence[str] = (),
     size: int | None = None,
 ) -> str:
-    """Fetch a file, or go on with a part of it, and return its sha256.
+    """Download a file, or resume a partial download, and return its sha256.
 
     A file that is there already is checked in the same way and not fetched again.
 
     Args:
         url: where from.
         target: where to; `NAME.partial` beside it grows until it is whole.
-        reporter: told the progress in MiB.
-        sha256: what the file must have; None where it is not published.
+        reporter: shows the progress in MiB.
+        sha256: the expected one; None where it is not published.
         sha1: the first digits of a sha1, one of which it must have.
         size: in bytes, where known.
 
     Raises:
-        DataError: not reachable, refused, no space, or another file than was meant; says what to
-            do. A part stays and is gone on with, a wrong file is removed.
+        DataError: not reachable, refused, no space, or not the expected file; says what to
+            do. A partial download stays and is resumed, a wrong file is removed.
     """
     if not target.is_file():
         part = target.with_name(f"{target.name}.partial")
@@ -65,24 +61,24 @@ def _grow(url: str, part: Path, target: Path, reporter: Reporter, size: int | No
         return
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
-        with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
             resumed = answer.status == 206
             length = int(answer.headers.get("Content-Length") or 0)
             whole = length + (start if resumed else 0)
             _enough_space(part.parent, length, url)
-            total = whole // _PIECE or None
+            total = whole // CHUNK_BYTES or None
             with (
                 part.open("ab" if resumed else "wb") as stream,
                 reporter.phase(target.name, total, "MiB") as phase,
             ):
-                phase.advance(start // _PIECE if resumed else 0)
-                while piece := answer.read(_PIECE):
-                    stream.write(piece)
+                phase.advance(start // CHUNK_BYTES if resumed else 0)
+                while chunk := answer.read(CHUNK_BYTES):
+                    stream.write(chunk)
                     phase.advance()
         if length and part.stat().st_size < whole:
             raise DataError(
                 f"{url}: the connection ended at {part.stat().st_size} of {whole} bytes; run the "
-                "same command again, it goes on from there"
+                "same command again, it resumes"
             )
     except urllib.error.HTTPError as error:
         if error.code == _CANNOT_RESUME and start:
@@ -91,7 +87,7 @@ def _grow(url: str, part: Path, target: Path, reporter: Reporter, size: int | No
     except http.client.HTTPException as error:
         raise DataError(
             f"{url}: the connection broke off ({type(error).__name__}); run the same command "
-            "again, it goes on from where it stopped"
+            "again, it resumes"
         ) from error
     except (urllib.error.URLError, TimeoutError, ConnectionError, ValueError) as error:
         reason = getattr(error, "reason", error)
@@ -105,13 +101,13 @@ def _enough_space(folder: Path, wanted: int, url: str) -> None:
     free = shutil.disk_usage(folder).free
     if wanted > free:
         raise DataError(
-            f"{url}: {wanted / 2**30:.1f} GiB are to come, {free / 2**30:.1f} GiB are free in "
+            f"{url}: {wanted / 2**30:.1f} GiB are needed, {free / 2**30:.1f} GiB are free in "
             f"{folder}"
         )
 
 
 def _check(file: Path, url: str, sha256: str | None, sha1: Sequence[str], size: int | None) -> None:
-    """Remove a file that is not the one that was meant, and say so."""
+    """Remove a file that is not the expected one, and raise."""
     found = file.stat().st_size
     problem = None
     if size is not None and found != size:
@@ -126,4 +122,4 @@ def _check(file: Path, url: str, sha256: str | None, sha1: Sequence[str], size: 
     if problem is None:
         return
     file.unlink()
-    raise DataError(f"{url}: not the file that was meant: {problem}; {file} was removed")
+    raise DataError(f"{url}: not the expected file: {problem}; {file} was removed")

@@ -1,8 +1,4 @@
-"""Errors that a user can cause and mend; every one is a single clear line.
-
-What belongs here: the exception types that `cli.py` prints without a traceback. Programming
-mistakes stay ordinary Python exceptions and keep theirs.
-"""
+"""Errors that a user can cause and fix; each is a single clear line, printed without traceback."""
 
 from __future__ import annotations
 

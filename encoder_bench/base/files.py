@@ -1,7 +1,4 @@
-"""Writing files so that a kill at any moment leaves the old content or the new, never half.
-
-What belongs here: temp file beside the target, flush, fsync, rename.
-"""
+"""Atomic writes: a kill at any moment leaves the old content or the new, never half."""
 
 from __future__ import annotations
 

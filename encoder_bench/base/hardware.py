@@ -1,7 +1,4 @@
-"""What a run stood on: device, processor, memory, package versions.
-
-What belongs here: facts for the record, read once; nothing that changes a score.
-"""
+"""What a run used: device, processor, memory, package versions."""
 
 from __future__ import annotations
 

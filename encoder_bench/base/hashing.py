@@ -1,7 +1,4 @@
-"""Content hashes: of text, files, JSON-like values and a module's weights.
-
-What belongs here: sha256 of things that determine a score, always in full hexadecimal.
-"""
+"""Content hashes: of text, files, JSON-like values and a module's weights."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Where things are kept that can always be made again.
-
-What belongs here: the cache folder and its rooms. Results never go there.
-"""
+"""The cache folder; what is in it can always be computed again."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import os
 from pathlib import Path
 
 
-def cache_dir(*rooms: str) -> Path:
+def cache_dir(*parts: str) -> Path:
     """Return a folder under `$ENCODER_BENCH_CACHE`, else `$XDG_CACHE_HOME` or `~/.cache`.
 
     The folder is not created.
@@ -19,4 +16,4 @@ def cache_dir(*rooms: str) -> Path:
         base = Path(root).expanduser()
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "encoder-bench"
-    return base.joinpath(*rooms)
+    return base.joinpath(*parts)
