@@ -81,9 +81,9 @@ def _cider(images: int, repeats: int) -> dict[str, float]:
 
 
 def _vqa(answers: int, repeats: int) -> dict[str, float]:
-    from encoder_bench.metrics import vqa as metric
-    from encoder_bench.tasks import vqa
-    from encoder_bench.tasks.measures import score_of
+    from encoder_bench.metrics import vqa
+    from encoder_bench.metrics.metric import find_metric, runner_metrics
+    from encoder_bench.tasks.evaluate import score_of
 
     rng = random.Random(3)
     samples = [
@@ -92,13 +92,14 @@ def _vqa(answers: int, repeats: int) -> dict[str, float]:
     ]
     texts = [f"{rng.choice(_ANSWERS)} {i % 50}" for i in range(answers)]
 
-    def scored(names: tuple[str, ...]) -> None:
-        metric.forget()
-        for measure in vqa.measure(samples, texts, names).measures.values():
-            score_of(measure, samples, seed=0)
+    def scored(names: list[str]) -> None:
+        vqa.forget()
+        references = [sample.references for sample in samples]
+        for name in names:
+            score_of(find_metric(name).measure(texts, references), samples, seed=0)
 
     official, every = medians(
-        [lambda: scored(("vqa_accuracy",)), lambda: scored(vqa.METRICS)], repeats
+        [lambda: scored(["vqa_accuracy"]), lambda: scored(runner_metrics("vqa"))], repeats
     )
     return {"official_with_interval_seconds": official, "all_variants_seconds": every}
 

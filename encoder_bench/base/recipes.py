@@ -227,6 +227,14 @@ class TaskRecipe(_Frozen):
         "majority",
     )
 
+    def fill_prompt(self, question: str) -> str:
+        """Return what a model is asked, without the chat template."""
+        return self.prompt.format(question=question)
+
+    def fill_answer(self, target: str) -> str:
+        """Return the answer that training teaches."""
+        return self.answer.format(target=target)
+
     @field_validator("prompt")
     @classmethod
     def _known_fields(cls, value: str) -> str:

@@ -20,7 +20,7 @@ from encoder_bench.gate.verdicts import RunVerdict, TaskVerdict
 from encoder_bench.metrics.metric import recorded_metric
 from encoder_bench.results.grouping import data_key
 from encoder_bench.tasks.predictions import Prediction, read_predictions
-from encoder_bench.tasks.remeasure import measure_again
+from encoder_bench.tasks.rescore import measure_again
 
 SAMPLES = 12
 """Right answers a task that are written awkwardly."""
@@ -70,9 +70,9 @@ def canary_scores(folder: Path, record: RunRecord, task: str) -> Scores:
     found: Scores = {}
     for name, write in WRITINGS.items():
         answers = [_rewritten(each, write) for each in chosen]
-        measures, _ = measure_again(record, task, answers, leave_out=java)
+        measures = measure_again(record, task, answers, leave_out=java).measures
         found[name] = {
-            metric: [measure.sample_score(index) for index in range(len(answers))]
+            metric: measure.sample_scores() or [None] * len(answers)
             for metric, measure in measures.items()
         }
     return found

@@ -12,7 +12,6 @@ A full rerun trains every run again.
 from __future__ import annotations
 
 import contextlib
-import functools
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -169,35 +168,22 @@ def answer_again(
     from encoder_bench.data.folder import open_data
     from encoder_bench.pipeline.load import load_run
     from encoder_bench.pipeline.predictor import ImagePredictor
-    from encoder_bench.tasks.evaluate import prepare_tasks, score_task
-    from encoder_bench.tasks.predict import predict_task
-    from encoder_bench.tasks.registry import needs_corpus
+    from encoder_bench.tasks.evaluate import evaluate
+    from encoder_bench.tasks.task import read_samples
 
     source = open_data(plan.data, reporter)
-    model = ImagePredictor(load_run(baseline, record, device=plan.device))
-    answered, corpora = {}, {}
-    for name, recipe in plan.tasks.items():
-        split = functools.partial(
-            source.samples, name, reader=recipe.reader, source=recipe.source, split="test"
-        )
-        whole = plan.limit is not None and needs_corpus(recipe)
-        corpora[name] = split() if whole else None
-        answered[name] = predict_task(
-            model,
-            name,
-            recipe,
-            split(limit=plan.limit, seed=plan.seed),
-            predictions=folder / "predictions" / record.run_id / f"{name}.jsonl",
-            controls=(),
-            batch_images=plan.adapter.evaluation_batch_images,
-            seed=plan.seed,
-            reporter=reporter,
-        )
-    prepare_tasks(answered.values())
-    tasks = {
-        name: score_task(answers, seed=plan.seed, reporter=reporter, corpus=corpora[name])
-        for name, answers in answered.items()
-    }
+    tasks = evaluate(
+        ImagePredictor(load_run(baseline, record, device=plan.device)),
+        [
+            read_samples(source, name, recipe, limit=plan.limit, seed=plan.seed)
+            for name, recipe in plan.tasks.items()
+        ],
+        folder / "predictions" / record.run_id,
+        controls=False,
+        batch_images=plan.adapter.evaluation_batch_images,
+        seed=plan.seed,
+        reporter=reporter,
+    )
     return record.model_copy(update={"tasks": tasks, "data": source.description()})
 
 

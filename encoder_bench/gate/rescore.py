@@ -6,24 +6,16 @@ touch, since it is text that is scored.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from encoder_bench.base.errors import EncoderBenchError, RecordError
-from encoder_bench.base.hashing import hash_json
+from encoder_bench.base.errors import RecordError
 from encoder_bench.base.record import RunRecord
 from encoder_bench.gate.verdicts import RunVerdict, TaskVerdict
-from encoder_bench.metrics.metric import Measure, recorded_metric
+from encoder_bench.metrics.metric import Measure
 from encoder_bench.results.compare import Flip, TaskComparison
-from encoder_bench.tasks.measures import PredictionSets
 from encoder_bench.tasks.predictions import Prediction, read_predictions
-from encoder_bench.tasks.registry import prepare_runners
-from encoder_bench.tasks.remeasure import (
-    as_samples,
-    measure_again,
-    recorded_recipe,
-)
+from encoder_bench.tasks.rescore import measure_again, prepare_recorded
 
 TOLERANCE = 1e-6
 """Points; sums of thousands of float64 differ by less on any machine."""
@@ -42,7 +34,7 @@ def check_recorded_answers(baseline: Path, records: Mapping[str, RunRecord]) -> 
     Raises:
         RecordError: predictions are missing or damaged.
     """
-    _prepare(baseline, list(records.values()))
+    prepare_recorded(baseline, records.values())
     return [
         RunVerdict(
             name,
@@ -55,36 +47,14 @@ def check_recorded_answers(baseline: Path, records: Mapping[str, RunRecord]) -> 
     ]
 
 
-def _prepare(baseline: Path, records: Sequence[RunRecord]) -> None:
-    """Give each Java program the captions of all runs at once: one start instead of one a run."""
-    sets: dict[str, list[list[Prediction]]] = {}
-    recipes: dict[str, tuple[RunRecord, str]] = {}
-    for record in records:
-        for task, scores in record.tasks.items():
-            if any(recorded_metric(name).backend == "java" for name in scores.metrics):
-                predictions = read_predictions(baseline, record, task)
-                asked = [each.sample_id for each in predictions]
-                key = hash_json([scores.definition, asked])
-                sets.setdefault(key, []).append(predictions)
-                recipes[key] = record, task
-    answers: list[tuple[str, PredictionSets]] = []
-    for key, (record, task) in recipes.items():
-        with contextlib.suppress(EncoderBenchError):  # `_verdict` says what is wrong
-            recipe = recorded_recipe(record, task)
-            texts = [[each.prediction for each in recorded] for recorded in sets[key]]
-            samples = as_samples(task, sets[key][0])
-            answers.append((recipe.runner, PredictionSets(samples, texts, recipe.metrics)))
-    with contextlib.suppress(EncoderBenchError):
-        prepare_runners(answers)
-
-
 def _verdict(baseline: Path, record: RunRecord, task: str) -> TaskVerdict:
     label = f"{task}, recorded answers scored again"
     predictions = read_predictions(baseline, record, task)
     try:
-        measures, parsed = measure_again(record, task, predictions)
+        measured = measure_again(record, task, predictions)
     except RecordError as error:
         return TaskVerdict(label, None, (str(error),))
+    measures, parsed = measured.measures, measured.parsed
     failures = list(_changed_metrics(record, task, predictions, measures))
     otherwise = [each for each, now in zip(predictions, parsed, strict=True) if each.parsed != now]
     if otherwise:
@@ -118,8 +88,8 @@ def _changed_metrics(
             continue
         changed = [
             each
-            for index, each in enumerate(predictions)
-            if metric in each.scores and _differ(each.scores[metric], measure.sample_score(index))
+            for each, score in zip(predictions, measure.sample_scores(), strict=True)
+            if metric in each.scores and _differ(each.scores[metric], score)
         ]
         if changed or _differ(recorded.value, now):
             example = f", the first {changed[0].sample_id}" if changed else ""
@@ -142,8 +112,8 @@ def _as_comparison(
     if measure is None or recorded is None or now is None:
         return None
     flips = []
-    for index, each in enumerate(predictions):
-        before, after = each.scores.get(scores.primary), measure.sample_score(index)
+    for each, after in zip(predictions, measure.sample_scores(), strict=True):
+        before = each.scores.get(scores.primary)
         if before is not None and after is not None and _differ(before, after):
             flips.append(_flip(each, before, after))
     return TaskComparison(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Literal, ParamSpec, cast
@@ -69,8 +69,8 @@ class Metric:
         """
         if not all(references):
             return unavailable(
-                "references of some samples are not public or missing; where the run leaves an "
-                "exported file, the benchmark's server scores it"
+                "the human answers to some samples are missing or not public; upload the run's "
+                "exported file, where there is one, to the benchmark's server"
             )
         try:
             if self.needs_corpus:
@@ -179,6 +179,25 @@ def runner_metrics(runner: str) -> list[str]:
     """Return the names of a task runner's metrics, the built-in ones first."""
     plugins = [cast(Metric, e.load()) for e in metadata.entry_points(group=ENTRY_POINTS)]
     return [m.name for m in (*METRICS.values(), *plugins) if m.runner == runner]
+
+
+def measure_java_once(
+    sets: Iterable[tuple[Iterable[str], Sequence[str], References]],
+) -> None:
+    """Score all captions by each Java program in one go: one start for all that follows.
+
+    Args:
+        sets: names of metrics, predictions, and the references of each; many at once.
+    """
+    pairs: dict[str, tuple[list[str], list[Sequence[str]]]] = {}
+    for names, predictions, references in sets:
+        for name in names:
+            if recorded_metric(name).backend == "java" and all(references):
+                texts, truths = pairs.setdefault(name, ([], []))
+                texts += predictions
+                truths += references
+    for name, (texts, truths) in pairs.items():
+        find_metric(name).measure(texts, truths)
 
 
 def _plugin(name: str) -> Metric | None:

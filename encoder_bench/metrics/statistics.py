@@ -46,17 +46,17 @@ class Measure:
     @property
     def score(self) -> float | None:
         """The score of all samples together; None where it is n/a or not defined."""
-        return self._value(self.values)
-
-    def sample_score(self, index: int) -> float | None:
-        """Return one sample's own score; None where it is n/a or not defined."""
-        return self._value(self.values[index : index + 1])
-
-    def _value(self, rows: Matrix) -> float | None:
         if self.reason is not None:
             return None
-        value = float(self.statistic(rows.sum(axis=0, keepdims=True))[0])
+        value = float(self.statistic(self.values.sum(axis=0, keepdims=True))[0])
         return value if np.isfinite(value) else None
+
+    def sample_scores(self) -> list[float | None]:
+        """Return each sample's own score, None where it is not defined; none where it is n/a."""
+        if not len(self.values):
+            return []
+        found = self.statistic(self.values)
+        return [float(value) if np.isfinite(value) else None for value in found]
 
 
 def mean_percent(values: Sequence[float] | Matrix) -> Measure:
@@ -111,46 +111,18 @@ def bootstrap_interval(
     >>> 0.38 < low < 0.44 and 0.56 < high < 0.62
     True
     """
-    return bootstrap_intervals([values], clusters, [statistic], seed=seed, resamples=resamples)[0]
-
-
-def bootstrap_intervals(
-    values: Sequence[Matrix],
-    clusters: Sequence[Hashable],
-    statistics: Sequence[Statistic],
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-) -> list[tuple[float, float] | None]:
-    """Return the interval of several metrics of the same samples, from the same resamples.
-
-    Drawing is what costs, so that four metrics take hardly longer than one; each interval is the
-    one that `bootstrap_interval` gives it alone.
-
-    Args:
-        values: for each metric its `(n, K)` matrix; K may differ.
-        clusters: n labels (image ids).
-        statistics: of each metric's column sums.
-        seed: of the resampling.
-        resamples: how many.
-
-    >>> right = np.array([[1.0, 1.0], [0.0, 1.0]] * 50)
-    >>> both = bootstrap_intervals([right, right], range(100), [ratio, plain_ratio])
-    >>> both[0] == bootstrap_interval(right, range(100), ratio)
-    True
-    """
-    sums = [cluster_sums(matrix, clusters) for matrix in values]
-    count = len(sums[0]) if sums else 0
-    if count < 2:
-        return [None] * len(sums)
-    stacked = np.concatenate(sums, axis=1)
-    edges = np.cumsum([matrix.shape[1] for matrix in sums])[:-1]
-    drawn: list[list[Matrix]] = [[] for _ in sums]
-    for weights in _resamples(count, resamples, seed):
-        parts = np.split(weights @ stacked, edges, axis=1)
-        for found, statistic, part in zip(drawn, statistics, parts, strict=True):
-            found.append(statistic(part))
-    return [_interval(np.concatenate(found), count) for found in drawn]
+    sums = cluster_sums(values, clusters)
+    if len(sums) < 2:
+        return None
+    drawn = np.concatenate(
+        [statistic(weights @ sums) for weights in _resamples(len(sums), resamples, seed)]
+    )
+    finite = drawn[np.isfinite(drawn)]
+    if not len(finite):
+        return None
+    tail = expanded_tail(len(sums))
+    low, high = np.quantile(finite, [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def _resamples(count: int, resamples: int, seed: int) -> Iterator[Matrix]:
@@ -164,15 +136,6 @@ def _resamples(count: int, resamples: int, seed: int) -> Iterator[Matrix]:
         drawn += count * np.arange(size)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=size * count)
         yield counts.reshape(size, count).astype(np.float64)
-
-
-def _interval(drawn: Matrix, clusters: int) -> tuple[float, float] | None:
-    finite = drawn[np.isfinite(drawn)]
-    if not len(finite):
-        return None
-    tail = expanded_tail(clusters)
-    low, high = np.quantile(finite, [tail, 1 - tail])
-    return float(low), float(high)
 
 
 def expanded_tail(clusters: int) -> float:

@@ -296,30 +296,17 @@ def _score_tasks(
     watch: Stopwatch,
 ) -> dict[str, TaskScores]:
     from encoder_bench.pipeline.predictor import ImagePredictor
-    from encoder_bench.tasks.evaluate import prepare_tasks, score_task
-    from encoder_bench.tasks.predict import predict_task
+    from encoder_bench.tasks.evaluate import evaluate
 
-    answered, scores = {}, {}
-    for name, recipe in plan.tasks.items():
-        with watch.phase(name):
-            answered[name] = predict_task(
-                ImagePredictor(mllm, features),
-                name,
-                recipe,
-                data.test[name],
-                predictions=plan.results / "predictions" / identity / f"{name}.jsonl",
-                controls=recipe.controls,
-                batch_images=plan.adapter.evaluation_batch_images,
-                seed=plan.seed,
-                reporter=reporter,
-            )
-    with watch.phase("scoring_together"):
-        prepare_tasks(answered.values())
-    for name, answers in answered.items():
-        with watch.phase(name):
-            corpus = data.corpora.get(name)
-            scores[name] = score_task(answers, seed=plan.seed, reporter=reporter, corpus=corpus)
-    return scores
+    return evaluate(
+        ImagePredictor(mllm, features),
+        list(data.test.values()),
+        plan.results / "predictions" / identity,
+        batch_images=plan.adapter.evaluation_batch_images,
+        seed=plan.seed,
+        reporter=reporter,
+        timed=watch.phase,
+    )
 
 
 @contextlib.contextmanager

@@ -17,25 +17,21 @@ from encoder_bench.pipeline.plan import RunPlan
 if TYPE_CHECKING:
     from encoder_bench.data.folder import DataFolder
     from encoder_bench.data.sample import Sample
+    from encoder_bench.tasks.task import TaskSamples
 
 
 @dataclass(frozen=True, slots=True)
 class RunData:
-    """What a run reads: the folders, the training samples, and each task's test samples.
-
-    `corpora` holds the whole split for tasks with a metric that depends on it, where only a subset
-    of it is tested.
-    """
+    """What a run reads: the folders, the training samples, and each task's test samples."""
 
     folder: DataFolder
     training_folder: DataFolder
     training: list[Sample]
-    test: Mapping[str, list[Sample]]
-    corpora: Mapping[str, list[Sample]]
+    test: Mapping[str, TaskSamples]
 
     def images(self) -> list[Path]:
         """Return every image that the run shows to the encoder, each once."""
-        samples = [*self.training, *(s for group in self.test.values() for s in group)]
+        samples = [*self.training, *(s for task in self.test.values() for s in task.samples)]
         return list(dict.fromkeys(sample.image_path for sample in samples))
 
     def training_description(self) -> dict[str, Any]:
@@ -54,29 +50,17 @@ def read_data(plan: RunPlan, reporter: Reporter) -> RunData:
         DataError: files are missing or malformed, a split is empty, or images are shared.
     """
     from encoder_bench.data.folder import check_disjoint, open_data
-    from encoder_bench.tasks.registry import needs_corpus
+    from encoder_bench.tasks.task import read_samples
 
     folder = open_data(plan.data, reporter=reporter)
     training_folder = (
         folder if plan.training_data == plan.data else open_data(plan.training_data, reporter)
     )
     with reporter.phase("data", len(plan.tasks) + len(plan.training_recipes), "sets") as phase:
-        test: dict[str, list[Sample]] = {}
-        corpora: dict[str, list[Sample]] = {}
+        test: dict[str, TaskSamples] = {}
         for name, recipe in plan.tasks.items():
-            if plan.limit is not None and needs_corpus(recipe):
-                corpora[name] = folder.samples(
-                    name, reader=recipe.reader, source=recipe.source, split="test"
-                )
-            test[name] = folder.samples(
-                name,
-                reader=recipe.reader,
-                source=recipe.source,
-                split="test",
-                limit=plan.limit,
-                seed=plan.seed,
-            )
-            phase.advance(test=f"{name} {len(test[name])}")
+            test[name] = read_samples(folder, name, recipe, limit=plan.limit, seed=plan.seed)
+            phase.advance(test=f"{name} {len(test[name].samples)}")
         training: list[Sample] = []
         for name, recipe in plan.training_recipes.items():
             samples = training_folder.samples(
@@ -86,5 +70,5 @@ def read_data(plan: RunPlan, reporter: Reporter) -> RunData:
             phase.advance(training=f"{name} {len(samples)}")
     if not training:
         raise DataError(f"--train-data {plan.training_data}: no training samples")
-    check_disjoint(training, [sample for group in test.values() for sample in group])
-    return RunData(folder, training_folder, training, test, corpora)
+    check_disjoint(training, [sample for task in test.values() for sample in task.samples])
+    return RunData(folder, training_folder, training, test)

@@ -159,5 +159,5 @@ def _probe_logits(
 
 def _turn(plan: RunPlan, sample: Sample) -> tuple[str, str]:
     recipe = plan.training_recipes[sample.task]
-    prompt = recipe.prompt.format(question=sample.question)
-    return prompt, recipe.answer.format(target=sample.target)
+    prompt = recipe.fill_prompt(sample.question)
+    return prompt, recipe.fill_answer(sample.target)

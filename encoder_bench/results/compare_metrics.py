@@ -16,7 +16,7 @@ from encoder_bench.base.record import RunRecord
 from encoder_bench.metrics.metric import Measure
 from encoder_bench.results.paired import PairedDifference, paired_measures
 from encoder_bench.tasks.predictions import Prediction
-from encoder_bench.tasks.remeasure import measure_again
+from encoder_bench.tasks.rescore import measure_again
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,8 @@ def compare_metrics(
     if not a:
         return ()
     try:
-        measures_a, _ = measure_again(run_a, task, a)
-        measures_b, _ = measure_again(run_b, task, [by_id[each.sample_id] for each in a])
+        measures_a = measure_again(run_a, task, a).measures
+        measures_b = measure_again(run_b, task, [by_id[each.sample_id] for each in a]).measures
     except RecordError as error:
         return tuple(MetricComparison(name, None, None, None, str(error)) for name in names)
     images = [str(each.image_id) for each in a]

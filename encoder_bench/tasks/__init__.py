@@ -1,1 +1,1 @@
-"""Task runners: the one evaluation loop and what each task adds to it."""
+"""Tasks: one evaluation for all of them, and what each kind adds to it."""

@@ -1,33 +1,34 @@
-"""Anyone's predictions file: read in the forms that are about, matched with samples, complained of.
-
-What belongs here: rows to answers by sample, and what is odd about them, by kind. Nothing is left
-out without being named; what an answer is worth is not decided here.
-"""
+"""Any tool's predictions file: read in the usual forms, matched with samples, oddities noted."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
+import sys
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from encoder_bench.base.errors import DataError
 from encoder_bench.data.sample import Sample
-from encoder_bench.tasks.answer_rows import rows_of_any_form
 
 IDS = ("sample_id", "question_id", "id", "index")
 TEXTS = ("prediction", "answer", "caption", "response", "output", "text", "pred")
-LONG = 10_000
-"""Characters beyond which an answer is worth a word."""
+MAX_LENGTH = 10_000
+"""Characters beyond which an answer is noted as long."""
 _FILE_NAME = re.compile(r"(?:.*[_/])?0*(\d+)\.(?:jpe?g|png)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One row: where it stands, the names under which a sample may claim it, and its text."""
+    """One row: its place in the file, the names under which a sample may claim it, its text.
+
+    `image` is set where the row names nothing but an image.
+    """
 
     place: str
     names: tuple[str, ...]
@@ -37,7 +38,7 @@ class Answer:
 
 @dataclass(slots=True)
 class AnswersFile:
-    """All rows of a file, in order, and the samples or rows that something is odd about, by kind.
+    """All rows of a file, in order, and what is odd about samples or rows, by kind.
 
     Kinds: `not text`, `empty`, `long`, `control characters`, `another script`, `id is text`, and,
     after `matched`, `id written otherwise`, `missing`, `to no sample`.
@@ -57,7 +58,7 @@ class AnswersFile:
         Raises:
             DataError: a sample is answered twice, or no row belongs to any sample.
         """
-        if self._in_order(samples):
+        if [a.image for a in self.answers] == [_plain(s.image_id) for s in samples]:
             return {s.sample_id: a.text for s, a in zip(samples, self.answers, strict=True)}
         unnamed = next((answer for answer in self.answers if not answer.names), None)
         if unnamed is not None:
@@ -65,20 +66,20 @@ class AnswersFile:
                 f"{unnamed.place}: image {unnamed.image} has several questions, and the rows "
                 f"are not those of task '{task}' in order; add 'question' or 'sample_id'"
             )
-        owner = {name: s.sample_id for s in reversed(samples) for name in _names(s, samples)}
+        owner = {name: s.sample_id for s in reversed(samples) for name in _sample_names(s)}
         found: dict[str, Answer] = {}
         twice: list[str] = []
         for answer in self.answers:
             name = next((name for name in answer.names if name in owner), None)
             if name is None:
                 self.note("to no sample", f"{answer.place} ({answer.names[0]})")
-            elif owner[name] in found:
-                first = found[owner[name]].place.rpartition("/")[2]
-                twice.append(f"{answer.names[0]} ({first} and {answer.place.rpartition('/')[2]})")
-            else:
-                found[owner[name]] = answer
-                if name != answer.names[0]:
-                    self.note("id written otherwise", f"{answer.names[0]} for {name}")
+                continue
+            first = found.setdefault(owner[name], answer)
+            if first is not answer:
+                places = (each.place.rpartition("/")[2] for each in (first, answer))
+                twice.append(f"{answer.names[0]} ({' and '.join(places)})")
+            elif name != answer.names[0]:
+                self.note("id written otherwise", f"{answer.names[0]} for {name}")
         if twice:
             raise DataError(
                 f"{self.path}: a second answer to {len(twice)} samples, the first {twice[0]}; "
@@ -87,32 +88,25 @@ class AnswersFile:
         if not found:
             raise DataError(
                 f"{self.path}: no id of it is one of task '{task}', whose ids look like "
-                f"{', '.join(_names(samples[0], samples)[:3])}"
+                f"{', '.join(_sample_names(samples[0])[:3])}"
             )
         for sample in samples:
             if sample.sample_id not in found:
                 self.note("missing", sample.sample_id)
         return {sample_id: answer.text for sample_id, answer in found.items()}
 
-    def _in_order(self, samples: Sequence[Sample]) -> bool:
-        """Return whether rows have images alone, and these are the samples' in the same order."""
-        return len(self.answers) == len(samples) and all(
-            answer.image is not None and not answer.names and answer.image == _plain(s.image_id)
-            for answer, s in zip(self.answers, samples, strict=True)
-        )
-
 
 def read_answers_file(path: Path) -> AnswersFile:
     """Read JSON (a list), JSON lines, or CSV with a header.
 
     A row has an id (`sample_id`, `question_id`, `id`, `index`, `image_id` with `question`, or
-    `image_id` alone) and an answer. Rows of blind controls in our own files are passed over.
+    `image_id` alone) and an answer. Rows of blind controls in our own files are skipped.
 
     Raises:
         DataError: malformed, or without an id or an answer; names the row.
     """
     file = AnswersFile(path, [])
-    for place, row in rows_of_any_form(path):
+    for place, row in _rows(path):
         if row.get("control"):
             continue
         names, image = _row_names(row)
@@ -122,28 +116,67 @@ def read_answers_file(path: Path) -> AnswersFile:
                 f"{place}: needs one of {', '.join((*IDS, 'image_id'))} and one of "
                 f"{', '.join(TEXTS)}; it has {', '.join(map(str, row))}"
             )
-        label = names[0] if names else str(image)
         if path.suffix != ".csv":
-            for field_name in ("question_id", "image_id"):
-                if isinstance(row.get(field_name), str) and row[field_name].strip().isdigit():
-                    file.note("id is text", f"{field_name} {row[field_name]!r}")
-        file.answers.append(Answer(place, names, image, _text(row[key], label, file)))
+            for name in ("question_id", "image_id"):
+                if isinstance(row.get(name), str) and row[name].strip().isdigit():
+                    file.note("id is text", f"{name} {row[name]!r}")
+        text = _text(row[key], names[0] if names else str(image), file)
+        file.answers.append(Answer(place, names, image, text))
     if not file.answers:
         raise DataError(f"{path}: no answers in it")
-    if any(not answer.names for answer in file.answers) and not _images_differ(file.answers):
-        return file  # images repeat: only the order of rows can tell which question is meant
-    file.answers = [
-        answer
-        if answer.names
-        else Answer(answer.place, _spellings(answer.image or ""), None, answer.text)
-        for answer in file.answers
-    ]
+    images = [answer.image for answer in file.answers if not answer.names]
+    if len(set(images)) == len(images):  # else only the order of rows tells which question is meant
+        file.answers = [
+            a if a.names else replace(a, names=_spellings(a.image), image=None)
+            for a in file.answers
+        ]
     return file
 
 
-def _images_differ(answers: Sequence[Answer]) -> bool:
-    images = [answer.image for answer in answers if not answer.names]
-    return len(set(images)) == len(images)
+def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each row, and the words that name it in an error."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: cannot be read ({error})") from error
+    if file.suffix == ".csv":
+        yield from _csv_rows(file, text)
+        return
+    if text.lstrip().startswith("["):
+        entries = [(f"{file}, row {i}", row) for i, row in enumerate(_json(text, str(file)))]
+    else:
+        lines = enumerate(text.split("\n"), start=1)
+        entries = [(f"{file}:{n}", _json(line, f"{file}:{n}")) for n, line in lines if line.strip()]
+    for place, row in entries:
+        if not isinstance(row, dict):
+            raise DataError(f"{place}: not an object")
+        yield place, row
+
+
+def _json(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        at_end = isinstance(error, json.JSONDecodeError) and (
+            error.pos >= len(text.rstrip()) - 1 or error.msg.startswith("Unterminated")
+        )
+        cut = " (cut short?)" if at_end else ""
+        raise DataError(f"{place}: not valid JSON ({error}){cut}") from error
+
+
+def _csv_rows(file: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    limit = csv.field_size_limit(sys.maxsize)
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        for row in reader:
+            place = f"{file}:{reader.line_num}"
+            if None in row or None in row.values():
+                raise DataError(f"{place}: another number of fields than the header")
+            yield place, row
+    except csv.Error as error:
+        raise DataError(f"{file}:{reader.line_num}: not valid CSV ({error})") from error
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _row_names(row: dict[str, Any]) -> tuple[tuple[str, ...], str | None]:
@@ -151,34 +184,34 @@ def _row_names(row: dict[str, Any]) -> tuple[tuple[str, ...], str | None]:
     identifier = next((row[name] for name in IDS if row.get(name) not in (None, "")), None)
     if identifier is not None:
         return _spellings(identifier), None
-    image = row.get("image_id", row.get("image"))
+    image, question = row.get("image_id", row.get("image")), row.get("question", row.get("text_in"))
     if image in (None, ""):
         return (), None
-    question = row.get("question", row.get("text_in"))
     if isinstance(question, str) and question.strip():
         return (_asked(image, question),), None
     return (), _plain(image)
 
 
 def _spellings(identifier: Any) -> tuple[str, ...]:
-    """Return an id as it is written, and as the number that it stands for.
+    """Return an id as it is written, and as the number that it means.
 
     >>> _spellings(42.0), _spellings("000042"), _spellings("COCO_val2014_000000000042.jpg")
     (('42',), ('000042', '42'), ('COCO_val2014_000000000042.jpg', '42'))
     """
+    return tuple(dict.fromkeys((_written(identifier), _plain(identifier))))
+
+
+def _written(identifier: Any) -> str:
     if isinstance(identifier, float) and identifier.is_integer():
         identifier = int(identifier)
-    written = str(identifier).strip()
-    return tuple(dict.fromkeys((written, _plain(written))))
+    return str(identifier).strip()
 
 
 def _plain(identifier: Any) -> str:
     """Return an image's number where its name has one, else the name."""
-    if isinstance(identifier, float) and identifier.is_integer():
-        identifier = int(identifier)
-    written = str(identifier).strip()
+    written = _written(identifier)
     if written.isascii() and written.isdigit():
-        return str(int(written)) if len(written) < 1000 else written
+        return written.lstrip("0") or "0"
     match = _FILE_NAME.fullmatch(written)
     return match.group(1) if match else written
 
@@ -187,14 +220,11 @@ def _asked(image: Any, question: str) -> str:
     return f"{_plain(image)} {' '.join(question.split())}"
 
 
-def _names(sample: Sample, samples: Sequence[Sample]) -> tuple[str, ...]:
+def _sample_names(sample: Sample) -> tuple[str, ...]:
     """Return the names under which a file may answer a sample: ours, and the official ones."""
-    names = [sample.sample_id, sample.sample_id.partition("/")[2]]
-    if sample.question:
-        names.append(_asked(sample.image_id, sample.question))
-    else:
-        names.append(_plain(sample.image_id))
-    return tuple(dict.fromkeys(names))
+    image, question = sample.image_id, sample.question
+    official = _asked(image, question) if question else _plain(image)
+    return tuple(dict.fromkeys((sample.sample_id, sample.sample_id.partition("/")[2], official)))
 
 
 def _text(value: Any, name: str, file: AnswersFile) -> str:
@@ -204,21 +234,14 @@ def _text(value: Any, name: str, file: AnswersFile) -> str:
         file.note("not text", f"{name} ({shown[:40]})")
         value = "" if value is None else shown
     clean = str(value).encode("utf-8", "replace").decode("utf-8")
+    start = clean[:MAX_LENGTH]
     if not clean.strip():
         file.note("empty", name)
-    if len(clean) > LONG:
+    if len(clean) > MAX_LENGTH:
         file.note("long", f"{name} ({len(clean):,} characters)")
-    start = clean[:LONG]
-    if clean != value or any(_is_control(letter) for letter in start):
+    categories = {unicodedata.category(letter) for letter in start if letter not in "\n\r\t"}
+    if clean != value or categories & {"Cc", "Cf", "Cs", "Co"}:
         file.note("control characters", name)
-    if not start.isascii() and any(_is_foreign(letter) for letter in start):
+    if any(c.isalpha() and "LATIN" not in unicodedata.name(c, "") for c in set(start)):
         file.note("another script", name)
     return clean
-
-
-def _is_control(letter: str) -> bool:
-    return letter not in "\n\r\t" and unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Co")
-
-
-def _is_foreign(letter: str) -> bool:
-    return letter.isalpha() and "LATIN" not in unicodedata.name(letter, "")

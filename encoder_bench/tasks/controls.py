@@ -1,8 +1,7 @@
-"""Blind controls: what is scored without looking at the right image.
+"""Blind controls: answers given without looking at the right image.
 
-What belongs here: which image, or which answer, a control puts in place of the model's own.
-`no-image` and `shuffled-images` ask the model; `constant` and `majority` do not need one and know
-the test answers, so that they bound from above what any blind guess can reach.
+`no-image` and `shuffled-images` ask the model; `constant` and `majority` need none and know the
+test answers, so that they bound from above what any blind guess can reach.
 """
 
 from __future__ import annotations
@@ -14,8 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from encoder_bench.data.sample import Sample
-from encoder_bench.metrics.metric import recorded_metric
-from encoder_bench.tasks.registry import Runner
+from encoder_bench.metrics.metric import find_metric
 
 ASKS_MODEL = ("no-image", "shuffled-images")
 
@@ -24,7 +22,7 @@ def shuffled_images(samples: Sequence[Sample], seed: int) -> dict[int | str, Pat
     """Return another image for each image id, drawn once for all of its questions.
 
     The images are put in a random circle and each takes the next one's place, so that none keeps
-    its own. With a single image there is no other one, and it stays.
+    its own. A single image stays.
     """
     paths = {sample.image_id: sample.image_path for sample in samples}
     ids = sorted(paths, key=str)
@@ -41,19 +39,18 @@ def majority_answers(samples: Sequence[Sample]) -> list[str]:
     return [best[sample.question] for sample in samples]
 
 
-def constant_answer(
-    samples: Sequence[Sample], runner: Runner, primary: str, *, candidates: int = 10
-) -> list[str]:
-    """Return the one answer, repeated, that scores best on all samples.
+def constant_answer(samples: Sequence[Sample], metric: str, *, candidates: int = 10) -> list[str]:
+    """Return the one answer, repeated, that scores best by a metric on all samples.
 
     The commonest targets are tried, and the empty answer with them.
     """
+    primary = find_metric(metric)
+    references = [sample.references for sample in samples]
     common = [text for text, _ in Counter(s.target for s in samples).most_common(candidates)]
     best, best_value = "", -math.inf
-    sign = -1 if recorded_metric(primary).higher_is_better is False else 1
     for text in [*common, ""]:
-        measure = runner.measure(samples, [text] * len(samples), [primary]).measures[primary]
-        value = -math.inf if measure.score is None else sign * measure.score
+        score = primary.measure([text] * len(samples), references).score
+        value = -math.inf if score is None else -primary.loss(0.0, score)
         if value > best_value:
             best, best_value = text, value
     return [best] * len(samples)

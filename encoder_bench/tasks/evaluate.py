@@ -1,195 +1,235 @@
-"""The one evaluation: ask, prepare, score, the same for every task.
-
-What belongs here: what becomes of answers. How they are got is `asking.py`'s, what a prediction is
-worth is the runner module's, what blind controls answer is `controls.py`'s.
-"""
+"""The one evaluation: answers are predicted, read, measured and scored alike for every task."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from encoder_bench.base.files import write_text
 from encoder_bench.base.hashing import hash_file
 from encoder_bench.base.progress import Reporter
-from encoder_bench.base.recipes import TaskRecipe
 from encoder_bench.base.record import Score, TaskScores
 from encoder_bench.data.sample import Sample
-from encoder_bench.metrics.metric import recorded_metric
-from encoder_bench.tasks.measures import Measured, PredictionSets, broken_down, score_of
-from encoder_bench.tasks.predict import Predictor, TaskPredictions, predict_task, prompt_of
-from encoder_bench.tasks.registry import (
+from encoder_bench.metrics.metric import (
     LIKELIHOOD,
-    find_runner,
-    needs_corpus,
-    prepare_runners,
-    split_metrics,
+    Measure,
+    References,
+    find_metric,
+    measure_java_once,
 )
+from encoder_bench.metrics.statistics import bootstrap_interval
+from encoder_bench.tasks.predict import Answers, Predictor, predict
+from encoder_bench.tasks.predictions import Prediction, write_predictions
+from encoder_bench.tasks.task import Runner, TaskSamples, find_runner
+
+Breakdown = dict[str, dict[str, Score]]
+"""Facet -> facet value -> score."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A set of answers: every metric of it, and what each answer was read as (None: unparsed)."""
+
+    measures: dict[str, Measure]
+    parsed: list[str | None]
 
 
 def evaluate(
     model: Predictor,
-    task: str,
-    recipe: TaskRecipe,
-    samples: Sequence[Sample],
+    tasks: Sequence[TaskSamples],
+    folder: Path,
     *,
-    predictions: Path,
-    controls: Sequence[str],
     batch_images: int,
     seed: int,
     reporter: Reporter,
-    corpus: Sequence[Sample] | None = None,
-) -> TaskScores:
-    """Ask the model every sample of one task, with the image and blind, and score the answers.
+    controls: bool = True,
+    timed: Callable[[str], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
+) -> dict[str, TaskScores]:
+    """Return the scores of a model on tasks, by task; resumed if interrupted.
 
-    Several tasks are better asked one by one, prepared together and then scored: a Java program
-    then starts once for all of them.
+    All tasks are answered before the first is scored, so that a Java program of a metric starts
+    once for all of them.
 
     Args:
-        model: who is asked.
-        task: the task's name, for progress and errors.
-        recipe: prompt, decoding, metrics.
-        samples: test samples, each id once.
-        predictions: the file of answers; one that an earlier run left is gone on with.
-        controls: blind controls, as the recipe names them.
-        batch_images: images asked about at once.
-        seed: of shuffling and of the bootstrap.
-        reporter: where progress goes.
-        corpus: every sample of the split, where `needs_corpus(recipe)`; None for `samples`.
+        model: answers.
+        tasks: what is asked.
+        folder: of the predictions, `TASK.jsonl` each.
+        batch_images: batch size, in images.
+        seed: of shuffled images and of the bootstrap.
+        reporter: shows progress, and where a file to upload is.
+        controls: whether the recipes' blind controls are answered too.
+        timed: entered with the name of each phase.
 
     Raises:
-        RecipeError: an unknown runner or metric.
-        DataError: no samples, or a sample id twice.
-        EncoderBenchError: the predictions cannot be written.
+        RecipeError: an unknown metric, or one that does not fit the recipe.
+        UnknownNameError: an unknown runner.
+        DataError: no samples, a sample id twice, or a reference that cannot be parsed.
+        EncoderBenchError: predictions cannot be written.
     """
-    answered = predict_task(
-        model,
-        task,
-        recipe,
-        samples,
-        predictions=predictions,
-        controls=controls,
-        batch_images=batch_images,
-        seed=seed,
-        reporter=reporter,
-    )
-    prepare_tasks([answered])
-    return score_task(answered, seed=seed, reporter=reporter, corpus=corpus)
-
-
-def prepare_tasks(tasks: Iterable[TaskPredictions]) -> None:
-    """Let the runners see the answers of all tasks at once, before the first is scored."""
-    prepare_runners(
-        (
-            task.recipe.runner,
-            PredictionSets(task.samples, list(task.answers.values()), task.recipe.metrics),
+    for task in tasks:
+        task.check()
+    answers: dict[str, dict[str | None, Answers]] = {}
+    for task in tasks:
+        with timed(task.name):
+            answers[task.name] = predict(
+                model,
+                task,
+                predictions=folder / f"{task.name}.jsonl",
+                controls=task.recipe.controls if controls else (),
+                batch_images=batch_images,
+                seed=seed,
+                reporter=reporter,
+            )
+    with timed("scoring_together"):
+        measure_java_once(
+            (task.recipe.metrics, each.texts, _references(task.samples))
+            for task in tasks
+            for each in answers[task.name].values()
         )
-        for task in tasks
-    )
-
-
-def score_task(
-    answered: TaskPredictions,
-    *,
-    seed: int,
-    reporter: Reporter,
-    corpus: Sequence[Sample] | None = None,
-) -> TaskScores:
-    """Score the answers to a task and finish its file of predictions.
-
-    Args:
-        answered: what `predict_task` returned.
-        seed: of the bootstrap.
-        reporter: told where a file to upload lies.
-        corpus: every sample of the split, where `needs_corpus(recipe)`; None for the task's own.
-
-    Raises:
-        EncoderBenchError: the predictions cannot be written.
-    """
-    recipe, samples = answered.recipe, answered.samples
-    runner = find_runner(recipe.runner)
-    whole = {"corpus": corpus} if needs_corpus(recipe) else {}
-    generated, chosen = split_metrics(recipe.metrics)
-    measured = {}
-    for control, texts in answered.answers.items():
-        measured[control] = runner.measure(samples, texts, generated, **whole)
-        likeliest = answered.choices.get(control, texts)
-        by_likelihood = runner.measure(samples, likeliest, chosen, **whole)
-        for name, measure in by_likelihood.measures.items():
-            measured[control].measures[f"{name}{LIKELIHOOD}"] = measure
-    answered.growing.finish(_rows(answered, measured))
-    export = getattr(runner, "export", None)
-    if export is not None and not any(sample.references for sample in samples):
-        rows = export(samples, answered.answers[None])
-        path = answered.predictions.with_suffix(".export.json")
-        write_text(path, json.dumps(rows, ensure_ascii=False) + "\n")
-        reporter.note(f"{answered.name}: the file to upload is {path} ({len(rows)} answers)")
-    return _scores(recipe, samples, measured, answered.predictions, seed)
-
-
-def _rows(
-    answered: TaskPredictions, measured: dict[str | None, Measured]
-) -> Iterator[dict[str, Any]]:
-    for control, texts in answered.answers.items():
-        found, chosen = measured[control], answered.choices.get(control)
-        for index, (sample, text) in enumerate(zip(answered.samples, texts, strict=True)):
-            parsed = found.parsed[index]
-            yield {
-                "sample_id": sample.sample_id,
-                "image_id": sample.image_id,
-                "question": sample.question,
-                "prompt": prompt_of(answered.recipe, sample),
-                "prediction": text,
-                **({"choice": chosen[index]} if chosen is not None else {}),
-                "parsed": parsed,
-                "outcome": "unparsable" if parsed is None else "scored",
-                "references": list(sample.references),
-                "scores": _sample_scores(found, index),
-                "control": control,
-            }
-
-
-def _sample_scores(measured: Measured, index: int) -> dict[str, float | None]:
-    """Return the metrics that a single sample has, in their own unit; None where not defined."""
-    scores: dict[str, float | None] = {}
-    for name, measure in measured.measures.items():
-        if measure.reason is not None:
-            continue
-        scores[name] = measure.sample_score(index)
+    scores = {}
+    for task in tasks:
+        with timed(task.name):
+            path = folder / f"{task.name}.jsonl"
+            scores[task.name] = _score(task, answers[task.name], path, seed, reporter)
     return scores
 
 
-def _scores(
-    recipe: TaskRecipe,
-    samples: Sequence[Sample],
-    measured: dict[str | None, Measured],
-    predictions: Path,
-    seed: int,
-) -> TaskScores:
-    own = measured[None]
-    scores: dict[str | None, dict[str, Score]] = {
-        control: {
-            name: score_of(measure, samples, seed=seed) for name, measure in found.measures.items()
+def measure(
+    runner: Runner,
+    metrics: Sequence[str],
+    references: References,
+    answers: Answers,
+    corpus: References | None = None,
+) -> Measured:
+    """Return metrics of one answer per sample, `@likelihood` ones of its likeliest candidate.
+
+    Raises:
+        DataError: a reference cannot be parsed.
+    """
+    choices = answers.texts if answers.choices is None else answers.choices
+    measures = {
+        name: find_metric(name).measure(
+            choices if name.endswith(LIKELIHOOD) else answers.texts, references, corpus
+        )
+        for name in metrics
+    }
+    return Measured(measures, [runner.parse(text) for text in answers.texts])
+
+
+def score_of(measure: Measure, samples: Sequence[Sample], *, seed: int) -> Score:
+    """Return a measure's score with its interval clustered on images."""
+    images = [sample.image_id for sample in samples]
+    n, count = len(samples), len(set(images))
+    value = measure.score
+    if value is None:
+        reason = measure.reason or "not defined on these answers (division by zero)"
+        return Score(value=None, samples=n, images=count, reason=reason)
+    interval = bootstrap_interval(measure.values, images, measure.statistic, seed=seed)
+    low, high = interval or (None, None)
+    return Score(value=value, low=low, high=high, samples=n, images=count)
+
+
+def breakdowns(
+    runner: Runner, measures: Mapping[str, Measure], samples: Sequence[Sample], *, seed: int
+) -> dict[str, Breakdown]:
+    """Return scores by metric, facet and facet value, commonest values first.
+
+    Metrics that are n/a are left out, and facets that no sample has.
+    """
+    rows: dict[str, dict[str, list[int]]] = {}
+    for facet in runner.facets:
+        values: dict[str, list[int]] = {}
+        for index, sample in enumerate(samples):
+            if facet in sample.facets:
+                values.setdefault(str(sample.facets[facet]), []).append(index)
+        if values:
+            rows[facet] = dict(sorted(values.items(), key=lambda item: -len(item[1])))
+    return {
+        name: {
+            facet: {
+                value: score_of(
+                    Measure(measure.values[indices], measure.statistic),
+                    [samples[index] for index in indices],
+                    seed=seed,
+                )
+                for value, indices in values.items()
+            }
+            for facet, values in rows.items()
         }
-        for control, found in measured.items()
+        for name, measure in measures.items()
+        if rows and measure.reason is None
     }
-    others = [name for name in own.measures if own.every_metric and name != recipe.primary]
-    broken = {
-        name: broken_down(own.measures[name], samples, own.breakdowns, seed=seed)
-        for name in (recipe.primary, *others)
+
+
+def _references(samples: Sequence[Sample]) -> References:
+    return [sample.references for sample in samples]
+
+
+def _score(
+    task: TaskSamples,
+    answers: Mapping[str | None, Answers],
+    path: Path,
+    seed: int,
+    reporter: Reporter,
+) -> TaskScores:
+    """Score a task's answers by control, and finish its file of predictions."""
+    recipe, samples, runner = task.recipe, task.samples, find_runner(task.recipe.runner)
+    corpus = None if task.corpus is None else _references(task.corpus)
+    references = _references(samples)
+    measured = {
+        control: measure(runner, recipe.metrics, references, each, corpus)
+        for control, each in answers.items()
     }
+    write_predictions(path, _predictions(task, answers, measured))
+    if runner.export is not None and not any(references):
+        rows, target = runner.export(samples, answers[None].texts), path.with_suffix(".export.json")
+        write_text(target, json.dumps(rows, ensure_ascii=False) + "\n")
+        reporter.note(f"{task.name}: the file to upload is {target} ({len(rows)} answers)")
+    scores = {
+        control: {name: score_of(m, samples, seed=seed) for name, m in each.measures.items()}
+        for control, each in measured.items()
+    }
+    own = measured[None].measures
+    named = own if runner.break_down_all else {recipe.primary: own[recipe.primary]}
+    broken = breakdowns(runner, named, samples, seed=seed)
     return TaskScores(
         primary=recipe.primary,
         column=recipe.column,
         metrics=scores[None],
-        controls={control: values for control, values in scores.items() if control is not None},
-        breakdown=broken.pop(recipe.primary),
-        more_breakdowns={name: facets for name, facets in broken.items() if facets},
-        parse_failures=sum(parsed is None for parsed in own.parsed),
-        predictions_file=predictions.name,
-        predictions_sha256=hash_file(predictions),
+        controls={control: each for control, each in scores.items() if control is not None},
+        breakdown=broken.pop(recipe.primary, {}),
+        more_breakdowns=broken,
+        parse_failures=measured[None].parsed.count(None),
+        predictions_file=path.name,
+        predictions_sha256=hash_file(path),
         definition=recipe.model_dump(mode="json"),
-        metric_versions={name: recorded_metric(name).version for name in own.measures},
+        metric_versions={name: find_metric(name).version for name in recipe.metrics},
     )
+
+
+def _predictions(
+    task: TaskSamples,
+    answers: Mapping[str | None, Answers],
+    measured: Mapping[str | None, Measured],
+) -> Iterator[Prediction]:
+    for control, each in answers.items():
+        found = measured[control]
+        by_metric = {name: m.sample_scores() for name, m in found.measures.items() if not m.reason}
+        for index, sample in enumerate(task.samples):
+            parsed = found.parsed[index]
+            yield Prediction(
+                sample_id=sample.sample_id,
+                image_id=sample.image_id,
+                question=sample.question,
+                prompt=task.recipe.fill_prompt(sample.question),
+                prediction=each.texts[index],
+                choice=None if each.choices is None else each.choices[index],
+                parsed=parsed,
+                outcome="unparsable" if parsed is None else "scored",
+                references=sample.references,
+                scores={name: scores[index] for name, scores in by_metric.items()},
+                control=control,
+            )

@@ -1,21 +1,21 @@
-"""A run's answers, one a sample, as they lie beside its record.
-
-What belongs here: reading and checking the JSON lines, plain or packed with gzip as a committed
-baseline keeps them. Writing them is the task runner's job.
-"""
+"""A run's own predictions: written while they grow, resumed, finished, and read beside a record."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import zlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from encoder_bench.base.errors import RecordError
+from encoder_bench.base.files import write_text
 from encoder_bench.base.record import RunRecord
+from encoder_bench.metrics.metric import LIKELIHOOD
 
 
 class Prediction(BaseModel):
@@ -31,7 +31,7 @@ class Prediction(BaseModel):
         parsed: what was scored of it; None where it could not be parsed.
         outcome: `scored` or `unparsable`.
         references: the human answers.
-        scores: metric name -> this sample's score, as the metric's own unit has it.
+        scores: metric name -> this sample's score, in the metric's own unit.
         control: the blind control that it belongs to; None for the model itself.
     """
 
@@ -50,8 +50,75 @@ class Prediction(BaseModel):
     control: str | None = None
 
 
+class GrowingPredictions:
+    """The answers to a task so far; each batch is on disk before the next is asked.
+
+    A run that is killed leaves whole lines and perhaps half of one, which is dropped.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the growing file beside `path`, with what an earlier run left in both."""
+        self._file = _growing(path)
+        self._answers: dict[tuple[str | None, str], str] = {}
+        for file in (path, self._file):
+            if file.is_file():
+                self._load(file.read_text(encoding="utf-8", errors="replace"))
+        if self._file.is_file():
+            data = self._file.read_bytes()
+            with self._file.open("r+b") as stream:
+                stream.truncate(data.rfind(b"\n") + 1)
+
+    def _load(self, text: str) -> None:
+        for line in text.split("\n"):
+            try:
+                row = json.loads(line)
+                control = row.get("control")
+                self._answers[control, row["sample_id"]] = row["prediction"]
+                if row.get("choice") is not None:
+                    self._answers[choice_key(control), row["sample_id"]] = row["choice"]
+            except (ValueError, KeyError, AttributeError):
+                continue  # half a line of a killed run; its sample is asked again
+
+    def answer(self, control: str | None, sample_id: str) -> str | None:
+        """Return the answer to a sample; None where there is none yet."""
+        return self._answers.get((control, sample_id))
+
+    def append(self, control: str | None, answers: Mapping[str, str]) -> None:
+        """Write a batch of answers by sample id."""
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        rows = (
+            {"sample_id": sample_id, "prediction": text, "control": control}
+            for sample_id, text in answers.items()
+        )
+        with self._file.open("a", encoding="utf-8") as stream:
+            stream.writelines(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+        self._answers |= {(control, sample_id): text for sample_id, text in answers.items()}
+
+
+def choice_key(control: str | None) -> str:
+    """Return what replaces a control's name where its answer is the likeliest candidate.
+
+    >>> choice_key(None), choice_key("no-image")
+    ('@likelihood', 'no-image@likelihood')
+    """
+    return f"{control or ''}{LIKELIHOOD}"
+
+
+def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
+    """Write the finished file in one step and remove the growing one.
+
+    Raises:
+        EncoderBenchError: it cannot be written.
+    """
+    rows = (
+        each.model_dump(exclude={"choice"} if each.choice is None else None) for each in predictions
+    )
+    write_text(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
+    _growing(path).unlink(missing_ok=True)
+
+
 def predictions_path(results: Path, record: RunRecord, task: str) -> Path:
-    """Return where a task's predictions lie: `results/predictions/RUN/FILE`.
+    """Return where a task's predictions are: `results/predictions/RUN/FILE`.
 
     Only the file's name is taken from the record, so that no record reaches out of the folder.
     """
@@ -98,31 +165,33 @@ def read_predictions(
 def read_controls(
     results: Path, record: RunRecord, task: str
 ) -> dict[str | None, list[Prediction]]:
-    """Read a task's answers by control; the model's own stand under None.
+    """Read a task's answers by control; the model's own are under None.
 
     Raises:
         RecordError: the file is missing, damaged or not the one that the record was made from, a
-            line is half-written, or a sample stands in it twice; names file and line.
+            line is half-written, or a sample is in it twice; names file and line.
     """
-    content = predictions_content(results, record, task)
-    path = predictions_path(results, record, task)
+    content, path = (
+        predictions_content(results, record, task),
+        predictions_path(results, record, task),
+    )
     found: dict[str | None, dict[str, Prediction]] = {}
     for number, line in enumerate(content.removesuffix(b"\n").split(b"\n"), start=1):
-        prediction = _parse(line, f"{path}:{number}")
+        try:
+            prediction = Prediction.model_validate_json(line)
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise RecordError(f"{path}:{number}: not a whole prediction ({reason})") from error
         samples = found.setdefault(prediction.control, {})
         if prediction.sample_id in samples:
-            raise RecordError(f"{path}:{number}: sample '{prediction.sample_id}' stands here twice")
+            raise RecordError(f"{path}:{number}: sample '{prediction.sample_id}' is here twice")
         samples[prediction.sample_id] = prediction
     return {control: list(samples.values()) for control, samples in found.items()}
 
 
+def _growing(path: Path) -> Path:
+    return path.with_suffix(".partial.jsonl")
+
+
 def _packed(path: Path) -> Path:
     return path.with_name(path.name + ".gz")
-
-
-def _parse(line: bytes, place: str) -> Prediction:
-    try:
-        return Prediction.model_validate_json(line)
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise RecordError(f"{place}: not a whole prediction ({reason})") from error

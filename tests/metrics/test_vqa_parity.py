@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from encoder_bench.data.sample import Sample
 from encoder_bench.metrics.vqa import _contractions, vqa_accuracy, vqa_accuracy_pre2021
-from encoder_bench.tasks import vqa as task
-from encoder_bench.tasks.measures import broken_down
+from encoder_bench.tasks.evaluate import breakdowns, measure
+from encoder_bench.tasks.predict import Answers
+from encoder_bench.tasks.task import find_runner
 from tests.metrics.vqa_oracle import MISSPELT, before_2021, present, spelt
 
 Pair = tuple[Callable[[str, Sequence[str]], float], Callable[[str, list[str]], float]]
@@ -99,8 +100,9 @@ def test_the_breakdown_is_the_mean_of_each_answer_type_and_question_type(real_da
         )
         for row in chosen
     ]  # fmt: skip
-    measured = task.measure(samples, [s.references[0] for s in samples], ["vqa_accuracy"])
-    found = broken_down(measured.measures["vqa_accuracy"], samples, measured.breakdowns, seed=0)
+    runner, answers = find_runner("vqa"), Answers([s.references[0] for s in samples])
+    measured = measure(runner, ["vqa_accuracy"], [s.references for s in samples], answers)
+    found = breakdowns(runner, measured.measures, samples, seed=0)["vqa_accuracy"]
     for facet in ("answer_type", "question_type"):
         by_value: dict[str, list[float]] = defaultdict(list)
         for sample in samples:

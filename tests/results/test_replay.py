@@ -127,7 +127,7 @@ def test_a_metric_that_lower_cases_too_little_is_red(
 def test_a_metric_that_reads_a_recorded_answer_otherwise_is_red_and_names_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from encoder_bench.tasks import counting
+    from encoder_bench.metrics import counting
 
     baseline = folder / "baseline"
     records = baseline_records(baseline, read_baseline(baseline))

@@ -35,6 +35,7 @@ from encoder_bench.results.runs import (
 )
 from encoder_bench.tasks.evaluate import evaluate
 from encoder_bench.tasks.predictions import Prediction, read_predictions
+from encoder_bench.tasks.task import TaskSamples
 
 
 def answer(number: int, score: float, text: str = "x") -> Prediction:
@@ -224,13 +225,12 @@ def real_run(results: Path, encoder: str, said: list[str]) -> RunRecord:
                 return [[candidates[0]] for _ in images]
 
         samples = [replace(s, image_path=Path(f"{n}.png")) for n, s in enumerate(samples)]
-        tasks[task] = evaluate(
+        recipe = recipe.model_copy(update={"metrics": kept})
+        tasks |= evaluate(
             Reader(),  # type: ignore[arg-type]
-            task,
-            recipe.model_copy(update={"metrics": kept}),
-            samples,
-            predictions=results / "predictions" / draft.run_id / f"{task}.jsonl",
-            controls=(),
+            [TaskSamples(task, recipe, samples)],
+            results / "predictions" / draft.run_id,
+            controls=False,
             batch_images=4,
             seed=0,
             reporter=QuietReporter(),

@@ -20,6 +20,7 @@ from encoder_bench.results.runs import all_predictions
 from encoder_bench.results.table import table
 from encoder_bench.tasks.evaluate import evaluate
 from encoder_bench.tasks.predictions import read_predictions
+from encoder_bench.tasks.task import TaskSamples
 
 COUNT = 24
 
@@ -69,17 +70,10 @@ def run_oc(results: Path, encoder: str, wrong_from: int) -> RunRecord:
         for number in range(COUNT)
     ]
     scores = evaluate(
-        Guesser(wrong_from),
-        "oc",
-        recipe,
-        samples,
-        predictions=results / "predictions" / draft.run_id / "oc.jsonl",
-        controls=recipe.controls,
-        batch_images=8,
-        seed=0,
-        reporter=QuietReporter(),
-    )
-    record = draft.model_copy(update={"tasks": {"oc": scores}})
+        Guesser(wrong_from), [TaskSamples("oc", recipe, samples)],
+        results / "predictions" / draft.run_id, batch_images=8, seed=0, reporter=QuietReporter(),
+    )  # fmt: skip
+    record = draft.model_copy(update={"tasks": scores})
     write_record(results, record)
     return record
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from encoder_bench.data.sample import Sample
 from encoder_bench.tasks.controls import majority_answers, shuffled_images
 from encoder_bench.tasks.evaluate import evaluate
 from encoder_bench.tasks.predict import Predictor
-from encoder_bench.tasks.registry import find_runner
+from encoder_bench.tasks.task import TaskSamples, find_runner
 
 ANSWERS = {
     "vqa": ["red", "two", "yes", "left"],
@@ -85,12 +86,10 @@ class Model:
 def run(
     task: str, model: Predictor, folder: Path, recipe: TaskRecipe | None = None, batch: int = 3
 ) -> TaskScores:
-    recipe = recipe or load_task(task)
-    return evaluate(
-        model, task, recipe, samples(task),
-        predictions=folder / f"{task}.jsonl", controls=recipe.controls, batch_images=batch,
-        seed=0, reporter=QuietReporter(),
-    )  # fmt: skip
+    asked = TaskSamples(task, recipe or load_task(task), samples(task))
+    return evaluate(model, [asked], folder, batch_images=batch, seed=0, reporter=QuietReporter())[
+        task
+    ]
 
 
 @pytest.mark.parametrize("task", ["vqa", "oc", "mci"])
@@ -196,7 +195,9 @@ def test_unknown_runner_metric_and_repeated_sample(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="primary"):
         run("oc", Model("oc"), tmp_path, missing)
     with pytest.raises(DataError, match="occurs twice"):
-        evaluate(
-            Model("oc"), "oc", recipe, [samples("oc")[0]] * 2, predictions=tmp_path / "x.jsonl",
-            controls=(), batch_images=1, seed=0, reporter=QuietReporter(),
-        )  # fmt: skip
+        TaskSamples("oc", recipe, [samples("oc")[0]] * 2).check()
+    unclear = replace(samples("oc")[0], references=("some",))
+    with pytest.raises(DataError, match=r"oc/0/0: its answer 'some' is none that 'counting'"):
+        TaskSamples("oc", recipe, [unclear]).check()
+    with pytest.raises(DataError, match="no samples"):
+        TaskSamples("oc", recipe, []).check()

@@ -11,36 +11,35 @@ import pytest
 from encoder_bench.base.errors import UnknownNameError
 from encoder_bench.base.progress import QuietReporter
 from encoder_bench.base.recipes import load_task
-from encoder_bench.data.folder import DataFolder
+from encoder_bench.data.folder import DataFolder, open_data
+from encoder_bench.data.sample import Sample
+from encoder_bench.metrics.metric import find_metric, recorded_metric
 from encoder_bench.tasks.evaluate import evaluate
-from encoder_bench.tasks.registry import find_runner, runner_names
+from encoder_bench.tasks.task import TaskSamples, find_runner, read_samples
 
 MODULE = """
 from pathlib import Path
 from encoder_bench.data.readers import Reader
 from encoder_bench.data.sample import Sample
 from encoder_bench.metrics.metric import Metric, per_answer
-from encoder_bench.tasks.measures import Measured, measure_all
+from encoder_bench.tasks.task import Runner
 
 RECIPE = Path(__file__).with_name("shouting.toml")
 
 
-def read(layout, task, source, split):
-    image = layout.root / "x.png"
+def read(files, task, source, split):
+    image = files.root / "x.png"
     asked = [(n, f"{source} {n}?") for n in (1, 2)]
     return [Sample(f"{task}/{n}", task, n, image, text, ("YES",), "YES") for n, text in asked]
 
 
 READER = Reader("loud-reader", read, {"whole": ("loud/questions.json",)})
+RUNNER = Runner("shouting", parse=lambda text: text or None)
 LOUD = Metric("loud", per_answer(lambda text, truths: 100.0 * text.isupper()), "shouting")
-
-
-class Runner:
-    METRICS = ("loud",)
-
-    @staticmethod
-    def measure(samples, predictions, metrics):
-        return Measured(measure_all(samples, predictions, metrics), list(predictions))
+LENGTH = Metric(
+    "vqa_length", per_answer(lambda text, truths: float(len(text))), "vqa",
+    higher_is_better=False, unit="count", graded=True,
+)
 """
 ENTRIES = """
 [encoder_bench.readers]
@@ -48,9 +47,10 @@ loud-reader = shouting_package:READER
 
 [encoder_bench.metrics]
 loud = shouting_package:LOUD
+vqa_length = shouting_package:LENGTH
 
 [encoder_bench.tasks]
-shouting = shouting_package:Runner
+shouting = shouting_package:RUNNER
 
 [encoder_bench.task_recipes]
 shouting = shouting_package:RECIPE
@@ -65,6 +65,17 @@ metrics = ["loud"]
 primary = "loud"
 column = "Loud"
 controls = []
+"""
+
+PEOPLE = """
+description = "is a person in the image"
+runner = "identification"
+reader = "gvtbench"
+source = "coco_mci"
+prompt = "{question} Answer yes or no."
+metrics = ["yesno_accuracy", "yes_rate"]
+primary = "yesno_accuracy"
+column = "People Acc"
 """
 
 
@@ -90,16 +101,41 @@ class Model:
 
 def test_a_task_of_another_package_is_read_asked_and_scored(package: Path) -> None:
     recipe = load_task("shouting")
-    assert "shouting" in runner_names()
-    samples = DataFolder("x", package).samples(
-        "shouting", reader=recipe.reader, source=recipe.source, split="test"
-    )
+    task = read_samples(DataFolder("x", package), "shouting", recipe)
     scores = evaluate(
-        Model(), "shouting", recipe, samples, predictions=package / "p.jsonl",  # type: ignore[arg-type]
-        controls=recipe.controls, batch_images=1, seed=0, reporter=QuietReporter(),
-    )  # fmt: skip
+        Model(), [task], package / "out", batch_images=1, seed=0, reporter=QuietReporter()
+    )["shouting"]
     assert scores.metrics["loud"].value == 50.0
     assert scores.definition["runner"] == "shouting"
+
+
+def test_a_metric_of_another_package_scores_a_built_in_runners_answers(package: Path) -> None:
+    recipe = load_task("vqa").model_copy(update={"metrics": ("vqa_accuracy", "vqa_length")})
+    sample = Sample("vqa/1", "vqa", 1, package / "x.png", "1?", ("yes",) * 10, "yes")
+    task = TaskSamples("vqa", recipe, [sample])
+    scores = evaluate(
+        Model(), [task], package / "out", batch_images=1, seed=0, reporter=QuietReporter()
+    )["vqa"]
+    assert scores.metrics["vqa_length"].value == 3.0
+    assert scores.metric_versions == {"vqa_accuracy": 1, "vqa_length": 1}
+    assert recorded_metric("vqa_length").higher_is_better is False
+
+
+def test_a_metric_of_a_package_that_is_gone_is_no_error_in_a_record() -> None:
+    assert recorded_metric("vqa_length").higher_is_better is None
+
+
+def test_a_task_on_a_known_reader_is_one_toml_file(tmp_path: Path) -> None:
+    file = tmp_path / "people.toml"
+    file.write_text(PEOPLE)
+    recipe = load_task(str(file))
+    task = read_samples(open_data("scenes:3:10:2:20"), "people", recipe, limit=6)
+    assert len(task.samples) == 6
+    scores = evaluate(Model(), [task], tmp_path, batch_images=2, seed=0, reporter=QuietReporter())[
+        "people"
+    ]
+    assert scores.metrics["yesno_accuracy"].samples == 6
+    assert (scores.column, scores.primary) == ("People Acc", "yesno_accuracy")
 
 
 def test_names_of_other_packages_are_suggested(package: Path) -> None:
@@ -109,3 +145,5 @@ def test_names_of_other_packages_are_suggested(package: Path) -> None:
         DataFolder("x", package).samples("t", reader="loud-read", source="s", split="test")
     with pytest.raises(UnknownNameError, match="did you mean 'shouting'"):
         find_runner("shoutng")
+    with pytest.raises(UnknownNameError, match="did you mean 'vqa_length'"):
+        find_metric("vqa_lenght")

@@ -1,0 +1,178 @@
+"""The kinds of task, one record each, and the samples that a recipe's task asks about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, cast
+
+from encoder_bench.base.errors import (
+    DataError,
+    RecipeError,
+    UnknownNameError,
+    unknown_name_message,
+)
+from encoder_bench.base.recipes import TaskRecipe
+from encoder_bench.data.sample import Sample
+from encoder_bench.metrics import counting, vqa, yesno
+from encoder_bench.metrics.metric import LIKELIHOOD, find_metric, runner_metrics
+
+if TYPE_CHECKING:
+    from encoder_bench.data.folder import DataFolder
+
+ENTRY_POINTS = "encoder_bench.tasks"
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """A kind of task: how answers are read and scores are broken down.
+
+    Its metrics are those whose `runner` is its name.
+
+    Attributes:
+        name: what recipes say under `runner`.
+        parse: an answer to what is scored of it; None where it cannot be parsed.
+        facets: facets of samples by which scores are broken down.
+        break_down_all: whether every metric is broken down; else only the primary one.
+        closed: whether a reference, too, must be one that can be parsed.
+        export: samples and answers to the rows of a file to upload where no reference is public.
+    """
+
+    name: str
+    parse: Callable[[str], str | None]
+    facets: tuple[str, ...] = ()
+    break_down_all: bool = False
+    closed: bool = False
+    export: Callable[[Sequence[Sample], Sequence[str]], list[dict[str, Any]]] | None = None
+
+
+def _vqa_export(samples: Sequence[Sample], answers: Sequence[str]) -> list[dict[str, Any]]:
+    """Return rows in the form that the VQA server takes."""
+    return [
+        {"question_id": int(sample.sample_id.rpartition("/")[2]), "answer": text.strip()}
+        for sample, text in zip(samples, answers, strict=True)
+    ]
+
+
+def _parsed_count(text: str) -> str | None:
+    count = counting.parse_count(text)
+    return None if count is None else str(count)
+
+
+_YES_NO = {True: "yes", False: "no", None: None}
+_BUILT_IN = {
+    runner.name: runner
+    for runner in (
+        Runner(
+            "vqa", lambda text: vqa.normalise(text) if text.strip() else None,
+            facets=("answer_type", "question_type"), export=_vqa_export,
+        ),
+        Runner("captioning", lambda text: text.strip() or None),
+        Runner(
+            "counting", _parsed_count,
+            facets=("answer", "crowding"), break_down_all=True, closed=True,
+        ),
+        Runner(
+            "identification", lambda text: _YES_NO[yesno.parse_yes_no(text)],
+            facets=("answer", "crowding", "setting"), break_down_all=True, closed=True,
+        ),
+    )
+}  # fmt: skip
+
+
+def find_runner(name: str) -> Runner:
+    """Return a runner by name; other packages add theirs by the entry point `encoder_bench.tasks`.
+
+    Raises:
+        UnknownNameError: there is none; the nearest are suggested.
+    """
+    if name in _BUILT_IN:
+        return _BUILT_IN[name]
+    entries = metadata.entry_points(group=ENTRY_POINTS)
+    for entry in entries:
+        if entry.name == name:
+            return cast(Runner, entry.load())
+    raise UnknownNameError("task runner", name, [*_BUILT_IN, *(entry.name for entry in entries)])
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSamples:
+    """A task's recipe and the test samples that are asked and scored.
+
+    `corpus` is the whole split, where only a part of it is scored and a metric depends on it.
+    """
+
+    name: str
+    recipe: TaskRecipe
+    samples: Sequence[Sample]
+    corpus: Sequence[Sample] | None = None
+
+    def check(self) -> Runner:
+        """Return the task's runner once recipe and samples have been checked.
+
+        Raises:
+            UnknownNameError: no such runner.
+            RecipeError: an unknown metric, a primary one that is not listed, or one of likelihoods
+                without candidates.
+            DataError: no samples, a sample id twice, or a reference that cannot be parsed.
+        """
+        runner, recipe = find_runner(self.recipe.runner), self.recipe
+        known = runner_metrics(runner.name)
+        for name in recipe.metrics:
+            if name.removesuffix(LIKELIHOOD) not in known:
+                raise RecipeError(
+                    f"task '{self.name}': {unknown_name_message('metric', name, known)}"
+                )
+        if recipe.primary not in recipe.metrics:
+            raise RecipeError(
+                f"task '{self.name}': the primary metric '{recipe.primary}' is not among its "
+                "metrics"
+            )
+        by_likelihood = any(name.endswith(LIKELIHOOD) for name in recipe.metrics)
+        if by_likelihood != bool(recipe.candidates):
+            raise RecipeError(
+                f"task '{self.name}': a metric that ends in {LIKELIHOOD} and 'candidates' need "
+                "each other"
+            )
+        if not self.samples:
+            raise DataError(f"task '{self.name}': no samples to score")
+        check_samples(self.name, runner, self.samples)
+        return runner
+
+
+def check_samples(task: str, runner: Runner, samples: Sequence[Sample]) -> None:
+    """Check that each sample occurs once and that closed answers can be parsed.
+
+    Raises:
+        DataError: they do not; names the sample.
+    """
+    seen: set[str] = set()
+    for sample in samples:
+        if sample.sample_id in seen:
+            raise DataError(f"task '{task}': sample id {sample.sample_id} occurs twice")
+        seen.add(sample.sample_id)
+        if runner.closed and sample.references and runner.parse(sample.references[0]) is None:
+            raise DataError(
+                f"sample {sample.sample_id}: its answer {sample.references[0]!r} is none that "
+                f"'{runner.name}' can score"
+            )
+
+
+def read_samples(
+    folder: DataFolder, task: str, recipe: TaskRecipe, *, limit: int | None = None, seed: int = 0
+) -> TaskSamples:
+    """Read a task's test samples, at most `limit` of them, and the whole split where it counts.
+
+    Raises:
+        DataError: files are missing or malformed.
+        UnknownNameError: no such reader or metric.
+    """
+    reader, source = recipe.reader, recipe.source
+    samples = folder.samples(
+        task, reader=reader, source=source, split="test", limit=limit, seed=seed
+    )
+    corpus = None
+    if limit is not None and any(find_metric(name).needs_corpus for name in recipe.metrics):
+        corpus = folder.samples(task, reader=reader, source=source, split="test")
+    return TaskSamples(task, recipe, samples, corpus)
