@@ -27,7 +27,7 @@ _CARD = (
     ("revision", "revision"),
     ("parameters", "parameters"),
     ("memory for the weights", "weights_memory_bytes_float32"),
-    ("GFLOPs an image", "gflops"),
+    ("GFLOPs per image", "gflops"),
     ("width", "width"),
     ("blocks", "depth"),
     ("patch", "patch"),
@@ -53,7 +53,7 @@ def list_command(
     ] = None,
     max_gflops: Annotated[
         float | None,
-        typer.Option(metavar="G", help="Only encoders with at most G GFLOPs an image."),
+        typer.Option(metavar="G", help="Only encoders with at most G GFLOPs per image."),
     ] = None,
     json_output: options.Json = False,
     debug: options.Debug = False,
@@ -92,7 +92,7 @@ def list_command(
     console.print(
         f"{len(rows)} encoders; ? is known once it is loaded. `encoders show NAME` prints sources "
         "and weights. Besides these names: timm:NAME, open_clip:ARCH/PRETRAINED, hf:REPO[@REV], "
-        "dir:PATH, NAME@SOURCE, or A+B.",
+        "dir:PATH, NAME@SOURCE, A+B, or random:NAME (fresh weights).",
         markup=False,
         highlight=False,
     )
@@ -116,39 +116,6 @@ def show_command(
     for label, key in _CARD:
         if key in card or key == "weights_memory_bytes_float32":
             typer.echo(f"{label:<{_WIDTH}}  {_shown(key, card)}")
-
-
-@app.command("sources")
-def sources_command(
-    name: Annotated[str, typer.Argument(help="A name of the list.")],
-    resolution: Annotated[
-        int | None, typer.Option(metavar="PIXELS", help="Compare at this size.")
-    ] = None,
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(metavar="SOURCE=PATH", help="A source's checkpoint on disk; repeatable."),
-    ] = None,
-    json_output: options.Json = False,
-    debug: options.Debug = False,
-) -> None:
-    """Load one encoder from every library that offers it and compare the features."""
-    from encoder_bench.encoders.agreement import compare_sources
-
-    report = compare_sources(name, resolution=resolution, weights=weights or [])
-    if json_output:
-        typer.echo(json.dumps(report, indent=1))
-    else:
-        for row in report["pairs"]:
-            typer.echo(
-                f"{row['first']} and {row['second']} at {row['resolution']} px: features differ "
-                f"by at most {row['largest_difference']:.2g} (their own spread "
-                f"{row['spread']:.2g}); pixels by at most {row['largest_pixel_difference']:.2g}; "
-                f"{'the same' if row['agree'] else 'NOT the same'}"
-            )
-        for source, reason in report["not_loaded"].items():
-            typer.echo(f"{source}: n/a ({reason})")
-    if not report["agree"]:
-        raise typer.Exit(1)
 
 
 _ROOM_FOR_NAMES, _ROOM_FOR_DATA = 105, 170

@@ -2,81 +2,94 @@
 
 Weights that ship with the package are read like any other checkpoint; where there are none, the
 same architecture is built with seeded random weights and says so (`pretrained` is False).
+Importing this module imports no torch.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-from encoder_bench.encoders.bundled_weights import bundled_folder, has_bundled_weights
-from encoder_bench.encoders.hf import load_transformers
-from encoder_bench.encoders.hf_encoder import TransformersEncoder
-from encoder_bench.encoders.spec import EncoderSpec
+    from encoder_bench.encoders.hf import HfEncoder
+    from encoder_bench.encoders.spec import EncoderSpec
 
 _SEED = 20240607
-_IMAGE, _PATCH = 64, 16
+_SIDE = 64
 _SHAPE = {
     "hidden_size": 128,
     "num_hidden_layers": 6,
     "num_attention_heads": 4,
-    "image_size": _IMAGE,
-    "patch_size": _PATCH,
+    "image_size": _SIDE,
+    "patch_size": 16,
+}
+_TYPES = {
+    "deit": "deit",
+    "clip": "clip_vision_model",
+    "siglip": "siglip_vision_model",
+    "mae": "vit_mae",
+    "dino": "vit",
+    "random": "vit",
+    "dinov2": "dinov2",
 }
 
 
+def bundled_folder(name: str) -> Path:
+    """Return where the weights of a tiny encoder ship; the folder may not exist."""
+    return Path(str(resources.files("encoder_bench"))) / "bundled" / "encoders" / name
+
+
+def has_bundled_weights(name: str) -> bool:
+    """Return whether the weights of a tiny encoder ship with this installation."""
+    return (bundled_folder(name) / "model.safetensors").is_file()
+
+
 def load_bundled(
-    spec: EncoderSpec, *, layer: tuple[int, ...], resolution: int | None, dtype: torch.dtype
-) -> TransformersEncoder:
+    spec: EncoderSpec,
+    *,
+    layer: tuple[int, ...] = (-1,),
+    resolution: int | None = None,
+    dtype: torch.dtype,
+    random_weights: bool = False,
+) -> HfEncoder:
     """Return a tiny encoder, pretrained where its weights ship, else with seeded random weights.
 
     Raises:
         WeightsError: the shipped files are damaged.
     """
-    folder = bundled_folder(spec.locator)
+    from encoder_bench.encoders.hf import HfEncoder, load_hf
+
     if has_bundled_weights(spec.locator):
-        return load_transformers(
-            spec,
-            str(folder),
-            layer=layer,
-            resolution=resolution,
-            dtype=dtype,
-            trust_remote_code=False,
-        )
-    return TransformersEncoder(
-        spec,
-        seeded_backbone(spec.family).to(dtype).eval(),
-        tiny_processor(),
-        layer=layer,
-        resolution=resolution,
-        pretrained=False,
-        revision=None,
+        return load_hf(
+            spec, str(bundled_folder(spec.locator)), layer=layer, resolution=resolution,
+            dtype=dtype, random_weights=random_weights,
+        )  # fmt: skip
+    backbone = tiny_backbone(spec.family) if random_weights else seeded_backbone(spec.family)
+    encoder = HfEncoder(
+        spec, backbone.to(dtype).eval(), tiny_processor(), layer=layer, resolution=resolution
     )
+    encoder.pretrained = False
+    return encoder
+
+
+def tiny_backbone(family: str) -> Any:
+    """Return a family's tiny backbone with transformers' own initialisation."""
+    from encoder_bench.encoders.hf_architectures import build_backbone
+
+    mlp = {"mlp_ratio": 4} if family == "dinov2" else {"intermediate_size": 512}
+    return build_backbone({"model_type": _TYPES[family], **_SHAPE, **mlp})
 
 
 def seeded_backbone(family: str) -> Any:
     """Return a family's tiny backbone with the same random weights at every call."""
-    import transformers
+    import torch
 
-    mlp = {"intermediate_size": 4 * _SHAPE["hidden_size"]}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
-        if family == "deit":
-            config = transformers.DeiTConfig(**_SHAPE, **mlp)
-            return transformers.DeiTModel(config, add_pooling_layer=False)
-        if family == "clip":
-            return transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**_SHAPE, **mlp))
-        if family == "siglip":
-            config = transformers.SiglipVisionConfig(**_SHAPE, **mlp, vision_use_head=False)
-            return transformers.SiglipVisionModel(config)
-        if family == "mae":
-            config = transformers.ViTMAEConfig(**_SHAPE, **mlp, mask_ratio=0.0)
-            return transformers.ViTMAEModel(config)
-        if family in ("dino", "random"):
-            config = transformers.ViTConfig(**_SHAPE, **mlp)
-            return transformers.ViTModel(config, add_pooling_layer=False)
-        return transformers.Dinov2Model(transformers.Dinov2Config(**_SHAPE, mlp_ratio=4))
+        return tiny_backbone(family)
 
 
 def tiny_processor() -> Any:
@@ -84,7 +97,7 @@ def tiny_processor() -> Any:
     from transformers import ViTImageProcessor
 
     return ViTImageProcessor(
-        size={"height": _IMAGE, "width": _IMAGE},
+        size={"height": _SIDE, "width": _SIDE},
         resample=3,
         image_mean=[0.5, 0.5, 0.5],
         image_std=[0.5, 0.5, 0.5],

@@ -18,7 +18,7 @@ class CombinedEncoder(Encoder):
 
     The first encoder's grid is the common one; other grids are resized to it bilinearly. Pixels
     of all encoders travel as one `(3, H, W)` tensor, stacked along the height and padded to the
-    widest, since the contract knows one tensor an image.
+    widest, since the contract knows one tensor per image.
     """
 
     def __init__(self, spec: EncoderSpec, encoders: Sequence[Encoder]) -> None:
@@ -36,6 +36,7 @@ class CombinedEncoder(Encoder):
         self.pretrained = all(encoder.pretrained for encoder in encoders)
         self.remote_code = any(encoder.remote_code for encoder in encoders)
         self.weights_revision = "+".join(e.weights_revision or "unpinned" for e in encoders)
+        self.notes = tuple(note for encoder in encoders for note in encoder.notes)
 
     @property
     def _encoders(self) -> list[Encoder]:
@@ -66,7 +67,6 @@ class CombinedEncoder(Encoder):
 def _on_grid(tokens: Tensor, grid: tuple[int, int], common: tuple[int, int]) -> Tensor:
     if grid == common:
         return tokens
-    batch, _, width = tokens.shape
-    maps = tokens.transpose(1, 2).reshape(batch, width, *grid)
+    maps = tokens.transpose(1, 2).reshape(len(tokens), -1, *grid)
     resized = F.interpolate(maps, size=common, mode="bilinear", align_corners=False)
     return resized.flatten(2).transpose(1, 2)

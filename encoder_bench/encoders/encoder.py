@@ -1,17 +1,20 @@
 """The contract that every visual encoder meets: an image's pixels in, its patch tokens out.
 
-What belongs here: the abstract contract. Loading weights lives in one module a source
-(`timm.py`, `open_clip.py`, `transformers.py`, `bundled.py`), names in `catalog` and `registry.py`.
-
 Axes: B images, H and W pixels, N patch tokens, h and w the patch grid (N = h * w), D width.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
+
+from encoder_bench.base.errors import WeightsError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -32,9 +35,10 @@ class Encoder(nn.Module, ABC):
         grid: (h, w) patches at `resolution`.
         resolution: (H, W) pixels that `transform` returns.
         layer: which blocks' outputs are returned, -1 the last; several are joined along channels.
-        pretrained: False only for the seeded random weights, which every output then marks.
+        pretrained: False only for random weights, which every output then marks.
         weights_revision: the Hub commit or file hash that was in fact loaded; None if unknown.
         remote_code: whether a repository's own Python code ran, as `--trust-remote-code` allows.
+        notes: where the checkpoint's own configuration was followed against its name.
     """
 
     spec: EncoderSpec
@@ -43,14 +47,21 @@ class Encoder(nn.Module, ABC):
     grid: tuple[int, int]
     resolution: tuple[int, int]
     layer: tuple[int, ...]
-    pretrained: bool
-    weights_revision: str | None
+    pretrained: bool = True
+    weights_revision: str | None = None
     remote_code: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def num_tokens(self) -> int:
         """N, the patch tokens of one image."""
         return self.grid[0] * self.grid[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights; pixels are converted to it."""
+        dtype: torch.dtype = next(self.backbone.parameters()).dtype
+        return dtype
 
     @abstractmethod
     def forward(self, pixels: Tensor) -> Tensor:
@@ -72,6 +83,11 @@ class Encoder(nn.Module, ABC):
     def transform_description(self) -> str:
         """One line on resize, crop, interpolation, mean and std; part of the fingerprint."""
 
+    def pixels(self, images: Iterable[Image]) -> Tensor:
+        """Return `(B, 3, H, W)` pixels of images, on the encoder's device."""
+        device = next(self.backbone.parameters()).device
+        return torch.stack([self.transform(image) for image in images]).to(device)
+
     def fingerprint(self) -> str:
         """Return the sha256 of weights, transform and layer: equal exactly when features are."""
         from encoder_bench.base.hashing import hash_parameters, hash_text
@@ -79,3 +95,55 @@ class Encoder(nn.Module, ABC):
         return hash_text(
             hash_parameters(self.backbone), self.transform_description, repr(self.layer)
         )
+
+    def _set_shape(
+        self, spec: EncoderSpec, *, width: int, depth: int | None, patch: int, prefix_tokens: int
+    ) -> None:
+        """Set width and the facts of the spec, after `layer`, `resolution` and `grid`."""
+        self.width = width * len(self.layer)
+        self.spec = replace(
+            spec,
+            width=width,
+            depth=depth,
+            patch=patch,
+            resolution=self.resolution[0],
+            tokens=self.num_tokens,
+            prefix_tokens=prefix_tokens,
+            parameters=sum(parameter.numel() for parameter in self.backbone.parameters()),
+        )
+
+
+@torch.inference_mode()
+def encode_images(
+    encoder: Encoder, images: Iterable[Image], *, batch_size: int = 32
+) -> Iterator[Tensor]:
+    """Yield `(b, N, D)` float32 patch tokens on the CPU, at most `batch_size` images at a time.
+
+    The encoder runs where it is; nothing is dropped out only if it is in eval mode.
+    """
+    waiting = iter(images)
+    while batch := list(islice(waiting, batch_size)):
+        yield encoder(encoder.pixels(batch)).float().cpu()
+
+
+def check_layers(name: str, layer: tuple[int, ...], blocks: int | None) -> None:
+    """Check that an encoder has the blocks that are asked for.
+
+    Args:
+        name: the encoder, for errors.
+        layer: indices of blocks, -1 the last.
+        blocks: how many it has; None for hierarchical models.
+
+    Raises:
+        WeightsError: no such block, or no plain stack of blocks.
+    """
+    if blocks is None:
+        if layer != (-1,):
+            raise WeightsError(f"encoder {name}: --layer works on plain stacks of blocks only")
+        return
+    for index in layer:
+        if not -blocks <= index < blocks:
+            raise WeightsError(
+                f"encoder {name}: --layer {index} is none of its {blocks} blocks "
+                f"(0 to {blocks - 1}, or -{blocks} to -1)"
+            )

@@ -1,95 +1,95 @@
-"""Checkpoints in transformers' layout: from the Hub, or from a folder, read whole or not at all.
-
-What belongs here: finding, checking and reading. Which class reads an architecture is
-`transformers_architectures.py`'s, what is made of its tokens `transformers_encoder.py`'s.
-"""
+"""Checkpoints in transformers' layout: read whole from the Hub or a folder, and their tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL.Image import Image
+from torch import Tensor
 
 from encoder_bench.base.errors import UnknownNameError, WeightsError
 from encoder_bench.base.hub import is_cached, is_reachable
+from encoder_bench.encoders.encoder import Encoder, check_layers
 from encoder_bench.encoders.hf_architectures import (
     ARCHITECTURES,
     FAMILY_TYPES,
+    REMOTE,
     Architecture,
+    build_backbone,
     loading_options,
+    remote_architecture,
 )
-from encoder_bench.encoders.hf_encoder import TransformersEncoder
-from encoder_bench.encoders.hf_remote import REMOTE, checked_architecture, has_own_class
-from encoder_bench.encoders.integrity import file_hash, verify_weights
-from encoder_bench.encoders.loading import explained, quiet_loading, unreachable
+from encoder_bench.encoders.loading import check_names, explained, quiet_loading, unreachable
 from encoder_bench.encoders.spec import EncoderSpec
+from encoder_bench.encoders.weights import file_hash, verify_weights
+
+_DESCRIBED = (
+    "do_center_crop", "crop_size", "do_resize", "size", "resample", "image_mean", "image_std",
+    "rescale_factor",
+)  # fmt: skip
 
 
-def load_transformers(
+def load_hf(
     spec: EncoderSpec,
     place: str,
     *,
-    layer: tuple[int, ...],
-    resolution: int | None,
-    dtype: torch.dtype,
-    trust_remote_code: bool,
-) -> TransformersEncoder:
+    layer: tuple[int, ...] = (-1,),
+    resolution: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    trust_remote_code: bool = False,
+    random_weights: bool = False,
+) -> HfEncoder:
     """Load a vision tower from the Hub or a folder in transformers' layout.
 
     Args:
         spec: the catalogue's record.
         place: a Hub repository or a folder.
-        layer: see `TransformersEncoder`.
-        resolution: see `TransformersEncoder`.
+        layer: see `HfEncoder`.
+        resolution: see `HfEncoder`.
         dtype: of the weights.
         trust_remote_code: let the repository run its own code; a model class of its own is used
             where the architecture is not known here.
+        random_weights: build the architecture with transformers' own initialisation instead of
+            reading the weights.
 
     Raises:
         WeightsError: unreachable, damaged, of an architecture that is not known, of another
-            family than the name says, or with parameters left at random values.
+            family or size than the name says, or with parameters left at random values.
     """
     from transformers import AutoConfig, AutoImageProcessor
 
     if not Path(place).is_dir() and not is_cached(place, spec.revision) and not is_reachable(place):
         raise unreachable(spec.name, place)
-    arguments: dict[str, Any] = {
-        "revision": spec.revision,
-        "trust_remote_code": trust_remote_code,
-    }
+    arguments = {"revision": spec.revision, "trust_remote_code": trust_remote_code}
     with explained(spec.name, place):
         config = AutoConfig.from_pretrained(place, **arguments)
-        architecture = _architecture(spec, config, place, trust_remote_code)
+        architecture = _architecture(spec, config, place, own_class=trust_remote_code)
         processor = AutoImageProcessor.from_pretrained(place, **arguments)
-        backbone = _load_backbone(spec, place, architecture, config, dtype, arguments)
+        if random_weights:
+            backbone = build_backbone(config).to(dtype)
+        else:
+            backbone = _read(spec, place, architecture, config, dtype, arguments)
     folder = _folder(place, spec.revision)
-    if folder is not None:
+    if folder is not None and not random_weights:
         verify_weights(spec.name, folder)
     _check_size(spec, backbone.config, place)
     backbone.eval()
     if backbone.config.model_type == "vit_mae":
         backbone.config.mask_ratio = 0.0
     if architecture is REMOTE:
-        architecture = checked_architecture(spec.name, place, backbone, processor, layer)
-    from_hub = folder is not None and not Path(place).is_dir()
-    revision = folder.name if folder is not None and from_hub else _weights_hash(folder)
-    return TransformersEncoder(
-        spec,
-        backbone,
-        processor,
-        layer=layer,
-        resolution=resolution,
-        pretrained=True,
-        revision=revision,
-        remote_code=trust_remote_code and bool(getattr(config, "auto_map", None)),
-        architecture=architecture,
-    )
+        size = output_size(processor)
+        architecture = remote_architecture(spec.name, place, backbone, size, layer)
+    encoder = HfEncoder(spec, backbone, processor, architecture, layer=layer, resolution=resolution)
+    encoder.pretrained = not random_weights
+    encoder.weights_revision = None if random_weights else _revision(folder, place)
+    encoder.remote_code = trust_remote_code and bool(getattr(config, "auto_map", None))
+    return encoder
 
 
 def _folder(place: str, revision: str | None) -> Path | None:
-    """Return where the files of a repository or folder lie; a Hub snapshot's is its commit."""
+    """Return where the files of a repository or folder are; a Hub snapshot's name is its commit."""
     from huggingface_hub import try_to_load_from_cache
 
     if Path(place).is_dir():
@@ -98,27 +98,27 @@ def _folder(place: str, revision: str | None) -> Path | None:
     return Path(configuration).parent if isinstance(configuration, str) else None
 
 
-def _weights_hash(folder: Path | None) -> str | None:
-    """Return the sha256 of a folder's one weights file; None where it has several."""
-    file = None if folder is None else folder / "model.safetensors"
-    return f"sha256:{file_hash(file)}" if file is not None and file.is_file() else None
+def _revision(folder: Path | None, place: str) -> str | None:
+    """Return a snapshot's commit, or the sha256 of a folder's one weights file."""
+    if folder is None or not Path(place).is_dir():
+        return folder.name if folder else None
+    file = folder / "model.safetensors"
+    return f"sha256:{file_hash(file)}" if file.is_file() else None
 
 
-def _architecture(
-    spec: EncoderSpec, config: Any, place: str, trust_remote_code: bool
-) -> Architecture:
+def _architecture(spec: EncoderSpec, config: Any, place: str, *, own_class: bool) -> Architecture:
     model_type = str(config.model_type)
-    foreign = model_type not in ARCHITECTURES
-    if foreign and spec.family not in FAMILY_TYPES and has_own_class(config) and trust_remote_code:
-        return REMOTE
-    if foreign:
+    expected = FAMILY_TYPES.get(spec.family)
+    if model_type not in ARCHITECTURES:
+        maps = getattr(config, "auto_map", None) or {}
+        if own_class and "AutoModel" in maps and expected is None:
+            return REMOTE
         raise UnknownNameError(
             "vision architecture",
             model_type,
             ARCHITECTURES,
             f"(in {place}); `timm:NAME` or `open_clip:ARCH/PRETRAINED` may have it.",
         )
-    expected = FAMILY_TYPES.get(spec.family)
     if expected and model_type not in expected:
         raise WeightsError(
             f"encoder {spec.name}: {place} holds a '{model_type}', not a {spec.family}; "
@@ -128,15 +128,10 @@ def _architecture(
 
 
 def _check_size(spec: EncoderSpec, config: Any, place: str) -> None:
-    """Check that a named encoder's weights have the width and depth that the catalogue states.
-
-    Raises:
-        WeightsError: they are another size of the family.
-    """
     if getattr(config, "num_hidden_layers", None) is None or spec.depth is None:
         return
     found = (int(config.hidden_size), int(config.num_hidden_layers))
-    stated = (spec.width or found[0], spec.depth or found[1])
+    stated = (spec.width or found[0], spec.depth)
     if found != stated:
         raise WeightsError(
             f"encoder {spec.name}: {place} is {found[0]} wide with {found[1]} blocks, the name "
@@ -144,7 +139,7 @@ def _check_size(spec: EncoderSpec, config: Any, place: str) -> None:
         )
 
 
-def _load_backbone(
+def _read(
     spec: EncoderSpec,
     place: str,
     architecture: Architecture,
@@ -152,14 +147,14 @@ def _load_backbone(
     dtype: torch.dtype,
     arguments: dict[str, Any],
 ) -> Any:
+    """Return the tower with every parameter read from the checkpoint, which holds no other."""
     import transformers
 
     model_class = getattr(transformers, architecture.model_class)
     options = loading_options(architecture, config)
-    # Read already, and not again; but a tower's own configuration may lie in a larger model's.
+    # Read already, and not again; but a tower's own configuration may be inside a larger model's.
     if architecture is not REMOTE and isinstance(config, model_class.config_class):
-        settings = {name for name in options if hasattr(config, name)}
-        for name in settings:
+        for name in [name for name in options if hasattr(config, name)]:
             setattr(config, name, options.pop(name))
         options["config"] = config
     with quiet_loading():
@@ -172,36 +167,182 @@ def _load_backbone(
             **options,
             **arguments,
         )
-    _check_whole(spec, place, architecture, backbone.base_model_prefix, report)
+    prefix = f"{backbone.base_model_prefix}."
+    missing = [str(n) for key in ("missing_keys", "mismatched_keys") for n in report.get(key, ())]
+    unexpected = [
+        str(name)
+        for name in report.get("unexpected_keys", ())
+        if not str(name).removeprefix(prefix).startswith(architecture.ignored_keys)
+    ]
+    check_names(spec.name, place, missing, unexpected, ())
     return backbone
 
 
-def _check_whole(
-    spec: EncoderSpec,
-    place: str,
-    architecture: Architecture,
-    prefix: str,
-    report: Mapping[str, Iterable[str]],
-) -> None:
-    """Check that every parameter was read from the checkpoint and that it holds no other.
+class HfEncoder(Encoder):
+    """A vision tower of transformers with its own image processor."""
+
+    def __init__(
+        self,
+        spec: EncoderSpec,
+        backbone: Any,
+        processor: Any,
+        architecture: Architecture | None = None,
+        *,
+        layer: tuple[int, ...] = (-1,),
+        resolution: int | None = None,
+    ) -> None:
+        """Wrap a loaded tower.
+
+        Args:
+            spec: the catalogue's record.
+            backbone: transformers' module.
+            processor: its image processor.
+            architecture: how its tokens are laid out; by default what is known of its model type.
+            layer: blocks whose tokens are returned, joined along channels.
+            resolution: pixels of a side; None for the processor's own.
+
+        Raises:
+            WeightsError: a layer or a resolution that this tower does not have.
+        """
+        super().__init__()
+        config = backbone.config
+        self.backbone = backbone
+        self._architecture = architecture or ARCHITECTURES[config.model_type]
+        self.processor = resized(processor, resolution) if resolution else processor
+        self.resolution = output_size(self.processor)
+        self.layer = layer
+        registers = int(getattr(config, "num_register_tokens", 0) or 0)
+        self._prefix_tokens = self._architecture.prefix_tokens + registers
+        self._resized = config.image_size not in (self.resolution[0], list(self.resolution))
+        if self._resized and self._architecture.other_sizes == "never":
+            raise WeightsError(
+                f"encoder {spec.name}: this architecture takes {config.image_size} pixels only, "
+                f"not {self.resolution[0]}; leave --resolution out, or use its timm source"
+            )
+        depth = None if self._architecture.hierarchical else int(config.num_hidden_layers)
+        check_layers(spec.name, layer, depth)
+        width, patch = self._measure_last_stage() if depth is None else self._plain_grid(spec.name)
+        self._set_shape(
+            spec, width=width, depth=depth, patch=patch, prefix_tokens=self._prefix_tokens
+        )
+        if not resolution:
+            self.notes = self._size_notes(spec)
+
+    def _plain_grid(self, name: str) -> tuple[int, int]:
+        """Set the grid of a plain ViT; return width and patch."""
+        patch = int(self.backbone.config.patch_size)
+        # SigLIP's SO400M was trained at 384 px with a patch of 14: its own size may leave a rim.
+        if self._resized and (self.resolution[0] % patch or self.resolution[1] % patch):
+            raise WeightsError(
+                f"encoder {name}: {self.resolution[0]} pixels are not a multiple of its "
+                f"patch of {patch}; choose another --resolution"
+            )
+        self.grid = (self.resolution[0] // patch, self.resolution[1] // patch)
+        return int(self.backbone.config.hidden_size), patch
+
+    def _measure_last_stage(self) -> tuple[int, int]:
+        """Set the grid of a hierarchical model from a blank image; return width and stride."""
+        first = next(self.backbone.parameters())
+        with torch.no_grad():
+            blank = first.new_zeros(1, 3, *self.resolution)
+            features = self.backbone(pixel_values=blank).last_hidden_state
+        if features.ndim == 4:
+            self.grid = (features.shape[2], features.shape[3])
+            return int(features.shape[1]), self.resolution[0] // self.grid[0]
+        tokens = features.shape[1] - self._prefix_tokens
+        stride = round((self.resolution[0] * self.resolution[1] / tokens) ** 0.5)
+        self.grid = (self.resolution[0] // stride, self.resolution[1] // stride)
+        return int(features.shape[2]), stride
+
+    def _size_notes(self, spec: EncoderSpec) -> tuple[str, ...]:
+        """Return where the checkpoint's sizes disagree with its name or with each other."""
+        side, trained = self.resolution[0], self.backbone.config.image_size
+        if spec.resolution not in (None, side):
+            return (
+                f"encoder {spec.name}: the name stands for {spec.resolution} px, the checkpoint's "
+                f"image processor gives {side} px; the checkpoint is followed",
+            )
+        if spec.resolution is None and self._resized:
+            return (
+                f"encoder {spec.name}: its image processor gives {side} px, its position "
+                f"embeddings are for {trained} px and are interpolated",
+            )
+        return ()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return `(B, N, D)` patch tokens; see `Encoder.forward`.
+
+        The last layer is the library's `last_hidden_state` under the tower's final norm (CLIP's
+        `last_hidden_state` comes before it, as in no other source of the same weights); an earlier
+        layer is the block's output as it is, as LLaVA takes it.
+        """
+        config = self.backbone.config
+        arguments: dict[str, Any] = {"pixel_values": pixels.to(self.dtype)}
+        if self._resized and self._architecture.other_sizes == "argument":
+            arguments["interpolate_pos_encoding"] = True
+        if config.model_type == "vit_mae":
+            # Noise in rising order keeps every patch in its place; the mask ratio is 0.
+            order = torch.arange(self.num_tokens, device=pixels.device, dtype=torch.float32)
+            arguments["noise"] = order.expand(len(pixels), -1)
+        if self._architecture.hierarchical:
+            features: Tensor = self.backbone(**arguments).last_hidden_state
+            if features.ndim == 4:
+                return features.flatten(2).transpose(1, 2)
+            return features[:, self._prefix_tokens :]
+        last = (-1, int(config.num_hidden_layers) - 1)
+        deep = any(index not in last for index in self.layer)
+        output = self.backbone(**arguments, output_hidden_states=deep)
+        chosen = [
+            self._normed(output.last_hidden_state)
+            if index in last
+            else output.hidden_states[index + 1 if index >= 0 else index]
+            for index in self.layer
+        ]
+        tokens = torch.cat(chosen, dim=-1) if len(chosen) > 1 else chosen[0]
+        return tokens[:, self._prefix_tokens :]
+
+    def _normed(self, tokens: Tensor) -> Tensor:
+        name = self._architecture.final_norm
+        normed: Tensor = getattr(self.backbone, name)(tokens) if name else tokens
+        return normed
+
+    def transform(self, image: Image) -> Tensor:
+        """Return `(3, H, W)` pixels as the checkpoint's own processor makes them."""
+        pixels: Tensor = self.processor(images=image, return_tensors="pt")["pixel_values"][0]
+        return pixels.float()
+
+    @property
+    def transform_description(self) -> str:
+        """The processor's settings that decide the pixels, in a fixed order."""
+        settings = self.processor.to_dict()
+        return ", ".join(f"{k}={settings[k]}" for k in _DESCRIBED if settings.get(k) is not None)
+
+
+def output_size(processor: Any) -> tuple[int, int]:
+    """Return (H, W) after an image processor's resize and crop.
 
     Raises:
-        WeightsError: names the first missing or unexpected parameter outside heads.
+        WeightsError: the processor keeps each image's own size.
     """
-    for problem in ("missing_keys", "mismatched_keys"):
-        names = sorted(str(name) for name in report.get(problem, ()))
-        if names:
-            raise WeightsError(
-                f"encoder {spec.name}: {place} leaves {len(names)} parameters at random values "
-                f"({problem.replace('_', ' ')}), the first {names[0]}"
-            )
-    ignored_keys = sorted(
-        str(name)
-        for name in report.get("unexpected_keys", ())
-        if not str(name).removeprefix(f"{prefix}.").startswith(architecture.ignored_keys)
-    )
-    if ignored_keys:
-        raise WeightsError(
-            f"encoder {spec.name}: {place} holds {len(ignored_keys)} parameters that a "
-            f"{architecture.model_class} does not have, the first {ignored_keys[0]}"
-        )
+    settings = processor.to_dict()
+    size = settings.get("crop_size") if settings.get("do_center_crop") else settings.get("size")
+    if isinstance(size, int):
+        return size, size
+    size = dict(size or {})
+    if "height" in size and "width" in size and size["height"]:
+        return int(size["height"]), int(size["width"])
+    raise WeightsError(f"its image processor gives no fixed size ({size}); pass --resolution")
+
+
+def resized(processor: Any, resolution: int) -> Any:
+    """Return an image processor with another output size; resize and crop keep their ratio."""
+    settings = processor.to_dict()
+    square = {"height": resolution, "width": resolution}
+    changes: dict[str, Any] = {"size": square}
+    if settings.get("do_center_crop") and settings.get("crop_size"):
+        changes["crop_size"] = square
+        edge = dict(settings["size"]).get("shortest_edge")
+        crop = dict(settings["crop_size"])["height"]
+        if edge:
+            changes["size"] = {"shortest_edge": round(edge * resolution / crop)}
+    return type(processor).from_dict(settings | changes)

@@ -1,13 +1,15 @@
 """Which class of transformers reads each architecture, and how its tokens are laid out.
 
-What belongs here: the table of architectures and what follows from it. An architecture that is not
-listed is an error, never a guess.
+An architecture that is not listed is an error, never a guess.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
+
+from encoder_bench.base.errors import WeightsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +55,7 @@ _MASKED_NORM = {"use_mean_pooling": False}
 _TOWER = {r"^vision_model\.": ""}
 
 
-def plain_architecture(model_class: str, prefix_tokens: int, **more: Any) -> Architecture:
-    """Return an architecture whose checkpoints may hold the usual heads besides."""
-    return Architecture(model_class, prefix_tokens, ignored_keys=_HEADS, **more)
-
-
-_plain = plain_architecture
-
+_plain = partial(Architecture, ignored_keys=_HEADS)
 
 _CLIP = Architecture("CLIPVisionModel", 1, ignored_keys=_TEXT, final_norm="post_layernorm")
 _SIGLIP = Architecture(
@@ -112,6 +108,11 @@ FAMILY_TYPES = {
 """Which model types a family of the catalogue may have; any, for a family that is not here."""
 
 
+REMOTE = _plain("AutoModel", 0, other_sizes="never")
+"""A repository's own class, as `--trust-remote-code` allows; see `remote_architecture`."""
+_NEEDED = ("hidden_size", "num_hidden_layers", "patch_size", "image_size")
+
+
 def loading_options(architecture: Architecture, config: Any) -> dict[str, Any]:
     """Return the arguments with which a checkpoint's vision tower is built.
 
@@ -124,20 +125,72 @@ def loading_options(architecture: Architecture, config: Any) -> dict[str, Any]:
     return architecture.options | (architecture.masked_options if masked else {})
 
 
-def build_backbone(config: dict[str, Any]) -> Any:
-    """Return a vision tower with fresh weights on torch's default device.
+def build_backbone(config: Any) -> Any:
+    """Return a vision tower with transformers' own initialisation, on torch's default device.
 
     Args:
-        config: `model_type` and the arguments of its configuration class, as in `configs.toml`.
+        config: a configuration, or `model_type` and its arguments as in `configs.toml`.
     """
     import transformers
 
-    kind = str(config["model_type"])
-    architecture = ARCHITECTURES[kind]
-    settings = transformers.AutoConfig.for_model(
-        **config, **{k: v for k, v in architecture.options.items() if k.endswith("use_head")}
-    )
-    if kind == "vit_mae":
+    settings = transformers.AutoConfig.for_model(**config) if isinstance(config, dict) else config
+    architecture = ARCHITECTURES[settings.model_type]
+    model_class = getattr(transformers, architecture.model_class)
+    if not isinstance(settings, model_class.config_class):  # a tower inside a larger model
+        settings = settings.vision_config
+    options = loading_options(architecture, settings)
+    for name in [name for name in options if hasattr(settings, name)]:
+        setattr(settings, name, options.pop(name))
+    if settings.model_type == "vit_mae":
         settings.mask_ratio = 0.0
-    arguments = {k: v for k, v in architecture.options.items() if not k.endswith("use_head")}
-    return getattr(transformers, architecture.model_class)(settings, **arguments)
+    return model_class(settings, **options)
+
+
+def remote_architecture(
+    name: str, place: str, backbone: Any, size: tuple[int, int], layer: tuple[int, ...]
+) -> Architecture:
+    """Run a repository's own model on a blank image and return how its tokens are laid out.
+
+    Patch tokens are the last h * w of `last_hidden_state`, on the grid that image size and patch
+    give; class and register tokens stand before them.
+
+    Args:
+        name: the encoder, for errors.
+        place: its repository or folder, for errors.
+        backbone: the loaded model, in eval mode.
+        size: (H, W) pixels of its image processor.
+        layer: blocks that are asked for; others than the last need `hidden_states`.
+
+    Raises:
+        WeightsError: the configuration or the output is not that of a plain vision transformer.
+    """
+    import torch
+
+    problem = f"encoder {name}: {place}: its own model class cannot be used as an encoder: "
+    config = backbone.config
+    missing = [key for key in _NEEDED if not isinstance(getattr(config, key, None), int)]
+    if missing:
+        raise WeightsError(f"{problem}its configuration gives no whole number {missing[0]}")
+    patches = (size[0] // config.patch_size) * (size[1] // config.patch_size)
+    only_last = set(layer) <= {-1, config.num_hidden_layers - 1}
+    deep = {} if only_last else {"output_hidden_states": True}
+    first = next(backbone.parameters())
+    try:
+        with torch.no_grad():
+            output = backbone(pixel_values=first.new_zeros(1, 3, *size), **deep)
+    except Exception as error:  # foreign code may raise anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise WeightsError(f"{problem}its forward pass fails: {reason}") from error
+    tokens = getattr(output, "last_hidden_state", None)
+    if not isinstance(tokens, torch.Tensor) or tokens.ndim != 3:
+        raise WeightsError(f"{problem}it gives no last_hidden_state of (images, tokens, width)")
+    prefix = tokens.shape[1] - patches
+    if prefix < 0 or tokens.shape[2] != config.hidden_size:
+        raise WeightsError(
+            f"{problem}{tokens.shape[1]} tokens of width {tokens.shape[2]} for {size[0]} x "
+            f"{size[1]} pixels; expected at least {patches} patches of width {config.hidden_size}"
+        )
+    if deep and len(getattr(output, "hidden_states", None) or ()) != config.num_hidden_layers + 1:
+        raise WeightsError(f"{problem}it gives no hidden_states of each block, so no --layer")
+    registers = int(getattr(config, "num_register_tokens", 0) or 0)
+    return replace(REMOTE, prefix_tokens=prefix - registers)

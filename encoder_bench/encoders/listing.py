@@ -7,11 +7,11 @@ from dataclasses import asdict
 from typing import Any
 
 from encoder_bench.base.errors import UnknownNameError
-from encoder_bench.encoders.bundled_weights import bundled_folder, has_bundled_weights
+from encoder_bench.encoders.bundled import bundled_folder, has_bundled_weights
 from encoder_bench.encoders.registry import encoder_names, find_spec
 from encoder_bench.encoders.spec import EncoderSpec
 
-BYTES_PER_PARAMETER = 4
+_BYTES_PER_PARAMETER = 4
 
 
 def encoder_rows(
@@ -20,7 +20,7 @@ def encoder_rows(
     max_parameters: int | None = None,
     max_gflops: float | None = None,
 ) -> list[dict[str, Any]]:
-    """Return one row an encoder, in catalogue order, of those that pass every filter given.
+    """Return one row per encoder, in catalogue order, of those that pass every filter given.
 
     An encoder whose size is not known before it is loaded passes no filter by size.
 
@@ -28,16 +28,15 @@ def encoder_rows(
         UnknownNameError: no encoder has this family or supervision.
     """
     rows = [_row(find_spec(name)) for name in encoder_names()]
-    _check_filter("family", family, {row["family"] for row in rows})
-    _check_filter("supervision", supervision, {row["supervision"] for row in rows})
-    return [
-        row
-        for row in rows
-        if family in (None, row["family"])
-        and supervision in (None, row["supervision"])
-        and _at_most(row["parameters"], max_parameters)
-        and _at_most(row["gflops"], max_gflops)
-    ]
+    for key, wanted in (("family", family), ("supervision", supervision)):
+        known = {row[key] for row in rows}
+        if wanted is not None and wanted not in known:
+            raise UnknownNameError(key, wanted, sorted(known))
+        rows = [row for row in rows if wanted in (None, row[key])]
+    for key, limit in (("parameters", max_parameters), ("gflops", max_gflops)):
+        if limit is not None:
+            rows = [row for row in rows if row[key] is not None and row[key] <= limit]
+    return rows
 
 
 def encoder_card(name: str) -> dict[str, Any]:
@@ -47,25 +46,19 @@ def encoder_card(name: str) -> dict[str, Any]:
         UnknownNameError: no such encoder.
     """
     spec = find_spec(name)
-    card = asdict(spec)
-    card["sources"] = list(spec.sources)
-    card["revision"] = spec.revision or "unpinned"
-    if spec.source == "bundled":
+    card = asdict(spec) | {"sources": list(spec.sources), "revision": spec.revision or "unpinned"}
+    if spec.source == "bundled" and not spec.random_weights:
         card |= _bundled_facts(spec)
     if spec.parameters is not None:
-        card["weights_memory_bytes_float32"] = spec.parameters * BYTES_PER_PARAMETER
+        card["weights_memory_bytes_float32"] = spec.parameters * _BYTES_PER_PARAMETER
     return card
 
 
 def _bundled_facts(spec: EncoderSpec) -> dict[str, Any]:
     """Return what the shipped card says of a tiny encoder, or that its weights are random."""
     if not has_bundled_weights(spec.locator):
-        return {
-            "weights": "seeded random",
-            "supervision": "none",
-            "pretraining_data": "none",
-            "pretraining_images": "none",
-        }
+        return {"weights": "seeded random", "supervision": "none", "pretraining_data": "none",
+                "pretraining_images": "none"}  # fmt: skip
     card = json.loads((bundled_folder(spec.locator) / "card.json").read_text())
     return {
         "weights": "shipped",
@@ -74,32 +67,15 @@ def _bundled_facts(spec: EncoderSpec) -> dict[str, Any]:
     }
 
 
-def _check_filter(kind: str, wanted: str | None, known: set[Any]) -> None:
-    if wanted is not None and wanted not in known:
-        raise UnknownNameError(kind, wanted, sorted(known))
-
-
-def _at_most(value: float | None, most: float | None) -> bool:
-    return most is None or (value is not None and value <= most)
-
-
 def _row(spec: EncoderSpec) -> dict[str, Any]:
-    bundled = _bundled_facts(spec) if spec.source == "bundled" else {}
-    data = bundled.get("pretraining_data", spec.pretraining_data)
-    images = bundled.get("pretraining_images", spec.pretraining_images)
-    return {
-        "name": spec.name,
+    facts = asdict(spec) | (_bundled_facts(spec) if spec.source == "bundled" else {})
+    data, images = facts["pretraining_data"], facts["pretraining_images"]
+    kept = ("name", "family", "supervision", "parameters", "gflops", "width", "resolution",
+            "prefix_tokens", "licence")  # fmt: skip
+    return {key: facts[key] for key in kept} | {
         "encoder": spec.display_name,
-        "family": spec.family,
-        "supervision": bundled.get("supervision", spec.supervision),
         "pretraining": "none: random weights" if data == "none" else f"{data} ({images})",
-        "parameters": spec.parameters,
-        "gflops": spec.gflops,
-        "width": spec.width,
-        "resolution": spec.resolution,
         "patch_tokens": spec.tokens,
-        "prefix_tokens": spec.prefix_tokens,
         "sources": list(spec.sources),
-        "revision": bundled.get("revision", spec.revision or "unpinned"),
-        "licence": spec.licence,
+        "revision": facts["revision"] or "unpinned",
     }

@@ -1,15 +1,33 @@
-"""What every source has in common when weights are read: clear errors, and quiet libraries."""
+"""Reading a checkpoint whole: strictly, with one copy in memory, and clear errors."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from encoder_bench.base.errors import EncoderBenchError, WeightsError
 
 _UNREACHABLE = ("LocalEntryNotFound", "OfflineMode", "ConnectError", "ConnectionError", "Timeout")
+_RANDOM_FILLS = {
+    Tensor.uniform_,
+    Tensor.normal_,
+    Tensor.erfinv_,
+    nn.init.uniform_,
+    nn.init.normal_,
+    nn.init.trunc_normal_,
+    nn.init.kaiming_uniform_,
+    nn.init.kaiming_normal_,
+    nn.init.xavier_uniform_,
+    nn.init.xavier_normal_,
+}
+TokensAndGrid = tuple[Tensor, tuple[int, int]]
 
 
 @contextlib.contextmanager
@@ -49,7 +67,7 @@ def explained(name: str, place: str) -> Iterator[None]:
 
 
 def unreachable(name: str, place: str) -> WeightsError:
-    """Return the error for weights that are neither here nor to be had, with what to do."""
+    """Return the error for weights that are neither here nor can be fetched, with what to do."""
     return WeightsError(
         f"encoder {name}: {place} is not on this machine and the Hub cannot be reached; pass "
         "--weights PATH with the checkpoint's folder, or fetch it into HF_HOME where there is a "
@@ -88,3 +106,109 @@ def quiet_loading() -> Iterator[None]:
         library.set_verbosity(level)
         if bars:
             library.enable_progress_bar()
+
+
+class NoRandomFill(TorchFunctionMode):
+    """Builds a model without drawing the random values that its checkpoint replaces.
+
+    Drawing them takes longer than reading the file, and their pages are never touched.
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if function in _RANDOM_FILLS:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return function(*args, **(kwargs or {}))
+
+
+def strict_loading(
+    name: str,
+    place: str,
+    module: nn.Module,
+    tensors: Mapping[str, Tensor],
+    *,
+    ignored_keys: tuple[str, ...] = (),
+) -> None:
+    """Make a checkpoint's own tensors the module's parameters, all of them and no other.
+
+    Args:
+        name: the encoder, for errors.
+        place: the file, for errors.
+        module: built, its values unset.
+        tensors: by the module's names.
+        ignored_keys: beginnings of names (heads) that may be missing or unexpected.
+
+    Raises:
+        WeightsError: names the first parameter that is missing, unexpected or of another shape.
+    """
+    own = module.state_dict()
+    for key in sorted(own.keys() & tensors.keys()):
+        if own[key].shape != tensors[key].shape and not key.startswith(ignored_keys):
+            raise WeightsError(
+                f"encoder {name}: {place}: {key} has the shape {tuple(tensors[key].shape)}, the "
+                f"architecture needs {tuple(own[key].shape)}"
+            )
+    fitting = {k: v for k, v in tensors.items() if k not in own or own[k].shape == v.shape}
+    report = module.load_state_dict(fitting, strict=False, assign=True)
+    check_names(name, place, report.missing_keys, report.unexpected_keys, ignored_keys)
+
+
+def check_names(
+    name: str,
+    place: str,
+    missing: Iterable[str],
+    unexpected: Iterable[str],
+    ignored_keys: tuple[str, ...],
+) -> None:
+    """Check the names of parameters that a library reports, but for those of heads.
+
+    Raises:
+        WeightsError: names the first parameter that is missing or unexpected.
+    """
+    for names, words in (
+        (missing, "leaves {} parameters at random values, the first {}"),
+        (unexpected, "holds {} parameters that the architecture does not have, the first {}"),
+    ):
+        wrong = sorted(n for n in names if not n.startswith(ignored_keys))
+        if wrong:
+            raise WeightsError(f"encoder {name}: {place} {words.format(len(wrong), wrong[0])}")
+
+
+def token_shape(
+    backbone: nn.Module, tokens: Callable[[Tensor], TokensAndGrid], resolution: tuple[int, int]
+) -> tuple[int, tuple[int, int]]:
+    """Return the width of a backbone's patch tokens and their grid, rows first.
+
+    The forward pass runs on the meta device, where nothing is calculated; a backbone that cannot
+    do so (a tensor of its own kept outside its buffers) is run once for real.
+
+    Args:
+        backbone: the module that `tokens` runs.
+        tokens: from `(1, 3, H, W)` pixels to `(1, N, D)` patch tokens and their grid.
+        resolution: H and W, pixels.
+    """
+    first = next(backbone.parameters())
+    state = {
+        f"backbone.{name}": tensor.to("meta")
+        for name, tensor in (*backbone.named_parameters(), *backbone.named_buffers())
+    }
+    with torch.no_grad():
+        pixels = torch.zeros(1, 3, *resolution, dtype=first.dtype, device="meta")
+        try:
+            output, grid = torch.func.functional_call(_Runner(backbone, tokens), state, (pixels,))
+        except (RuntimeError, NotImplementedError):
+            output, grid = tokens(torch.zeros_like(pixels, device=first.device))
+    return int(output.shape[-1]), grid
+
+
+class _Runner(nn.Module):
+    """A module whose forward is `tokens`, so that its parameters can be replaced for one call."""
+
+    def __init__(self, backbone: nn.Module, tokens: Callable[[Tensor], TokensAndGrid]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self._tokens = tokens
+
+    def forward(self, pixels: Tensor) -> TokensAndGrid:
+        return self._tokens(pixels)

@@ -1,23 +1,29 @@
-"""Checkpoints in open_clip's layout: `ARCH/PRETRAINED` by tag, or from disk.
-
-What belongs here: open_clip's names, and reading. What is made of the tokens is
-`open_clip_encoder.py`'s.
-"""
+"""open_clip's checkpoints, `ARCH/PRETRAINED` by tag or from disk, and their patch tokens."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL.Image import Image
+from torch import Tensor, nn
 
 from encoder_bench.base.errors import UnknownNameError, WeightsError
-from encoder_bench.encoders.checkpoint import fetch_file, find_file, strict_loading
-from encoder_bench.encoders.loading import explained
-from encoder_bench.encoders.open_clip_encoder import OpenClipEncoder
+from encoder_bench.encoders.encoder import Encoder, check_layers
+from encoder_bench.encoders.loading import (
+    NoRandomFill,
+    TokensAndGrid,
+    explained,
+    quiet_building,
+    strict_loading,
+    token_shape,
+)
 from encoder_bench.encoders.spec import EncoderSpec
+from encoder_bench.encoders.weights import fetch_file, find_file, read_tensors
 
-FILES = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin")
+_FILES = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin")
 _PREPROCESSING = {
     "mean": "image_mean",
     "std": "image_std",
@@ -27,8 +33,8 @@ _PREPROCESSING = {
 _HEADS = ("proj", "head.", "trunk.head.", "trunk.attn_pool.", "trunk.fc_norm.")
 
 
-def open_clip_name(spec: EncoderSpec, *, tagged: bool) -> tuple[str, str, dict[str, Any]]:
-    """Return architecture, tag, and what open_clip knows of the tag.
+def open_clip_name(spec: EncoderSpec, *, tagged: bool) -> tuple[str, dict[str, Any]]:
+    """Return the architecture and what open_clip knows of the tag.
 
     Args:
         spec: `locator` is `ARCH/PRETRAINED`.
@@ -45,77 +51,246 @@ def open_clip_name(spec: EncoderSpec, *, tagged: bool) -> tuple[str, str, dict[s
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if tagged and tag not in tags:
         raise UnknownNameError(f"open_clip tag of {architecture}", tag, tags)
-    return architecture, tag, open_clip.get_pretrained_cfg(architecture, tag) or {}
+    return architecture, open_clip.get_pretrained_cfg(architecture, tag) or {}
+
+
+def build_open_clip(
+    spec: EncoderSpec,
+    weights: Path | None = None,
+    resolution: int | None = None,
+    device: str = "cpu",
+) -> tuple[Any, Any]:
+    """Return open_clip's model without weights, and its evaluation transform.
+
+    Activation and preprocessing are those of the tag; where a folder has its own
+    `open_clip_config.json`, the folder's.
+    """
+    import open_clip
+
+    architecture, facts = open_clip_name(spec, tagged=weights is None)
+    options: dict[str, Any] = {}
+    if _own_config(weights) is not None:
+        architecture = f"local-dir:{weights}"
+    else:
+        options["force_quick_gelu"] = bool(facts.get("quick_gelu"))
+        for key, option in _PREPROCESSING.items():
+            if facts.get(key) is not None:
+                options[option] = facts[key]
+    with quiet_building():
+        model, _, transform = open_clip.create_model_and_transforms(
+            architecture,
+            load_weights=False,
+            pretrained_text=False,
+            force_image_size=resolution,
+            device=device,
+            **options,
+        )
+    return model, transform
+
+
+def _own_config(weights: Path | None) -> dict[str, Any] | None:
+    file = None if weights is None else weights / "open_clip_config.json"
+    if file is None or not file.is_file():
+        return None
+    config: dict[str, Any] = json.loads(file.read_text())
+    return config
+
+
+def _folder_notes(spec: EncoderSpec, weights: Path | None) -> tuple[str, ...]:
+    """Return where a folder's own configuration disagrees with the name."""
+    import open_clip
+
+    own = _own_config(weights)
+    if own is None:
+        return ()
+    architecture, facts = open_clip_name(spec, tagged=False)
+    named = open_clip.get_model_config(architecture) or {}
+    quick = bool(facts.get("quick_gelu", named.get("quick_gelu")))
+    model, pixels = own.get("model_cfg", {}), own.get("preprocess_cfg", {})
+    other = ["quick_gelu"] if bool(model.get("quick_gelu")) != quick else []
+    other += [k for k, v in model.get("vision_cfg", {}).items() if named["vision_cfg"].get(k) != v]
+    other += [k for k in _PREPROCESSING if k in pixels and facts.get(k, pixels[k]) != pixels[k]]
+    if not other:
+        return ()
+    return (
+        f"encoder {spec.name}: {weights} states another {', '.join(other)} than the name; the "
+        "checkpoint is followed",
+    )
 
 
 def load_open_clip(
     spec: EncoderSpec,
     weights: Path | None,
     *,
-    layer: tuple[int, ...],
-    resolution: int | None,
-    dtype: torch.dtype,
+    layer: tuple[int, ...] = (-1,),
+    resolution: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    random_weights: bool = False,
 ) -> OpenClipEncoder:
     """Load the vision tower of an open_clip model.
 
     Args:
         spec: the catalogue's record; `locator` is `ARCH/PRETRAINED`.
-        weights: a safetensors file of the whole model, instead of the download.
+        weights: a checkpoint of the whole model or its folder, instead of the download.
         layer: blocks whose tokens are returned.
         resolution: pixels of a side; open_clip interpolates the position embeddings.
         dtype: of the weights.
+        random_weights: leave open_clip's own initialisation.
 
     Raises:
         UnknownNameError: open_clip has no such architecture or tag.
         WeightsError: unreachable, damaged, or no patch tokens.
     """
-    import open_clip
+    if random_weights:
+        model, transform = build_open_clip(spec, weights, resolution)
+        revision = None
+    else:
+        model, transform, revision = read_open_clip(spec, weights, resolution, vision_only=True)
+    encoder = OpenClipEncoder(spec, model.visual.to(dtype).eval(), transform, layer=layer)
+    encoder.pretrained = not random_weights
+    encoder.weights_revision = revision
+    encoder.notes = _folder_notes(spec, weights)
+    return encoder
 
-    architecture, tag, facts = open_clip_name(spec, tagged=weights is None)
+
+def read_open_clip(
+    spec: EncoderSpec,
+    weights: Path | None = None,
+    resolution: int | None = None,
+    *,
+    vision_only: bool,
+) -> tuple[Any, Any, str]:
+    """Return open_clip's model with every parameter read, its transform, and the revision.
+
+    Raises:
+        WeightsError: unreachable, damaged, or not whole.
+    """
+    from open_clip.convert import convert_state_dict
+    from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed
+
+    _, facts = open_clip_name(spec, tagged=weights is None)
     if weights is not None:
         file, revision = find_file(spec, weights)
+    elif facts.get("hf_hub"):
+        file, revision = fetch_file(spec, str(facts["hf_hub"]).rstrip("/"), _FILES)
     else:
-        repository = str(facts.get("hf_hub", "")).rstrip("/")
-        if not repository:
-            raise WeightsError(
-                f"encoder {spec.name}: open_clip has no Hub repository for {architecture}/{tag}; "
-                "download its checkpoint, convert it to safetensors and pass --weights PATH"
-            )
-        file, revision = fetch_file(spec, repository, FILES)
-    with (
-        explained(spec.name, str(file)),
-        strict_loading(spec.name, str(file), heads=_HEADS, only="visual."),
-    ):
-        model, _, transform = open_clip.create_model_and_transforms(
-            architecture,
-            pretrained=str(file),
-            force_image_size=resolution,
-            weights_only=True,
-            **build_options(facts),
+        raise WeightsError(
+            f"encoder {spec.name}: open_clip has no Hub repository for {spec.locator}; download "
+            "its checkpoint and pass --weights FILE"
         )
-    return OpenClipEncoder(
-        spec,
-        model.visual.to(dtype).eval(),
-        transform,
-        layer=layer,
-        resolution=image_size(model),
-        revision=revision,
-    )
+    with explained(spec.name, str(file)):
+        with NoRandomFill():
+            model, transform = build_open_clip(spec, weights, resolution)
+        state = convert_state_dict(model, read_tensors(spec.name, file))
+        if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
+            state = convert_to_custom_text_state_dict(state)
+        resize_pos_embed(state, model)
+        for key in ("logit_scale", "logit_bias"):  # a number, or a list of one
+            if key in state and getattr(model, key, None) is not None:
+                state[key] = state[key].reshape(getattr(model, key).shape)
+    module, heads = (model.visual, _HEADS) if vision_only else (model, ())
+    if vision_only:
+        state = {k[7:]: v for k, v in state.items() if k.startswith("visual.")}
+    strict_loading(spec.name, str(file), module, state, ignored_keys=heads)
+    return model, transform, revision
 
 
-def build_options(facts: dict[str, Any]) -> dict[str, Any]:
-    """Return activation and preprocessing that a tag's weights need, for `create_model`.
+class OpenClipEncoder(Encoder):
+    """The vision tower of an open_clip model; its text tower is dropped."""
 
-    A checkpoint that is given as a file knows neither; both go with the tag.
+    def __init__(
+        self, spec: EncoderSpec, backbone: Any, transform: Any, *, layer: tuple[int, ...] = (-1,)
+    ) -> None:
+        """Wrap a vision tower with its evaluation transform; its projection is dropped.
+
+        Raises:
+            WeightsError: the tower gives no intermediate tokens, or has no such layer.
+        """
+        super().__init__()
+        trunk = getattr(backbone, "trunk", None)
+        blocks = (
+            backbone.transformer.resblocks
+            if hasattr(backbone, "transformer")
+            else getattr(trunk, "blocks", None)
+        )
+        if blocks is None or not hasattr(backbone, "forward_intermediates"):
+            raise WeightsError(
+                f"encoder {spec.name}: this open_clip tower gives no patch tokens by block; its "
+                "weights may be in timm (timm:NAME)"
+            )
+        _drop_heads(backbone)
+        self.backbone = backbone
+        self.layer = layer
+        size = backbone.image_size
+        self.resolution = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+        self._transform = transform
+        self._blocks = len(blocks)
+        check_layers(spec.name, layer, self._blocks)
+        width, self.grid = token_shape(backbone, self._first_map, self.resolution)
+        self._set_shape(
+            spec,
+            width=width,
+            depth=self._blocks,
+            patch=self.resolution[0] // self.grid[0],
+            prefix_tokens=1 if trunk is None else int(getattr(trunk, "num_prefix_tokens", 0) or 0),
+        )
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return `(B, N, D)` patch tokens; layer -1 with the tower's final norm.
+
+        One pass, which ends with the last block that is asked for.
+        """
+        wanted = [index % self._blocks for index in self.layer]
+        tokens = self._outputs(pixels.to(self.dtype), sorted(set(wanted)), "NLC")
+        last = self._blocks - 1
+        if last in tokens:
+            trunk = getattr(self.backbone, "trunk", None)
+            norm = self.backbone.ln_post if trunk is None else trunk.norm
+            tokens[last] = norm(tokens[last])
+        if len(wanted) == 1:
+            return tokens[wanted[0]]
+        return torch.cat([tokens[index] for index in wanted], dim=-1)
+
+    def _outputs(self, pixels: Tensor, indices: list[int], layout: str) -> dict[int, Tensor]:
+        """Return the un-normed patch tokens of some blocks, `NLC` or as maps, `NCHW`."""
+        output = self.backbone.forward_intermediates(
+            pixels, indices=indices, stop_early=True, intermediates_only=True, output_fmt=layout
+        )
+        return dict(zip(indices, output["image_intermediates"], strict=True))
+
+    def _first_map(self, pixels: Tensor) -> TokensAndGrid:
+        """Return the first block's patch tokens and their grid: all blocks have the same."""
+        (features,) = self._outputs(pixels, [0], "NCHW").values()
+        return features.flatten(2).transpose(1, 2), (features.shape[2], features.shape[3])
+
+    def transform(self, image: Image) -> Tensor:
+        """Return `(3, H, W)` pixels as open_clip's evaluation transform makes them."""
+        pixels: Tensor = self._transform(image)
+        return pixels.float()
+
+    @property
+    def transform_description(self) -> str:
+        """The steps of the evaluation transform."""
+        return " ".join(str(self._transform).split())
+
+
+def _drop_heads(backbone: Any) -> None:
+    """Leave out projection, attention pooling and a norm of pooled vectors.
+
+    No patch token depends on them. CLIPA's and CoCa's towers norm what was pooled, not the tokens.
     """
-    options: dict[str, Any] = {"force_quick_gelu": bool(facts.get("quick_gelu"))}
-    for key, option in _PREPROCESSING.items():
-        if facts.get(key) is not None:
-            options[option] = facts[key]
-    return options
-
-
-def image_size(model: Any) -> tuple[int, int]:
-    """Return (H, W) pixels that a model was built for."""
-    size = model.visual.image_size
-    return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    if isinstance(getattr(backbone, "proj", None), nn.Parameter):
+        backbone.proj = None
+    pooler = getattr(backbone, "attn_pool", None)
+    if getattr(backbone, "final_ln_after_pool", False) or pooler is not None:
+        backbone.ln_post = nn.Identity().eval()
+        backbone.attn_pool = backbone.attn_pool_contrastive = None
+    trunk = getattr(backbone, "trunk", None)
+    if trunk is not None:
+        backbone.head = nn.Identity().eval()
+        if getattr(trunk, "attn_pool", None) is not None:
+            trunk.attn_pool = None
+            trunk.global_pool = ""
+        for name in ("fc_norm", "head"):
+            if isinstance(getattr(trunk, name, None), nn.Module):
+                setattr(trunk, name, nn.Identity().eval())

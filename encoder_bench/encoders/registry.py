@@ -1,14 +1,12 @@
-"""From a name to an encoder: exact names, general forms, and nothing in between.
-
-What belongs here: look-up and dispatch. Importing this module imports no torch.
-"""
+"""From a name to an encoder: exact names and general forms; importing it imports no torch."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from encoder_bench.base.errors import EncoderBenchError, UnknownNameError, WeightsError
 from encoder_bench.encoders.catalog import CATALOG, parse_source
@@ -18,10 +16,12 @@ if TYPE_CHECKING:
     from encoder_bench.encoders.encoder import Encoder
 
 ENTRY_POINTS = "encoder_bench.encoders"
+RANDOM = "random:"
+"""Before any name: its architecture and preprocessing with freshly initialised weights."""
 _FORMS: dict[str, Source] = {"timm": "timm", "open_clip": "open_clip", "hf": "hf", "dir": "dir"}
 _HINT = (
     "Besides: timm:NAME, open_clip:ARCH/PRETRAINED, hf:REPO[@REV], dir:PATH, NAME@SOURCE for "
-    "another library's copy of the same weights, or A+B."
+    "another library's copy of the same weights, A+B, or random:NAME for its random twin."
 )
 
 
@@ -63,8 +63,11 @@ def find_spec(name: str) -> EncoderSpec:
     """
     if name in CATALOG:
         return CATALOG[name]
+    if name.startswith(RANDOM):
+        return _random_twin(name, find_spec(name.removeprefix(RANDOM)))
     form, colon, locator = name.partition(":")
-    if colon and form in _FORMS and locator and "+" not in name:
+    whole_folder = form == "dir" and Path(locator).expanduser().is_dir()
+    if colon and form in _FORMS and locator and (whole_folder or "+" not in name):
         return _general(name, _FORMS[form], locator)
     plugins = plugin_specs()
     if name in plugins:
@@ -74,6 +77,19 @@ def find_spec(name: str) -> EncoderSpec:
     if "@" in name:
         return _elsewhere(name)
     raise UnknownNameError("encoder", name, encoder_names(), _HINT)
+
+
+def _random_twin(name: str, spec: EncoderSpec) -> EncoderSpec:
+    return replace(
+        spec,
+        name=name,
+        display_name=f"{spec.display_name}, random weights",
+        supervision="none",
+        pretraining_data="none",
+        pretraining_images="none",
+        revision=None,
+        random_weights=True,
+    )
 
 
 def _general(name: str, source: Source, locator: str) -> EncoderSpec:
@@ -105,16 +121,7 @@ def _elsewhere(name: str) -> EncoderSpec:
     for source in spec.sources:
         form, locator = parse_source(source)
         if form == wanted:
-            here = form == spec.source
-            return replace(
-                spec,
-                name=name,
-                source=form,
-                locator=locator,
-                resolution=spec.resolution if here else None,
-                tokens=spec.tokens if here else None,
-                gflops=spec.gflops if here else None,
-            )
+            return replace(spec, name=name, source=form, locator=locator)
     raise UnknownNameError(
         f"source of {base}", wanted, [parse_source(source)[0] for source in spec.sources]
     )
@@ -152,6 +159,7 @@ def load_encoder(
     dtype: str = "float32",
     weights: Path | None = None,
     trust_remote_code: bool = False,
+    seed: int = 0,
 ) -> Encoder:
     """Load an encoder, in eval mode, on the CPU.
 
@@ -160,8 +168,9 @@ def load_encoder(
         layer: blocks whose tokens are returned, joined along channels.
         resolution: pixels of a side; None for the checkpoint's own.
         dtype: float32, bfloat16 or float16.
-        weights: the checkpoint on disk, in its library's own format, instead of the Hub.
+        weights: the checkpoint on disk, a folder or a file, instead of the Hub.
         trust_remote_code: let a Hub repository run its own code.
+        seed: of the random weights of `random:NAME`.
 
     Raises:
         UnknownNameError: no such name.
@@ -170,7 +179,6 @@ def load_encoder(
     import torch
 
     spec = find_spec(name)
-    kind = getattr(torch, dtype)
     if weights is not None and not weights.exists():
         raise WeightsError(f"--weights {weights}: no such file or folder")
     if spec.source == "combined":
@@ -178,39 +186,72 @@ def load_encoder(
 
         if weights is not None:
             raise WeightsError("--weights works on one encoder; name folders as dir:A+dir:B")
+        prefix = RANDOM if spec.random_weights else ""
         parts = [
             load_encoder(
-                part,
+                prefix + part,
                 layer=layer,
                 resolution=resolution,
                 dtype=dtype,
                 trust_remote_code=trust_remote_code,
+                seed=seed,
             )
-            for part in name.split("+")
+            for part in name.removeprefix(RANDOM).split("+")
         ]
         return CombinedEncoder(spec, parts)
+    if not spec.random_weights:
+        spec, weights = _by_file(spec, weights)
+    if spec.sources and parse_source(spec.sources[0])[0] != spec.source:
+        resolution = resolution or spec.resolution  # another library's own may be another
+    load = partial(_load, layer=layer, resolution=resolution, dtype=getattr(torch, dtype))
+    if not spec.random_weights:
+        return load(spec, weights, trust_remote_code=trust_remote_code)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return load(spec, weights, trust_remote_code=trust_remote_code, random_weights=True)
+
+
+def _by_file(spec: EncoderSpec, weights: Path | None) -> tuple[EncoderSpec, Path | None]:
+    """Return the source that reads `--weights FILE`, an encoder's authors' own format.
+
+    Raises:
+        WeightsError: no library reads it.
+    """
+    if weights is None or weights.is_dir() or spec.source in ("timm", "open_clip"):
+        return spec, weights
+    if weights.name == "model.safetensors" and (weights.parent / "config.json").is_file():
+        return spec, weights.parent
+    for source in spec.sources:
+        form, locator = parse_source(source)
+        if form in ("timm", "open_clip"):
+            tanh = form == "timm" and spec.family in ("siglip", "siglip2")
+            architecture = {"act_layer": "gelu_tanh"} if tanh else {}
+            return replace(spec, source=form, locator=locator, architecture=architecture), weights
+    raise WeightsError(
+        f"encoder {spec.name}: --weights {weights}: transformers reads a folder with config.json, "
+        "preprocessor_config.json and model.safetensors, not one file; no other library offers "
+        "this encoder"
+    )
+
+
+def _load(
+    spec: EncoderSpec, weights: Path | None, *, trust_remote_code: bool, **options: Any
+) -> Encoder:
     if spec.source == "timm":
         from encoder_bench.encoders.timm import load_timm
 
-        return load_timm(spec, weights, layer=layer, resolution=resolution, dtype=kind)
+        return load_timm(spec, weights, **options)
     if spec.source == "open_clip":
         from encoder_bench.encoders.open_clip import load_open_clip
 
-        return load_open_clip(spec, weights, layer=layer, resolution=resolution, dtype=kind)
+        return load_open_clip(spec, weights, **options)
     if spec.source == "bundled" and weights is None:
         from encoder_bench.encoders.bundled import load_bundled
 
-        return load_bundled(spec, layer=layer, resolution=resolution, dtype=kind)
-    from encoder_bench.encoders.hf import load_transformers
+        return load_bundled(spec, **options)
+    from encoder_bench.encoders.hf import load_hf
 
     place = str(weights or spec.locator)
     if spec.source == "dir" and not Path(place).is_dir():
-        raise WeightsError(f"encoder {name}: no such folder {place}")
-    return load_transformers(
-        spec,
-        place,
-        layer=layer,
-        resolution=resolution,
-        dtype=kind,
-        trust_remote_code=trust_remote_code,
-    )
+        raise WeightsError(f"encoder {spec.name}: no such folder {place}")
+    return load_hf(spec, place, trust_remote_code=trust_remote_code, **options)

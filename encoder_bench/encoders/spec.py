@@ -32,14 +32,15 @@ class EncoderSpec:
         tokens: N patch tokens at that resolution.
         prefix_tokens: class, distillation and register tokens that stand before the patch tokens
             and are left out.
-        gflops: 1e9 floating-point operations for one image, a multiply-add counted as two.
+        gflops: 1e9 floating-point operations per image, a multiply-add counted as two.
         licence: of the weights.
         paper: arXiv number.
         sources: every place that offers these weights, `timm:NAME` and so on, the first loaded by
             the plain name.
-        architecture: arguments that stand above timm's own for the name, where a checkpoint that
+        architecture: arguments that override timm's own for the name, where a checkpoint that
             timm does not list differs (`num_heads`).
-        preprocessing: likewise above what timm records of the name (`mean`, `std`, `crop_pct`).
+        preprocessing: likewise, overrides of timm's record (`mean`, `std`, `crop_pct`).
+        random_weights: the architecture and preprocessing with the library's own initialisation.
     """
 
     name: str
@@ -64,3 +65,4 @@ class EncoderSpec:
     sources: tuple[str, ...] = ()
     architecture: Mapping[str, Any] = field(default_factory=dict, hash=False)
     preprocessing: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    random_weights: bool = False

@@ -1,7 +1,6 @@
-"""Image and text in one space: the second half of weakly supervised encoders, for retrieval.
+"""Image and text in one space: both towers of weakly supervised encoders, for retrieval.
 
-What belongs here: loading both towers of a source that has a text tower. Adapters never use it;
-an encoder's patch tokens come from its loader alone.
+Adapters never use it; an encoder's patch tokens come from its loader alone.
 
 Axes: P images, T texts, E joint embedding.
 """
@@ -9,7 +8,7 @@ Axes: P images, T texts, E joint embedding.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,16 +59,16 @@ def load_dual_encoder(
     """
     spec = find_spec(name)
     place = device or torch.device("cpu")
-    if spec.source in ("hf", "dir"):
-        return _transformers(spec, str(weights or spec.locator), place)
-    for source in spec.sources:
+    if spec.source in ("hf", "dir") and not spec.random_weights:
+        return _hf(spec, str(weights or spec.locator), place)
+    for source in spec.sources if not spec.random_weights else ():
         form, locator = parse_source(source)
         if form == "open_clip":
-            return _open_clip(spec, locator, weights, place)
+            return _open_clip(replace(spec, source=form, locator=locator), weights, place)
     raise WeightsError(f"encoder {name}: its checkpoint has no text tower, so no retrieval")
 
 
-def _transformers(spec: EncoderSpec, place: str, device: torch.device) -> DualEncoder:
+def _hf(spec: EncoderSpec, place: str, device: torch.device) -> DualEncoder:
     import transformers
 
     if not Path(place).is_dir() and not is_cached(place, spec.revision) and not is_reachable(place):
@@ -116,42 +115,27 @@ def _transformers(spec: EncoderSpec, place: str, device: torch.device) -> DualEn
 
 
 def _pooled(output: Any) -> Tensor:
-    """Return the embeddings, whether the library hands over them or an output that holds them."""
+    """Return the embeddings, whether the library gives them or an output that holds them."""
     tensor: Tensor = output if isinstance(output, Tensor) else output.pooler_output
     return tensor.float().cpu()
 
 
-def _open_clip(
-    spec: EncoderSpec, locator: str, weights: Path | None, device: torch.device
-) -> DualEncoder:
+def _open_clip(spec: EncoderSpec, weights: Path | None, device: torch.device) -> DualEncoder:
     import open_clip
 
-    from encoder_bench.encoders.checkpoint import fetch_file, find_file, strict_loading
-    from encoder_bench.encoders.open_clip import FILES, build_options
+    from encoder_bench.encoders.open_clip import read_open_clip
 
-    architecture, _, tag = locator.partition("/")
-    facts = open_clip.get_pretrained_cfg(architecture, tag) or {}
-    if weights is not None:
-        file, _ = find_file(spec, weights)
-    else:
-        file, _ = fetch_file(spec, str(facts.get("hf_hub", "")).rstrip("/"), FILES)
-    with explained(spec.name, str(file)), strict_loading(spec.name, str(file), heads=()):
-        model, _, transform = open_clip.create_model_and_transforms(
-            architecture, pretrained=str(file), weights_only=True, **build_options(facts)
-        )
-        tokenizer = open_clip.get_tokenizer(architecture)
-    # The parameters are the file's own, whatever its dtype.
+    model, transform, _ = read_open_clip(spec, weights, vision_only=False)
+    tokenizer = open_clip.get_tokenizer(spec.locator.partition("/")[0])
     model = model.to(device=device, dtype=torch.float32).eval()
 
     @torch.no_grad()
     def images(batch: Sequence[Image]) -> Tensor:
         pixels = torch.stack([transform(image) for image in batch])
-        features: Tensor = model.encode_image(pixels.to(device))
-        return features.float().cpu()
+        return _pooled(model.encode_image(pixels.to(device)))
 
     @torch.no_grad()
     def texts(batch: Sequence[str]) -> Tensor:
-        features: Tensor = model.encode_text(tokenizer(list(batch)).to(device))
-        return features.float().cpu()
+        return _pooled(model.encode_text(tokenizer(list(batch)).to(device)))
 
     return DualEncoder(spec.name, images, texts)

@@ -1,35 +1,48 @@
-"""Checkpoints in timm's layout: by name from the Hub, from their authors' address, or from disk.
-
-What belongs here: timm's names, and reading. What is made of the tokens is `timm_encoder.py`'s.
-"""
+"""timm's checkpoints, read whole by name, address or from disk, and their patch tokens."""
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL.Image import Image
+from torch import Tensor, nn
 
 from encoder_bench.base.errors import UnknownNameError, WeightsError
-from encoder_bench.encoders.checkpoint import fetch_file, find_file, strict_loading
-from encoder_bench.encoders.external_checkpoint import authors_file, is_address
-from encoder_bench.encoders.loading import explained
+from encoder_bench.encoders.encoder import Encoder, check_layers
+from encoder_bench.encoders.loading import (
+    NoRandomFill,
+    TokensAndGrid,
+    explained,
+    strict_loading,
+    token_shape,
+)
 from encoder_bench.encoders.spec import EncoderSpec
-from encoder_bench.encoders.timm_encoder import TimmEncoder
+from encoder_bench.encoders.weights import (
+    external_checkpoint,
+    fetch_file,
+    find_file,
+    read_tensors,
+)
 
 _HEADS = (
     "head.", "head_dist.", "fc.", "classifier.", "fc_norm.", "attn_pool.", "head_drop.",
-    "masked_embed",
+    "masked_embed", "mask_token", "decoder", "dist_token_head.",
 )  # fmt: skip
 _ANY_SIZE = ("convnext", "fastvit", "resnet", "inception_next", "focalnet", "byobnet")
 _NEEDS_QUICK_GELU = {"vit_base_patch16_clip_224.dfn2b": "open_clip:ViT-B-16-quickgelu/dfn2b"}
+_FACTS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+"""What of a folder's `config.json` decides the pixels."""
 
 
 def timm_name(spec: EncoderSpec) -> tuple[str, str | None]:
     """Split `NAME@PLACE` into timm's name and where else its weights are.
-
-    Args:
-        spec: `locator` is timm's name, alone or with a Hub repository or an address after an `@`.
 
     Returns:
         The name, and the repository or address; None where timm's own record says where.
@@ -57,26 +70,23 @@ def timm_name(spec: EncoderSpec) -> tuple[str, str | None]:
     return name, place or None
 
 
-def build_timm(
-    spec: EncoderSpec, resolution: int | None = None, *, pretrained: bool = False, **overlay: Any
-) -> Any:
-    """Return timm's model without a classifier, on torch's default device.
+def build_timm(spec: EncoderSpec, resolution: int | None = None) -> Any:
+    """Return timm's model without a classifier or weights, on torch's default device.
 
     Args:
-        spec: its `architecture` and `preprocessing` stand above what timm records of the name.
+        spec: its `architecture` and `preprocessing` override what timm records of the name.
         resolution: pixels of a side; None for the name's own.
-        pretrained: whether weights are read.
-        **overlay: what else stands above timm's record (`file`).
     """
     import timm
 
     name, _ = timm_name(spec)
-    size = {"img_size": resolution} if resolution and _takes_image_size(name) else {}
+    entry = timm.model_entrypoint(name.partition(".")[0])
+    any_size = entry.__module__.rsplit(".", 1)[-1] in _ANY_SIZE
+    size = {"img_size": resolution} if resolution and not any_size else {}
     return timm.create_model(
         name,
-        pretrained=pretrained,
         num_classes=0,
-        pretrained_cfg_overlay={**spec.preprocessing, **overlay},
+        pretrained_cfg_overlay=dict(spec.preprocessing),
         **size,
         **spec.architecture,
     )
@@ -86,31 +96,85 @@ def load_timm(
     spec: EncoderSpec,
     weights: Path | None,
     *,
-    layer: tuple[int, ...],
-    resolution: int | None,
-    dtype: torch.dtype,
+    layer: tuple[int, ...] = (-1,),
+    resolution: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    random_weights: bool = False,
 ) -> TimmEncoder:
     """Load a timm model.
 
     Args:
         spec: the catalogue's record; see `timm_name`.
-        weights: a safetensors file, or a folder with `model.safetensors`, instead of the download.
+        weights: a checkpoint or the folder that holds it, instead of the download.
         layer: blocks whose tokens are returned.
         resolution: pixels of a side; position embeddings are interpolated by timm.
         dtype: of the weights.
+        random_weights: leave timm's own initialisation.
 
     Raises:
         UnknownNameError: timm has no such model.
         WeightsError: unreachable, damaged, or not whole.
     """
     name, place = timm_name(spec)
-    file, revision = _find(spec, name, place, weights)
-    overlay = {"file": str(file), "custom_load": False}
-    with explained(spec.name, str(file)), strict_loading(spec.name, str(file), heads=_HEADS):
-        backbone = build_timm(spec, resolution, pretrained=True, **overlay)
-    return TimmEncoder(
-        spec, backbone.to(dtype).eval(), layer=layer, resolution=resolution, revision=revision
+    own, notes = _of_folder(spec, weights)
+    side = resolution or (own.preprocessing.get("input_size") or (0, 0))[1] or None
+    if random_weights:
+        backbone, revision = build_timm(own, side), None
+    else:
+        file, revision = _find(spec, name, place, weights)
+        with explained(spec.name, str(file)):
+            with NoRandomFill():
+                backbone = build_timm(own, side)
+            _read(spec.name, file, backbone, name)
+    encoder = TimmEncoder(own, backbone.to(dtype).eval(), layer=layer, resolution=resolution)
+    encoder.pretrained = not random_weights
+    encoder.weights_revision = revision
+    encoder.notes = notes
+    return encoder
+
+
+def _of_folder(spec: EncoderSpec, weights: Path | None) -> tuple[EncoderSpec, tuple[str, ...]]:
+    """Return a spec with a folder's own `config.json`, and a note on where it differs.
+
+    Raises:
+        WeightsError: it is another architecture's.
+    """
+    import timm
+
+    file = None if weights is None else (weights if weights.is_dir() else weights.parent)
+    file = None if file is None else file / "config.json"
+    if file is None or not file.is_file():
+        return spec, ()
+    with explained(spec.name, str(file)):
+        config = json.loads(file.read_text())
+    if "architecture" not in config:
+        return spec, ()
+    base = timm_name(spec)[0].partition(".")[0]
+    if config["architecture"] != base:
+        raise WeightsError(
+            f"encoder {spec.name}: {file} is of {config['architecture']}, not {base}; load it as "
+            f"timm:{config['architecture']}"
+        )
+    facts = config.get("pretrained_cfg", config)
+    stated = {key: facts[key] for key in _FACTS if facts.get(key) is not None}
+    record = timm.get_pretrained_cfg(timm_name(spec)[0])
+    known = {key: getattr(record, key, None) for key in _FACTS} | dict(spec.preprocessing)
+    other = [key for key in stated if _plain(stated[key]) != _plain(known[key])]
+    arguments = {k: v for k, v in (config.get("model_args") or {}).items() if k != "img_size"}
+    note = (
+        f"encoder {spec.name}: {file} states another "
+        f"{', '.join(other)} than the name; the checkpoint is followed"
     )
+    followed = replace(
+        spec,
+        architecture={**spec.architecture, **arguments},
+        preprocessing={**spec.preprocessing, **stated},
+    )
+    return followed, (note,) if other else ()
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list | tuple) else value
 
 
 def _find(
@@ -119,8 +183,8 @@ def _find(
     """Return the verified file with the weights, and which revision it is."""
     import timm
 
-    if place is not None and is_address(place):
-        return authors_file(spec, place, weights)
+    if place is not None and place.startswith("https://"):
+        return external_checkpoint(spec, place, weights)
     if weights is not None:
         return find_file(spec, weights)
     facts = timm.get_pretrained_cfg(name)
@@ -130,19 +194,171 @@ def _find(
             f"encoder {spec.name}: timm has no weights of {name} on the Hub; pass --weights PATH, "
             "or choose a tag of timm.list_pretrained()"
         )
-    return fetch_file(spec, repository, _file_names(facts))
-
-
-def _file_names(facts: Any) -> tuple[str, ...]:
-    """Return the names of weights files in a repository, safetensors first."""
     stated = getattr(facts, "hf_hub_filename", None)
     first = () if not stated else (str(Path(stated).with_suffix(".safetensors")), str(stated))
-    return (*first, "model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")
+    names = ("model.safetensors", "model.safetensors.index.json", "open_clip_model.safetensors")
+    return fetch_file(spec, repository, (*first, *names, "pytorch_model.bin"))
 
 
-def _takes_image_size(name: str) -> bool:
-    """Return whether the architecture is built for one image size: all but convolutional ones."""
+def _read(name: str, file: Path, backbone: Any, model: str) -> None:
+    """Read every parameter of a backbone from a checkpoint, in timm's names or its authors'.
+
+    Raises:
+        WeightsError: parameters are missing or unexpected.
+    """
+    if file.suffix == ".npz":  # JAX weights, which timm copies array by array
+        for parameter in backbone.parameters():
+            parameter.data.fill_(torch.nan)
+        backbone.load_pretrained(str(file))
+        unread = [k for k, v in backbone.named_parameters() if v.isnan().any()]
+        strict_loading(name, str(file), backbone, _without(backbone, unread), ignored_keys=_HEADS)
+        return
+    tensors = state_filter(model)(read_tensors(name, file), backbone)
+    strict_loading(name, str(file), backbone, tensors, ignored_keys=_HEADS)
+
+
+def _without(backbone: Any, names: list[str]) -> dict[str, Tensor]:
+    return {k: v for k, v in backbone.state_dict().items() if k not in names}
+
+
+def state_filter(name: str) -> Callable[[dict[str, Tensor], Any], dict[str, Tensor]]:
+    """Return the function by which timm renames and resizes a checkpoint for an architecture."""
     import timm
 
-    module = timm.model_entrypoint(name.partition(".")[0]).__module__
-    return module.rsplit(".", 1)[-1] not in _ANY_SIZE
+    base = name.partition(".")[0]
+    module = sys.modules[timm.model_entrypoint(base).__module__]
+    for found in ("checkpoint_filter_fn", "_filter_fn"):
+        if hasattr(module, found):
+            function = getattr(module, found)
+            break
+    else:
+        return lambda tensors, _: tensors
+    family = module.__name__.rsplit(".", 1)[-1]
+    options: dict[str, Any] = {}
+    if family == "deit":
+        options = {"adapt_layer_scale": True}
+    elif family == "vision_transformer" and ("flexi" in base or "radio" in base):
+        options = {"interpolation": "bilinear", "antialias": False}
+    if options and "radio" in base:
+        options["align_corners"] = any(part in base for part in module._RADIO_ALIGN_CORNERS)
+    return partial(function, **options) if options else function
+
+
+class TimmEncoder(Encoder):
+    """A timm backbone without its head; hierarchical ones give their last stage as tokens."""
+
+    def __init__(
+        self,
+        spec: EncoderSpec,
+        backbone: Any,
+        *,
+        layer: tuple[int, ...] = (-1,),
+        resolution: int | None = None,
+    ) -> None:
+        """Wrap a backbone; its heads, which no patch token depends on, are dropped.
+
+        Raises:
+            WeightsError: layers are asked for of a model that is no plain stack of blocks, or a
+                layer that it does not have.
+        """
+        import timm
+
+        super().__init__()
+        config = timm.data.resolve_model_data_config(backbone)
+        _drop_heads(backbone)
+        self.backbone = backbone
+        self.layer = layer
+        if resolution:
+            config["input_size"] = (3, resolution, resolution)
+        self._data_config = config
+        self._transform = timm.data.create_transform(**config, is_training=False)
+        self.resolution = (int(config["input_size"][1]), int(config["input_size"][2]))
+        self._blocks = _plain_blocks(backbone)
+        check_layers(spec.name, layer, self._blocks)
+        width, self.grid = token_shape(backbone, self._tokens, self.resolution)
+        self._set_shape(
+            spec,
+            width=width // len(layer),
+            depth=self._blocks,
+            patch=self.resolution[0] // self.grid[0],
+            prefix_tokens=int(getattr(backbone, "num_prefix_tokens", 0) or 0),
+        )
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return `(B, N, D)` patch tokens; see `Encoder.forward`.
+
+        The last layer is `forward_features`, with the final norm; earlier layers are the blocks'
+        own outputs.
+        """
+        return self._tokens(pixels.to(self.dtype))[0]
+
+    def _tokens(self, pixels: Tensor) -> TokensAndGrid:
+        last = -1 if self._blocks is None else self._blocks - 1
+        if all(index in (-1, last) for index in self.layer):
+            tokens, grid = _flat(self.backbone.forward_features(pixels), self.backbone)
+            return torch.cat([tokens] * len(self.layer), dim=-1), grid
+        assert self._blocks is not None
+        wanted = [index % self._blocks for index in self.layer]
+        inner = sorted({index for index in wanted if index != last})
+        final, maps = self.backbone.forward_intermediates(
+            pixels, indices=inner, output_fmt="NCHW", stop_early=last not in wanted
+        )
+        by_layer = {
+            index: (part.flatten(2).transpose(1, 2), (part.shape[2], part.shape[3]))
+            for index, part in zip(inner, maps, strict=True)
+        }
+        if last in wanted:
+            by_layer[last] = _flat(final, self.backbone)
+        return torch.cat([by_layer[index][0] for index in wanted], dim=-1), by_layer[wanted[0]][1]
+
+    def transform(self, image: Image) -> Tensor:
+        """Return `(3, H, W)` pixels as timm's data configuration makes them."""
+        pixels: Tensor = self._transform(image)
+        return pixels.float()
+
+    @property
+    def transform_description(self) -> str:
+        """The data configuration that timm resolved."""
+        return ", ".join(f"{key}={value}" for key, value in sorted(self._data_config.items()))
+
+
+def _drop_heads(backbone: Any) -> None:
+    """Leave out classifier, attention pooling and the norm of the pooled vector.
+
+    They see pooled tokens only: they would count as parameters and never receive a gradient.
+    """
+    if getattr(backbone, "attn_pool", None) is not None:
+        backbone.attn_pool = None
+        backbone.global_pool = ""
+    for name in ("fc_norm", "head", "head_dist", "fc", "classifier"):
+        if isinstance(getattr(backbone, name, None), nn.Module):
+            setattr(backbone, name, nn.Identity().eval())
+
+
+def _plain_blocks(backbone: Any) -> int | None:
+    """Return how many blocks a plain stack has; None for hierarchical models."""
+    blocks = getattr(backbone, "blocks", None)
+    if blocks is None or not hasattr(backbone, "forward_intermediates"):
+        return None
+    if any(isinstance(block, nn.Sequential | nn.ModuleList) for block in blocks):
+        return None
+    return len(blocks)
+
+
+def _flat(features: Tensor, backbone: Any) -> TokensAndGrid:
+    """Return row-major `(B, N, D)` tokens and their grid from what `forward_features` gives.
+
+    ViTs give `(B, P + N, D)` with P prefix tokens; others a map, `(B, D, h, w)` or `(B, h, w, D)`.
+    """
+    if features.ndim == 3:
+        tokens = features[:, int(getattr(backbone, "num_prefix_tokens", 0)) :]
+        grid = getattr(getattr(backbone, "patch_embed", None), "grid_size", None)
+        count = tokens.shape[1]
+        if grid is None or grid[0] * grid[1] != count:
+            grid = (round(count**0.5),) * 2
+        if grid[0] * grid[1] != count:
+            raise WeightsError(f"{count} tokens do not lie on a square grid; use another encoder")
+        return tokens, (int(grid[0]), int(grid[1]))
+    if getattr(backbone, "output_fmt", "NCHW") == "NHWC":
+        features = features.permute(0, 3, 1, 2)
+    return features.flatten(2).transpose(1, 2), (features.shape[2], features.shape[3])

@@ -36,6 +36,7 @@ def build_encoder(plan: RunPlan) -> Encoder:
         dtype=settings.dtype,
         weights=plan.weights,
         trust_remote_code=plan.trust_remote_code,
+        seed=plan.seed,
     )
 
 
@@ -90,7 +91,7 @@ def encoder_facts(encoder: Encoder, weights_sha256: str) -> EncoderFacts:
 
 def _gflops(encoder: Encoder) -> float:
     """Return the catalogue's GFLOPs where they are of this resolution, else count them."""
-    from encoder_bench.encoders.architecture import count_gflops
+    from encoder_bench.encoders.facts import count_gflops
     from encoder_bench.encoders.registry import find_spec
 
     spec = encoder.spec

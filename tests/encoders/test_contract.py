@@ -282,9 +282,11 @@ def test_weights_of_another_family_are_refused(tmp_path: Path) -> None:
     assert load_encoder(f"dir:{folder}").pretrained
 
 
-def test_a_pickled_checkpoint_is_not_read(tmp_path: Path) -> None:
+def test_a_pickled_checkpoint_is_not_picked_from_a_folder(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(1)}, tmp_path / "model.bin")
-    with pytest.raises(WeightsError, match="safetensors"):
+    with pytest.raises(WeightsError, match=r"no model\.safetensors"):
+        load_encoder("timm:vit_tiny_patch16_224", weights=tmp_path)
+    with pytest.raises(WeightsError, match="150 parameters at random values"):
         load_encoder("timm:vit_tiny_patch16_224", weights=tmp_path / "model.bin")
 
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from encoder_bench.base.errors import WeightsError
 from encoder_bench.encoders.bundled import seeded_backbone, tiny_processor
-from encoder_bench.encoders.external_checkpoint import encoder_tensors, fetch_address
 from encoder_bench.encoders.registry import load_encoder
+from encoder_bench.encoders.weights import encoder_tensors, fetch_address
 from tests.encoders.web import COMMIT, serving
 
 _THREE_LOADERS = """
@@ -144,10 +144,7 @@ def test_an_authors_checkpoint_is_the_encoder_in_it(
     assert all(torch.equal(own[name], tensor) for name, tensor in timm_state.items())
     assert encoder.weights_revision == f"sha256:{hash_file(file)}"
     assert load_encoder(NAME, weights=tmp_path).fingerprint() == encoder.fingerprint()
-    (converted,) = (tmp_path / "cache" / "checkpoints").rglob("model.safetensors")
-    state = load_file(converted)
-    state["norm.bias"] += 1
-    save_file(state, converted, metadata={"format": "pt"})
+    (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  checkpoint.pth\n")
     with pytest.raises(WeightsError, match="was changed: its sha256"):
         load_encoder(NAME, weights=file)
 
@@ -183,7 +180,7 @@ def test_an_address_is_fetched_once_and_resumed(
     (tmp_path / "served" / "weights.pth").write_bytes(content)
     with pytest.raises(WeightsError, match=r"weights\.pth is not on this machine.*--weights PATH"):
         fetch_address("mine", "https://example.org/weights.pth")
-    monkeypatch.setattr("encoder_bench.encoders.external_checkpoint.is_offline", lambda: False)
+    monkeypatch.setattr("encoder_bench.encoders.weights.is_offline", lambda: False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1024)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")

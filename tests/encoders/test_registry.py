@@ -15,14 +15,17 @@ import pytest
 
 from encoder_bench.base.errors import EncoderBenchError, UnknownNameError, WeightsError
 from encoder_bench.encoders import registry
-from encoder_bench.encoders.architecture import architecture_facts, build_without_weights
 from encoder_bench.encoders.catalog import (
     CATALOG,
     FACTS_FILE,
     parse_source,
     transformers_configs,
 )
-from encoder_bench.encoders.catalog.write_facts import can_be_computed
+from encoder_bench.encoders.facts import (
+    architecture_facts,
+    build_without_weights,
+    can_be_computed,
+)
 from encoder_bench.encoders.listing import encoder_card, encoder_rows
 from encoder_bench.encoders.spec import EncoderSpec
 

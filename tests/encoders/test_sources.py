@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
-from typer.testing import CliRunner
 
-from encoder_bench.base.errors import RecipeError, UnknownNameError, WeightsError
-from encoder_bench.cli.app import app
-from encoder_bench.encoders.agreement import RELATIVE_TOLERANCE, compare_sources
+from encoder_bench.base.errors import UnknownNameError
 from encoder_bench.encoders.bundled import tiny_processor
 from encoder_bench.encoders.catalog import CATALOG, parse_source, transformers_configs
 from encoder_bench.encoders.hf_architectures import build_backbone
 from encoder_bench.encoders.registry import find_spec, load_encoder
 from encoder_bench.encoders.timm import load_timm
+
+RELATIVE_TOLERANCE = 1e-3
+"""Largest difference of a feature, as a share of the features' standard deviation."""
 
 VIT = (
     (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
@@ -160,20 +160,44 @@ def locator(name: str, form: str) -> str:
     return next(found for kind, found in map(parse_source, CATALOG[name].sources) if kind == form)
 
 
-@pytest.mark.parametrize(
-    ("name", "resolution"), [("dino-s", 224), ("dinov2-s", 518), ("mae-b", 224)]
-)
-def test_transformers_and_timm_give_the_same_features(
-    name: str, resolution: int, tmp_path: Path
-) -> None:
-    timm_folder, state = write_timm(locator(name, "timm"), tmp_path / "timm")
-    hf_folder = write_transformers(locator(name, "hf"), state, tmp_path / "hf", resolution)
-    report = compare_sources(
-        name, resolution=resolution, weights=[f"timm={timm_folder}", f"hf={hf_folder}"]
+@torch.no_grad()
+def relative_difference(name: str, folders: dict[str, Path], **options: Any) -> float:
+    """Return the largest difference of two sources' features over their standard deviation."""
+    first, second = (
+        load_encoder(f"{name}@{form}", weights=folder, **options)
+        for form, folder in folders.items()
     )
-    (pair,) = report["pairs"]
-    assert pair["agree"], pair
-    assert pair["spread"] > 0.1
+    assert (first.grid, first.resolution) == (second.grid, second.resolution)
+    pixels = torch.randn(1, 3, *first.resolution, generator=torch.Generator().manual_seed(0))
+    tokens, other = first(pixels), second(pixels)
+    assert tokens.std() > 0.1
+    return float((tokens - other).abs().max() / tokens.std())
+
+
+def write_both(name: str, folder: Path) -> dict[str, Path]:
+    """Write one set of weights for a name's timm and transformers sources."""
+    timm_folder, state = write_timm(locator(name, "timm"), folder / "timm")
+    side = CATALOG[name].resolution or 0
+    hf_folder = write_transformers(locator(name, "hf"), state, folder / "hf", side)
+    return {"timm": timm_folder, "hf": hf_folder}
+
+
+@pytest.mark.parametrize("name", ["dino-s", "mae-b"])
+def test_transformers_and_timm_give_the_same_features(name: str, tmp_path: Path) -> None:
+    assert relative_difference(name, write_both(name, tmp_path)) < RELATIVE_TOLERANCE
+
+
+def test_dinov2_agrees_where_position_embeddings_are_not_interpolated(tmp_path: Path) -> None:
+    folders = write_both("dinov2-s", tmp_path)
+    assert relative_difference("dinov2-s", folders, resolution=518) < RELATIVE_TOLERANCE
+
+
+def test_a_difference_is_seen(tmp_path: Path) -> None:
+    folders = write_both("dino-s", tmp_path)
+    file = folders["timm"] / "model.safetensors"
+    state = load_file(file)
+    save_file(state | {"norm.bias": state["norm.bias"] + 0.1}, file)
+    assert relative_difference("dino-s", folders) > 10 * RELATIVE_TOLERANCE
 
 
 SMALL_TIMM: dict[str, Any] = {"embed_dim": 64, "depth": 2, "num_heads": 2}
@@ -214,22 +238,16 @@ def test_architectures_too_large_to_write_agree_when_they_are_small(
 def test_siglip_differs_between_transformers_and_timm_by_its_gelu(tmp_path: Path) -> None:
     # The weights were trained with the tanh approximation, which transformers has and timm's B/16
     # has not: the check must see it, small as it is. The catalogue loads transformers' copy.
-    timm_folder, state = write_timm(locator("siglip-b", "timm"), tmp_path / "timm")
-    hf_folder = write_transformers(locator("siglip-b", "hf"), state, tmp_path / "hf", 224)
-    report = compare_sources("siglip-b", weights=[f"timm={timm_folder}", f"hf={hf_folder}"])
-    (pair,) = report["pairs"]
-    assert not pair["agree"]
-    assert pair["largest_difference"] < 0.02 * pair["spread"]
+    assert relative_difference("siglip-b", write_both("siglip-b", tmp_path)) > RELATIVE_TOLERANCE
     assert CATALOG["siglip-b"].source == "hf"
 
 
 def test_clip_is_the_same_in_three_libraries_at_the_last_layer_and_the_one_before(
     tmp_path: Path,
 ) -> None:
-    timm_folder, state = write_timm(locator("clip-b32", "timm"), tmp_path / "timm")
-    hf_folder = write_transformers(locator("clip-b32", "hf"), state, tmp_path / "hf", 224)
-    open_clip_folder = write_open_clip("ViT-B-32-quickgelu", state, tmp_path / "open_clip")
-    folders = {"timm": timm_folder, "hf": hf_folder, "open_clip": open_clip_folder}
+    folders = write_both("clip-b32", tmp_path)
+    state = load_file(folders["timm"] / "model.safetensors")
+    folders["open_clip"] = write_open_clip("ViT-B-32-quickgelu", state, tmp_path / "open_clip")
     pixels = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     for layer in ((-1,), (-2,)):
         with torch.no_grad():
@@ -239,34 +257,11 @@ def test_clip_is_the_same_in_three_libraries_at_the_last_layer_and_the_one_befor
             }
         for form in ("hf", "open_clip"):
             assert torch.allclose(tokens["timm"], tokens[form], atol=1e-4), (layer, form)
-    report = CliRunner().invoke(
-        app,
-        ["encoders", "sources", "clip-b32", *(f"--weights={f}={p}" for f, p in folders.items())],
-    )
-    assert report.exit_code == 0, report.output
-    assert report.output.count("; the same") == 3
-
-
-def test_a_difference_is_seen(tmp_path: Path) -> None:
-    timm_folder, state = write_timm(locator("dino-s", "timm"), tmp_path / "timm")
-    state["norm.bias"] = state["norm.bias"] + 0.1
-    hf_folder = write_transformers(locator("dino-s", "hf"), state, tmp_path / "hf", 224)
-    arguments = ["encoders", "sources", "dino-s", f"--weights=timm={timm_folder}"]
-    result = CliRunner().invoke(app, [*arguments, f"--weights=hf={hf_folder}"])
-    assert result.exit_code == 1
-    assert "NOT the same" in result.output
-
-
-def test_one_source_is_not_enough_and_a_wrong_one_is_named(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="0 of its 1 sources"):
-        compare_sources("beit-b")
-    with pytest.raises(RecipeError, match="hf or timm=PATH for dino-s"):
-        compare_sources("dino-s", weights=["open_clip=x"])
 
 
 def test_another_librarys_copy_has_its_own_name() -> None:
     spec = find_spec("dinov2-l@timm")
     assert (spec.source, spec.locator) == ("timm", "vit_large_patch14_dinov2.lvd142m")
-    assert (spec.width, spec.resolution) == (1024, None)
+    assert (spec.width, spec.resolution, spec.tokens) == (1024, 224, 256)
     with pytest.raises(UnknownNameError, match="source of dinov2-l"):
         find_spec("dinov2-l@open_clip")

@@ -1,10 +1,9 @@
-"""The named encoders: data files, one line an encoder, read into records.
+"""The named encoders, read from data files; importing this module imports no torch.
 
 `fully.toml`, `weakly.toml` and `self.toml` hold what people say (names, sources, data, licence,
-paper), `facts.json` what an architecture says of itself (parameters, width, depth, tokens, FLOPs;
-written by `python -m encoder_bench.encoders.catalog.write_facts`, and recomputed by a test), and
+paper), `facts.json` what an architecture says of itself (written by `encoders/facts.py`), and
 `configs.toml` the shapes of transformers repositories. A revision that has not been verified is
-left open and shown as `unpinned`. Importing this module imports no torch.
+left open and shown as `unpinned`.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from encoder_bench.encoders.spec import EncoderSpec, Source, Supervision
 
 _FOLDER = Path(__file__).parent
 FACTS_FILE = _FOLDER / "facts.json"
-_SUPERVISION: dict[str, Supervision] = {"fully": "fully", "weakly": "weakly", "self": "self"}
-TINY_FAMILIES = ("deit", "clip", "siglip", "mae", "dino", "dinov2")
+_SUPERVISION: tuple[Supervision, ...] = ("fully", "weakly", "self")
+_TINY_FAMILIES = ("deit", "clip", "siglip", "mae", "dino", "dinov2", "random")
 _PER_ENCODER = ("data", "images", "licence", "paper", "patch", "resolution", "revision")
 
 
@@ -41,19 +40,6 @@ def parse_source(source: str) -> tuple[Source, str]:
 def transformers_configs() -> dict[str, dict[str, Any]]:
     """Return repository -> {`config`, `resolution`} of `configs.toml`."""
     return tomllib.loads((_FOLDER / "configs.toml").read_text())
-
-
-def _facts() -> dict[str, dict[str, Any]]:
-    return json.loads(FACTS_FILE.read_text()) if FACTS_FILE.is_file() else {}
-
-
-def _released(facts: dict[str, dict[str, Any]]) -> list[EncoderSpec]:
-    return [
-        _spec(family, entry, row, supervision, facts)
-        for stem, supervision in _SUPERVISION.items()
-        for family, entry in tomllib.loads((_FOLDER / f"{stem}.toml").read_text()).items()
-        for row in entry["encoders"]
-    ]
 
 
 def _spec(
@@ -88,49 +74,36 @@ def _spec(
     )
 
 
-def _tiny(released: list[EncoderSpec], facts: dict[str, dict[str, Any]]) -> list[EncoderSpec]:
-    first = {spec.family: spec for spec in reversed(released)}
-    return [
-        EncoderSpec(
-            name=f"tiny-{family}",
-            display_name=f"tiny {first[family].display_name.split()[0]}",
-            family=family,
-            source="bundled",
-            locator=f"tiny-{family}",
-            supervision=first[family].supervision,
-            pretraining_data="scenes",
-            pretraining_images="see card",
-            licence="Apache-2.0",
-            paper=first[family].paper,
-            sources=(f"bundled:tiny-{family}",),
-            **facts.get(f"bundled:tiny-{family}", {}),
-        )
-        for family in TINY_FAMILIES
-    ]
-
-
-def _untrained(facts: dict[str, dict[str, Any]]) -> EncoderSpec:
-    """Return the control that every comparison of the tiny encoders needs: nothing learned."""
+def _tiny(family: str, first: EncoderSpec | None, facts: dict[str, dict[str, Any]]) -> EncoderSpec:
+    """Return a bundled encoder; without a released one of its family, the untrained control."""
+    name = f"tiny-{family}"
     return EncoderSpec(
-        name="tiny-random",
-        display_name="tiny random",
-        family="random",
+        name=name,
+        display_name=f"tiny {first.display_name.split()[0] if first else family}",
+        family=family,
         source="bundled",
-        locator="tiny-random",
-        supervision="none",
-        pretraining_data="none",
-        pretraining_images="none",
+        locator=name,
+        supervision=first.supervision if first else "none",
+        pretraining_data="scenes" if first else "none",
+        pretraining_images="see card" if first else "none",
         licence="Apache-2.0",
-        sources=("bundled:tiny-random",),
-        **facts.get("bundled:tiny-random", {}),
+        paper=first.paper if first else "unknown",
+        sources=(f"bundled:{name}",),
+        **facts.get(f"bundled:{name}", {}),
     )
 
 
 def read_catalog() -> dict[str, EncoderSpec]:
     """Return every named encoder, the tiny ones first."""
-    facts = _facts()
-    released = _released(facts)
-    tiny = [*_tiny(released, facts), _untrained(facts)]
+    facts = json.loads(FACTS_FILE.read_text()) if FACTS_FILE.is_file() else {}
+    released = [
+        _spec(family, entry, row, supervision, facts)
+        for supervision in _SUPERVISION
+        for family, entry in tomllib.loads((_FOLDER / f"{supervision}.toml").read_text()).items()
+        for row in entry["encoders"]
+    ]
+    first = {spec.family: spec for spec in reversed(released)}
+    tiny = [_tiny(family, first.get(family), facts) for family in _TINY_FAMILIES]
     return {spec.name: spec for spec in [*tiny, *released]}
 
 
