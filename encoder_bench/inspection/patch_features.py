@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from encoder_bench.base.errors import RecipeError
-from encoder_bench.encoders.encoder import Encoder
+from encoder_bench.encoders.encoder import Encoder, encode_images
 
 _LOW, _HIGH = 0.01, 0.99
 
@@ -65,9 +65,7 @@ def patch_features(
     """
     if not all(0.0 <= part <= 1.0 for part in point):
         raise RecipeError(f"--point {point[0]},{point[1]}: give shares from 0 to 1, as in 0.5,0.5")
-    device = next(encoder.parameters()).device
-    pixels = torch.stack([encoder.transform(image) for image in images])
-    tokens = torch.cat([encoder(part[None].to(device)).float().cpu() for part in pixels])
+    tokens = torch.cat(list(encode_images(encoder, images, batch_size=1)))
     height, width = encoder.grid
     row, column = min(height - 1, int(point[1] * height)), min(width - 1, int(point[0] * width))
     unit = F.normalize(tokens, dim=-1)

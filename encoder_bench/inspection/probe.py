@@ -22,7 +22,7 @@ from encoder_bench.base.errors import DataError
 from encoder_bench.base.progress import Reporter
 from encoder_bench.data.images import load_image
 from encoder_bench.data.sample import Sample
-from encoder_bench.encoders.encoder import Encoder
+from encoder_bench.encoders.encoder import Encoder, encode_images
 from encoder_bench.encoders.text_tower import DualEncoder
 from encoder_bench.inspection.labelled_images import LabelledImage, LabelledSet
 from encoder_bench.inspection.measures import (
@@ -99,16 +99,13 @@ def _features(
     batch: int,
 ) -> tuple[Tensor, Tensor]:
     """Return `(P, D)` mean patch tokens and `(P, C)` labels, 0 or 1."""
-    device = next(encoder.parameters()).device
-    dtype = next(encoder.parameters()).dtype
     means = []
     labels = torch.zeros(len(images), len(data.class_names))
     with reporter.phase(f"{half} features", len(images), "images") as phase:
-        for start in range(0, len(images), batch):
-            part = images[start : start + batch]
-            pixels = torch.stack([encoder.transform(image.open()) for image in part])
-            means.append(encoder(pixels.to(device, dtype)).float().mean(dim=1).cpu())
-            phase.advance(len(part))
+        opened = (image.open() for image in images)
+        for tokens in encode_images(encoder, opened, batch_size=batch):
+            means.append(tokens.mean(dim=1))
+            phase.advance(len(tokens))
     for number, image in enumerate(images):
         labels[number, list(image.classes)] = 1.0
     return torch.cat(means), labels

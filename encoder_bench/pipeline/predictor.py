@@ -82,7 +82,6 @@ class ImagePredictor:
         if all(path in self._features for path in images):
             features = torch.stack([self._features[path] for path in images]).to(device)
         else:
-            encoder = self._mllm.encoder
-            pixels = torch.stack([encoder.transform(load_image(path)) for path in images])
+            pixels = self._mllm.encoder.pixels(map(load_image, images))
             features = self._mllm.features(pixels.to(device))
         return self._mllm.visual_tokens(features)

@@ -150,8 +150,7 @@ def _probe_logits(
     The pixels go through the encoder, cached features or not, so that all parts are compared.
     """
     mllm.eval()
-    encoder = mllm.encoder
-    pixels = torch.stack([encoder.transform(load_image(sample.image_path)) for sample in samples])
+    pixels = mllm.encoder.pixels(load_image(sample.image_path) for sample in samples)
     dialogues = [ImageDialogue(sample.image_id, (_turn(plan, sample),)) for sample in samples]
     batch = make_batch(mllm.language, dialogues, shared_prefix=False, pixels=pixels)
     return mllm.logits(batch.to(device)).float().cpu()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from encoder_bench.data.images import load_image
 from encoder_bench.data.sample import Sample
+from encoder_bench.encoders.encoder import encode_images
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.projectors.whitening import WhitenedProjector
 
@@ -65,8 +66,7 @@ def _encoded(mllm: MLLM, paths: Sequence[Path], device: torch.device) -> list[Te
     home = next(encoder.parameters()).device
     encoder.to(device).eval()
     tokens: list[Tensor] = []
-    for start in range(0, len(paths), _BATCH):
-        pixels = [encoder.transform(load_image(path)) for path in paths[start : start + _BATCH]]
-        tokens += encoder(torch.stack(pixels).to(device)).float().cpu()
+    for batch in encode_images(encoder, map(load_image, paths), batch_size=_BATCH):
+        tokens += batch
     encoder.to(home).train(training)
     return tokens
