@@ -16,10 +16,9 @@ from PIL import Image, ImageOps
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.hashing import hash_text
 from encoder_bench.base.progress import Reporter
-from encoder_bench.data.files import DataFiles
 from encoder_bench.data.folder import DataFolder
 from encoder_bench.data.images import load_image
-from encoder_bench.data.readers.coco import read_instances
+from encoder_bench.data.readers.captions import read_instances
 from encoder_bench.data.sample import Sample
 from zoo.architecture import CAPTION_TOKENS
 from zoo.pool import ImagePool, caption_ids, stack_images
@@ -43,7 +42,9 @@ def folder_pools(data: DataFolder, reporter: Reporter) -> tuple[dict[str, ImageP
     images = list({sample.image_id: sample for sample in samples}.values())
     words = words_of(caption for sample in images for caption in sample.references)
     tokenizer = build_tokenizer(words[:LARGEST_VOCABULARY])
-    instances = read_instances(DataFiles(data.root))
+    instances = read_instances(data.files.require("coco", "instances_train2017.json"))
+    files = data.files.without_images()
+    counts = {instances.image(files, n)[0]: found for n, found in instances.counts.items()}
     pools = {}
     for name, share in _SHARES.items():
         chosen = [s for s in images if int(hash_text(str(s.image_id))[:8], 16) % 10 in share]
@@ -53,8 +54,7 @@ def folder_pools(data: DataFolder, reporter: Reporter) -> tuple[dict[str, ImageP
                 "give at least a hundred"
             )
         labels = [
-            _presence(instances.counts.get(_numeric(s), Counter()), instances.categories)
-            for s in chosen
+            _presence(counts.get(s.image_id, Counter()), instances.categories) for s in chosen
         ]
         pools[name] = _pool(name, chosen, labels, instances.categories, data, tokenizer, reporter)
     return pools, tokenizer
@@ -99,7 +99,3 @@ def _square(image: Image.Image) -> Image.Image:
 
 def _presence(counts: Counter[str], classes: Sequence[str]) -> list[int]:
     return [int(counts[name] > 0) for name in classes]
-
-
-def _numeric(sample: Sample) -> int:
-    return sample.image_id if isinstance(sample.image_id, int) else -1

@@ -13,6 +13,7 @@ from encoder_bench.base.errors import EncoderBenchError
 from encoder_bench.cli import options
 
 if TYPE_CHECKING:
+    from encoder_bench.base.recipes import TaskRecipe
     from encoder_bench.data.folder import DataFolder
 
 app = typer.Typer(
@@ -20,47 +21,47 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+_Data = Annotated[str, typer.Argument(metavar="scenes|coco|DIR")]
 
 
 @app.command("check")
 def check_command(
-    data: Annotated[str, typer.Argument(metavar="scenes|coco|DIR")] = "scenes",
+    data: _Data = "scenes",
     images: Annotated[
         bool, typer.Option("--images", help="Decode every image too; minutes on large sets.")
     ] = False,
     debug: options.Debug = False,
 ) -> None:
-    """Read every task's training and test samples, as a run would; exit 1 where one fails."""
+    """Read every task's training and test samples; count missing images; exit 1 on a problem."""
     from encoder_bench.base.progress import make_reporter
-    from encoder_bench.base.recipes import load_task
     from encoder_bench.data.check import check_folder
     from encoder_bench.data.folder import open_data
-    from encoder_bench.pipeline.plan import DEFAULT_TASKS
 
     reporter = make_reporter(quiet=False)
-    folder = open_data(data, reporter)
-    tasks = {name: load_task(name) for name in (*DEFAULT_TASKS, *_vcr_tasks(folder))}
-    result = check_folder(folder, tasks, decode_images=images, reporter=reporter)
+    folder = open_data(data, reporter, images_required=False)
+    result = check_folder(folder, _tasks(folder), decode_images=images, reporter=reporter)
     for line in result.lines:
         typer.echo(line)
     if result.problems:
         raise EncoderBenchError(f"{folder.root}: {len(result.problems)} problems, listed above")
 
 
-def _vcr_tasks(folder: DataFolder) -> list[str]:
-    names = ("vcr_oc", "vcr_mci")
-    return [name for name in names if folder.annotation_file("gvtbench", f"{name}.json")]
+def _tasks(folder: DataFolder, names: str | None = None) -> dict[str, TaskRecipe]:
+    """Return recipes by name: the named ones, else the default four and VCR's where they are."""
+    from encoder_bench.base.recipes import load_task
+    from encoder_bench.pipeline.plan import DEFAULT_TASKS
+
+    vcr = (n for n in ("vcr_oc", "vcr_mci") if folder.files.find("gvtbench", f"{n}.json"))
+    chosen = (*DEFAULT_TASKS, *vcr) if names is None else map(str.strip, names.split(","))
+    return {name: load_task(name) for name in chosen if name}
 
 
 @app.command("lint")
 def lint_command(
-    data: Annotated[str, typer.Argument(metavar="scenes|coco|DIR")] = "scenes",
+    data: _Data = "scenes",
     tasks: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME,...",
-            help="Task recipes to look at; else the four, and VCR's where they are.",
-        ),
+        typer.Option(metavar="NAME,...", help="Task recipes; else the four, and VCR's if there."),
     ] = None,
     images: Annotated[
         bool,
@@ -71,25 +72,16 @@ def lint_command(
 ) -> None:
     """Look for what makes scores mean less: answers in the questions, skew, repeats, overlap.
 
-    Exit 1 where anything is found. The blind rows of a table show what it is worth.
+    Exit 1 where anything is found. The blind baselines of a table show what it is worth.
     """
     from encoder_bench.base.progress import make_reporter
-    from encoder_bench.base.recipes import load_task
+    from encoder_bench.data.check import lint_folder
     from encoder_bench.data.folder import open_data
-    from encoder_bench.data.lint_folder import lint_folder
-    from encoder_bench.pipeline.plan import DEFAULT_TASKS
 
     reporter = make_reporter(quiet=json_output)
-    folder = open_data(data, reporter)
-    if tasks is None:
-        names = [*DEFAULT_TASKS, *_vcr_tasks(folder)]
-    else:
-        names = [name.strip() for name in tasks.split(",") if name.strip()]
+    folder = open_data(data, reporter, images_required=False)
     findings, skipped = lint_folder(
-        folder,
-        {name: load_task(name) for name in names},
-        look_at_images=images,
-        reporter=reporter,
+        folder, _tasks(folder, tasks), compare_images=images, reporter=reporter
     )
     if json_output:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
@@ -97,7 +89,7 @@ def lint_command(
         for finding in findings:
             typer.echo(f"{finding.kind:<15} {finding.task:<11} {finding.message}")
         for line in skipped:
-            typer.echo(f"not looked at   {line}")
+            typer.echo(f"skipped        {line}")
         typer.echo(f"{len(findings)} findings")
     if findings:
         raise typer.Exit(1)
@@ -108,9 +100,7 @@ def fetch_command(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="NAME...", help="Of the catalogue.")
     ] = None,
-    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="The data folder.")] = Path(
-        "data"
-    ),
+    to: Annotated[Path, typer.Option(metavar="DIR", help="The data folder.")] = Path("data"),
     list_all: Annotated[bool, typer.Option("--list", help="Name all and stop.")] = False,
     drop_archives: Annotated[
         bool, typer.Option("--drop-archives", help="Remove each archive once it is unpacked.")
@@ -118,13 +108,12 @@ def fetch_command(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Fetch data sets by name; hashes are checked, and a killed download goes on.
+    """Fetch data sets by name; hashes are checked, and an interrupted download resumes.
 
     Without a network it says which file to put where; the same command then checks and unpacks it.
     """
     from encoder_bench.base.progress import make_reporter
-    from encoder_bench.data.catalog import catalog
-    from encoder_bench.data.fetch import fetch
+    from encoder_bench.data.fetch import catalog, fetch
 
     if list_all or not names:
         for name, entry in catalog().items():
@@ -163,9 +152,9 @@ def questions_command(
 
     made = write_questions(instances, output, questions=number, seed=seed, images=image_folder)
     for name, found in made.items():
-        pictures = len({row["image_id"] for row in found.rows})
+        images = len({row["image_id"] for row in found.rows})
         typer.echo(
-            f"{output / 'gvtbench' / name}.json: {len(found.rows)} questions on {pictures} images; "
+            f"{output / 'gvtbench' / name}.json: {len(found.rows)} questions on {images} images; "
             f"blind, the best constant scores {found.constant:.1f}%, the majority by question "
             f"{found.majority:.1f}%"
         )

@@ -1,32 +1,171 @@
-"""Fetching a data set of the catalogue into a data folder, in the official layout.
-
-What belongs here: downloads, unpacking and the note of what came. A repeated command goes on where
-the last one stopped; what is there and right is not touched.
-"""
+"""Fetching the data sets of `catalog.toml` into a data folder, in the official layouts."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import shutil
 import tarfile
+import tomllib
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from encoder_bench.base.download import download
-from encoder_bench.base.errors import DataError
+from encoder_bench.base.errors import DataError, UnknownNameError
 from encoder_bench.base.files import atomic_path, write_text
 from encoder_bench.base.progress import Reporter
-from encoder_bench.data.catalog import CatalogFile, CatalogSet, find_set
-from encoder_bench.data.images import image_inside
+from encoder_bench.data.files import path_inside
 
 ARCHIVES = "downloads"
 NOTE = "fetched.json"
 
 
+class CatalogFile(BaseModel):
+    """One official download.
+
+    Attributes:
+        url: its address.
+        into: the folder of the data folder that it belongs in.
+        unpack: whether it is an archive.
+        sha256: as published; None where nobody publishes one.
+        sha1: first digits, one of which it must have.
+        size: in bytes, where known.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str
+    into: str
+    unpack: bool = False
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    sha1: tuple[str, ...] = ()
+    size: int | None = Field(default=None, gt=0, alias="bytes")
+
+    @property
+    def name(self) -> str:
+        """The file's own name."""
+        return self.url.rsplit("/", 1)[-1]
+
+    @property
+    def pinned(self) -> bool:
+        """Whether its content is known beforehand."""
+        return self.sha256 is not None or bool(self.sha1)
+
+
+class CatalogSet(BaseModel):
+    """One data set: official files, or a set of the Hub.
+
+    Attributes:
+        description: one line.
+        files: official downloads; empty for a set of the Hub.
+        hub: id of a Hub data set.
+        revision: its commit; None where none could be verified.
+        split: the Hub set's own name of the split.
+        kind: what its columns hold, as `data import` names it.
+        part: what it becomes.
+        streaming: read row by row, without keeping the whole set on disk twice.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    description: str
+    files: tuple[CatalogFile, ...] = ()
+    hub: str | None = None
+    revision: str | None = Field(default=None, pattern="^[0-9a-f]{40}$")
+    split: str = "validation"
+    kind: Literal["vqav2", "captions"] = "vqav2"
+    part: Literal["train", "val"] = "val"
+    streaming: bool = False
+
+    @model_validator(mode="after")
+    def _files_or_hub(self) -> CatalogSet:
+        if bool(self.files) == bool(self.hub):
+            raise ValueError("give 'files' or 'hub', one of them")
+        return self
+
+    @property
+    def pinning(self) -> str:
+        """How sure it is that the same content comes every time, in words."""
+        if self.hub is not None:
+            return f"revision {self.revision[:12]}" if self.revision else "pinned on first use"
+        known = sum(file.pinned for file in self.files)
+        if known == len(self.files):
+            return "hashes known"
+        return "pinned on first use" if not known else f"{known} of {len(self.files)} hashes known"
+
+    @property
+    def size(self) -> int | None:
+        """Bytes to fetch, None where not all sizes are known."""
+        sizes = [file.size for file in self.files]
+        return None if not sizes or None in sizes else sum(size for size in sizes if size)
+
+
+@functools.cache
+def catalog() -> dict[str, CatalogSet]:
+    """Return all data sets by name, in the catalogue's order."""
+    content = tomllib.loads(Path(__file__).with_name("catalog.toml").read_text(encoding="utf-8"))
+    return {name: CatalogSet.model_validate(entry) for name, entry in content.items()}
+
+
+def find_set(name: str) -> CatalogSet:
+    """Return a data set by name.
+
+    Raises:
+        UnknownNameError: there is none; the nearest are suggested.
+    """
+    if name not in catalog():
+        hint = "`encoder-bench data fetch --list` names all."
+        raise UnknownNameError("data set", name, catalog(), hint)
+    return catalog()[name]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownVersion:
+    """A published file that exists in several versions, or is not what it seems.
+
+    Attributes:
+        name: short, for records and tables.
+        caution: what to know before scores on it are compared; empty where there is nothing.
+    """
+
+    name: str
+    caution: str = ""
+
+
+_TWO = (
+    "the constant answer '1' scores 54.3% on one of the two files and 85.5% on the other, so that "
+    "scores on them cannot be compared"
+)
+KNOWN_VERSIONS = {
+    "0341dd19": KnownVersion("GVTBench's first published coco_oc.json (on 4,825 images)", _TWO),
+    "f44ffead": KnownVersion("GVTBench's second coco_oc.json (on 4,413 images)", _TWO),
+    "f74998f5": KnownVersion("GVTBench's coco_mci.json"),
+    "1a30dc5a": KnownVersion("GVTBench's vcr_oc.json", "it repeats questions about an image"),
+    "4ef451b8": KnownVersion(
+        "GVTBench's vcr_mci.json",
+        "every negative question has the misprint 'exis', which tells the answer",
+    ),
+}
+"""By the first eight digits of the sha1 of the file's content."""
+
+
+def known_version(path: Path) -> KnownVersion | None:
+    """Return what is known of a file's content, None for any other content."""
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha1").hexdigest()
+    return KNOWN_VERSIONS.get(digest[:8])
+
+
 def fetch(name: str, folder: Path, reporter: Reporter, *, keep_archives: bool = True) -> list[str]:
-    """Fetch a data set by its name in the catalogue, and return a line for each thing that came.
+    """Fetch a data set by its name in the catalogue, and return one line per file.
+
+    A repeated command resumes where the last one stopped; what is there and right is kept.
 
     Args:
         name: of `catalog.toml`.
@@ -42,14 +181,12 @@ def fetch(name: str, folder: Path, reporter: Reporter, *, keep_archives: bool = 
     entry = find_set(name)
     folder.mkdir(parents=True, exist_ok=True)
     if entry.hub is not None:
-        return [_from_hub(name, entry, folder, reporter)]
-    return [
-        _file(name, file, folder, reporter, keep_archives=keep_archives) for file in entry.files
-    ]
+        return [_from_hub(name, entry.hub, entry, folder, reporter)]
+    return [_file(name, file, folder, reporter, keep_archives) for file in entry.files]
 
 
 def _file(
-    name: str, file: CatalogFile, folder: Path, reporter: Reporter, *, keep_archives: bool
+    name: str, file: CatalogFile, folder: Path, reporter: Reporter, keep_archives: bool
 ) -> str:
     into = folder / file.into
     target = (folder / ARCHIVES if file.unpack else into) / file.name
@@ -68,7 +205,7 @@ def _file(
 
 
 def unpack(archive: Path, into: Path, reporter: Reporter) -> None:
-    """Unpack a zip or tar archive; members that are there in the same size are passed over.
+    """Unpack a zip or tar archive; members that are there in the same size are skipped.
 
     Raises:
         DataError: damaged, of another kind, or with a member that leaves the folder.
@@ -77,7 +214,7 @@ def unpack(archive: Path, into: Path, reporter: Reporter) -> None:
     try:
         with reporter.phase(f"unpacking {archive.name}", None, "files") as phase:
             for name, size, stream in _members(archive):
-                target = image_inside(into, name, where=str(archive))
+                target = path_inside(into, name, where=str(archive))
                 with stream:
                     if not target.is_file() or target.stat().st_size != size:
                         with atomic_path(target) as temporary, temporary.open("wb") as written:
@@ -101,14 +238,13 @@ def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
                 yield member.name, member.size, stream
 
 
-def _from_hub(name: str, entry: CatalogSet, folder: Path, reporter: Reporter) -> str:
+def _from_hub(name: str, hub: str, entry: CatalogSet, folder: Path, reporter: Reporter) -> str:
     from encoder_bench.data.hub import import_dataset, resolved_revision
 
-    assert entry.hub is not None
-    noted = _noted(folder).get(entry.hub, {})
-    revision = entry.revision or noted.get("revision") or resolved_revision(entry.hub)
+    noted = _noted(folder).get(hub, {})
+    revision = entry.revision or noted.get("revision") or resolved_revision(hub)
     count = import_dataset(
-        entry.hub,
+        hub,
         folder,
         kind=entry.kind,
         split=entry.split,
@@ -117,21 +253,20 @@ def _from_hub(name: str, entry: CatalogSet, folder: Path, reporter: Reporter) ->
         streaming=entry.streaming,
         reporter=reporter,
     )
-    _note(folder, entry.hub, {"set": name, "revision": revision, "rows": count})
-    return f"{entry.hub}@{revision[:12]}: {count} rows in {folder}"
+    _note(folder, hub, {"set": name, "revision": revision, "rows": count})
+    return f"{hub}@{revision[:12]}: {count} rows in {folder}"
 
 
 def _noted(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / NOTE
-    if not path.is_file():
-        return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
     except ValueError as error:
         raise DataError(f"{path}: not valid JSON ({error}); remove it and repeat") from error
-    return dict(content)
 
 
 def _note(folder: Path, key: str, facts: dict[str, Any]) -> None:
-    """Keep what came beside the data, so that another thing under the same address is noticed."""
+    """Keep what came beside the data, so that other content at the same address is noticed."""
     write_text(folder / NOTE, json.dumps(_noted(folder) | {key: facts}, indent=1) + "\n")

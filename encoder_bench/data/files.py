@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import copy
+import filecmp
 import gzip
 import json
+import os
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from encoder_bench.base.errors import DataError
-from encoder_bench.data.images import image_inside
 
 Row = dict[str, Any]
 _IMAGE_FOLDERS = (
-    "train2017",
-    "val2017",
-    "train2014",
-    "val2014",
-    "test2015",
-    "vcr1images",
-    "images",
+    *("train2017", "val2017", "train2014", "val2014", "test2015"),
+    *("vcr1images", "images"),
 )
+_YEARS = {"train2017": 2017, "val2017": 2017, "train2014": 2014, "val2014": 2014, "test2015": 2014}
+"""COCO's two divisions of the same images: within one, an image is in one folder only."""
 _PATH_FOLDERS = ("", "vcr1images", "vcr/vcr1images")
 """Where an image that a data file names by its path may be; VCR's paths begin within its own."""
-_IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp"}
-_COCO_ID = re.compile(r"(\d+)$")
+_IMAGE_ENDINGS = frozenset(
+    (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+)
+_COCO_NAME = re.compile(r"(?:COCO_\w+?_)?(\d+)")
 _SHARED_NAMES = {"train.json", "val.json", "test.json"}
 """Names that do not say whose file it is: looked for in their own folder only."""
+FOLLOW_LINKS = "ENCODER_BENCH_FOLLOW_LINKS"
+"""Environment variable: `1` accepts images that are links to files outside the data folder."""
 
 
 class DataFiles:
@@ -38,19 +41,20 @@ class DataFiles:
     Attributes:
         root: the folder as the user gave it.
         images_required: whether a missing image is an error; otherwise it is listed in `missing`.
-        missing: one line per image that is not there.
+        missing: one line per image that is not there, by image.
     """
 
     def __init__(self, root: Path, *, images_required: bool = True) -> None:
         """Nothing is read yet."""
         self.root = root
         self.images_required = images_required
-        self.missing: list[str] = []
+        self.missing: dict[tuple[int | str, str, str], str] = {}
+        self._found: dict[tuple[int | str, str, str], tuple[int | str, Path]] = {}
 
     def without_images(self) -> DataFiles:
         """Return the same folder for reading questions only: missing images are no error."""
         lenient = copy.copy(self)
-        lenient.images_required, lenient.missing = False, []
+        lenient.images_required, lenient.missing = False, {}
         return lenient
 
     def places(self, folder: str) -> list[Path]:
@@ -58,13 +62,12 @@ class DataFiles:
         place = self.root / folder
         if not place.is_dir():
             return []
-        inner = (child for child in place.iterdir() if child.name.lower() == "annotations")
-        return [place, *inner]
+        return [place, *(child for child in place.iterdir() if child.name.lower() == "annotations")]
 
     def find(self, folder: str, name: str) -> Path | None:
         """Return the file `name` (or `name.gz`) of `folder`, or of the top; None without one."""
-        top = self.places("")
-        for place in (*self.places(folder), *(top[1:] if name in _SHARED_NAMES else top)):
+        top = self.places("")[name in _SHARED_NAMES :]
+        for place in (*self.places(folder), *top):
             for candidate in (place / name, place / f"{name}.gz"):
                 if candidate.is_file():
                     return candidate
@@ -84,72 +87,158 @@ class DataFiles:
             )
         return path
 
+    @cached_property
     def image_folders(self) -> list[Path]:
-        """Return the image folders that are there."""
-        return [
-            folder
-            for name in _IMAGE_FOLDERS
-            for folder in (self.root / "coco" / name, self.root / name)
-            if folder.is_dir()
-        ]
+        """The image folders that are there."""
+        places = (
+            place / name for name in _IMAGE_FOLDERS for place in (self.root / "coco", self.root)
+        )
+        return [folder for folder in places if folder.is_dir()]
 
     @cached_property
-    def coco_images(self) -> dict[int, Path]:
+    def coco_images(self) -> dict[int, list[Path]]:
         """Image files by numeric COCO id, which the 2014 and 2017 file names share."""
-        found: dict[int, Path] = {}
-        for folder in self.image_folders():
+        found: dict[int, list[Path]] = defaultdict(list)
+        for folder in self.image_folders:
             for path in sorted(folder.iterdir()):
-                match = _COCO_ID.search(path.stem)
+                match = _COCO_NAME.fullmatch(path.stem)
                 if match and path.suffix.lower() in _IMAGE_ENDINGS:
-                    found.setdefault(int(match.group(1)), path)
-        return found
+                    found[int(match.group(1))].append(path)
+        return dict(found)
 
-    def image(self, image_id: int | str, where: str) -> Path:
-        """Return the file of an image: by numeric id, or by the path that a data file gives.
+    def image(
+        self, image_id: int | str, where: str, *, split: str = "", name: str = ""
+    ) -> tuple[int | str, Path]:
+        """Return an image's identity and its file.
+
+        Two samples show the same image exactly when the identities are equal: COCO's numeric id
+        where the file is named by it, else the file's path in the data folder. Ids that begin
+        again in each split are therefore no identity.
+
+        Args:
+            image_id: a number, or the path that a data file gives.
+            where: the data file and row, for errors.
+            split: `train`, `val` or `test`: COCO's, of which the data file speaks.
+            name: the file's name, where the data file gives one; it decides.
 
         Raises:
-            DataError: there is none, or the path leaves the folder; names the row.
+            DataError: no such image file, several different ones, or one outside the data folder.
         """
-        if image_id in self._found:
-            return self._found[image_id]
-        path = self._find_image(image_id, where)
-        if path is not None:
-            self._found[image_id] = path
-            return path
-        line = f"{where}: no image file for {image_id!r} in {self.root}"
-        if isinstance(image_id, int):
-            folders = ", ".join(folder.name for folder in self.image_folders())
-            line = f"{where}: no image file for id {image_id} in {self.root} (looked in "
-            line += f"{folders or 'no image folder'})"
+        key = (image_id, split, name)
+        if key not in self._found:
+            found = (
+                self._by_number(image_id, where, split, name)
+                if isinstance(image_id, int)
+                else self._by_path(image_id, where)
+            )
+            if found is None:
+                return self._missing(key, where)
+            self._found[key] = found
+        return self._found[key]
+
+    def image_in(self, folders: Sequence[str], name: str, where: str) -> tuple[int | str, Path]:
+        """Return the identity and file of an image in the first of the folders that has it."""
+        there = (folder for folder in folders if (self.root / folder / name).is_file())
+        return self.image(f"{next(there, folders[0])}/{name}", where)
+
+    def _missing(self, key: tuple[int | str, str, str], where: str) -> tuple[int | str, Path]:
+        image_id, _, name = key
+        shown = f"id {image_id}" if isinstance(image_id, int) else image_id
+        looked = ", ".join(folder.name for folder in self.image_folders) or "no image folder"
+        line = f"{where}: no image file for {shown}{f' ({name})' * bool(name)} in {self.root} "
+        line += f"(looked in {looked})"
         if self.images_required:
             raise DataError(line)
-        self.missing.append(line)
-        return self.root / "missing" / str(image_id)
+        self.missing[key] = line
+        return image_id, self.root / "missing" / (name or str(image_id))
 
-    def image_in(self, folders: Sequence[str], name: str, where: str) -> tuple[str, Path]:
-        """Return the id (its path in the data folder) and file of an image in one of the folders.
+    def _by_path(self, path: str, where: str) -> tuple[str, Path] | None:
+        places = (self._inside(self.root / folder, path, where) for folder in _PATH_FOLDERS)
+        found = next((place for place in places if place.is_file()), None)
+        return None if found is None else (path, found)
 
-        Raises:
-            DataError: it is in none of them.
-        """
-        there = (f for f in folders if (self.root / f / name).is_file())
-        image_id = f"{next(there, folders[0])}/{name}"
-        return image_id, self.image(image_id, where)
+    def _by_number(
+        self, image_id: int, where: str, split: str, name: str
+    ) -> tuple[int | str, Path] | None:
+        numbered = self.coco_images.get(image_id, [])
+        candidates = self._named(name, split) if name else []
+        by_id = not name or coco_id(name) == image_id
+        if not candidates and by_id:
+            own = [path for path in numbered if split and path.parent.name.startswith(split)]
+            candidates = own or numbered
+        if not candidates:
+            return None
+        first = candidates[0]
+        for other in candidates[1:]:
+            if not _same_image(first, other):
+                raise DataError(
+                    f"{where}: image {image_id} may be {first} or {other}, which differ; remove or "
+                    "rename one, or give its path in the data file"
+                )
+        years = [_YEARS.get(folder) for folder in {path.parent.name for path in numbered}]
+        begins_again = any(years.count(year) > 1 for year in (2014, 2017))
+        path = self._inside(first.parent, first.name, where)
+        if by_id and not begins_again:
+            return image_id, path
+        return first.relative_to(self.root).as_posix(), path
 
-    @cached_property
-    def _found(self) -> dict[int | str, Path]:
-        """Image files that were found and checked; most images have many questions."""
-        return {}
+    def _named(self, name: str, split: str) -> list[Path]:
+        """Return the files of that name in the split's own folders, or in the common ones."""
+        own = [folder for folder in self.image_folders if folder.name.startswith(split or "-")]
+        common = [folder for folder in self.image_folders if folder.name == "images"]
+        for folders in (own, [*common, self.root / "coco", self.root]):
+            found = [folder / name for folder in folders if (folder / name).is_file()]
+            if found:
+                return found
+        return []
 
-    def _find_image(self, image_id: int | str, where: str) -> Path | None:
-        if isinstance(image_id, int):
-            path = self.coco_images.get(image_id)
-            return path and image_inside(path.parent, path.name, where=where)
-        for folder in _PATH_FOLDERS:
-            path = image_inside(self.root / folder, image_id, where=where)
-            if path.is_file():
-                return path
-        return None
+    def _inside(self, folder: Path, name: str, where: str) -> Path:
+        return path_inside(folder, name, where=where, root=self.root)
+
+
+def coco_id(name: str) -> int | None:
+    """Return the id in a COCO image's file name.
+
+    >>> [coco_id(name) for name in ("COCO_val2014_000000000042.jpg", "042.png", "shot_42.png")]
+    [42, 42, None]
+    """
+    match = _COCO_NAME.fullmatch(Path(name).stem)
+    return int(match.group(1)) if match else None
+
+
+def _same_image(one: Path, other: Path) -> bool:
+    """Return whether two files of one id are the same image: of COCO's two years, or by bytes."""
+    years = _YEARS.get(one.parent.name), _YEARS.get(other.parent.name)
+    if None not in years and years[0] != years[1]:
+        return True
+    return filecmp.cmp(one, other, shallow=False)
+
+
+def path_inside(folder: Path, name: str, *, where: str, root: Path | None = None) -> Path:
+    """Return the resolved path of a file that a data file or an archive names.
+
+    Args:
+        folder: in which the name is meant.
+        name: the name or relative path.
+        where: the data file and row, for the error.
+        root: the data folder, inside which links may lead; `folder` without it.
+
+    Raises:
+        DataError: the path leaves the folder, by `..`, by being absolute, or through a link.
+    """
+    places = {place.resolve() for place in (folder, root or folder)}
+    path = (folder / name).resolve()
+    if any(path.is_relative_to(place) for place in places):
+        return path
+    unlinked = Path(os.path.normpath(folder.resolve() / name))
+    if not any(unlinked.is_relative_to(place) for place in places):
+        raise DataError(f"{where}: image path '{name}' leaves the folder {folder}")
+    if os.environ.get(FOLLOW_LINKS) == "1":
+        return path
+    raise DataError(
+        f"{where}: image '{name}' leaves the folder {folder} through a link to {path}; "
+        f"{FOLLOW_LINKS}=1 follows such links"
+    )
 
 
 def read_json(path: Path) -> Any:
@@ -175,26 +264,34 @@ def read_json(path: Path) -> Any:
         ) from None
 
 
-def rows_of(path: Path, key: str | None = None) -> list[Row]:
-    """Return the list of rows in a JSON file, under `key` where it is an object.
+def rows_of(path: Path, *keys: str) -> list[Row]:
+    """Return the rows of a JSON file that is a list, or the list under its one key."""
+    return tables_of(path, *keys)[0]
+
+
+def tables_of(path: Path, *keys: str) -> list[list[Row]]:
+    """Return the lists of rows under each key of a JSON file, or the file's own list.
 
     Raises:
         DataError: no such key, not a list, a row that is no object, or an empty list.
     """
     content = read_json(path)
-    if key is not None:
-        if not isinstance(content, dict) or key not in content:
-            raise DataError(f"{path}: no '{key}' at the top level")
-        content = content[key]
-    where = f"{path}: '{key}'" if key else str(path)
-    if not isinstance(content, list):
-        raise DataError(f"{where} is not a list")
-    if not content:
-        raise DataError(f"{where} is empty")
-    for index, row in enumerate(content):
-        if not isinstance(row, dict):
-            raise DataError(f"{where}, row {index}: not an object")
-    return content
+    tables: list[list[Row]] = []
+    for key in keys or (None,):
+        where, rows = f"{path}: '{key}'" if key else str(path), content
+        if key is not None:
+            if not isinstance(content, dict) or key not in content:
+                raise DataError(f"{path}: no '{key}' at the top level")
+            rows = content[key]
+        if not isinstance(rows, list):
+            raise DataError(f"{where} is not a list")
+        if not rows:
+            raise DataError(f"{where} is empty")
+        for index, row in enumerate(rows):
+            if not isinstance(row, dict):
+                raise DataError(f"{where}, row {index}: not an object")
+        tables.append(rows)
+    return tables
 
 
 def numbered(path: Path, rows: Iterable[Row]) -> Iterator[tuple[str, Row]]:
@@ -229,6 +326,28 @@ def text(row: Row, field: str, where: str) -> str:
     return value
 
 
+def entries(row: Row, field: str, where: str) -> list[Any]:
+    """Return a list field that is not empty.
+
+    Raises:
+        DataError: missing, not a list, or empty.
+    """
+    values = row.get(field)
+    if not isinstance(values, list) or not values:
+        raise DataError(f"{where}: '{field}' is not a list with anything in it")
+    return values
+
+
+def texts(row: Row, field: str, inner: str, where: str) -> tuple[str, ...]:
+    """Return the text field `inner` of every object in a list field that is not empty.
+
+    Raises:
+        DataError: missing, not a list, empty, or an entry is no object with such a text.
+    """
+    place = f"{where}, '{field}'"
+    return tuple(text(entry, inner, place) for entry in entries(row, field, where))
+
+
 def unique_ids(path: Path, rows: Iterable[Row], field: str = "id") -> dict[int, Row]:
     """Return rows by id.
 
@@ -244,7 +363,9 @@ def unique_ids(path: Path, rows: Iterable[Row], field: str = "id") -> dict[int, 
     return found
 
 
-def _field(row: Row, field: str, where: str) -> Any:
+def _field(row: Any, field: str, where: str) -> Any:
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: {row!r} is not an object with '{field}'")
     if field not in row:
         raise DataError(f"{where}: no '{field}'")
     return row[field]

@@ -1,10 +1,9 @@
-"""One door to all data: a name or a folder in, samples out."""
+"""A data folder: a name or a path in, samples out."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ from typing import Any
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.hashing import hash_file, hash_text
 from encoder_bench.base.progress import QuietReporter, Reporter
+from encoder_bench.data.fetch import known_version
 from encoder_bench.data.files import DataFiles
 from encoder_bench.data.readers import annotation_folders, find_reader, readers
 from encoder_bench.data.sample import Sample, Split
-from encoder_bench.data.versions import known_version
 
 
 class DataFolder:
@@ -24,13 +23,14 @@ class DataFolder:
     Attributes:
         name: what the user called it: `scenes`, `coco`, or the folder's own name.
         root: the folder.
+        files: its files.
     """
 
-    def __init__(self, name: str, root: Path) -> None:
+    def __init__(self, name: str, root: Path, *, images_required: bool = True) -> None:
         """Name the folder; nothing is read yet."""
         self.name = name
         self.root = root
-        self._files = DataFiles(root)
+        self.files = DataFiles(root, images_required=images_required)
 
     def samples(
         self,
@@ -46,7 +46,8 @@ class DataFolder:
 
         Args:
             task: the task's name, which the samples carry.
-            reader: `coco-captions`, `vqav2`, `gvtbench`, `pope`, `more-vqa`, `more-captions`.
+            reader: `coco-captions`, `vqav2`, `gvtbench`, `pope`, `more-vqa`, `more-captions`, or
+                another package's.
             source: which part of the reader's data (`coco_oc`, `coco_mci`...).
             split: train, val or test.
             limit: keep so many, chosen by a hash of seed and sample id, whatever the order.
@@ -56,9 +57,12 @@ class DataFolder:
             DataError: files are missing, malformed or unsafe, or the split is empty.
             UnknownNameError: no such reader.
         """
-        samples = find_reader(reader).samples(self._files, task, source, split)
+        samples = find_reader(reader).samples(self.files, task, source, split)
         if split == "train":
-            samples = [s for s in samples if s.image_id not in self._test_images]
+            identities, paths = self._test_images
+            samples = [
+                s for s in samples if s.image_id not in identities and s.image_path not in paths
+            ]
         if not samples:
             raise DataError(f"{self.root}: no {split} samples for task '{task}'")
         if limit is not None and limit < len(samples):
@@ -67,45 +71,37 @@ class DataFolder:
             samples = [s for s in samples if s.sample_id in kept]
         return samples
 
-    @contextlib.contextmanager
-    def tolerating_missing_images(self) -> Iterator[list[str]]:
-        """Read questions whose images are not there; yields a line for each missing image."""
-        strict, tolerant = self._files, self._files.without_images()
-        self._files = tolerant
-        try:
-            yield tolerant.missing
-        finally:
-            self._files = strict
+    @property
+    def missing(self) -> dict[Any, str]:
+        """A line for each image that is not there, of the samples read so far."""
+        return self.files.missing
 
     def versions(self) -> dict[str, str]:
         """Return which known version each annotation file is, by its path in the folder."""
         known = {name: known_version(self.root / name) for name in self._annotation_hashes}
         return {name: version.name for name, version in known.items() if version is not None}
 
-    def annotation_file(self, folder: str, name: str) -> Path | None:
-        """Return an official file of the data folder, None where it is not there."""
-        return self._files.find(folder, name)
-
     @cached_property
-    def _test_images(self) -> frozenset[int | str]:
+    def _test_images(self) -> tuple[frozenset[int | str], frozenset[Path]]:
         """Every image that a test split of any reader uses, whether or not its file is there."""
-        files = self._files.without_images()
-        return frozenset().union(*(reader.test_images(files) for reader in readers().values()))
+        files = self.files.without_images()
+        tested = [s for reader in readers().values() for s in reader.test_samples(files)]
+        return frozenset(s.image_id for s in tested), frozenset(s.image_path for s in tested)
 
     @cached_property
     def _annotation_hashes(self) -> dict[str, str]:
-        files: dict[str, str] = {}
+        found: dict[str, str] = {}
         for folder in {"", *annotation_folders(readers().values())}:
-            for place in self._files.places(folder):
-                paths = [*place.glob("*.json"), *place.glob("*.json.gz")]
-                files |= {path.relative_to(self.root).as_posix(): hash_file(path) for path in paths}
-        return files
+            for place in self.files.places(folder):
+                for path in (*place.glob("*.json"), *place.glob("*.json.gz")):
+                    found[path.relative_to(self.root).as_posix()] = hash_file(path)
+        return found
 
     def fingerprint(self) -> str:
         """Return the sha256 over all annotation files' content and the images' names and sizes."""
         images = [
             f"{path.name}:{path.stat().st_size}"
-            for folder in self._files.image_folders()
+            for folder in self.files.image_folders
             for path in sorted(folder.iterdir())
             if path.is_file()
         ]
@@ -118,16 +114,19 @@ class DataFolder:
             "fingerprint": self.fingerprint(),
             "files": self._annotation_hashes,
             "versions": self.versions(),
-            "image_files": len(self._files.coco_images),
+            "image_files": len(self.files.coco_images),
         }
 
 
-def open_data(name: str, reporter: Reporter | None = None) -> DataFolder:
+def open_data(
+    name: str, reporter: Reporter | None = None, *, images_required: bool = True
+) -> DataFolder:
     """Return the data that `--data` names.
 
     Args:
         name: `scenes` (drawn once into the cache), `coco` (the folder in $COCO), or a folder.
         reporter: where progress of drawing goes.
+        images_required: whether a missing image is an error; scoring needs none.
 
     Raises:
         DataError: no such folder, or $COCO is not set.
@@ -135,26 +134,25 @@ def open_data(name: str, reporter: Reporter | None = None) -> DataFolder:
     if name == "scenes" or name.startswith("scenes:"):
         from encoder_bench.data.scenes.build import scenes_folder
 
-        return DataFolder(name, scenes_folder(name, reporter or QuietReporter()))
-    if name == "coco":
-        root = os.environ.get("COCO")
-        if not root:
+        root = scenes_folder(name, reporter or QuietReporter())
+    elif name == "coco":
+        if not os.environ.get("COCO"):
             raise DataError(
                 "--data coco: set the environment variable COCO to the folder that holds coco/, "
                 "vqav2/ and gvtbench/, or pass that folder as --data"
             )
-        return DataFolder("coco", _existing(Path(root), "COCO"))
-    return DataFolder(Path(name).resolve().name, _existing(Path(name).expanduser(), "--data"))
-
-
-def _existing(root: Path, flag: str) -> Path:
+        root = Path(os.environ["COCO"])
+    else:
+        root = Path(name).expanduser()
+        name = root.resolve().name
     if not root.is_dir():
+        flag = "COCO" if name == "coco" else "--data"
         raise DataError(f"{flag} {root}: no such folder")
-    return root
+    return DataFolder(name, root, images_required=images_required)
 
 
 def check_disjoint(train: Sequence[Sample], test: Sequence[Sample]) -> None:
-    """Check that no image is both trained on and tested on, by id.
+    """Check that no image is both trained on and tested on, by identity.
 
     Raises:
         DataError: some are; names the first and counts them.

@@ -1,14 +1,13 @@
 """Data sets of the Hub, or saved by `datasets`, written to disk in the official layouts.
 
-What belongs here: columns to files. Afterwards the ordinary readers read them, so that Hub and
-official downloads are scored by one and the same path. Columns are matched by name, since owners
-move their data sets; those of lmms-lab/VQAv2 and lmms-lab/COCO-Caption2017 fit.
+Columns are matched by name, since owners move their data sets; those of lmms-lab/VQAv2 and
+lmms-lab/COCO-Caption2017 fit.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +21,7 @@ _COLUMNS: dict[Kind, tuple[str, ...]] = {
     "vqav2": ("image", "image_id", "question", "question_id", "answers", "multiple_choice_answer"),
     "captions": ("image", "id", "answer"),
 }
-_ANNOTATION_COLUMNS = ("question_type", "answer_type")
+_ANNOTATION_COLUMNS = ("multiple_choice_answer", "answers", "question_type", "answer_type")
 
 
 def import_dataset(
@@ -36,7 +35,7 @@ def import_dataset(
     streaming: bool = False,
     reporter: Reporter,
 ) -> int:
-    """Write a data set's split as images and JSON in the official layout.
+    """Write a data set's split as images and JSON in the official layout; return its row count.
 
     Args:
         source: a Hub id, or a folder that `Dataset.save_to_disk` wrote.
@@ -47,9 +46,6 @@ def import_dataset(
         revision: of the Hub repository.
         streaming: read row by row from the Hub, so that the set is not kept on disk twice.
         reporter: where progress goes.
-
-    Returns:
-        How many rows were written.
 
     Raises:
         DataError: unreachable, no such split, or columns are missing; names them.
@@ -62,9 +58,9 @@ def import_dataset(
         raise DataError(
             f"{source}: no column '{missing[0]}' for {kind}; it has {', '.join(columns)}"
         )
-    total = None if streaming else len(rows)
     images = output / "coco" / f"{part}2017"
     images.mkdir(parents=True, exist_ok=True)
+    total = None if streaming else len(rows)
     with reporter.phase(f"importing {source}", total, "rows") as phase:
         write = _write_vqa if kind == "vqav2" else _write_captions
         return write(_counted(rows, phase, source), output, images, part)
@@ -79,14 +75,12 @@ def resolved_revision(source: str) -> str:
     from huggingface_hub import HfApi
 
     try:
-        commit = HfApi().dataset_info(source, timeout=10).sha
+        return str(HfApi().dataset_info(source, timeout=10).sha)
     except Exception as error:  # the Hub's many errors mean one thing here
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"{source}: the Hub cannot be reached or has no such data set ({first}); where there "
-            "is no network, copy a folder of Dataset.save_to_disk and use `data import`"
+            f"{source}: the Hub cannot be reached or has no such data set ({_first(error)}); where "
+            "there is no network, copy a folder of Dataset.save_to_disk and use `data import`"
         ) from error
-    return str(commit)
 
 
 def open_rows(
@@ -108,14 +102,13 @@ def open_rows(
             return rows.to_iterable_dataset() if streaming else rows
         return datasets.load_dataset(source, split=split, revision=revision, streaming=streaming)
     except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(
-            f"{source}: split '{split}' cannot be read ({first}); where the Hub cannot be reached, "
-            "pass a folder that Dataset.save_to_disk wrote"
+            f"{source}: split '{split}' cannot be read ({_first(error)}); where the Hub cannot be "
+            "reached, pass a folder that Dataset.save_to_disk wrote"
         ) from error
 
 
-def _counted(rows: Iterable[dict[str, Any]], phase: Any, source: str) -> Iterable[dict[str, Any]]:
+def _counted(rows: Iterable[dict[str, Any]], phase: Any, source: str) -> Iterator[dict[str, Any]]:
     count = 0
     try:
         for row in rows:
@@ -123,11 +116,14 @@ def _counted(rows: Iterable[dict[str, Any]], phase: Any, source: str) -> Iterabl
             count += 1
             phase.advance()
     except (OSError, ValueError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"{source}: reading stopped after {count} rows ({first}); run the same command again, "
-            "images that are written already are not written again"
+            f"{source}: reading stopped after {count} rows ({_first(error)}); run the same command "
+            "again, images that are written already are not written again"
         ) from error
+
+
+def _first(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _save_image(image: Any, folder: Path, image_id: int) -> str:
@@ -145,18 +141,12 @@ def _write_vqa(rows: Iterable[dict[str, Any]], output: Path, images: Path, part:
         ids = {"image_id": int(row["image_id"]), "question_id": int(row["question_id"])}
         _save_image(row["image"], images, ids["image_id"])
         questions.append({**ids, "question": row["question"]})
-        annotations.append(
-            {
-                **ids,
-                "multiple_choice_answer": row["multiple_choice_answer"],
-                "answers": row["answers"],
-                **{name: row[name] for name in _ANNOTATION_COLUMNS if name in row},
-            }
-        )
-    year = f"{part}2014"
-    folder = output / "vqav2"
-    _write(folder / f"v2_OpenEnded_mscoco_{year}_questions.json", {"questions": questions})
-    _write(folder / f"v2_mscoco_{year}_annotations.json", {"annotations": annotations})
+        columns = (name for name in _ANNOTATION_COLUMNS if name in row)
+        annotations.append({**ids, **{name: row[name] for name in columns}})
+    name = output / "vqav2" / f"v2_OpenEnded_mscoco_{part}2014_questions.json"
+    _write(name, {"questions": questions})
+    name = output / "vqav2" / f"v2_mscoco_{part}2014_annotations.json"
+    _write(name, {"annotations": annotations})
     return len(questions)
 
 

@@ -1,16 +1,32 @@
-"""Opening image files: fully decoded RGB, or one clear line on what is wrong with the file."""
+"""Image files: opened as RGB, and compared by bytes and by what they show."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from encoder_bench.base.errors import DataError
+from encoder_bench.base.hashing import hash_file
+from encoder_bench.base.progress import Reporter
+
+HASH_SIDE = 16
+NEAR_SHARE = 0.1
+"""Of the bits that are set in the two hashes. Halving 335 COCO photographs and compressing them at
+JPEG quality 40 changes 1.4% at the median, 9% at the 99th percentile; different ones 23% or more."""
+NEAR_GREY = 4.0
+"""Mean difference of 32 x 32 grey values from 0 to 255; keeps drawings on one background apart."""
+_FLAT = 8
+_THUMBNAIL_SIDE = 32
 
 
 def load_image(path: Path) -> Image.Image:
-    """Return an image file as RGB, with every pixel decoded.
+    """Return an image file as RGB, every pixel decoded; of several frames the first.
 
     Raises:
         DataError: missing, truncated, too large or not an image; names the file.
@@ -26,19 +42,87 @@ def load_image(path: Path) -> Image.Image:
         raise DataError(f"{path}: cannot be decoded ({error}); fetch it again") from error
 
 
-def image_inside(folder: Path, name: str, *, where: str) -> Path:
-    """Return the path of a data file's image name, checked to lie inside its folder.
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What an image file is compared by.
 
-    Args:
-        folder: where the images are.
-        name: the name or relative path as the data file gives it.
-        where: the data file and row, for the error.
-
-    Raises:
-        DataError: the path leaves the folder, by `..`, by being absolute, or through a link.
+    Attributes:
+        digest: the file's sha256.
+        bits: difference hash, `(32,)` packed; None where the picture is flat, since all flat
+            pictures have one hash.
+        grey: thumbnail, `(32, 32)`, from 0 to 255.
     """
-    root = folder.resolve()
-    path = (root / name).resolve()
-    if not path.is_relative_to(root):
-        raise DataError(f"{where}: image path '{name}' leaves the folder {folder}")
-    return path
+
+    digest: str
+    bits: NDArray[np.uint8] | None
+    grey: NDArray[np.int16]
+
+
+def fingerprint(path: Path) -> Fingerprint:
+    """Return an image file's fingerprint.
+
+    Reference: Krawetz 2013, "Kind of Like That" (dHash), at twice its side.
+    """
+    import imagehash
+
+    image = load_image(path).convert("L")
+    small = image.resize((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.BOX)
+    grey = np.asarray(small, dtype=np.int16)
+    flat = int(grey.max()) - int(grey.min()) < _FLAT
+    bits = None if flat else np.packbits(imagehash.dhash(image, HASH_SIDE).hash)
+    return Fingerprint(hash_file(path), bits, grey)
+
+
+def fingerprints(
+    paths: Sequence[Path], reporter: Reporter
+) -> tuple[dict[Path, Fingerprint], list[str]]:
+    """Return the fingerprint of each readable image, and a line per image that is not readable."""
+    found: dict[Path, Fingerprint] = {}
+    unreadable: list[str] = []
+
+    def read(path: Path) -> Fingerprint | str:
+        try:
+            return fingerprint(path)
+        except (DataError, OSError) as error:
+            return str(error)
+
+    with ThreadPoolExecutor() as pool, reporter.phase("images", len(paths), "images") as phase:
+        for path, result in zip(paths, pool.map(read, paths), strict=True):
+            if isinstance(result, str):
+                unreadable.append(result)
+            else:
+                found[path] = result
+            phase.advance()
+    return found, unreadable
+
+
+def same_files(
+    train: Mapping[Path, Fingerprint], test: Mapping[Path, Fingerprint]
+) -> list[tuple[Path, Path]]:
+    """Return pairs of a training and a test image with the same bytes."""
+    by_digest = {entry.digest: path for path, entry in train.items()}
+    return [
+        (by_digest[entry.digest], path) for path, entry in test.items() if entry.digest in by_digest
+    ]
+
+
+def near_duplicates(
+    train: Mapping[Path, Fingerprint], test: Mapping[Path, Fingerprint]
+) -> list[tuple[Path, Path, int]]:
+    """Return pairs that show nearly the same in different files, with the bits that differ."""
+    theirs = [(path, entry) for path, entry in train.items() if entry.bits is not None]
+    if not theirs:
+        return []
+    stacked = np.stack([entry.bits for _, entry in theirs if entry.bits is not None])
+    set_bits = np.bitwise_count(stacked).sum(axis=1)
+    pairs = []
+    for path, entry in test.items():
+        if entry.bits is None:
+            continue
+        distance = np.bitwise_count(stacked ^ entry.bits).sum(axis=1)
+        limit = NEAR_SHARE * (set_bits + np.bitwise_count(entry.bits).sum())
+        for index in np.flatnonzero(distance <= limit):
+            other_path, other = theirs[index]
+            if other.digest != entry.digest and np.abs(other.grey - entry.grey).mean() <= NEAR_GREY:
+                pairs.append((other_path, path, int(distance[index])))
+    return pairs

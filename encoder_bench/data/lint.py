@@ -1,8 +1,4 @@
-"""What is wrong with a data set even though it can be read: leaks, skew, duplicates, overlap.
-
-What belongs here: one function a finding, each on samples alone. Images are compared in
-`similarity.py`; whether the files can be read at all is `check.py`'s question.
-"""
+"""What is wrong with questions that can be read: leaks, skew, missing answers, repeats."""
 
 from __future__ import annotations
 
@@ -16,8 +12,8 @@ from numpy.typing import NDArray
 from encoder_bench.data.sample import Sample
 from encoder_bench.metrics.statistics import bootstrap_interval, ratio
 
-_MOST_QUESTIONS = 8_000
-_MOST_CLASSES = 60
+_MAX_QUESTIONS = 8_000
+_MAX_CLASSES = 60
 _FOLDS = 5
 _LEAK_POINTS = 5.0
 _SKEW_POINTS = 5.0
@@ -40,34 +36,32 @@ class Finding:
     message: str
 
 
-def text_leak(task: str, samples: Sequence[Sample], seed: int = 0) -> list[Finding]:
+def text_leak(samples: Sequence[Sample], seed: int = 0) -> str | None:
     """Try to answer from the question's text alone: a linear classifier, cross-validated by image.
 
-    Flagged where it is right more often than the commonest answer, by more than five points and
+    Reported where it is right more often than the commonest answer, by more than five points and
     with the whole 95% interval of the difference above zero, clustered on images.
     """
-    asked = _subset([sample for sample in samples if sample.question], seed)
-    images = np.array([str(sample.image_id) for sample in asked])
-    common = [text for text, _ in Counter(s.target for s in asked).most_common(_MOST_CLASSES)]
+    if len(samples) > _MAX_QUESTIONS:
+        chosen = np.random.default_rng(seed).choice(len(samples), _MAX_QUESTIONS, replace=False)
+        samples = [samples[index] for index in sorted(chosen)]
+    images = np.array([str(sample.image_id) for sample in samples])
+    common = [text for text, _ in Counter(s.target for s in samples).most_common(_MAX_CLASSES)]
     if len(common) < 2 or len(set(images)) < 2 * _FOLDS:
-        return []
-    targets = np.array([s.target if s.target in common else "" for s in asked])
-    questions = np.array([sample.question for sample in asked])
+        return None
+    targets = np.array([s.target if s.target in common else "" for s in samples])
+    questions = np.array([sample.question for sample in samples])
     right, base = _cross_validated(questions, targets, images, seed)
-    values = np.stack([right - base, np.ones(len(asked))], axis=1)
+    values = np.stack([right - base, np.ones(len(samples))], axis=1)
     interval = bootstrap_interval(values, list(images), ratio, seed=seed)
     gain = 100 * float((right - base).mean())
     if interval is None or gain < _LEAK_POINTS or interval[0] <= 0:
-        return []
-    return [
-        Finding(
-            task,
-            "text-leak",
-            f"a text-only classifier answers {100 * right.mean():.1f}% without the image, the "
-            f"commonest answer {100 * base.mean():.1f}% ({len(asked)} questions, {_FOLDS}-fold by "
-            f"image; gain {gain:.1f}, 95% interval {interval[0]:.1f} to {interval[1]:.1f})",
-        )
-    ]
+        return None
+    return (
+        f"a text-only classifier answers {100 * right.mean():.1f}% without the image, the "
+        f"commonest answer {100 * base.mean():.1f}% ({len(samples)} questions, {_FOLDS}-fold by "
+        f"image; gain {gain:.1f}, 95% interval {interval[0]:.1f} to {interval[1]:.1f})"
+    )
 
 
 _Texts = NDArray[np.str_]
@@ -105,112 +99,88 @@ def _cross_validated(
     return right, base
 
 
-def majority_leak(task: str, samples: Sequence[Sample]) -> list[Finding]:
-    """Flag where the commonest answer to each question's own text beats the commonest of all."""
-    asked = [sample for sample in samples if sample.question]
-    if not asked:
-        return []
+def majority_leak(samples: Sequence[Sample]) -> str | None:
+    """Report where the commonest answer to each question's text beats the commonest of all."""
     by_question: dict[str, Counter[str]] = defaultdict(Counter)
-    for sample in asked:
+    for sample in samples:
         by_question[sample.question][sample.target] += 1
-    best = sum(counts.most_common(1)[0][1] for counts in by_question.values()) / len(asked)
-    constant = Counter(s.target for s in asked).most_common(1)[0][1] / len(asked)
-    repeated = sum(sum(c.values()) for c in by_question.values() if sum(c.values()) > 1)
-    if best - constant < _LEAK_POINTS / 100 or repeated < len(asked) / 2:
-        return []
-    return [
-        Finding(
-            task,
-            "majority-leak",
-            f"the per-question majority scores {100 * best:.1f}%, the constant answer "
-            f"{100 * constant:.1f}% ({len(by_question)} different questions)",
-        )
-    ]
+    best = sum(max(counts.values()) for counts in by_question.values()) / len(samples)
+    constant = max(Counter(s.target for s in samples).values()) / len(samples)
+    repeated = sum(counts.total() for counts in by_question.values() if counts.total() > 1)
+    if best - constant < _LEAK_POINTS / 100 or repeated < len(samples) / 2:
+        return None
+    return (
+        f"the per-question majority scores {100 * best:.1f}%, the constant answer "
+        f"{100 * constant:.1f}% ({len(by_question)} different questions)"
+    )
 
 
-def skew(task: str, samples: Sequence[Sample]) -> list[Finding]:
-    """Flag one answer that is right more often than not, or yes and no out of balance."""
-    counts = Counter(sample.target for sample in samples if sample.question)
-    total = sum(counts.values())
-    if not total:
-        return []
+def skew(samples: Sequence[Sample]) -> str | None:
+    """Report one answer that is right more often than not, or yes and no out of balance."""
+    counts = Counter(sample.target for sample in samples)
     answer, number = counts.most_common(1)[0]
-    share = 100 * number / total
-    words = {text.strip(" .").lower() for text in counts}
-    limit = 50 + _SKEW_POINTS if words <= {"yes", "no"} else _CONSTANT_PERCENT
-    if share <= limit:
-        return []
-    return [
-        Finding(
-            task,
-            "skew",
-            f"the constant answer {answer!r} is right in {share:.1f}% of {total} samples",
-        )
-    ]
+    share = 100 * number / len(samples)
+    yes_no = {text.strip(" .").lower() for text in counts} <= {"yes", "no"}
+    if share <= (50 + _SKEW_POINTS if yes_no else _CONSTANT_PERCENT):
+        return None
+    return f"the constant answer {answer!r} is right in {share:.1f}% of {len(samples)} samples"
 
 
-def missing_classes(task: str, samples: Sequence[Sample]) -> list[Finding]:
-    """Flag counts without a zero, or with gaps, and yes/no sets with one of them alone."""
-    targets = {sample.target.strip(" .").lower() for sample in samples if sample.question}
-    if targets and all(text.isdigit() for text in targets):
-        numbers = {int(text) for text in targets}
-        missing = [n for n in range(max(numbers)) if n not in numbers]
-        if missing:
-            return [
-                Finding(
-                    task,
-                    "missing-class",
-                    f"no sample has the answer {', '.join(map(str, missing))} (there are "
-                    f"{min(numbers)} to {max(numbers)})",
-                )
-            ]
+def missing_classes(samples: Sequence[Sample]) -> str | None:
+    """Report counts without a zero, or with gaps, and yes/no sets with one of them alone."""
+    targets = {sample.target.strip(" .").lower() for sample in samples}
     if targets in ({"yes"}, {"no"}):
-        return [Finding(task, "missing-class", f"every answer is {targets.pop()!r}")]
-    return []
+        return f"every answer is {targets.pop()!r}"
+    if not all(text.isdigit() for text in targets):
+        return None
+    numbers = {int(text) for text in targets}
+    missing = [str(number) for number in range(max(numbers)) if number not in numbers]
+    if not missing:
+        return None
+    span = f"there are {min(numbers)} to {max(numbers)}"
+    return f"no sample has the answer {', '.join(missing)} ({span})"
 
 
-def repeats(task: str, samples: Sequence[Sample]) -> list[Finding]:
-    """Flag the same question about the same image, with the same answer or with another one."""
+def duplicates(samples: Sequence[Sample]) -> str | None:
+    """Report the same question about the same image, with the same answer."""
+    return _repeats(samples, "the same answer", conflicting=False)
+
+
+def conflicts(samples: Sequence[Sample]) -> str | None:
+    """Report the same question about the same image, with another answer."""
+    return _repeats(samples, "different answers", conflicting=True)
+
+
+def _repeats(samples: Sequence[Sample], words: str, *, conflicting: bool) -> str | None:
     groups: dict[tuple[str, str], list[Sample]] = defaultdict(list)
     for sample in samples:
-        if sample.question:
-            groups[str(sample.image_id), " ".join(sample.question.split()).lower()].append(sample)
-    twice = [group for group in groups.values() if len(group) > 1]
-    findings = []
-    for kind, words, chosen in (
-        ("duplicate", "the same answer", [g for g in twice if len({s.target for s in g}) == 1]),
-        ("conflict", "different answers", [g for g in twice if len({s.target for s in g}) > 1]),
-    ):
-        if chosen:
-            surplus = sum(len(group) - 1 for group in chosen)
-            first = chosen[0]
-            findings.append(
-                Finding(
-                    task,
-                    kind,
-                    f"{surplus} samples repeat a question about the same image with {words}, the "
-                    f"first {first[1].sample_id} ({first[0].question!r})",
-                )
-            )
-    return findings
+        groups[str(sample.image_id), " ".join(sample.question.split()).lower()].append(sample)
+    chosen = [
+        group
+        for group in groups.values()
+        if len(group) > 1 and (len({sample.target for sample in group}) > 1) == conflicting
+    ]
+    if not chosen:
+        return None
+    count, first = sum(len(group) - 1 for group in chosen), chosen[0]
+    return (
+        f"{count} samples repeat a question about the same image with {words}, the first "
+        f"{first[1].sample_id} ({first[0].question!r})"
+    )
 
 
-CHECKS: tuple[Callable[[str, Sequence[Sample]], list[Finding]], ...] = (
-    text_leak,
-    majority_leak,
-    skew,
-    missing_classes,
-    repeats,
-)
+_CHECKS: dict[str, Callable[[Sequence[Sample]], str | None]] = {
+    "text-leak": text_leak,
+    "majority-leak": majority_leak,
+    "skew": skew,
+    "missing-class": missing_classes,
+    "duplicate": duplicates,
+    "conflict": conflicts,
+}
 
 
 def lint_samples(task: str, samples: Sequence[Sample]) -> list[Finding]:
     """Return all findings on the questions and answers of one task."""
-    return [finding for check in CHECKS for finding in check(task, samples)]
-
-
-def _subset(samples: list[Sample], seed: int) -> list[Sample]:
-    if len(samples) <= _MOST_QUESTIONS:
-        return samples
-    chosen = np.random.default_rng(seed).choice(len(samples), _MOST_QUESTIONS, replace=False)
-    return [samples[index] for index in sorted(chosen)]
+    asked = [sample for sample in samples if sample.question]
+    found = {kind: check(asked) for kind, check in _CHECKS.items()} if asked else {}
+    return [Finding(task, kind, message) for kind, message in found.items() if message]

@@ -1,28 +1,26 @@
 """Counting and identification questions made from any COCO-format instances file, balanced.
 
-What belongs here: which questions are asked. Within every category each answer is right equally
-often, so that the question's text tells nothing; counts begin at zero. The words and the files are
-GVTBench's, so that the ordinary readers and tasks take them.
-
-Crowded images (`iscrowd`) are left out, because nothing in them can be counted.
+Within every category each answer is right equally often, so that the question's text tells
+nothing; counts begin at zero. Words and files are GVTBench's, so that its reader and tasks take
+them. Images with a crowd region are left out, because nothing in them can be counted.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.files import write_text
-from encoder_bench.data.files import rows_of
+from encoder_bench.data.files import coco_id
 from encoder_bench.data.plurals import plural, spoken
-from encoder_bench.data.readers.coco import Instances, instances_in
+from encoder_bench.data.readers.captions import Instances, read_instances
 
-LARGEST = 20
+MAX_COUNT = 20
 """Counts above it are not asked for."""
 
 
@@ -50,22 +48,22 @@ def write_questions(
     Raises:
         DataError: malformed, federated (LVIS), or too few images for a balanced question.
     """
-    rows = rows_of(source, "images")
-    if "neg_category_ids" in rows[0]:
+    instances = read_instances(source)
+    if instances.federated:
         raise DataError(
             f"{source}: a federated file, which does not say what an image lacks; use a file that "
             "names every object, such as COCO's own"
         )
-    instances = instances_in(source)
-    names = {row["id"]: _image_name(row, images, source) for row in rows}
+    names = {number: _image_name(number, instances, images) for number in instances.names}
     made = {}
     for name, make in (("coco_oc", _counting), ("coco_mci", _identification)):
         asked = make(instances, questions, random.Random(f"{name} {seed}"))
         if not asked:
             raise DataError(
-                f"{source}: no category has images enough for balanced {name} questions"
+                f"{source}: no category has enough images for balanced {name} questions"
             )
-        made[name] = _finished(asked, instances, names, random.Random(f"{name} order {seed}"))
+        random.Random(f"{name} order {seed}").shuffle(asked)
+        made[name] = _with_blind_scores(asked, instances, names)
         text = json.dumps(made[name].rows, indent=1, ensure_ascii=False)
         write_text(output / "gvtbench" / f"{name}.json", text + "\n")
     return made
@@ -78,10 +76,10 @@ _Asked = list[tuple[int, str, str]]
 def _counting(instances: Instances, wanted: int, rng: random.Random) -> _Asked:
     """Ask each category for counts 0 to K, each of them on the same number of images.
 
-    That number is one for all categories, the smallest that makes questions enough: fewer images a
-    count leave room for higher counts.
+    That number is one for all categories, the smallest that makes enough questions: fewer images
+    per count leave room for higher counts.
     """
-    groups = _images_by_count(instances)
+    groups = {name: _images_by_count(instances, name) for name in instances.categories}
     enough, most = 0, 0
     for quota in range(1, max((len(g[0]) for g in groups.values()), default=0) + 1):
         total = sum(quota * (_highest(group, quota) + 1) for group in groups.values())
@@ -93,29 +91,23 @@ def _counting(instances: Instances, wanted: int, rng: random.Random) -> _Asked:
     for name, group in groups.items():
         question = f"How many {plural(name)} are there in the image?"
         for count in range(_highest(group, enough) + 1):
-            chosen = rng.sample(group[count], enough)
-            asked += [(image, question, str(count)) for image in chosen]
+            asked += [(image, question, str(count)) for image in rng.sample(group[count], enough)]
     return asked
 
 
-def _images_by_count(instances: Instances) -> dict[str, list[list[int]]]:
-    """Return category -> count -> images; images without any object are left out."""
-    usable = _usable(instances)
-    groups = {}
-    for name in instances.categories:
-        group: list[list[int]] = [[] for _ in range(LARGEST + 1)]
-        for image in usable:
-            count = instances.counts[image][name]
-            if count <= LARGEST:
-                group[count].append(image)
-        groups[name] = group
+def _images_by_count(instances: Instances, name: str) -> list[list[int]]:
+    groups: list[list[int]] = [[] for _ in range(MAX_COUNT + 1)]
+    for image in _usable(instances):
+        count = instances.counts[image][name]
+        if count <= MAX_COUNT:
+            groups[count].append(image)
     return groups
 
 
 def _highest(group: list[list[int]], quota: int) -> int:
-    """Return the highest count up to which every count has images enough; -1 below 0 and 1."""
+    """Return the highest count up to which every count has enough images; -1 below 0 and 1."""
     enough = 0
-    while enough <= LARGEST and len(group[enough]) >= quota > 0:
+    while enough <= MAX_COUNT and len(group[enough]) >= quota > 0:
         enough += 1
     return enough - 1 if enough > 1 else -1
 
@@ -128,14 +120,13 @@ def _identification(instances: Instances, wanted: int, rng: random.Random) -> _A
         for name in instances.categories
     }
     halves = {name: min(len(own), len(usable) - len(own)) for name, own in having.items()}
-    quota = next(
-        (
-            number
-            for number in range(1, max(halves.values(), default=0) + 1)
-            if sum(2 * min(number, half) for half in halves.values()) >= wanted
-        ),
-        max(halves.values(), default=0),
+    largest = max(halves.values(), default=0)
+    enough = (
+        number
+        for number in range(1, largest + 1)
+        if sum(2 * min(number, half) for half in halves.values()) >= wanted
     )
+    quota = next(enough, largest)
     asked: _Asked = []
     for name, own in having.items():
         half = min(quota, halves[name])
@@ -147,31 +138,27 @@ def _identification(instances: Instances, wanted: int, rng: random.Random) -> _A
 
 
 def _usable(instances: Instances) -> list[int]:
-    return [
-        image
-        for image, counts in instances.counts.items()
-        if counts and image not in instances.crowded
-    ]
+    """Return the images with any object and without a crowd region."""
+    crowded = instances.crowded
+    return [image for image, counts in instances.counts.items() if counts and image not in crowded]
 
 
-def _image_name(row: dict[str, Any], images: str, source: Path) -> int | str:
-    """Return how the reader finds an image: by its id where its file name ends in it."""
-    name = str(row.get("file_name", ""))
-    digits = Path(name).stem[-12:]
-    if not images and digits.isdigit() and int(digits) == row["id"]:
-        return int(row["id"])
-    if not images:
+def _image_name(number: int, instances: Instances, images: str) -> int | str:
+    """Return how the reader finds an image: by its id where its file is named by it."""
+    name = instances.names[number]
+    if images:
+        return f"{images}/{name}"
+    if coco_id(name) != number:
         raise DataError(
-            f"{source}: image {row['id']} has the file name {name!r}, which is no COCO id; "
+            f"{instances.path}: image {number} has the file name {name!r}, which is no COCO id; "
             "--image-folder NAME says where in the data folder the files are"
         )
-    return f"{images}/{name}"
+    return number
 
 
-def _finished(
-    asked: _Asked, instances: Instances, names: dict[int, int | str], rng: random.Random
+def _with_blind_scores(
+    asked: _Asked, instances: Instances, names: dict[int, int | str]
 ) -> BalancedQuestions:
-    rng.shuffle(asked)
     rows = tuple(
         {
             "image_id": names[image],
@@ -181,11 +168,9 @@ def _finished(
         }
         for image, question, answer in asked
     )
-    answers = Counter(answer for _, _, answer in asked)
-    by_question: dict[str, Counter[str]] = {}
+    by_question: dict[str, Counter[str]] = defaultdict(Counter)
     for _, question, answer in asked:
-        by_question.setdefault(question, Counter())[answer] += 1
-    majority = sum(counts.most_common(1)[0][1] for counts in by_question.values())
-    return BalancedQuestions(
-        rows, 100 * answers.most_common(1)[0][1] / len(asked), 100 * majority / len(asked)
-    )
+        by_question[question][answer] += 1
+    constant = max(sum(by_question.values(), Counter()).values())
+    majority = sum(max(answers.values()) for answers in by_question.values())
+    return BalancedQuestions(rows, 100 * constant / len(asked), 100 * majority / len(asked))

@@ -1,7 +1,4 @@
-"""The one shape in which every data reader hands over its questions.
-
-What belongs here: immutable records. Reading files is the readers' job, scoring the metrics'.
-"""
+"""A sample: what every reader returns."""
 
 from __future__ import annotations
 
@@ -27,9 +24,9 @@ class Sample:
     Attributes:
         sample_id: unique within the task and data set, stable across runs (`"vqa/262148000"`).
         task: the task that asks it.
-        image_id: numeric COCO id where there is one, else the path given in the data file. Two
-            samples are on the same image exactly when their `image_id`s are equal.
-        image_path: absolute path of the image file, checked to lie inside the data folder.
+        image_id: the image's identity: COCO's number where its file is named by it, else a path.
+            Two samples are on the same image exactly when their `image_id`s are equal.
+        image_path: absolute path of the image file, checked to be inside the data folder.
         question: the bare question; empty for captioning.
         references: every human answer, in file order: ten for VQAv2, five or so captions, one
             count or one "Yes."/"No.".

@@ -162,23 +162,22 @@ def _is_held_out(digest: str) -> bool:
 
 
 def _from_instances(data: str, reporter: Reporter) -> LabelledSet:
-    from encoder_bench.data.files import DataFiles
     from encoder_bench.data.folder import open_data
-    from encoder_bench.data.readers.coco import read_instances
+    from encoder_bench.data.readers.captions import read_instances
 
-    folder = open_data(data, reporter)
-    layout = DataFiles(folder.root)
-    present: dict[int, frozenset[str]] = {}
+    folder = open_data(data, reporter, images_required=False)
+    present: dict[tuple[int | str, Path], frozenset[str]] = {}
     for name in _INSTANCES:
-        if layout.find("coco", name) is not None:
-            for image_id, counts in read_instances(layout, name).counts.items():
-                present.setdefault(image_id, frozenset(counts))
+        file = folder.files.find("coco", name)
+        if file is not None:
+            instances = read_instances(file)
+            for number, counts in instances.counts.items():
+                present.setdefault(instances.image(folder.files, number), frozenset(counts))
     class_names = tuple(sorted(frozenset().union(*present.values())))
     index = {name: number for number, name in enumerate(class_names)}
     halves: dict[bool, list[LabelledImage]] = {True: [], False: []}
-    for image_id, names in sorted(present.items()):
-        path = layout.coco_images.get(image_id)
-        if path is None:
+    for (image_id, path), names in sorted(present.items(), key=lambda i: str(i[0][0]).zfill(20)):
+        if not path.is_file():
             continue
         labels = tuple(sorted(index[name] for name in names))
         digest = hash_text(str(image_id))

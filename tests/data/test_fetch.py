@@ -20,8 +20,7 @@ from encoder_bench.base.errors import DataError, UnknownNameError
 from encoder_bench.base.progress import QuietReporter
 from encoder_bench.cli.app import app
 from encoder_bench.data import fetch as module
-from encoder_bench.data.catalog import CatalogSet, catalog, find_set
-from encoder_bench.data.fetch import fetch, unpack
+from encoder_bench.data.fetch import CatalogSet, catalog, fetch, find_set, unpack
 
 QUIET = QuietReporter()
 

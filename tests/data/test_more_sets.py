@@ -266,7 +266,7 @@ from encoder_bench.data.sample import Sample
 def read(files, task, source, split):
     path = files.require("signs", "questions.json")
     return [
-        Sample(f"{task}/{n}", task, n, files.image(n, str(path)), "Stop?", ("yes",), "yes")
+        Sample(f"{task}/{n}", task, *files.image(n, str(path)), "Stop?", ("yes",), "yes")
         for n in json.loads(path.read_text())
     ]
 

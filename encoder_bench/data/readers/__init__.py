@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 
 from encoder_bench.base.errors import DataError, UnknownNameError
 from encoder_bench.data.files import DataFiles
-from encoder_bench.data.readers import coco, gvtbench, other_captions, other_vqa, pope, vqav2
+from encoder_bench.data.readers import captions, gvtbench, pope, vqa
 from encoder_bench.data.sample import Sample, Split
 
 ENTRY_POINTS = "encoder_bench.readers"
@@ -43,23 +43,20 @@ class Reader:
             raise DataError(f"reader '{self.name}' has no '{source}'; choose one of {known}")
         return self.read(files, task, source, split)
 
-    def test_images(self, files: DataFiles) -> set[int | str]:
-        """Return the ids of all images that its test splits in a data folder use."""
-        return {
-            sample.image_id
-            for source, names in self.sources.items()
-            if any(files.find(*name.rsplit("/", 1)) for name in names)
-            for sample in self.read(files, source, source, "test")
-        }
+    def test_samples(self, files: DataFiles) -> Iterator[Sample]:
+        """Yield the samples of all its test splits that are in a data folder."""
+        for source, names in self.sources.items():
+            if any(files.find(*name.rsplit("/", 1)) for name in names):
+                yield from self.read(files, source, source, "test")
 
 
 _BUILT_IN = (
-    Reader("coco-captions", coco.caption_samples, coco.SOURCES),
+    Reader("coco-captions", captions.coco_samples, captions.COCO_SOURCES),
     Reader("gvtbench", gvtbench.gvt_samples, gvtbench.SOURCES),
-    Reader("more-captions", other_captions.more_caption_samples, other_captions.SOURCES),
-    Reader("more-vqa", other_vqa.more_vqa_samples, other_vqa.SOURCES),
+    Reader("more-captions", captions.more_samples, captions.MORE_SOURCES),
+    Reader("more-vqa", vqa.more_samples, vqa.MORE_SOURCES),
     Reader("pope", pope.pope_samples, pope.SOURCES),
-    Reader("vqav2", vqav2.vqa_samples, vqav2.SOURCES),
+    Reader("vqav2", vqa.vqav2_samples, vqa.VQAV2_SOURCES),
 )
 
 

@@ -14,18 +14,18 @@ from encoder_bench.base.errors import DataError
 from encoder_bench.base.hashing import hash_text
 from encoder_bench.data.files import DataFiles, integer, numbered, rows_of, text
 from encoder_bench.data.plurals import plural
-from encoder_bench.data.readers.coco import Instances, read_instances
+from encoder_bench.data.readers.captions import Instances, read_instances
 from encoder_bench.data.sample import Sample, Split
 
 SOURCES = {
     source: (f"gvtbench/{source}.json",) for source in ("coco_oc", "coco_mci", "vcr_oc", "vcr_mci")
 }
 _QUESTIONS_PER_IMAGE = 4
-_LARGEST_COUNT = 9
+_MAX_COUNT = 9
 
 
 def gvt_samples(files: DataFiles, task: str, source: str, split: Split) -> list[Sample]:
-    """Return one sample a question.
+    """Return one sample per question.
 
     Raises:
         DataError: files are missing or malformed, an image is missing, or no such split.
@@ -44,19 +44,11 @@ def _read(files: DataFiles, task: str, source: str) -> list[Sample]:
         image_id = row.get("image_id")
         if isinstance(image_id, bool) or not isinstance(image_id, int | str):
             raise DataError(f"{where}: 'image_id' is {image_id!r}, not a number or a path")
-        answer = text(row, "text_out", where)
-        samples.append(
-            Sample(
-                sample_id=f"{task}/{len(samples)}",
-                task=task,
-                image_id=image_id,
-                image_path=files.image(image_id, where),
-                question=text(row, "text_in", where),
-                references=(answer,),
-                target=answer,
-                facets=_facets(integer(row, "n_obj_exist", where), answer),
-            )
-        )
+        image = files.image(image_id, where, split="val")
+        asked, answer = text(row, "text_in", where), text(row, "text_out", where)
+        facets = _facets(integer(row, "n_obj_exist", where), answer)
+        name = f"{task}/{len(samples)}"
+        samples.append(Sample(name, task, *image, asked, (answer,), answer, facets))
     return samples
 
 
@@ -67,41 +59,31 @@ def _facets(objects: int, answer: str) -> dict[str, str | int]:
 
 
 def _generate(files: DataFiles, task: str, source: str) -> list[Sample]:
-    instances = read_instances(files)
+    instances = read_instances(files.require("coco", "instances_train2017.json"))
     make = _counting if source.endswith("_oc") else _identification
+    numbers = list(instances.counts)
     samples = []
-    for image_id in instances.counts:
-        if image_id in instances.crowded:
-            continue
-        rng = random.Random(hash_text("gvtbench", source, str(image_id)))
-        pairs = make(instances, image_id, rng)
+    for number in numbers:
+        rng = random.Random(hash_text("gvtbench", source, str(number)))
+        pairs = [] if number in instances.crowded else make(instances, number, numbers, rng)
         if not pairs:
             continue
-        path = files.image(image_id, f"{files.root} instances")
-        total = instances.counts[image_id].total()
-        for number, (question, answer) in enumerate(pairs):
-            facets = _facets(total, answer)
-            samples.append(
-                Sample(
-                    f"{task}/{image_id}/{number}",
-                    task,
-                    image_id,
-                    path,
-                    question,
-                    (answer,),
-                    answer,
-                    facets,
-                )
-            )
+        image, objects = instances.image(files, number), instances.counts[number].total()
+        for index, (question, answer) in enumerate(pairs):
+            name, facets = f"{task}/{number}/{index}", _facets(objects, answer)
+            samples.append(Sample(name, task, *image, question, (answer,), answer, facets))
     return samples
 
 
-def _counting(instances: Instances, image_id: int, rng: random.Random) -> list[tuple[str, str]]:
+_Pairs = list[tuple[str, str]]
+
+
+def _counting(instances: Instances, image: int, images: list[int], rng: random.Random) -> _Pairs:
     """Ask for present categories, rare counts first to be kept, and for one that is absent."""
-    counts = instances.counts[image_id]
-    present = [name for name, count in counts.items() if count <= _LARGEST_COUNT]
+    counts = instances.counts[image]
+    present = [name for name, count in counts.items() if count <= _MAX_COUNT]
     rng.shuffle(present)
-    absent = _absent(instances, image_id, rng, 1)
+    absent = _absent(instances, image, images, rng, 1)
     chosen = [*present[: _QUESTIONS_PER_IMAGE - len(absent)], *absent]
     rng.shuffle(chosen)
     return [
@@ -110,31 +92,32 @@ def _counting(instances: Instances, image_id: int, rng: random.Random) -> list[t
 
 
 def _identification(
-    instances: Instances, image_id: int, rng: random.Random
-) -> list[tuple[str, str]]:
+    instances: Instances, image: int, images: list[int], rng: random.Random
+) -> _Pairs:
     """Ask for as many present as absent categories, so that half of the answers are yes."""
-    present = list(instances.counts[image_id])
+    present = list(instances.counts[image])
     rng.shuffle(present)
     half = _QUESTIONS_PER_IMAGE // 2
-    absent = _absent(instances, image_id, rng, min(half, len(present)))
+    absent = _absent(instances, image, images, rng, min(half, len(present)))
     asked = [(name, "Yes.") for name in present[: len(absent)]] + [(name, "No.") for name in absent]
     rng.shuffle(asked)
     return [(f"Does {name} exist in the image?", answer) for name, answer in asked]
 
 
-def _absent(instances: Instances, image_id: int, rng: random.Random, number: int) -> list[str]:
+def _absent(
+    instances: Instances, image: int, images: list[int], rng: random.Random, number: int
+) -> list[str]:
     """Return categories that the image lacks, drawn as they occur in another random image.
 
     Drawn so, a category is asked for as often where it is absent as where it is present, and the
     question alone does not tell the answer.
     """
-    images = list(instances.counts)
     found: dict[str, None] = {}
     for _ in range(50 * number):
         if len(found) == number:
             break
         other = instances.counts[rng.choice(images)]
-        names = [name for name in other if name not in instances.counts[image_id]]
+        names = [name for name in other if name not in instances.counts[image]]
         if names:
             found[rng.choice(names)] = None
     return list(found)

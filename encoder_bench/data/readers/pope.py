@@ -7,11 +7,11 @@ Reference: Li et al. 2023, "Evaluating Object Hallucination in Large Vision-Lang
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
+from typing import Any
 
 from encoder_bench.base.errors import DataError
-from encoder_bench.data.files import DataFiles, text
+from encoder_bench.data.files import DataFiles, coco_id, text
 from encoder_bench.data.sample import Sample, Split
 
 SETTINGS = ("random", "popular", "adversarial")
@@ -19,50 +19,43 @@ SOURCES: dict[str, tuple[str, ...]] = {
     **{setting: (f"pope/coco_pope_{setting}.json",) for setting in SETTINGS},
     "all": (),
 }
-_COCO_NAME = re.compile(r"COCO_\w+?_(\d+)\.jpg")
 
 
 def pope_samples(files: DataFiles, task: str, source: str, split: Split) -> list[Sample]:
-    """Return one sample a question of one setting, or of all three (`source = "all"`).
+    """Return one sample per question of one setting, or of all three (`source = "all"`).
 
     Raises:
-        DataError: a file or an image is missing or malformed, or no such split.
+        DataError: a file or an image is missing or malformed, or another split is asked for.
     """
     if split != "test":
         raise DataError(f"{files.root}: POPE has no {split} split; train on MCI instead")
-    samples: list[Sample] = []
-    for setting in SETTINGS if source == "all" else (source,):
-        samples += _read(files, task, setting)
-    return samples
-
-
-def _read(files: DataFiles, task: str, setting: str) -> list[Sample]:
-    path = files.require("pope", f"coco_pope_{setting}.json")
     samples = []
-    for index, (where, row) in enumerate(_lines(path)):
-        name = text(row, "image", where)
-        match = _COCO_NAME.fullmatch(name)
-        image_id: int | str = int(match.group(1)) if match else name
-        label = text(row, "label", where).lower()
-        if label not in ("yes", "no"):
-            raise DataError(f"{where}: 'label' is {label!r}, neither yes nor no")
-        answer = f"{label.capitalize()}."
-        samples.append(
-            Sample(
-                sample_id=f"{task}/{setting}/{row.get('question_id', index)}",
-                task=task,
-                image_id=image_id,
-                image_path=files.image(image_id, where),
-                question=text(row, "text", where),
-                references=(answer,),
-                target=answer,
-                facets={"setting": setting, "answer": label},
+    for setting in SETTINGS if source == "all" else (source,):
+        path = files.require("pope", f"coco_pope_{setting}.json")
+        for index, (where, row) in enumerate(_lines(path)):
+            name = text(row, "image", where)
+            number = coco_id(name)
+            label = text(row, "label", where).lower()
+            if label not in ("yes", "no"):
+                raise DataError(f"{where}: 'label' is {label!r}, neither yes nor no")
+            image_id = name if number is None else number
+            image = files.image(image_id, where, split="val", name=name)
+            answer = f"{label.capitalize()}."
+            samples.append(
+                Sample(
+                    f"{task}/{setting}/{row.get('question_id', index)}",
+                    task,
+                    *image,
+                    question=text(row, "text", where),
+                    references=(answer,),
+                    target=answer,
+                    facets={"setting": setting, "answer": label},
+                )
             )
-        )
     return samples
 
 
-def _lines(path: Path) -> list[tuple[str, dict[str, object]]]:
+def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         if not line.strip():

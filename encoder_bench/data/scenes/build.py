@@ -1,29 +1,26 @@
 """Drawing the embedded data set to disk, once, in the official layouts.
 
-What belongs here: sizes, seeds, files. The same name always gives the same bytes.
+The same name always gives the same bytes.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from encoder_bench.base.errors import DataError, EncoderBenchError
-from encoder_bench.base.files import write_text
+from encoder_bench.base.errors import DataError
+from encoder_bench.base.files import atomic_folder, write_text
 from encoder_bench.base.paths import cache_dir
 from encoder_bench.base.progress import Reporter
-from encoder_bench.data.scenes.answers import ten_answers
 from encoder_bench.data.scenes.grammar import (
+    NUMBERS,
     Question,
     captions,
     counting_questions,
@@ -37,6 +34,7 @@ GENERATOR_VERSION = 2
 _STREAMS = {"train": 1, "val": 2, "test": 3}
 _FIRST_ID = {"train": 1_000_001, "val": 2_000_001, "test": 3_000_001}
 _FOLDER = {"train": "train2017", "val": "val2017", "test": "val2017"}
+_CONFIDENCE = ("yes", "yes", "yes", "maybe")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,21 +75,9 @@ def scenes_folder(name: str, reporter: Reporter) -> Path:
     """
     sizes = parse_sizes(name)
     folder = cache_dir("scenes", sizes.key)
-    if folder.is_dir():
-        return folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise EncoderBenchError(f"cannot write {folder}: {error.strerror or error}") from error
-    try:
-        write_scenes(partial, sizes, reporter)
-        with contextlib.suppress(OSError):
-            partial.rename(folder)
-        if not folder.is_dir():
-            raise EncoderBenchError(f"cannot write {folder}")
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    if not folder.is_dir():
+        with atomic_folder(folder) as partial:
+            write_scenes(partial, sizes, reporter)
     return folder
 
 
@@ -101,22 +87,18 @@ def scene_stream(seed: int, split: str) -> Iterator[tuple[Scene, np.random.Gener
     Streams of different splits have different seeds, so that text made from the training stream
     never describes a test scene, duplicates aside, which `write_scenes` drops.
     """
-    for child in _children(seed, split):
-        rng = np.random.default_rng(child)
-        yield sample_scene(rng), rng
-
-
-def _children(seed: int, split: str) -> Iterator[np.random.SeedSequence]:
     root = np.random.SeedSequence([seed, _STREAMS[split], GENERATOR_VERSION])
     while True:
-        yield from root.spawn(256)
+        for child in root.spawn(256):
+            rng = np.random.default_rng(child)
+            yield sample_scene(rng), rng
 
 
 def write_scenes(root: Path, sizes: SceneSizes, reporter: Reporter) -> None:
     """Draw all splits into `root` and write their files in the official layouts.
 
     No two images of the data set are alike: a scene whose picture was drawn before, in any
-    split, is passed over.
+    split, is skipped.
     """
     seen: set[str] = set()
     drawn: dict[str, list[_Drawn]] = {}
@@ -124,28 +106,29 @@ def write_scenes(root: Path, sizes: SceneSizes, reporter: Reporter) -> None:
     with reporter.phase("drawing scenes", total, "images") as phase:
         for split, number in (("test", sizes.test), ("val", sizes.val), ("train", sizes.train)):
             drawn[split] = _draw_split(root, sizes.seed, split, number, seen, phase.advance)
+    contents: dict[str, Any] = {}
     for part, splits in (("train", ("train",)), ("val", ("val", "test"))):
         items = [item for split in splits for item in drawn[split]]
-        _write_json(root, f"coco/annotations/captions_{part}2017.json", _captions(items))
-        _write_json(root, f"coco/annotations/instances_{part}2017.json", _instances(items))
-    _write_json(root, "coco/dataset_coco.json", _karpathy(drawn))
+        contents[f"coco/annotations/captions_{part}2017.json"] = _captions(items)
+        contents[f"coco/annotations/instances_{part}2017.json"] = _instances(items)
+    contents["coco/dataset_coco.json"] = _karpathy(drawn)
     for part, split in (("train", "train"), ("val", "test")):
         questions, annotations = _vqa(drawn[split], split)
-        name = f"{part}2014"
-        _write_json(root, f"vqav2/v2_OpenEnded_mscoco_{name}_questions.json", questions)
-        _write_json(root, f"vqav2/v2_mscoco_{name}_annotations.json", annotations)
-    for source in ("oc", "mci"):
-        _write_json(root, f"gvtbench/coco_{source}.json", _gvtbench(drawn["test"], source))
-    text = json.dumps({"seed": sizes.seed, "generator_version": GENERATOR_VERSION})
-    write_text(root / "ABOUT.json", text + "\n")
+        contents[f"vqav2/v2_OpenEnded_mscoco_{part}2014_questions.json"] = questions
+        contents[f"vqav2/v2_mscoco_{part}2014_annotations.json"] = annotations
+    for source, make in (("oc", counting_questions), ("mci", identification_questions)):
+        contents[f"gvtbench/coco_{source}.json"] = _gvtbench(drawn["test"], make)
+    for name, content in contents.items():
+        write_text(root / name, json.dumps(content, separators=(",", ":")) + "\n")
+    about = {"seed": sizes.seed, "generator_version": GENERATOR_VERSION}
+    write_text(root / "ABOUT.json", json.dumps(about) + "\n")
 
 
 @dataclass(frozen=True, slots=True)
 class _Drawn:
-    """A scene on disk: its id, file and sentences, and the generator for what is asked of it."""
+    """A scene on disk: its id and sentences, and the generator for what is asked of it."""
 
     image_id: int
-    split: str
     scene: Scene
     captions: list[str]
     rng: np.random.Generator
@@ -156,7 +139,7 @@ class _Drawn:
 
 
 def _draw_split(
-    root: Path, seed: int, split: str, number: int, seen: set[str], advance: Any
+    root: Path, seed: int, split: str, number: int, seen: set[str], advance: Callable[[], None]
 ) -> list[_Drawn]:
     folder = root / "coco" / _FOLDER[split]
     folder.mkdir(parents=True, exist_ok=True)
@@ -169,25 +152,20 @@ def _draw_split(
         if digest in seen:
             continue
         seen.add(digest)
-        item = _Drawn(_FIRST_ID[split] + len(items), split, scene, captions(scene, rng), rng)
-        _save(image, folder / item.file_name)
-        items.append(item)
+        items.append(_Drawn(_FIRST_ID[split] + len(items), scene, captions(scene, rng), rng))
+        image.save(folder / items[-1].file_name, format="PNG", compress_level=1)
         advance()
     return items
 
 
-def _save(image: Image.Image, path: Path) -> None:
-    image.save(path, format="PNG", compress_level=1)
-
-
-def _images(items: list[_Drawn]) -> list[dict[str, Any]]:
+def _images(items: Sequence[_Drawn]) -> list[dict[str, Any]]:
     return [
         {"id": item.image_id, "file_name": item.file_name, "width": 64, "height": 64}
         for item in items
     ]
 
 
-def _captions(items: list[_Drawn]) -> dict[str, Any]:
+def _captions(items: Sequence[_Drawn]) -> dict[str, Any]:
     rows = [(item.image_id, caption) for item in items for caption in item.captions]
     annotations = [
         {"image_id": image_id, "id": number, "caption": caption}
@@ -196,17 +174,18 @@ def _captions(items: list[_Drawn]) -> dict[str, Any]:
     return {"images": _images(items), "annotations": annotations}
 
 
-def _instances(items: list[_Drawn]) -> dict[str, Any]:
+def _instances(items: Sequence[_Drawn]) -> dict[str, Any]:
     annotations: list[dict[str, Any]] = []
     for item in items:
         for thing in item.scene.things:
-            left, top, width = thing.x - thing.radius, thing.y - thing.radius, 2 * thing.radius
+            width = 2 * thing.radius
+            box = (thing.x - thing.radius, thing.y - thing.radius, width, width)
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": item.image_id,
                     "category_id": KINDS.index(thing.kind) + 1,
-                    "bbox": [round(left, 2), round(top, 2), round(width, 2), round(width, 2)],
+                    "bbox": [round(value, 2) for value in box],
                     "area": round(width * width, 2),
                     "iscrowd": 0,
                 }
@@ -233,13 +212,13 @@ def _karpathy(drawn: dict[str, list[_Drawn]]) -> dict[str, Any]:
     return {"dataset": "coco", "images": images}
 
 
-def _vqa(items: list[_Drawn], split: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _vqa(items: Sequence[_Drawn], split: str) -> tuple[dict[str, Any], dict[str, Any]]:
     per_image = 6 if split == "train" else 3
-    balance = _Balance()
+    used: Counter[Question] = Counter()
     questions, annotations = [], []
     for item in items:
         candidates = visual_questions(item.scene, item.rng, 12)
-        for number, question in enumerate(balance.choose(candidates, per_image)):
+        for number, question in enumerate(_balanced(candidates, per_image, used)):
             ids = {"image_id": item.image_id, "question_id": item.image_id * 100 + number}
             questions.append({**ids, "question": question.text})
             annotations.append(
@@ -248,7 +227,7 @@ def _vqa(items: list[_Drawn], split: str) -> tuple[dict[str, Any], dict[str, Any
                     "question_type": question.kind,
                     "answer_type": _answer_type(question.answer),
                     "multiple_choice_answer": question.answer,
-                    "answers": ten_answers(question.answer, item.rng),
+                    "answers": _ten_answers(question.answer, item.rng),
                 }
             )
     subtype = {"data_type": "scenes", "data_subtype": split}
@@ -262,9 +241,26 @@ def _answer_type(answer: str) -> str:
     return "number" if answer.isdigit() else "other"
 
 
-def _gvtbench(items: list[_Drawn], source: str) -> list[dict[str, Any]]:
-    make = counting_questions if source == "oc" else identification_questions
-    balance = _Balance()
+def _ten_answers(answer: str, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Return ten human-like answers: at least eight the true one, others with the number in words.
+
+    The metric reads both alike.
+    """
+    other = ("zero", *NUMBERS[1:])[int(answer)] if answer.isdigit() else answer
+    written = [other if rng.random() < 0.1 else answer for _ in range(10)]
+    for index in range(10):
+        if written.count(answer) < 8:
+            written[index] = answer
+    return [
+        {"answer": text, "answer_confidence": str(rng.choice(_CONFIDENCE)), "answer_id": number}
+        for number, text in enumerate(written, start=1)
+    ]
+
+
+def _gvtbench(
+    items: Sequence[_Drawn], make: Callable[[Scene, np.random.Generator], list[Question]]
+) -> list[dict[str, Any]]:
+    used: Counter[Question] = Counter()
     return [
         {
             "image_id": item.image_id,
@@ -273,27 +269,12 @@ def _gvtbench(items: list[_Drawn], source: str) -> list[dict[str, Any]]:
             "n_obj_exist": len(item.scene.things),
         }
         for item in items
-        for question in balance.choose(make(item.scene, item.rng), 2)
+        for question in _balanced(make(item.scene, item.rng), 2, used)
     ]
 
 
-class _Balance:
-    """Chooses questions so that, text by text, each answer comes up about equally often."""
-
-    def __init__(self) -> None:
-        self._used: dict[tuple[str, str], int] = {}
-
-    def choose(self, candidates: list[Question], number: int) -> list[Question]:
-        """Return the candidates whose (question, answer) was chosen least so far."""
-        chosen = sorted(candidates, key=self._surplus)[:number]
-        for question in chosen:
-            key = (question.text, question.answer)
-            self._used[key] = self._used.get(key, 0) + 1
-        return chosen
-
-    def _surplus(self, question: Question) -> tuple[int, str]:
-        return self._used.get((question.text, question.answer), 0), ""
-
-
-def _write_json(root: Path, name: str, content: Any) -> None:
-    write_text(root / name, json.dumps(content, separators=(",", ":")) + "\n")
+def _balanced(candidates: list[Question], number: int, used: Counter[Question]) -> list[Question]:
+    """Return the candidates used least so far, so that each answer comes up about equally often."""
+    chosen = sorted(candidates, key=lambda question: used[question])[:number]
+    used.update(chosen)
+    return chosen

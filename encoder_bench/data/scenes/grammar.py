@@ -89,29 +89,29 @@ def _join(parts: list[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question of a task with its one true answer; `kind` is VQAv2's question type."""
+    """A question with its one true answer; `kind` is VQAv2's question type."""
 
-    task: str
     kind: str
     text: str
     answer: str
+    task: str = "vqa"
 
 
 def counting_questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
-    """Return one counting question a kind, present or not, in random order."""
+    """Return one counting question per kind, present or not, in random order."""
     return [
         Question(
-            "oc", "number", f"How many {plural(k)} are there in the image?", str(scene.count(k))
+            "number", f"How many {plural(k)} are there in the image?", str(scene.count(k)), "oc"
         )
         for k in (str(kind) for kind in rng.permutation(KINDS))
     ]
 
 
 def identification_questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
-    """Return one existence question a kind, present or not, in random order."""
+    """Return one existence question per kind, present or not, in random order."""
     return [
         Question(
-            "mci", "existence", f"Does {k} exist in the image?", "Yes." if scene.count(k) else "No."
+            "existence", f"Does {k} exist in the image?", "Yes." if scene.count(k) else "No.", "mci"
         )
         for k in (str(kind) for kind in rng.permutation(KINDS))
     ]
@@ -142,7 +142,7 @@ def _ask_colour(scene: Scene, rng: np.random.Generator) -> Question | None:
     thing = _unique(scene, rng)
     if thing is None:
         return None
-    return Question("vqa", "what color", f"What color is the {thing.kind}?", thing.colour)
+    return Question("what color", f"What color is the {thing.kind}?", thing.colour)
 
 
 def _ask_position(scene: Scene, rng: np.random.Generator) -> Question | None:
@@ -152,7 +152,7 @@ def _ask_position(scene: Scene, rng: np.random.Generator) -> Question | None:
     side = "left" if thing.x < CANVAS / 2 else "right"
     if abs(thing.x - CANVAS / 2) < 4:
         return None
-    return Question("vqa", "which side", f"Which side is the {thing.kind} on?", side)
+    return Question("which side", f"Which side is the {thing.kind} on?", side)
 
 
 def _ask_comparison(scene: Scene, rng: np.random.Generator) -> Question | None:
@@ -165,9 +165,7 @@ def _ask_comparison(scene: Scene, rng: np.random.Generator) -> Question | None:
         present = [p for p in pairs if scene.count(p[0]) + scene.count(p[1]) > 0] or pairs
         a, b = present[int(rng.integers(len(present)))]
     answer = "yes" if scene.count(a) > scene.count(b) else "no"
-    return Question(
-        "vqa", "are there more", f"Are there more {plural(a)} than {plural(b)}?", answer
-    )
+    return Question("are there more", f"Are there more {plural(a)} than {plural(b)}?", answer)
 
 
 def _ask_existence(scene: Scene, rng: np.random.Generator) -> Question | None:
@@ -179,16 +177,12 @@ def _ask_existence(scene: Scene, rng: np.random.Generator) -> Question | None:
         if rng.random() < 0.5:
             kind = scene.things[int(rng.integers(len(scene.things)))].kind
     answer = "yes" if scene.count(kind, colour) else "no"
-    return Question("vqa", "is there", f"Is there {article(colour)} {colour} {kind}?", answer)
+    return Question("is there", f"Is there {article(colour)} {colour} {kind}?", answer)
 
 
 def _ask_number(scene: Scene, rng: np.random.Generator) -> Question | None:
     if rng.random() < 0.5:
         colour = str(rng.choice([t.colour for t in scene.things]))
-        return Question(
-            "vqa",
-            "how many",
-            f"How many {colour} things are there?",
-            str(scene.count(colour=colour)),
-        )
-    return Question("vqa", "how many", "How many things are there?", str(len(scene.things)))
+        text = f"How many {colour} things are there?"
+        return Question("how many", text, str(scene.count(colour=colour)))
+    return Question("how many", "How many things are there?", str(len(scene.things)))

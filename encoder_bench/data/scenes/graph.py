@@ -1,7 +1,4 @@
-"""What is in a scene: things with kind, colour, size and place, drawn at random under fair rules.
-
-What belongs here: sampling and facts. Drawing is `render.py`'s job, language `grammar.py`'s.
-"""
+"""What is in a scene: things with kind, colour, size and place, sampled under fair rules."""
 
 from __future__ import annotations
 

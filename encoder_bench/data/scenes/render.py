@@ -17,9 +17,7 @@ RGB = {
     "blue": (40, 80, 210),
     "yellow": (245, 215, 50),
     "purple": (140, 60, 170),
-    "orange": (245, 135, 30),
     "white": (250, 250, 250),
-    "black": (20, 20, 20),
 }
 _SCALE = 4
 
@@ -53,9 +51,7 @@ def _background(scene: Scene) -> Image.Image:
 
 def _draw_thing(draw: ImageDraw.ImageDraw, thing: Thing) -> None:
     colour = RGB[thing.colour]
-    edge = (
-        tuple(int(channel * 0.55) for channel in colour) if thing.colour != "black" else (90,) * 3
-    )
+    edge = tuple(int(channel * 0.55) for channel in colour)
     cx, cy, r = (v * _SCALE for v in (thing.x, thing.y, thing.radius))
     if thing.kind in ("circle", "ring"):
         draw.ellipse((cx - r, cy - r, cx + r, cy + r), fill=colour, outline=edge, width=_SCALE)
@@ -78,8 +74,6 @@ def _outline(kind: str) -> list[tuple[float, float]]:
         return [(-side, -side), (side, -side), (side, side), (-side, side)]
     if kind == "triangle":
         return [(0.0, -1.0), (0.95, 0.8), (-0.95, 0.8)]
-    if kind == "diamond":
-        return [(0.0, -1.0), (0.65, 0.0), (0.0, 1.0), (-0.65, 0.0)]
     if kind == "cross":
         arm = 0.32
         corner = [(arm, -1.0), (arm, -arm), (1.0, -arm)]
@@ -91,11 +85,4 @@ def _outline(kind: str) -> list[tuple[float, float]]:
         radii = [1.0, 0.42] * 5
         angles = [math.pi * (index / 5 - 0.5) for index in range(10)]
         return [(r * math.cos(a), r * math.sin(a)) for r, a in zip(radii, angles, strict=True)]
-    if kind == "heart":
-        steps = [2 * math.pi * index / 40 for index in range(40)]
-        curve = [
-            (16 * math.sin(t) ** 3, -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t)))
-            for t in steps
-        ]
-        return [(x / 17, (y - 1) / 16) for x, y in curve]
     raise AssertionError(kind)
