@@ -18,7 +18,8 @@ from encoder_bench.base.progress import Reporter
 HASH_SIDE = 16
 NEAR_SHARE = 0.1
 """Of the bits that are set in the two hashes. Halving 335 COCO photographs and compressing them at
-JPEG quality 40 changes 1.4% at the median, 9% at the 99th percentile; different ones 23% or more."""
+JPEG quality 40 changes 1.4% at the median, 9% at the 99th percentile; others differ
+by 23% or more."""
 NEAR_GREY = 4.0
 """Mean difference of 32 x 32 grey values from 0 to 255; keeps drawings on one background apart."""
 _FLAT = 8
