@@ -25,8 +25,8 @@ airplane:airplanes|bus:buses|train:trains|truck:trucks|boat:boats|traffic light:
 fire hydrant:fire hydrants|stop sign:stop signs|parking meter:parking meters|bench:benches
 bird:birds|cat:cats|dog:dogs|horse:horses|sheep:sheep|cow:cows|elephant:elephants|bear:bears
 zebra:zebras|giraffe:giraffes|backpack:backpacks|umbrella:umbrellas|handbag:handbags|tie:ties
-suitcase:suitcases|frisbee:frisbees|skis:skis|snowboard:snowboards|sports ball:sports balls|kite:kites
-baseball bat:baseball bats|baseball glove:baseball gloves|skateboard:skateboards
+suitcase:suitcases|frisbee:frisbees|skis:skis|snowboard:snowboards|sports ball:sports balls
+kite:kites|baseball bat:baseball bats|baseball glove:baseball gloves|skateboard:skateboards
 surfboard:surfboards|tennis racket:tennis rackets|bottle:bottles|wine glass:wine glasses
 cup:cups|fork:forks|knife:knives|spoon:spoons|bowl:bowls|banana:bananas|apple:apples
 sandwich:sandwiches|orange:oranges|broccoli:broccoli|carrot:carrots|hot dog:hot dogs
