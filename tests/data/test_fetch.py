@@ -179,7 +179,7 @@ def test_a_file_without_a_published_hash_may_not_change_later(
     assert "not published anywhere" in line
     (tmp_path / "place" / "b.json").unlink()
     server.content["/b.json"] = b"[]"
-    with pytest.raises(DataError, match="not the file that was meant"):
+    with pytest.raises(DataError, match="not the expected file"):
         fetch("x", tmp_path, QUIET)
 
 
