@@ -202,7 +202,7 @@ def test_test_dev_has_questions_without_answers_and_leaves_a_file_to_upload(
     )["vqa_testdev"]
     score = scores.metrics["vqa_accuracy"]
     assert score.value is None
-    assert "server scores it" in str(score.reason)
+    assert "public" in str(score.reason)
     exported = json.loads((tmp_path / "out" / "vqa_testdev.export.json").read_text())
     assert exported == [{"question_id": 1000, "answer": "red"}]
 
