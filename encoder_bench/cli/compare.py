@@ -184,6 +184,8 @@ def _pictures(data: str | None, records: Sequence[RunRecord]) -> dict[str, Path]
             reader, source = (scores.definition.get(key) for key in ("reader", "source"))
             if reader and source and (name, task, reader, source) not in asked:
                 asked.add((name, task, reader, source))
-                samples = open_data(name).samples(task, reader=reader, source=source, split="test")
-                found |= {str(sample.image_id): sample.image_path for sample in samples}
+                folder = open_data(name, images_required=False)
+                samples = folder.samples(task, reader=reader, source=source, split="test")
+                there = (sample for sample in samples if sample.image_path.is_file())
+                found |= {str(sample.image_id): sample.image_path for sample in there}
     return found

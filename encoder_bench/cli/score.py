@@ -85,7 +85,7 @@ def score_command(
     from encoder_bench.tasks.score_file import score_predictions
 
     recipe = load_task(task)
-    folder = open_data(data, make_reporter(quiet=json_output))
+    folder = open_data(data, make_reporter(quiet=json_output), images_required=False)
     name = Path(task).stem if task.endswith(".toml") else task
     samples = folder.samples(name, reader=recipe.reader, source=recipe.source, split="test")
     if missing_is_wrong and answered_only:

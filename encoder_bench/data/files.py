@@ -48,7 +48,7 @@ class DataFiles:
         """Nothing is read yet."""
         self.root = root
         self.images_required = images_required
-        self.missing: dict[tuple[int | str, str, str], str] = {}
+        self.missing: dict[int | str, str] = {}
         self._found: dict[tuple[int | str, str, str], tuple[int | str, Path]] = {}
 
     def without_images(self) -> DataFiles:
@@ -149,7 +149,7 @@ class DataFiles:
         line += f"(looked in {looked})"
         if self.images_required:
             raise DataError(line)
-        self.missing[key] = line
+        self.missing[image_id] = line
         return image_id, self.root / "missing" / (name or str(image_id))
 
     def _by_path(self, path: str, where: str) -> tuple[str, Path] | None:

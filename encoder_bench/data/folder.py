@@ -72,7 +72,7 @@ class DataFolder:
         return samples
 
     @property
-    def missing(self) -> dict[Any, str]:
+    def missing(self) -> dict[int | str, str]:
         """A line for each image that is not there, of the samples read so far."""
         return self.files.missing
 

@@ -1,0 +1,155 @@
+"""Images are the files that annotations name, of any format, and are not needed for scoring."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from encoder_bench.base.errors import DataError
+from encoder_bench.cli.app import app
+from encoder_bench.data.files import FOLLOW_LINKS
+from encoder_bench.data.folder import DataFolder, check_disjoint
+from encoder_bench.data.images import load_image
+from encoder_bench.data.sample import Sample, Split
+
+
+def picture(path: Path, shade: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), (shade, shade, shade)).save(path)
+
+
+def shade(sample: Sample) -> int:
+    pixel = load_image(sample.image_path).getpixel((0, 0))
+    assert isinstance(pixel, tuple)
+    return round(pixel[0])
+
+
+def captions(root: Path, part: str, names: dict[int, str]) -> None:
+    path = root / "coco" / "annotations" / f"captions_{part}2017.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [{"id": n, "file_name": name} for n, name in names.items()]
+    lines = [{"id": n, "image_id": n, "caption": f"{part} {n}"} for n in names]
+    path.write_text(json.dumps({"images": rows, "annotations": lines}))
+
+
+def questions(root: Path, *images: int | str) -> None:
+    (root / "gvtbench").mkdir(exist_ok=True)
+    rows = [
+        {"image_id": n, "text_in": "Does it?", "text_out": "Yes.", "n_obj_exist": 1} for n in images
+    ]
+    (root / "gvtbench" / "coco_mci.json").write_text(json.dumps(rows))
+
+
+def read(
+    root: Path, task: str = "captioning", split: Split = "test", **options: Any
+) -> list[Sample]:
+    reader, source = {"captioning": ("coco-captions", "captions"), "mci": ("gvtbench", "coco_mci")}[
+        task
+    ]
+    return DataFolder("x", root, **options).samples(task, reader=reader, source=source, split=split)
+
+
+@pytest.mark.parametrize("ending", ["png", "bmp", "gif", "tiff", "avif"])
+def test_the_file_name_decides_not_the_digits_in_it(tmp_path: Path, ending: str) -> None:
+    names = {100 + n: f"shot_{101 + (n + 1) % 8}.{ending}" for n in range(1, 9)}
+    for number, name in names.items():
+        picture(tmp_path / "coco" / "val2017" / name, number)
+    captions(tmp_path, "val", names)
+    samples = read(tmp_path)
+    assert [s.image_path.name for s in samples] == list(names.values())
+    assert all(abs(shade(s) - 100 - n) <= 3 for n, s in enumerate(samples, start=1))
+    questions(tmp_path, 101)
+    with pytest.raises(DataError, match="no image file for id 101"):
+        read(tmp_path, "mci")
+
+
+def test_ids_that_begin_again_in_each_split_are_no_identity(tmp_path: Path) -> None:
+    for part, count, tone in (("train", 12, 0), ("val", 8, 100)):
+        names = {n: f"{n:012}.png" for n in range(1, count + 1)}
+        for number, name in names.items():
+            picture(tmp_path / "coco" / f"{part}2017" / name, tone + number)
+        captions(tmp_path, part, names)
+    questions(tmp_path, 3)
+    train, test = read(tmp_path, split="train"), read(tmp_path)
+    assert [shade(s) for s in test] == [100 + n for n in range(1, 9)]
+    assert [shade(s) for s in train] == list(range(1, 13))
+    check_disjoint(train, test)
+    (asked,) = read(tmp_path, "mci")
+    assert shade(asked) == 103
+    assert asked.image_id == test[2].image_id == "coco/val2017/000000000003.png"
+
+
+def test_one_image_of_coco_is_one_image_in_the_folders_of_both_years(tmp_path: Path) -> None:
+    picture(tmp_path / "coco" / "train2017" / "000000000042.png", 7)
+    picture(tmp_path / "coco" / "val2014" / "COCO_val2014_000000000042.png", 8)
+    questions(tmp_path, 42)
+    (sample,) = read(tmp_path, "mci")
+    assert (sample.image_id, shade(sample)) == (42, 8)
+
+
+def test_two_files_for_one_image_are_refused_unless_they_are_equal(tmp_path: Path) -> None:
+    one, two = tmp_path / "val2017" / "000000000001.png", tmp_path / "coco" / "val2017" / "1.png"
+    picture(one, 1)
+    picture(two, 1)
+    questions(tmp_path, 1)
+    assert read(tmp_path, "mci")[0].image_id == 1
+    picture(two, 2)
+    with pytest.raises(DataError, match="row 0: image 1 may be") as error:
+        read(tmp_path, "mci")
+    assert str(one) in str(error.value)
+    assert str(two) in str(error.value)
+
+
+def test_links_are_followed_inside_the_folder_and_beyond_it_on_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, outside = tmp_path / "data", tmp_path / "outside.png"
+    link = root / "coco" / "val2017" / "000000000001.png"
+    picture(root / "blobs" / "a.png", 5)
+    picture(outside, 6)
+    link.parent.mkdir(parents=True)
+    captions(root, "val", {1: link.name})
+    link.symlink_to("../../blobs/a.png")
+    assert shade(read(root)[0]) == 5
+    link.unlink()
+    link.symlink_to(outside)
+    with pytest.raises(DataError, match=f"leaves the folder .*{FOLLOW_LINKS}=1"):
+        read(root)
+    monkeypatch.setenv(FOLLOW_LINKS, "1")
+    assert shade(read(root)[0]) == 6
+
+
+def test_check_counts_missing_images_and_score_needs_none(damaged: Path, tmp_path: Path) -> None:
+    shutil.rmtree(damaged / "coco" / "val2017")
+    checked = CliRunner().invoke(app, ["data", "check", str(damaged), "--images"])
+    assert checked.exit_code == 1
+    assert "PROBLEM  20 images are missing, the first: " in checked.stdout
+    assert "30 images decoded" in checked.stdout
+    assert checked.stdout.count("samples") == 8
+    with pytest.raises(DataError, match="no image file"):
+        read(damaged, "mci")
+    rows = [
+        {"sample_id": sample.sample_id, "answer": sample.target}
+        for sample in read(damaged, "mci", images_required=False)
+    ]
+    (tmp_path / "answers.json").write_text(json.dumps(rows))
+    arguments = ["score", "mci", "--predictions", str(tmp_path / "answers.json")]
+    scored = CliRunner().invoke(app, [*arguments, "--data", str(damaged)], catch_exceptions=False)
+    assert "100.00" in scored.stdout
+
+
+@pytest.mark.parametrize("entry", [5, None, "red", ["red"]])
+def test_an_answer_that_is_no_object_is_named(damaged: Path, entry: Any) -> None:
+    path = damaged / "vqav2" / "v2_mscoco_val2014_annotations.json"
+    content = json.loads(path.read_text())
+    content["annotations"][4]["answers"][2] = entry
+    path.write_text(json.dumps(content))
+    checked = CliRunner().invoke(app, ["data", "check", str(damaged)])
+    assert "row 4, 'answers': " in checked.stdout
+    assert "is not an object with 'answer'" in checked.stdout
