@@ -57,6 +57,9 @@ def atomic_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         yield temporary
+        for path in filter(Path.is_file, temporary.iterdir()):
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
         temporary.chmod(0o755)
         if replace:
             shutil.rmtree(target, ignore_errors=True)
