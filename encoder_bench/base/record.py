@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 
 from encoder_bench.base.errors import RecordError
 from encoder_bench.base.files import write_text
@@ -35,7 +36,8 @@ class RecordPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Score(RecordPart):
+@dataclass(config=ConfigDict(extra="forbid"), frozen=True, slots=True, kw_only=True)
+class Score:
     """One metric of one task.
 
     `value`, `low` and `high` are in the metric's own unit (accuracy and CIDEr in percent);
@@ -238,6 +240,17 @@ def read_records(results: Path) -> list[RunRecord]:
     """
     records = [read_record(path) for path in sorted((results / "records").glob("*.json"))]
     return sorted(records, key=lambda record: (record.created, record.run_id))
+
+
+def require_records(results: Path) -> list[RunRecord]:
+    """Return `read_records`, at least one.
+
+    Raises:
+        RecordError: there is none, or one is damaged.
+    """
+    if records := read_records(results):
+        return records
+    raise RecordError(f"{results}: no run records yet; make one with `encoder-bench run`")
 
 
 def schema_text() -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from encoder_bench.base.errors import RecordError, UnknownNameError
+from encoder_bench.base.errors import UnknownNameError
 from encoder_bench.cli import options
 from encoder_bench.cli.printing import grid
 
@@ -50,8 +50,8 @@ def compare_command(
     if json_output:
         typer.echo(json.dumps(compare_page.as_json(comparison), indent=1, ensure_ascii=False))
     else:
-        print_page(compare_page.lay_out(comparison), Console())
-        print_page(compare_page.lay_out_metrics(comparison), Console())
+        print_page(compare_page.task_page(comparison), Console())
+        print_page(compare_page.metric_page(comparison), Console())
     if html is not None:
         pictures = _pictures(data, [comparison.run_a, comparison.run_b])
         write_text(html, compare_page.to_html(comparison, pictures))
@@ -77,16 +77,13 @@ def contrasts_command(
     from rich.console import Console
 
     from encoder_bench.base.files import write_text
-    from encoder_bench.base.record import read_records
+    from encoder_bench.base.record import require_records
     from encoder_bench.results.contrasts import BLIND, ENCODERS, JOINT, contrast_frame, contrasts
 
     families = {"blind": BLIND, "joint": JOINT, "encoders": ENCODERS}
     if only is not None and only not in families:
         raise UnknownNameError("family", only, families)
-    records = read_records(results)
-    if not records:
-        raise RecordError(f"--results {results}: no run records yet")
-    found = contrasts(results, records)
+    found = contrasts(results, require_records(results))
     console = Console()
     for setting in dict.fromkeys(each.setting for each in found):
         console.print(setting, style="bold", markup=False, highlight=False)

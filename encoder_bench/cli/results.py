@@ -97,7 +97,8 @@ def export_command(
     """Export all predictions as Parquet, or one run's scores as lm-eval style JSON."""
     from encoder_bench.base.files import write_text
     from encoder_bench.base.record import read_records
-    from encoder_bench.results.runs import export_harness, export_parquet, find_run
+    from encoder_bench.results.export import export_harness, export_parquet
+    from encoder_bench.results.runs import find_run
 
     if run is not None:
         write_text(target, json.dumps(export_harness(find_run(results, run)), indent=1) + "\n")

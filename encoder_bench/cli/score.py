@@ -185,13 +185,13 @@ def _as_json(found: Conformance, java: JavaCheck | None) -> dict[str, Any]:
     return content | {
         "task": found.task,
         "primary": found.primary,
-        "scores": {name: score.model_dump(mode="json") for name, score in found.scores.items()},
-        "blind": {name: score.model_dump(mode="json") for name, score in found.blind.items()},
+        "scores": {name: asdict(score) for name, score in found.scores.items()},
+        "blind": {name: asdict(score) for name, score in found.blind.items()},
         "lift": found.lift,
         "parse_failures": found.parse_failures,
         "breakdown": {
             name: {
-                facet: {value: score.model_dump(mode="json") for value, score in values.items()}
+                facet: {value: asdict(score) for value, score in values.items()}
                 for facet, values in facets.items()
             }
             for name, facets in found.breakdown.items()

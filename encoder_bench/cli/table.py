@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from encoder_bench.base.errors import RecordError, UnknownNameError
+from encoder_bench.base.errors import UnknownNameError
 from encoder_bench.cli import options
 
 if TYPE_CHECKING:
@@ -56,16 +56,12 @@ def table_command(
 
     Best bold, second best underlined, ties with the best marked, blind baselines in italics.
     """
-    from encoder_bench.base.record import read_records
+    from encoder_bench.base.record import require_records
 
     if format_ not in _FORMATS:
         raise UnknownNameError("format", format_, _FORMATS)
     extra = options.listed(columns)
-    records = read_records(results)
-    if not records:
-        raise RecordError(
-            f"--results {results}: no run records yet; make one with `encoder-bench run`"
-        )
+    records = require_records(results)
     if compare is not None:
         written = _print_reported(compare, results, records, format_, write=write)
     else:
@@ -85,25 +81,26 @@ def _print_table(
 ) -> list[Path]:
     from rich.console import Console
 
-    from encoder_bench.results.layout import lay_out
-    from encoder_bench.results.table import WRITERS, table, write_tables
+    from encoder_bench.results.contrasts import best_ties, usual_ties
+    from encoder_bench.results.formats import FORMATS, write_tables
+    from encoder_bench.results.page import table_page
+    from encoder_bench.results.table import build_tables
     from encoder_bench.results.terminal import print_page
-    from encoder_bench.results.ties import best_ties, usual_ties
 
-    groups, reason = None, None
+    found, reason = None, None
     if ties is None:
-        groups, reason = usual_ties(results, records)
+        found, reason = usual_ties(results, records)
     elif ties:
-        groups = best_ties(results, records)
-    frame = table(records, extra=extra, ties=groups)
+        found = best_ties(results, records)
+    tables = build_tables(records, extra=extra, ties=found)
     if format_ == "terminal":
-        for page in lay_out(frame):
-            print_page(page, Console())
+        for table in tables:
+            print_page(table_page(table), Console())
     else:
-        typer.echo(WRITERS[format_](frame), nl=False)
+        typer.echo(FORMATS[format_](tables), nl=False)
     if reason is not None:
         typer.echo(f"ties with the best are not marked: {reason}", err=True)
-    return write_tables(results, extra=extra, ties=ties) if write else []
+    return write_tables(results, tables) if write else []
 
 
 def _print_reported(
@@ -111,15 +108,14 @@ def _print_reported(
 ) -> list[Path]:
     from rich.console import Console
 
-    from encoder_bench.results.reported_files import comparison_texts, write_comparison
-    from encoder_bench.results.reported_page import lay_out_comparison
+    from encoder_bench.results.reported_page import reported_pages, reported_texts, write_reported
     from encoder_bench.results.terminal import print_page
 
     if name != "reported":
         raise UnknownNameError("comparison", name, ["reported"])
     if format_ == "terminal":
-        for page in lay_out_comparison(records):
+        for page in reported_pages(records):
             print_page(page, Console())
     else:
-        typer.echo(comparison_texts(records)[format_], nl=False)
-    return write_comparison(results, records) if write else []
+        typer.echo(reported_texts(records)[format_], nl=False)
+    return write_reported(results, records) if write else []

@@ -13,7 +13,7 @@ from encoder_bench.base.errors import EncoderBenchError
 from encoder_bench.base.files import write_text
 from encoder_bench.gate.verdicts import CheckResult, RunVerdict, TaskVerdict
 from encoder_bench.results.compare import Flip
-from encoder_bench.results.formats.markdown import escape
+from encoder_bench.results.formats import escape_markdown as escape
 
 SHOWN_FLIPS = 10
 """Flipped samples printed a task, those that lost most first."""

@@ -1,44 +1,46 @@
-"""A comparison of two runs, laid out for every format, and as HTML with the flipped pictures.
-
-What belongs here: words and cells; the figures come from `compare.py`.
-"""
+"""A comparison of two runs as printable tables, and as HTML with the flipped pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from encoder_bench.base.record import RunRecord
-from encoder_bench.results.compare import Flip, RunComparison, TaskComparison
-from encoder_bench.results.formats.html import render_page
-from encoder_bench.results.layout import NOT_AVAILABLE, Cell, Line, Page
+from encoder_bench.results.compare import (
+    Flip,
+    MetricComparison,
+    RunComparison,
+    TaskComparison,
+)
+from encoder_bench.results.formats import html_section
+from encoder_bench.results.page import NOT_AVAILABLE, Page, text_page
 from encoder_bench.results.thumbnails import data_uri
 
 _HEADER = (
-    "Task", "Metric", "A", "B", "B less A", "95% interval", "p", "both right", "only A", "only B",
+    "Task", "Metric", "A", "B", "B − A", "95% interval", "p", "both right", "only A", "only B",
     "neither", "McNemar p", "flipped", "samples",
 )  # fmt: skip
+_PAIRED = (
+    "Scores are over the samples that both runs answered. The interval is a bootstrap over images, "
+    "p that of swapping A and B image by image. 50 points and more count as right, and McNemar's p "
+    "is the exact one; captions are neither right nor wrong."
+)
+_WHOLE = (
+    "Every metric over the samples that both runs answered, both runs' answers scored again by "
+    "this version; interval and p as above, of the whole score, BLEU's and F1's too."
+)
 
 
-def lay_out(comparison: RunComparison) -> Page:
-    """Return the comparison as one printable table with its footnotes."""
-    rows = tuple(
-        Line(_cells(task), blind=False, opens=index == 0)
-        for index, task in enumerate(comparison.tasks)
-    )
-    notes = [
-        "Scores are over the samples that both runs answered. The interval is a bootstrap over "
-        "images, p that of swapping A and B image by image. 50 points and more count as right, "
-        "and McNemar's p is the exact one; captions are neither right nor wrong.",
-    ]
+def task_page(comparison: RunComparison) -> Page:
+    """Return the comparison of primary metrics as one printable table with its footnotes."""
+    notes = [_PAIRED]
     if comparison.differing:
-        notes.append(
-            f"These runs differ in more than the encoder: {', '.join(comparison.differing)}."
-        )
+        differing = ", ".join(comparison.differing)
+        notes.append(f"These runs differ in more than the encoder: {differing}.")
     for task in comparison.tasks:
         if task.only_a or task.only_b:
             notes.append(
@@ -46,40 +48,38 @@ def lay_out(comparison: RunComparison) -> Page:
             )
         if task.reason:
             notes.append(f"{task.column}: {task.reason}.")
-    return Page(
-        f"A: {run_title(comparison.run_a)}; B: {run_title(comparison.run_b)}",
-        tuple(Cell(name, number=index > 1) for index, name in enumerate(_HEADER)),
-        rows,
-        tuple(("", note) for note in notes),
-    )
+    title = f"A: {run_title(comparison.run_a)}; B: {run_title(comparison.run_b)}"
+    return text_page(title, _HEADER, [_texts(task) for task in comparison.tasks], notes)
 
 
-def lay_out_metrics(comparison: RunComparison) -> Page:
+def metric_page(comparison: RunComparison) -> Page:
     """Return every metric of every task as one printable table, differences paired by image."""
-    lines: list[Line] = []
-    notes: dict[str, None] = {
-        "Every metric over the samples that both runs answered, both runs' answers measured again "
-        "by this version; interval and p as above, of the whole score, BLEU's and F1's too.": None
-    }
+    rows, notes = [], [_WHOLE]
     for task in comparison.tasks:
-        for number, metric in enumerate(task.metrics):
-            scores = (metric.score_a, metric.score_b)
-            texts = [NOT_AVAILABLE if score is None else f"{score:.2f}" for score in scores]
-            found = metric.difference
-            if found is None:
-                texts += [NOT_AVAILABLE] * 3
-                notes[f"{task.task}, {metric.metric}: {metric.reason}."] = None
-            else:
-                texts += [f"{found.value:+.2f}", found.interval(2), f"{found.p:.2g}"]
-            cells = (Cell(task.task), Cell(metric.metric), *(Cell(t, number=True) for t in texts))
-            lines.append(Line(cells, blind=False, opens=number == 0))
-    header = ("Task", "Metric", "A", "B", "B less A", "95% interval", "p")
-    return Page(
-        "Every metric",
-        tuple(Cell(name, number=index > 1) for index, name in enumerate(header)),
-        tuple(lines),
-        tuple(("", note) for note in notes),
-    )
+        for each in task.metrics:
+            rows.append([task.task, each.metric, *_difference(each, 2)])
+            if each.difference is None:
+                notes.append(f"{task.task}, {each.metric}: {each.reason}.")
+    return text_page("Every metric", _HEADER[:7], rows, notes)
+
+
+def _texts(task: TaskComparison) -> list[str]:
+    right = ["–"] * 5
+    if task.right is not None:
+        *counts, p = astuple(task.right)
+        right = [*map(str, counts), f"{p:.2g}"]
+    flipped = [str(len(task.flips)), str(task.samples)]
+    return [task.column, task.metric, *_difference(task, 1), *right, *flipped]
+
+
+def _difference(compared: TaskComparison | MetricComparison, digits: int) -> list[str]:
+    """Return A, B, B − A, interval and p."""
+    scores = (compared.score_a, compared.score_b)
+    texts = [NOT_AVAILABLE if score is None else f"{score:.{digits}f}" for score in scores]
+    found = compared.difference
+    if found is None:
+        return texts + [NOT_AVAILABLE] * 3
+    return [*texts, f"{found.value:+.{digits}f}", found.interval(digits), f"{found.p:.2g}"]
 
 
 def as_json(comparison: RunComparison) -> dict[str, Any]:
@@ -118,29 +118,10 @@ def to_html(
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
         "style-src 'unsafe-inline'; img-src data:\">\n"
         f"<title>Two runs compared</title>\n<style>\n{style}\n</style>\n</head>\n<body>\n"
-        f"<h1>Two runs compared</h1>\n{render_page(lay_out(comparison))}\n"
-        f"{render_page(lay_out_metrics(comparison))}\n{sections}\n"
+        f"<h1>Two runs compared</h1>\n{html_section(task_page(comparison))}\n"
+        f"{html_section(metric_page(comparison))}\n{sections}\n"
         "</body>\n</html>\n"
     )
-
-
-def _cells(task: TaskComparison) -> tuple[Cell, ...]:
-    difference, right = task.difference, task.right
-    scores = (task.score_a, task.score_b)
-    texts = [NOT_AVAILABLE if score is None else f"{score:.1f}" for score in scores]
-    if difference is None:
-        texts += [NOT_AVAILABLE] * 3
-    else:
-        texts.append(f"{difference.value:+.1f}")
-        texts.append(difference.interval(1))
-        texts.append(f"{difference.p:.2g}")
-    if right is None:
-        texts += ["–"] * 5
-    else:
-        counts = (right.both, right.only_a, right.only_b, right.neither)
-        texts += [str(count) for count in counts] + [f"{right.p:.2g}"]
-    texts += [str(len(task.flips)), str(task.samples)]
-    return (Cell(task.column), Cell(task.metric), *(Cell(text, number=True) for text in texts))
 
 
 def _flips_section(task: TaskComparison, images: Mapping[str, Path], limit: int) -> str:

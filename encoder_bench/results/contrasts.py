@@ -1,36 +1,46 @@
-"""Every comparison that a results folder allows, tested, with the correction for there being many.
-
-What belongs here: which pairs are compared. Three families of contrasts, each corrected by Holm's
-method on its own: a row against its best blind control, an encoder tuned jointly against the same
-one frozen, and each encoder of a half against each other.
-"""
+"""Comparisons within a results folder, tested and corrected: all contrasts, ties with the best."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
+from encoder_bench.base.errors import RecordError
 from encoder_bench.base.record import RunRecord
 from encoder_bench.metrics.statistics import holm
 from encoder_bench.results.columns import higher_is_better, score_sources
 from encoder_bench.results.grouping import TableGroup, TableRow, group_records
-from encoder_bench.results.paired import PairedDifference, paired_difference, swaps_for
-from encoder_bench.results.sample_scores import SampleScores, row_scores
+from encoder_bench.results.paired import (
+    PairedDifference,
+    SampleScores,
+    paired_difference,
+    randomisation_p,
+    row_scores,
+    shared_scores,
+    swaps_for,
+)
+from encoder_bench.results.table import Ties
+from encoder_bench.tasks.predictions import has_predictions, predictions_path
 
-BLIND, JOINT, ENCODERS = "own less best blind", "joint less frozen", "encoder less encoder"
+if TYPE_CHECKING:
+    import pandas as pd
+
+BLIND, JOINT, ENCODERS = "own − best blind", "joint − frozen", "encoder − encoder"
+LEVEL = 0.05
+"""Of the test whether a row ties with the best."""
+MAX_RUNS = 100
+"""Ties are found by default among at most this many runs: some seconds on two cores."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """One tested difference, A less B, in the metric's unit.
+    """One tested difference, A − B, in the metric's unit.
 
     Attributes:
-        setting: heading of the table that both rows stand in.
+        setting: heading of the table with both rows.
         family: `BLIND`, `JOINT` or `ENCODERS`; Holm's correction runs over a family of a setting.
         mode: `frozen`, `joint`, or `both` where the modes are compared.
         column: of the table.
@@ -57,134 +67,170 @@ class Contrast:
     p_holm: float = 1.0
 
 
-def contrasts(results: Path, records: Sequence[RunRecord]) -> list[Contrast]:
-    """Return all contrasts of the records, table by table and family by family.
+class _Column:
+    """One score column of a table: its rows' sample scores, each read once."""
 
-    Raises:
-        RecordError: predictions are missing or damaged.
-    """
-    found: list[Contrast] = []
-    for group in group_records(records):
-        columns = dict.fromkeys(column for r in group.records for column in score_sources(r))
-        readers = {column: _Reader(results, group, column) for column in columns}
-        for family in (_against_blind, _joint_gains, _between_encoders):
-            pairs = [pair for column in columns for pair in family(readers[column])]
-            found += _tested(pairs)
-    return found
+    def __init__(self, results: Path, group: TableGroup, name: str) -> None:
+        self.name, self.heading = name, group.heading
+        higher = higher_is_better(group.records, name)
+        self.best: Callable[..., Any] | None = {True: max, False: min, None: None}[higher]
+        scores = [(row, row_scores(results, row, name)) for row in group.rows]
+        self.rows = [(row, each) for row, each in scores if None in each and each[None].scores]
 
-
-def contrast_frame(found: Sequence[Contrast]) -> pd.DataFrame:
-    """Return contrasts as a frame, one a row, the interval and both p beside the difference."""
-    return pd.DataFrame(
-        [
-            {
-                "setting": each.setting,
-                "family": each.family,
-                "mode": each.mode,
-                "column": each.column,
-                "a": each.a,
-                "b": each.b,
-                "seeds": each.seeds,
-                "samples": each.samples,
-                "score_a": each.score_a,
-                "score_b": each.score_b,
-                "difference": each.difference.value,
-                "low": each.difference.low,
-                "high": each.difference.high,
-                "p": each.difference.p,
-                "p_holm": each.p_holm,
-            }
-            for each in found
-        ]
-    )
-
-
-class _Reader:
-    """One column's sample scores by row of a table, each row's predictions read once."""
-
-    def __init__(self, results: Path, group: TableGroup, column: str) -> None:
-        self.group, self.column = group, column
-        self._results = results
-        self._read: dict[tuple[str, bool], dict[str | None, SampleScores]] = {}
-
-    def __call__(self, row: TableRow) -> dict[str | None, SampleScores]:
-        key = (row.label, row.joint)
-        if key not in self._read:
-            self._read[key] = row_scores(self._results, row, self.column)
-        return self._read[key]
+    def mode(self, joint: bool) -> list[tuple[TableRow, SampleScores]]:
+        """Return the rows of a mode with their own answers' scores."""
+        return [(row, found[None]) for row, found in self.rows if row.joint == joint]
 
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """Two sides to be compared."""
+    """Two sides to compare, each with its name."""
 
-    family: str
+    column: _Column
     mode: str
-    names: tuple[str, str]
-    sides: tuple[SampleScores, SampleScores]
+    a: tuple[str, SampleScores]
+    b: tuple[str, SampleScores]
     rows: tuple[TableRow, ...]
-    reader: _Reader
 
 
-def _against_blind(reader: _Reader) -> Iterator[_Pair]:
-    for row in reader.group.rows:
-        scores = reader(row)
+def contrasts(results: Path, records: Sequence[RunRecord]) -> list[Contrast]:
+    """Return all contrasts of the records, table by table and family by family.
+
+    A row against its best blind baseline, an encoder tuned jointly against the same one frozen,
+    and all pairs of encoders in one mode; each family is corrected by Holm's method on its own.
+
+    Raises:
+        RecordError: predictions are missing or damaged.
+    """
+    families = {BLIND: _against_blind, JOINT: _joint_gains, ENCODERS: _between_encoders}
+    found: list[Contrast] = []
+    for columns in _tables(results, records):
+        for family, pairs_of in families.items():
+            pairs = [pair for column in columns for pair in pairs_of(column)]
+            tested = [c for pair in pairs if (c := _contrast(family, pair, swaps_for(len(pairs))))]
+            corrected = holm([contrast.difference.p for contrast in tested])
+            found += [replace(c, p_holm=p) for c, p in zip(tested, corrected, strict=True)]
+    return found
+
+
+def contrast_frame(found: Sequence[Contrast]) -> pd.DataFrame:
+    """Return contrasts as a frame, one per row, the interval and both p beside the difference."""
+    import pandas as pd
+
+    rows = []
+    for each in found:
+        row = asdict(each)
+        difference, p_holm = row.pop("difference"), row.pop("p_holm")
+        low, high, p = (difference[name] for name in ("low", "high", "p"))
+        row |= {"difference": difference["value"], "low": low, "high": high, "p": p}
+        rows.append(row | {"p_holm": p_holm})
+    return pd.DataFrame(rows)
+
+
+def best_ties(results: Path, records: Sequence[RunRecord]) -> Ties:
+    """Return the rows that tie with the best of each mode and column, from the predictions.
+
+    Each row is tested against the best in its mode by a paired randomisation test over images, on
+    samples scored in both, seeds averaged sample by sample; p is corrected over all tests of a
+    table by Holm's method, and a row ties where it is at least 0.05.
+
+    Raises:
+        RecordError: predictions are missing or damaged.
+    """
+    ties: dict[tuple[str, bool, str], frozenset[str]] = {}
+    for columns in _tables(results, records):
+        pairs = [pair for column in columns for pair in _against_best(column)]
+        shared = [(pair, shared_scores(pair.a[1], pair.b[1])) for pair in pairs]
+        tested = [(pair, randomisation_p(scores)) for pair, scores in shared if scores]
+        corrected = holm([p for _, p in tested])
+        for (pair, _), p in zip(tested, corrected, strict=True):
+            key = (pair.column.heading, pair.mode == "joint", pair.column.name)
+            tied = {pair.b[0]} if p >= LEVEL else set()
+            ties[key] = ties.get(key, frozenset({pair.a[0]})) | tied
+    return ties
+
+
+def usual_ties(results: Path, records: Sequence[RunRecord]) -> tuple[Ties | None, str | None]:
+    """Return the ties with the best, or None and the reason why they were not looked for.
+
+    They are left out where predictions are missing, and for more than `MAX_RUNS` runs, whose
+    predictions take longer to read than a table should take.
+    """
+    if len(records) > MAX_RUNS:
+        return None, f"more than {MAX_RUNS} runs; --ties reads their predictions all the same"
+    for record in records:
+        for task in record.tasks:
+            path = predictions_path(results, record, task)
+            if not has_predictions(path):
+                return None, f"{path} is not there"
+    try:
+        return best_ties(results, records), None
+    except RecordError as error:
+        return None, str(error)
+
+
+def _tables(results: Path, records: Sequence[RunRecord]) -> Iterator[list[_Column]]:
+    """Yield the score columns of each table."""
+    for group in group_records(records):
+        names = dict.fromkeys(column for r in group.records for column in score_sources(r))
+        yield [_Column(results, group, name) for name in names]
+
+
+def _against_blind(column: _Column) -> Iterator[_Pair]:
+    for row, scores in column.rows:
         blind = {name: found for name, found in scores.items() if name and found.scores}
-        if None in scores and blind:
-            higher = higher_is_better(reader.group.records, reader.column)
-            best = (min if higher is False else max)(blind, key=lambda name: blind[name].mean)
-            sides = (scores[None], blind[best])
-            yield _Pair(BLIND, _mode(row), (row.label, best), sides, (row,), reader)
+        if blind and column.best:
+            name = column.best(blind, key=lambda name: blind[name].mean)
+            yield _Pair(column, _mode(row), (row.label, scores[None]), (name, blind[name]), (row,))
 
 
-def _joint_gains(reader: _Reader) -> Iterator[_Pair]:
-    frozen = {row.label: row for row in reader.group.rows if not row.joint}
-    for row in reader.group.rows:
-        other = frozen.get(row.label)
-        if row.joint and other is not None and None in reader(row) and None in reader(other):
-            sides = (reader(row)[None], reader(other)[None])
-            names = (f"{row.label}, joint", f"{row.label}, frozen")
-            yield _Pair(JOINT, "both", names, sides, (row, other), reader)
+def _joint_gains(column: _Column) -> Iterator[_Pair]:
+    frozen = {row.label: (row, scores) for row, scores in column.mode(False)}
+    for row, scores in column.mode(True):
+        if row.label in frozen:
+            other, others = frozen[row.label]
+            a, b = (f"{row.label}, joint", scores), (f"{row.label}, frozen", others)
+            yield _Pair(column, "both", a, b, (row, other))
 
 
-def _between_encoders(reader: _Reader) -> Iterator[_Pair]:
+def _between_encoders(column: _Column) -> Iterator[_Pair]:
     for joint in (False, True):
-        half = [row for row in reader.group.rows if row.joint == joint and None in reader(row)]
-        half.sort(key=lambda row: reader(row)[None].mean, reverse=True)
-        for a, b in combinations(half, 2):
-            sides = (reader(a)[None], reader(b)[None])
-            yield _Pair(ENCODERS, _mode(a), (a.label, b.label), sides, (a, b), reader)
+        rows = column.mode(joint)
+        rows.sort(key=lambda each: each[1].mean, reverse=column.best is not min)
+        for (a, scores_a), (b, scores_b) in combinations(rows, 2):
+            yield _Pair(column, _mode(a), (a.label, scores_a), (b.label, scores_b), (a, b))
 
 
-def _tested(pairs: Sequence[_Pair]) -> list[Contrast]:
-    """Return the contrasts of one family, corrected together."""
-    swaps = swaps_for(len(pairs))
-    found = [contrast for pair in pairs if (contrast := _contrast(pair, swaps)) is not None]
-    corrected = holm([contrast.difference.p for contrast in found])
-    return [replace(each, p_holm=p) for each, p in zip(found, corrected, strict=True)]
+def _against_best(column: _Column) -> Iterator[_Pair]:
+    for joint in (False, True):
+        rows = column.mode(joint)
+        if column.best and len(rows) > 1:
+            best, scores = column.best(rows, key=lambda each: each[1].mean)
+            for row, other in rows:
+                if row is not best:
+                    sides = (best.label, scores), (row.label, other)
+                    yield _Pair(column, _mode(row), *sides, (best, row))
 
 
-def _contrast(pair: _Pair, swaps: int) -> Contrast | None:
+def _contrast(family: str, pair: _Pair, swaps: int) -> Contrast | None:
     """Return the contrast of two sides, or None where they share no sample."""
-    a, b = pair.sides
-    shared = [sample for sample in a.scores if sample in b.scores]
-    if not shared:
+    (name_a, a), (name_b, b) = pair.a, pair.b
+    shared = shared_scores(b, a)
+    if shared is None:
         return None
-    ours = [a.scores[sample] for sample in shared]
-    theirs = [b.scores[sample] for sample in shared]
-    images = [a.images[sample] for sample in shared]
+    score_b, score_a = shared.means
     return Contrast(
-        setting=pair.reader.group.heading,
-        family=pair.family,
+        setting=pair.column.heading,
+        family=family,
         mode=pair.mode,
-        column=pair.reader.column,
-        a=pair.names[0],
-        b=pair.names[1],
+        column=pair.column.name,
+        a=name_a,
+        b=name_b,
         seeds=min(len(row.records) for row in pair.rows),
-        samples=len(shared),
-        score_a=math.fsum(ours) / len(ours),
-        score_b=math.fsum(theirs) / len(theirs),
-        difference=paired_difference(theirs, ours, images, swaps=swaps),
+        samples=len(shared.samples),
+        score_a=score_a,
+        score_b=score_b,
+        difference=paired_difference(shared, swaps=swaps),
     )
 
 

@@ -1,9 +1,4 @@
-"""Which records may stand in one table, and which of them are seeds of one row.
-
-What belongs here: identities only. Records are put into one table when test data, training data,
-language model, limit, adapter and task recipes agree; the encoder and what concerns it alone
-(layer, resolution, learning rate when jointly tuned) is what a table compares.
-"""
+"""Which records may share one table, and which of them are seeds of one row."""
 
 from __future__ import annotations
 
@@ -17,14 +12,16 @@ from encoder_bench.base.hashing import hash_json
 from encoder_bench.base.recipes import AdapterRecipe, TaskRecipe, scoring_settings
 from encoder_bench.base.record import RunRecord
 
+_SUPERVISION = ("fully", "self", "weakly", "mixed", "none")
+
 
 @dataclass(frozen=True, slots=True)
 class TableRow:
     """The runs behind one row: one encoder, one mode, each seed once.
 
     Attributes:
-        label: the encoder's display name, with what tells it apart from its namesakes.
-        records: one a seed, by seed.
+        label: the encoder's display name, with what distinguishes it from others of that name.
+        records: one per seed, by seed.
         superseded: older runs of the same row and seed (other versions of packages, say), which
             the newest replaces.
     """
@@ -46,7 +43,7 @@ class TableRow:
 
 @dataclass(frozen=True, slots=True)
 class TableGroup:
-    """Rows that may be compared: one table, with the heading that says what they share."""
+    """Rows that may be compared: one table, with a heading of what they share."""
 
     heading: str
     rows: tuple[TableRow, ...]
@@ -71,12 +68,13 @@ class _Draft:
 def group_records(records: Iterable[RunRecord]) -> list[TableGroup]:
     """Return the tables that records make, the one with the newest run first.
 
-    The result depends on the set of records only, not on their order.
+    Records share a table when test data, training data, language model, limit, adapter and task
+    recipes agree; the encoder and its own settings (layer, resolution, learning rate when jointly
+    tuned) are what a table compares. The order of the records does not matter.
     """
-    ordered = sorted(records, key=lambda record: (record.created, record.run_id))
     drafts: dict[str, list[_Draft]] = defaultdict(list)
-    for record in ordered:
-        definitions = {name: _task_key(record, name) for name in record.tasks}
+    for record in sorted(records, key=_age):
+        definitions = {name: task_key(record, name) for name in record.tasks}
         candidates = drafts[setting_key(record)]
         draft = next((draft for draft in candidates if draft.admits(definitions)), None)
         if draft is None:
@@ -85,19 +83,17 @@ def group_records(records: Iterable[RunRecord]) -> list[TableGroup]:
         draft.records.append(record)
         draft.definitions |= definitions
     flat = [draft for candidates in drafts.values() for draft in candidates]
-    flat.sort(key=lambda draft: (draft.records[-1].created, draft.records[-1].run_id))
-    headings = [_heading(draft) for draft in flat]
-    headings = [
-        f"{heading} · task recipes ({hash_json(draft.definitions)[:6]})"
-        if headings.count(heading) > 1
-        else heading
+    flat.sort(key=lambda draft: _age(draft.records[-1]), reverse=True)
+    headings = [_heading(draft.records[-1]) for draft in flat]
+    return [
+        TableGroup(
+            f"{heading} · task recipes ({hash_json(draft.definitions)[:6]})"
+            if headings.count(heading) > 1
+            else heading,
+            _rows(draft.records),
+        )
         for heading, draft in zip(headings, flat, strict=True)
     ]
-    groups = [
-        TableGroup(heading, _rows(draft.records))
-        for heading, draft in zip(headings, flat, strict=True)
-    ]
-    return groups[::-1]
 
 
 def setting_key(record: RunRecord) -> str:
@@ -111,6 +107,14 @@ def setting_key(record: RunRecord) -> str:
             "limit": record.limit,
         }
     )
+
+
+def task_key(record: RunRecord, task: str) -> str:
+    """Return the hash of a task's definition, as far as it changes scores."""
+    scores = record.tasks[task]
+    definition = scoring_settings(TaskRecipe, scores.definition)
+    definition.pop("controls", None)  # which blind baselines were run changes no score
+    return hash_json({"definition": definition, "versions": scores.metric_versions})
 
 
 def data_key(description: dict[str, Any]) -> str:
@@ -127,58 +131,52 @@ def row_key(record: RunRecord) -> str:
             "fingerprint": record.encoder.fingerprint,
             "joint": record.joint,
             "settings": recipe["encoder"],
-            "optimizer": [s.get("encoder") for s in recipe["stages"]] if record.joint else None,
+            "optimizer": _encoder_optimizers(recipe) if record.joint else None,
         }
     )
 
 
 def scoring_recipe(adapter: dict[str, Any]) -> dict[str, Any]:
-    """Return a recorded adapter recipe without what cannot change a score (its name, say)."""
+    """Return a recorded adapter recipe without what cannot change a score."""
     return scoring_settings(AdapterRecipe, _without(adapter, "name"))
 
 
 def _adapter_key(adapter: dict[str, Any]) -> str:
     """Hash an adapter without what concerns the encoder alone."""
     shared = _without(scoring_recipe(adapter), "encoder")
-    if "stages" in shared:
-        shared["stages"] = [_without(stage, "encoder") for stage in shared["stages"]]
+    shared["stages"] = [_without(stage, "encoder") for stage in shared["stages"]]
     return hash_json(shared)
 
 
-def _without(settings: dict[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if key not in keys}
+def _age(record: RunRecord) -> tuple[str, str]:
+    return record.created, record.run_id
 
 
-def _encoder_optimizers(record: RunRecord) -> list[Any]:
-    return [stage.get("encoder") for stage in record.adapter.get("stages", ())]
+def _without(settings: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != key}
 
 
-def _task_key(record: RunRecord, task: str) -> str:
-    scores = record.tasks[task]
-    definition = scoring_settings(TaskRecipe, scores.definition)
-    del definition["controls"]  # which blind baselines were measured changes no score
-    return hash_json({"definition": definition, "versions": scores.metric_versions})
+def _encoder_optimizers(recipe: dict[str, Any]) -> list[Any]:
+    return [stage.get("encoder") for stage in recipe["stages"]]
 
 
-def _heading(draft: _Draft) -> str:
-    newest = draft.records[-1]
+def _heading(newest: RunRecord) -> str:
     model = newest.language_model
-    data = _data_name(newest.data)
-    training = _data_name(newest.training_data)
+    data, training = _data_name(newest.data), _data_name(newest.training_data)
     same = data_key(newest.data) == data_key(newest.training_data) or data == training
-    parts = [
-        f"data {data}" if same else f"tested on {data}, trained on {training}",
-        f"adapter {_adapter_name(newest)} ({_adapter_key(newest.adapter)[:6]})",
-        f"LLM {model.name}" + ("" if model.pretrained else " (random weights)"),
-        "all test samples" if newest.limit is None else f"at most {newest.limit} samples a task",
-    ]
-    return " · ".join(parts)
-
-
-def _adapter_name(record: RunRecord) -> str:
-    """Return the recipe's name; of a file the stem, since a folder tells a reader nothing."""
-    name = str(record.adapter.get("name", "?"))
-    return PurePath(name).stem if name.endswith(".toml") else name
+    adapter = str(newest.adapter.get("name", "?"))
+    if adapter.endswith(".toml"):
+        adapter = PurePath(adapter).stem
+    return " · ".join(
+        [
+            f"data {data}" if same else f"tested on {data}, trained on {training}",
+            f"adapter {adapter} ({_adapter_key(newest.adapter)[:6]})",
+            f"LLM {model.name}" + ("" if model.pretrained else " (random weights)"),
+            "all test samples"
+            if newest.limit is None
+            else f"at most {newest.limit} samples per task",
+        ]
+    )
 
 
 def _data_name(description: dict[str, Any]) -> str:
@@ -186,47 +184,45 @@ def _data_name(description: dict[str, Any]) -> str:
 
 
 def _rows(records: Sequence[RunRecord]) -> tuple[TableRow, ...]:
+    """Return the rows of one table's records, oldest first: frozen, joint; by supervision."""
     by_row: dict[str, list[RunRecord]] = defaultdict(list)
     for record in records:
         by_row[row_key(record)].append(record)
-    drafts = []
-    for members in by_row.values():
+    labels = _labels([members[-1] for members in by_row.values()])
+    rows = []
+    for label, members in zip(labels, by_row.values(), strict=True):
         newest = {record.seed: record for record in members}
         kept = tuple(newest[seed] for seed in sorted(newest))
-        older = tuple(record for record in members if newest[record.seed] != record)
-        drafts.append((kept, older))
-    labels = _labels([kept[0] for kept, _ in drafts])
-    rows = [
-        TableRow(label, kept, older) for label, (kept, older) in zip(labels, drafts, strict=True)
-    ]
-    order = {"fully": 0, "self": 1, "weakly": 2, "mixed": 3, "none": 4}
-    return tuple(
-        sorted(rows, key=lambda r: (r.joint, order[r.records[0].encoder.supervision], r.label))
-    )
+        older = tuple(record for record in members if newest[record.seed] is not record)
+        rows.append(TableRow(label, kept, older))
+    return tuple(sorted(rows, key=_place))
+
+
+def _place(row: TableRow) -> tuple[bool, int, str]:
+    return row.joint, _SUPERVISION.index(row.records[0].encoder.supervision), row.label
 
 
 def _labels(records: Sequence[RunRecord]) -> list[str]:
-    """Return a display name for each row, unique within its half."""
+    """Return a display name for each row, unique within its mode."""
     namesakes: dict[tuple[bool, str], list[dict[str, str]]] = defaultdict(list)
     for record in records:
         namesakes[record.joint, record.encoder.display_name].append(_traits(record))
     labels = []
     for record in records:
-        peers = namesakes[record.joint, record.encoder.display_name]
-        own = _traits(record)
+        name, own = record.encoder.display_name, _traits(record)
+        peers = namesakes[record.joint, name]
         telling = [k for k in own if k != "weights" and len({peer[k] for peer in peers}) > 1]
         if sum(all(peer[k] == own[k] for k in telling) for peer in peers) > 1:
             telling.append("weights")
         suffix = ", ".join(f"{key} {own[key]}" for key in telling)
-        name = record.encoder.display_name
         labels.append(f"{name} ({suffix})" if suffix else name)
     return labels
 
 
 def _traits(record: RunRecord) -> dict[str, str]:
-    """Return what can tell two rows of one display name apart, most telling first."""
+    """Return what can distinguish two rows of one display name, most telling first."""
     encoder = record.encoder
-    rates = [stage.get("learning_rate") for stage in _encoder_optimizers(record) if stage]
+    rates = [each.get("learning_rate") for each in _encoder_optimizers(record.adapter) if each]
     return {
         "name": encoder.name,
         "layer": ",".join(str(layer) for layer in encoder.layer),

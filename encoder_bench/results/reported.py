@@ -1,12 +1,10 @@
-"""Published figures beside ours: differences, rank correlation, and what a reader must know.
+"""Published figures beside ours: differences, rank correlations, and what a reader must know.
 
-What belongs here: the published table of Wang et al. 2023 (`results/reported/gvt_table1.csv`, a
-copy of which is packaged) and its comparison with records. It was made with another language
-model, other data and looser metrics than these, so agreement of ranks is the question, not of
-numbers.
+They were made with another language model, other data and looser metrics than ours, so agreement
+of ranks is the question, not of numbers.
 
 Reference: Wang et al. 2023, "What Makes for Good Visual Tokenizers for Large Language Models?",
-arXiv 2305.12223, Table 1.
+arXiv 2305.12223, Table 1 (`results/reported/gvt_table1.csv`, of which a copy is packaged).
 """
 
 from __future__ import annotations
@@ -21,18 +19,9 @@ import pandas as pd
 
 from encoder_bench.base.errors import RecordError
 from encoder_bench.base.record import RunRecord
-from encoder_bench.results.columns import (
-    AVERAGE,
-    ENCODER,
-    HALF,
-    KIND,
-    RUNS,
-    SETTING,
-    half_width_column,
-)
-from encoder_bench.results.estimates import AVERAGED
-from encoder_bench.results.grouping import group_records
-from encoder_bench.results.table import table
+from encoder_bench.results.cells import AVERAGED
+from encoder_bench.results.columns import AVERAGE, ENCODER, JOINT, SETTING
+from encoder_bench.results.table import build_tables
 
 _PUBLISHED = {
     "vqa_acc": "VQA Acc",
@@ -43,29 +32,22 @@ _PUBLISHED = {
     "avg_as_printed": AVERAGE,
 }
 COLUMNS = tuple(_PUBLISHED.values())
-
-
-def reported_path() -> Path:
-    """Return the file of published figures: the packaged copy, else the checkout's.
-
-    Raises:
-        RecordError: neither is there.
-    """
-    packaged = Path(str(resources.files("encoder_bench"))) / "_reported" / "gvt_table1.csv"
-    checkout = Path(__file__).resolve().parents[2] / "results" / "reported" / "gvt_table1.csv"
-    for path in (packaged, checkout):
-        if path.is_file():
-            return path
-    raise RecordError(f"{packaged}: the published figures are missing; reinstall encoder-bench")
+_FIGURES = (SETTING, JOINT, ENCODER, "Family", "Column", "Ours", "±", "Published", "Difference")
 
 
 def load_reported(path: Path | None = None) -> pd.DataFrame:
     """Return the published table: `Joint Tuning`, `Family`, `Supervision` and its score columns.
 
+    Args:
+        path: a CSV file; None is the packaged copy, else the checkout's.
+
     Raises:
         RecordError: the file is missing or lacks a column; names it.
     """
-    source = path or reported_path()
+    name = "gvt_table1.csv"
+    packaged = Path(str(resources.files("encoder_bench"))) / "_reported" / name
+    checkout = Path(__file__).resolve().parents[2] / "results" / "reported" / name
+    source = path or (packaged if packaged.is_file() else checkout)
     try:
         frame = pd.read_csv(source)
     except (OSError, ValueError) as error:
@@ -73,19 +55,11 @@ def load_reported(path: Path | None = None) -> pd.DataFrame:
     lacking = {"joint_tuning", "encoder", "supervision", *_PUBLISHED} - set(frame.columns)
     if lacking:
         raise RecordError(f"{source}: column '{min(lacking)}' is missing")
-    return frame.rename(
-        columns={
-            "joint_tuning": HALF,
-            "encoder": "Family",
-            "supervision": "Supervision",
-            **_PUBLISHED,
-        }
-    )
+    names = {"joint_tuning": JOINT, "encoder": "Family", "supervision": "Supervision"}
+    return frame.rename(columns=names | _PUBLISHED)
 
 
-def compare_reported(
-    records: Iterable[RunRecord], reported: pd.DataFrame | None = None
-) -> pd.DataFrame:
+def compare_reported(records: Iterable[RunRecord]) -> pd.DataFrame:
     """Return ours and the published figure, one row for each encoder of ours and column.
 
     Rows are matched on the encoder's family and the mode; encoders of families that were not
@@ -93,45 +67,80 @@ def compare_reported(
 
     Returns:
         `Setting`, `Joint Tuning`, `Visual Encoder`, `Family`, `Column`, `Ours`, `±`, `Published`,
-        `Difference` (ours less published); NaN where either is missing.
+        `Difference` (ours − published); NaN where either is missing.
     """
-    known = load_reported() if reported is None else reported
-    published = {(bool(row[HALF]), str(row["Family"])): row for row in known.to_dict("records")}
-    kept = tuple(records)
-    families = _families(kept)
-    frame = table(kept)
-    rows: list[dict[str, Any]] = []
-    for row in frame[frame[KIND] == "encoder"].to_dict("records"):
-        family = families[str(row[RUNS]).split()[0]]
-        figures = published.get((bool(row[HALF]), family))
-        if figures is not None:
-            shared = {name: row[name] for name in (SETTING, HALF, ENCODER)} | {"Family": family}
-            rows.extend(shared | _figures(row, figures, column) for column in COLUMNS)
-    names = [SETTING, HALF, ENCODER, "Family", "Column", "Ours", "±", "Published", "Difference"]
-    return pd.DataFrame(rows, columns=names)
+    known = load_reported().to_dict("records")
+    published = {(bool(row[JOINT]), str(row["Family"])): row for row in known}
+    figures = []
+    for table in build_tables(records):
+        for row in table.rows:
+            family = row.runs.records[0].encoder.family.casefold() if row.runs else ""
+            theirs = published.get((bool(row.joint), family), {})
+            for column in COLUMNS if theirs else ():
+                cell, figure = row.cells[column], theirs[column]
+                ours = math.nan if cell.value is None else cell.value
+                place = (table.heading, row.joint, row.label, family, column)
+                figures.append((*place, ours, cell.half_width, figure, ours - figure))
+    return pd.DataFrame(figures, columns=list(_FIGURES)).astype({"±": "float64"})
 
 
-def _figures(row: dict[Any, Any], figures: dict[Any, Any], column: str) -> dict[str, Any]:
+def rank_agreement(comparison: pd.DataFrame) -> pd.DataFrame:
+    """Return Spearman's rho and Kendall's tau-b of ours and published, by mode and column.
+
+    Intervals are 95%, through Fisher's z, with the standard errors of the reference. With few
+    encoders they are wide, and below five there is none (`Reason` says so).
+
+    Returns:
+        `Setting`, `Joint Tuning`, `Column`, `Encoders`, `Spearman`, `Spearman low`, `Spearman
+        high`, `Kendall`, `Kendall low`, `Kendall high`, `Reason`.
+
+    Reference: Bonett and Wright 2000, Psychometrika 65, equation 4 (Spearman, 1 + r^2/2) and
+        Fieller, Hartley and Pearson 1957, Biometrika 44 (Kendall, 0.437).
+    """
+    keys = [SETTING, JOINT, "Column"]
+    rows = []
+    for place, part in comparison.groupby(keys, sort=False):
+        both = part.dropna(subset=["Ours", "Published"])
+        row = dict(zip(keys, place, strict=True)) | {"Encoders": len(both)}
+        rows.append(row | _correlations(both["Ours"].tolist(), both["Published"].tolist()))
+    return pd.DataFrame(rows)
+
+
+def _correlations(ours: Sequence[float], published: Sequence[float]) -> dict[str, Any]:
+    from scipy.stats import kendalltau, spearmanr
+
+    count = len(ours)
+    rho = tau = math.nan
+    rho_ends = tau_ends = (math.nan, math.nan)
+    reason = ""
+    if count < 3:
+        reason = f"{count} encoders are in both tables; ranks need 3"
+    elif len(set(ours)) == 1 or len(set(published)) == 1:
+        reason = "all figures are equal; there are no ranks"
+    else:
+        rho = float(spearmanr(ours, published).statistic)
+        tau = float(kendalltau(ours, published).statistic)
+        if count < 5:
+            reason = f"{count} encoders are too few for an interval"
+        else:
+            rho_ends = _fisher(rho, math.sqrt((1 + rho**2 / 2) / (count - 3)))
+            tau_ends = _fisher(tau, math.sqrt(0.437 / (count - 4)))
     return {
-        "Column": column,
-        "Ours": row[column],
-        "±": row[half_width_column(column)],
-        "Published": figures[column],
-        "Difference": row[column] - figures[column],
+        **dict(zip(("Spearman", "Spearman low", "Spearman high"), (rho, *rho_ends), strict=True)),
+        **dict(zip(("Kendall", "Kendall low", "Kendall high"), (tau, *tau_ends), strict=True)),
+        "Reason": reason,
     }
 
 
-def _families(records: Sequence[RunRecord]) -> dict[str, str]:
-    return {
-        record.run_id: record.encoder.family.casefold()
-        for group in group_records(records)
-        for record in group.records
-    }
+def _fisher(correlation: float, error: float) -> tuple[float, float]:
+    """Return a 95% interval; a perfect correlation is taken as just short of one."""
+    centre = math.atanh(max(-0.9999, min(0.9999, correlation)))
+    return math.tanh(centre - 1.96 * error), math.tanh(centre + 1.96 * error)
 
 
-def footnotes(reported: pd.DataFrame | None = None) -> list[str]:
-    """Return what must be known of the published figures before ours are held against them."""
-    known = load_reported() if reported is None else reported
+def footnotes() -> list[str]:
+    """Return what must be known of the published figures before ours are compared with them."""
+    known = load_reported()
     notes = [
         "Published figures: arXiv 2305.12223, Table 1; made with Vicuna-7B, other training data, "
         "and its own, looser scoring of VQA, OC and MCI. Compare ranks rather than numbers."
@@ -139,20 +148,16 @@ def footnotes(reported: pd.DataFrame | None = None) -> list[str]:
     means = known[list(AVERAGED)].mean(axis=1)
     for row, mean in zip(known.to_dict("records"), means, strict=True):
         if abs(mean - row[AVERAGE]) > 0.06:
-            mode = "joint" if row[HALF] else "frozen"
+            mode = "joint" if row[JOINT] else "frozen"
             notes.append(
                 f"Published Avg of {row['Family']}, {mode}, is printed as {row[AVERAGE]:.1f}; the "
                 f"mean of its four figures is {mean:.3f}."
             )
-    counts = known["OC Acc"] * 2
-    if (counts == counts.round()).all():
-        half = 196 * math.sqrt(0.25 / 200)
-        notes.append(
-            "Every published OC figure is a multiple of 0.5, which points to 200 questions: a 95% "
-            f"half-width of up to {half:.1f} points."
-        )
-    notes.append(
+    half = 196 * math.sqrt(0.25 / 200)
+    return [
+        *notes,
+        "Every published OC figure is a multiple of 0.5, which points to 200 questions: a 95% "
+        f"half-width of up to {half:.1f} points.",
         f"The published OC figures reach {known['OC Acc'].max():.1f}; always answering '1' scores "
-        "54.3 on the question file first published."
-    )
-    return notes
+        "54.3 on the question file first published.",
+    ]

@@ -1,189 +1,289 @@
-"""The comparison table: a pure function from run records to a pandas DataFrame.
-
-What belongs here: which rows there are, what stands in their cells, which are best, and writing
-the files. How a table looks in Markdown, LaTeX, HTML or a terminal is the business of
-`layout.py` and of one small module a format.
-"""
+"""The comparison table: from run records to typed rows, and to a pandas DataFrame."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from encoder_bench.base.errors import RecordError
-from encoder_bench.base.files import write_text
-from encoder_bench.base.record import RunRecord, read_records
+from encoder_bench.base.record import RunRecord
+from encoder_bench.results.cells import (
+    Cell,
+    average,
+    from_score,
+    lift,
+    missing,
+    over_rows,
+    over_seeds,
+)
 from encoder_bench.results.columns import (
     AVERAGE,
     ENCODER,
-    HALF,
     IMAGES,
+    JOINT,
     KIND,
     MARKS,
     RUNS,
     SEEDS,
     SETTING,
     SUPERVISION,
+    ExtraColumn,
+    Source,
     extra_columns,
-    half_width_column,
     higher_is_better,
-    images_column,
-    lift_column,
-    rank_column,
-    reason_column,
-    samples_column,
+    mean_if_whole,
     score_columns,
-    tied_column,
+    score_sources,
 )
-from encoder_bench.results.formats.csv import to_csv
-from encoder_bench.results.formats.html import to_html
-from encoder_bench.results.formats.json import to_json
-from encoder_bench.results.formats.latex import to_latex
-from encoder_bench.results.formats.markdown import to_markdown
-from encoder_bench.results.grouping import group_records
-from encoder_bench.results.rows import table_rows
-from encoder_bench.results.ties import Ties, best_ties, usual_ties
+from encoder_bench.results.grouping import TableGroup, TableRow, group_records
 
-__all__ = ["table", "to_csv", "to_html", "to_json", "to_latex", "to_markdown", "write_tables"]
+if TYPE_CHECKING:
+    import pandas as pd
 
 DECIMALS = 1
-"""Scores are printed, and compared for best and second best, with so many decimals."""
+"""Scores are printed, and compared for best and second best, with this many decimals."""
 
-WRITERS: dict[str, Callable[[pd.DataFrame], str]] = {
-    "md": to_markdown,
-    "csv": to_csv,
-    "tex": to_latex,
-    "html": to_html,
-    "json": to_json,
-}
-"""Format, as files of it end -> what writes a frame of `table` in it."""
+RANDOM_WEIGHTS = "random weights"
+_OF_THE_MODEL = {"no-image": "no image", "shuffled-images": "shuffled images"}
+_OF_THE_DATA = {"constant": "constant answer", "majority": "majority per question"}
 
-_DETAILS = (
-    half_width_column,
-    lift_column,
-    samples_column,
-    images_column,
-    rank_column,
-    reason_column,
-)
+Sources = Sequence[Mapping[str, Source]]
+"""For each record of a row: column -> where its score is."""
+Ties = Mapping[tuple[str, bool, str], frozenset[str]]
+"""(heading, joint, column) -> labels of the rows that tie with the best, the best included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An encoder in one mode, averaged over its seeds, or a blind baseline.
+
+    Attributes:
+        label: the encoder's name in this table, or the baseline's.
+        joint: the mode; None for a baseline that needs no model.
+        cells: score column -> cell; `Avg` too.
+        runs: the runs behind it; None for a blind baseline.
+    """
+
+    label: str
+    joint: bool | None
+    cells: dict[str, Cell]
+    runs: TableRow | None = None
+
+    @property
+    def marks(self) -> list[str]:
+        """What a reader must know of the row."""
+        if self.runs is None:
+            return []
+        marks = [] if self.runs.pretrained else [RANDOM_WEIGHTS]
+        shares = [
+            f"{column} {100 * cell.seed_share:.0f}%"
+            for column, cell in self.cells.items()
+            if cell.seed_share is not None
+        ]
+        if shares:
+            marks.append(f"share of the variance that comes from seeds: {', '.join(shares)}")
+        if self.runs.superseded:
+            marks.append(f"replaces {len(self.runs.superseded)} older run(s) of the same seed")
+        return marks
+
+    @property
+    def supervision(self) -> str:
+        """How the encoder was pretrained; empty for a blind baseline."""
+        return self.runs.records[0].encoder.supervision if self.runs else ""
+
+    @property
+    def pretraining_images(self) -> str:
+        """How many images the encoder was pretrained on; empty for a blind baseline."""
+        if self.runs is None:
+            return ""
+        return self.runs.records[0].encoder.pretraining_images if self.runs.pretrained else "none"
+
+    def extra(self, column: ExtraColumn) -> float | None:
+        """Return an optional column's number, the mean over the row's runs."""
+        return column.mean(self.runs.records) if self.runs else None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows that may be compared.
+
+    Attributes:
+        group: the runs.
+        columns: score columns, `Avg` last.
+        extras: optional columns.
+        rows: frozen, then joint, each followed by its models' blind baselines; last the baselines
+            that need no model.
+    """
+
+    group: TableGroup
+    columns: tuple[str, ...]
+    extras: tuple[ExtraColumn, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def heading(self) -> str:
+        """What all rows share."""
+        return self.group.heading
+
+
+def build_tables(
+    records: Iterable[RunRecord], *, extra: Sequence[str] = (), ties: Ties | None = None
+) -> list[Table]:
+    """Return the comparison tables of run records, in the published table's shape, newest first.
+
+    Records that differ in data, adapter, language model, task recipes or limit never share one.
+
+    Args:
+        records: run records, in any order.
+        extra: optional columns, names of `columns.EXTRA_COLUMNS`.
+        ties: what `contrasts.best_ties` returned, to mark rows not significantly worse than the
+            best.
+
+    Raises:
+        UnknownNameError: an optional column that does not exist.
+    """
+    extras = tuple(extra_columns(extra))
+    groups = group_records(records)
+    columns = score_columns(record for group in groups for record in group.records)
+    return [_table(group, tuple(columns), extras, ties) for group in groups]
+
+
+def _table(
+    group: TableGroup, columns: tuple[str, ...], extras: tuple[ExtraColumn, ...], ties: Ties | None
+) -> Table:
+    rows = tuple(_rows(group, columns[:-1]))
+    for column in columns:
+        higher = higher_is_better(group.records, column)
+        for joint in (False, True):
+            _rank([r for r in rows if r.runs and r.joint is joint], column, higher)
+    if ties is not None:
+        for row, column in itertools.product(rows, columns[:-1]):
+            best = ties.get((group.heading, row.runs.joint, column), ()) if row.runs else ()
+            row.cells[column] = replace(row.cells[column], tied=row.label in best)
+    return Table(group, columns, extras, rows)
+
+
+def _rows(group: TableGroup, columns: Sequence[str]) -> Iterator[Row]:
+    rows = [(row, [score_sources(record) for record in row.records]) for row in group.rows]
+    for joint in (False, True):
+        mode = [(row, sources) for row, sources in rows if row.joint == joint]
+        for row, sources in mode:
+            yield Row(row.label, joint, _own_cells(sources, columns), row)
+        for control, label in _OF_THE_MODEL.items():
+            yield from _blind(label, joint, control, [sources for _, sources in mode], columns)
+    for control, label in _OF_THE_DATA.items():
+        yield from _blind(label, None, control, [sources for _, sources in rows], columns)
+
+
+def _own_cells(sources: Sources, columns: Sequence[str]) -> dict[str, Cell]:
+    cells = {}
+    for column in columns:
+        found = [each.get(column) for each in sources]
+        own = over_seeds([
+            from_score(each.scores.metrics.get(each.metric)) if each else missing("task not run")
+            for each in found
+        ])  # fmt: skip
+        lifts = [lift(each) if each else None for each in found]
+        cells[column] = replace(own, lift=mean_if_whole(lifts))
+    return cells | {AVERAGE: average(cells)}
+
+
+def _blind(
+    label: str, joint: bool | None, control: str, rows: Sequence[Sources], columns: Sequence[str]
+) -> Iterator[Row]:
+    """Yield a blind baseline, the mean over rows, or nothing where no row was run with it."""
+    found = {
+        column: [cell for sources in rows if (cell := _control_cell(sources, control, column))]
+        for column in columns
+    }
+    if any(found.values()):
+        cells = {column: over_rows(each) for column, each in found.items()}
+        yield Row(label, joint, cells | {AVERAGE: average(cells)})
+
+
+def _control_cell(sources: Sources, control: str, column: str) -> Cell | None:
+    """Return a row's score under a control, over its seeds; None unless every run has it."""
+    cells = []
+    for each in sources:
+        source = each.get(column)
+        scores = source.scores.controls.get(control, {}) if source else {}
+        if source is None or source.metric not in scores:
+            return None
+        cells.append(from_score(scores[source.metric]))
+    return over_seeds(cells)
+
+
+def _rank(rows: Sequence[Row], column: str, higher: bool | None) -> None:
+    """Mark the best and second best of one mode; there is none among fewer than two scores."""
+    shown = [
+        (row, round(value, DECIMALS))
+        for row in rows
+        if (value := row.cells[column].value) is not None
+    ]
+    if higher is None or len(shown) < 2:
+        return
+    places = sorted({value for _, value in shown}, reverse=higher)[:2]
+    for row, value in shown:
+        if value in places:
+            rank = 1 + places.index(value)
+            row.cells[column] = replace(row.cells[column], rank=rank)
 
 
 def table(
     records: Iterable[RunRecord], *, extra: Sequence[str] = (), ties: Ties | None = None
 ) -> pd.DataFrame:
-    """Return the comparison table of run records, in the published table's shape.
+    """Return `build_tables` as one DataFrame, see `to_frame`."""
+    return to_frame(build_tables(records, extra=extra, ties=ties))
 
-    One row is one encoder in one mode, averaged over its seeds. Rows stand in halves (`Joint
-    Tuning` False, then True), halves in tables: records that differ in data, adapter, language
-    model, task recipes or limit never share a `Setting`. Each half ends with its models' blind
-    rows (without the image, with another image; means over the half's rows), each table with the
-    blind rows that need no model (`Joint Tuning` None).
 
-    Args:
-        records: run records, in any order.
-        extra: optional columns, names of `columns.EXTRA_COLUMNS`.
-        ties: what `ties.best_ties` returned, to mark rows not significantly worse than the best.
+def flat_rows(tables: Sequence[Table]) -> list[dict[str, Any]]:
+    """Return one dictionary per row: column -> JSON value, keys in the order of columns.
 
-    Returns:
-        For each score column C, the columns C (percent; NaN where n/a), `C ±` (half of the 95%
-        interval), `C lift` (the mean over runs of the score less the best of the run's own blind
-        controls; NaN where there is none), `C n`, `C images`, `C rank` (1 best, 2 second best of
-        the half, as printed) and `C reason` (why n/a), with `ties` also `C tied`. `Marks` tells
-        random weights and superseded runs, `Runs` the run ids.
-
-    Raises:
-        UnknownNameError: an optional column that does not exist.
+    Each score column C comes with `C ±` (half of the 95% interval), `C lift` (gain over the best
+    blind baseline of the same run, mean over runs), `C n`, `C images`, `C rank` (1 best, 2 second
+    best in its mode) and `C reason` (why n/a), where ties were tested with `C tied`. `Marks` says
+    what a reader must know, `Runs` has the run ids.
     """
-    extras = extra_columns(extra)
-    groups = group_records(records)
-    columns = score_columns(record for group in groups for record in group.records)
-    rows = [row for group in groups for row in table_rows(group, columns)]
-    for row in rows:
-        own = row.pop("_records")
-        for extra_column in extras:
-            row[extra_column.header] = extra_column.of(own) if own else None
-    frame = pd.DataFrame(rows, columns=_frame_columns(columns, [c.header for c in extras]))
-    if ties is not None:
-        for column in columns:
-            frame[tied_column(column)] = [
-                row[KIND] == "encoder"
-                and row[ENCODER] in ties.get((row[SETTING], row[HALF], column), ())
-                for row in rows
-            ]
-    every = [record for group in groups for record in group.records]
-    directions = {column: higher_is_better(every, column) for column in columns}
-    return _ranked(frame, directions | {AVERAGE: True})
+    return [_flat(table, row) for table in tables for row in table.rows]
 
 
-def write_tables(
-    results: Path,
-    *,
-    extra: Sequence[str] = (),
-    ties: bool | None = None,
-) -> list[Path]:
-    """Rewrite `table.md`, `.csv`, `.tex`, `.html` and `.json` in a results folder.
-
-    Nothing but the records and the predictions that they vouch for is read, so equal records give
-    equal bytes; each file is replaced in one step.
-
-    Args:
-        results: the results folder.
-        extra: optional columns, names of `columns.EXTRA_COLUMNS`.
-        ties: mark rows that are not significantly worse than the best; None where all predictions
-            are there and the runs are not too many, see `ties.usual_ties`.
-
-    Raises:
-        RecordError: there are no records, or one is damaged; with `ties`, predictions too.
-        UnknownNameError: an optional column that does not exist.
-    """
-    records = read_records(results)
-    if not records:
-        raise RecordError(f"{results}: no run records yet; make one with `encoder-bench run`")
-    found = best_ties(results, records) if ties else None
-    if ties is None:
-        found, _ = usual_ties(results, records)
-    frame = table(records, extra=extra, ties=found)
-    paths = []
-    for ending, writer in WRITERS.items():
-        path = results / f"table.{ending}"
-        write_text(path, writer(frame))
-        paths.append(path)
-    return paths
-
-
-def _frame_columns(columns: Sequence[str], extras: Sequence[str]) -> list[str]:
-    scores = [*columns, AVERAGE]
-    head = [SETTING, HALF, KIND, SUPERVISION, ENCODER, IMAGES]
-    details = [name(column) for column in scores for name in _DETAILS]
-    return [*head, *scores, *extras, SEEDS, MARKS, *details, RUNS]
-
-
-def _ranked(frame: pd.DataFrame, directions: Mapping[str, bool | None]) -> pd.DataFrame:
-    """Mark the best and second best of each mode; one with a single value has neither.
-
-    Args:
-        frame: the table.
-        directions: score column -> whether higher is better; None marks none.
-    """
-    encoders = frame[frame[KIND] == "encoder"]
-    halves = [half.index for _, half in encoders.groupby([SETTING, HALF], sort=False)]
-    changed: dict[str, pd.Series] = {SEEDS: frame[SEEDS].astype("Int64")}
-    for column, higher in directions.items():
-        values = frame[column].astype("float64")
-        ranks = pd.Series(pd.NA, index=frame.index, dtype="Int64")
-        for half in halves:
-            shown = values.loc[half].round(DECIMALS).dropna()
-            if higher is not None and len(shown) >= 2:
-                rank = shown.rank(method="dense", ascending=not higher)
-                ranks.update(rank[rank <= 2].astype("Int64"))
-        changed |= {
-            column: values,
-            half_width_column(column): frame[half_width_column(column)].astype("float64"),
-            lift_column(column): frame[lift_column(column)].astype("float64"),
-            samples_column(column): frame[samples_column(column)].astype("Int64"),
-            images_column(column): frame[images_column(column)].astype("Int64"),
-            rank_column(column): ranks,
+def _flat(table: Table, row: Row) -> dict[str, Any]:
+    flat: dict[str, Any] = {
+        SETTING: table.heading,
+        JOINT: row.joint,
+        KIND: "encoder" if row.runs else "blind",
+        SUPERVISION: row.supervision,
+        ENCODER: row.label,
+        IMAGES: row.pretraining_images,
+        **{column: row.cells[column].value for column in table.columns},
+        **{column.header: row.extra(column) for column in table.extras},
+        SEEDS: len(row.runs.records) if row.runs else None,
+        MARKS: "; ".join(row.marks),
+    }
+    for column in table.columns:
+        cell = row.cells[column]
+        flat |= {
+            f"{column} ±": cell.half_width,
+            f"{column} lift": cell.lift,
+            f"{column} n": cell.samples or None,
+            f"{column} images": cell.images or None,
+            f"{column} rank": cell.rank,
+            f"{column} reason": cell.reason,
         }
-    return frame.assign(**changed)
+    flat[RUNS] = " ".join(record.run_id for record in row.runs.records) if row.runs else ""
+    tied = {f"{column} tied": row.cells[column].tied for column in table.columns}
+    return flat | {name: value for name, value in tied.items() if value is not None}
+
+
+def to_frame(tables: Sequence[Table]) -> pd.DataFrame:
+    """Return tables as one DataFrame with the columns of `flat_rows`; NaN where n/a."""
+    import pandas as pd
+
+    frame = pd.DataFrame(flat_rows(tables))
+    columns = tables[0].columns if tables else ()
+    types = {SEEDS: "Int64"}
+    for column in columns:
+        types |= {column: "float64", f"{column} ±": "float64", f"{column} lift": "float64"}
+        types |= {f"{column} {name}": "Int64" for name in ("n", "images", "rank")}
+    return frame.astype(types) if tables else frame

@@ -1,4 +1,4 @@
-"""The table on a terminal, through Rich."""
+"""Printable tables on a terminal, through Rich."""
 
 from __future__ import annotations
 
@@ -6,60 +6,47 @@ from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as Grid
 from rich.text import Text
 
 from encoder_bench.base.record import RunRecord
 from encoder_bench.results.columns import IMAGES, SUPERVISION
-from encoder_bench.results.layout import Cell, Page, lay_out
-from encoder_bench.results.table import table
-from encoder_bench.results.ties import Ties
+from encoder_bench.results.page import Entry, Page, table_page
+from encoder_bench.results.table import build_tables
 
-_WIDE, _ROOMY = 150, 105
-_ON_WIDE_ONLY = frozenset({SUPERVISION, IMAGES})
+_WIDE, _MEDIUM = 150, 105
+_WIDE_ONLY = frozenset({SUPERVISION, IMAGES})
 _STYLES = {"best": "bold", "second": "underline", "": ""}
+_SMALL = "not bold not underline dim"
 
 
-def print_table(
-    records: Sequence[RunRecord],
-    console: Console,
-    *,
-    extra: Sequence[str] = (),
-    ties: Ties | None = None,
-) -> None:
-    """Print the comparison table of records, with its footnotes.
-
-    Raises:
-        UnknownNameError: an optional column that does not exist.
-    """
-    for page in lay_out(table(records, extra=extra, ties=ties)):
-        print_page(page, console)
+def print_table(records: Sequence[RunRecord], console: Console) -> None:
+    """Print the comparison table of records, with its footnotes."""
+    for table in build_tables(records):
+        print_page(table_page(table), console)
 
 
 def print_page(page: Page, console: Console) -> None:
-    """Print one laid-out table and its footnotes.
-
-    On a narrow terminal the columns that a row's name nearly tells are left out.
-    """
+    """Print one table and its footnotes; a narrow terminal lacks columns of little news."""
     narrow = console.width < _WIDE
-    grid = Table(
+    grid = Grid(
         title=Text(page.heading),
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD if narrow else box.HEAVY_HEAD,
         padding=(0, 0) if narrow else (0, 1),
     )
-    hidden = _ON_WIDE_ONLY if console.width < _ROOMY else frozenset()
-    shown = [index for index, cell in enumerate(page.header) if cell.text not in hidden]
-    for cell in (page.header[index] for index in shown):
+    hidden = _WIDE_ONLY if console.width < _MEDIUM else frozenset()
+    shown = [place for place, entry in enumerate(page.header) if entry.text not in hidden]
+    for entry in (page.header[place] for place in shown):
         grid.add_column(
-            Text(cell.text), justify="right" if cell.number else "left", overflow="fold"
+            Text(entry.text), justify="right" if entry.number else "left", overflow="fold"
         )
-    for index, line in enumerate(page.lines):
-        if line.opens and index:
+    for line in page.lines:
+        if line.opens:
             grid.add_section()
-        cells = (_text(line.cells[column]) for column in shown)
-        grid.add_row(*cells, style="italic" if line.blind else "")
+        texts = (_text(line.entries[place]) for place in shown)
+        grid.add_row(*texts, style="italic" if line.blind else "")
     console.print(grid)
     for letter, text in page.footnotes:
         mark = f"[{letter}] " if letter else ""
@@ -67,12 +54,9 @@ def print_page(page: Page, console: Console) -> None:
     console.print()
 
 
-def _text(cell: Cell) -> Text:
-    text = Text(cell.text, style=_STYLES[cell.emphasis])
-    if cell.half_width:
-        text.append(f" ±{cell.half_width}", style="not bold not underline dim")
-    if cell.note:
-        text.append(f" [{cell.note}]", style="not bold not underline dim")
-    if cell.lift:
-        text.append(f"\n{cell.lift}", style="not bold not underline dim")
+def _text(entry: Entry) -> Text:
+    text = Text(entry.text, style=_STYLES[entry.emphasis])
+    text.append(f" ±{entry.half_width}" if entry.half_width else "", style=_SMALL)
+    text.append(f" [{entry.note}]" if entry.note else "", style=_SMALL)
+    text.append(f"\n{entry.lift}" if entry.lift else "", style=_SMALL)
     return text

@@ -10,7 +10,7 @@ import pytest
 from encoder_bench.base.errors import UnknownNameError
 from encoder_bench.base.record import RunRecord, Score, TaskScores
 from encoder_bench.metrics.metric import METRICS, find_metric, recorded_metric, runner_metrics
-from encoder_bench.results.runs import export_harness
+from encoder_bench.results.export import export_harness
 from encoder_bench.results.table import table
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "results"))
@@ -86,7 +86,7 @@ def test_a_rate_has_no_better_end(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("metric", ERRORS)
 def test_the_smallest_error_is_the_best_of_its_mode(metric: str, tmp_path: Path) -> None:
-    from encoder_bench.results.ties import best_ties
+    from encoder_bench.results.contrasts import best_ties
 
     records = [
         run_with(tmp_path, metric, value, name)
@@ -124,11 +124,12 @@ def test_the_gate_passes_an_error_that_falls_and_stops_one_that_rises(
 
 
 def test_the_lift_of_an_error_is_over_the_smallest_blind_one() -> None:
-    from encoder_bench.results.estimates import lift
+    from encoder_bench.results.cells import lift
+    from encoder_bench.results.columns import Source
 
     blind = {
         name: {"counting_error": Score(value=value, samples=9, images=9)}
         for name, value in (("no-image", 5.0), ("constant", 2.0))
     }
     scores = scored("counting_error", 0.5).model_copy(update={"controls": blind})
-    assert lift(scores, "counting_error") == -1.5
+    assert lift(Source("oc", scores, "counting_error")) == 1.5, "a smaller error is a gain"

@@ -6,8 +6,10 @@ import io
 import json
 import random
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -17,23 +19,18 @@ from result_builders import COLUMNS, encoder_facts, make_record, task_scores
 from rich.console import Console
 
 from encoder_bench.base.errors import RecordError, UnknownNameError
-from encoder_bench.base.record import RunRecord, write_record
-from encoder_bench.results.estimates import Estimate, over_seeds
-from encoder_bench.results.formats.latex import escape as latex_escape
-from encoder_bench.results.formats.markdown import escape as markdown_escape
-from encoder_bench.results.load import load_results
-from encoder_bench.results.table import (
-    table,
-    to_csv,
-    to_html,
-    to_json,
-    to_latex,
-    to_markdown,
-    write_tables,
-)
+from encoder_bench.base.record import RunRecord, require_records, write_record
+from encoder_bench.results.cells import Cell, over_seeds
+from encoder_bench.results.export import load_results
+from encoder_bench.results.formats import FORMATS, escape_latex, escape_markdown, write_tables
+from encoder_bench.results.table import build_tables, table
 from encoder_bench.results.terminal import print_table
 
 BLIND = {"no-image": 30.0, "shuffled-images": 28.0, "constant": 20.0, "majority": 35.0}
+
+
+def text(records: list[RunRecord], ending: str = "md", **options: Any) -> str:
+    return FORMATS[ending](build_tables(records, **options))
 
 
 def encoders(frame: pd.DataFrame) -> pd.DataFrame:
@@ -56,14 +53,14 @@ def test_avg_is_the_mean_without_spice() -> None:
 
 
 def test_avg_is_not_available_where_a_score_is_missing_and_says_which() -> None:
-    frame = table([make_record(values=(50, None, 40, 80))])
+    records = [make_record(values=(50, None, 40, 80))]
+    frame = table(records)
     assert pd.isna(frame["Avg"][0])
     assert frame["Avg reason"][0] == "no CIDEr"
     assert frame["CIDEr reason"][0] == "no Java found"
-    text = to_markdown(frame)
-    assert "n/a<sup>" in text
-    assert "no Java found" in text
-    assert " 0.0 " not in text
+    assert "n/a<sup>" in text(records)
+    assert "no Java found" in text(records)
+    assert " 0.0 " not in text(records)
 
 
 def test_a_task_that_was_not_run_is_not_available() -> None:
@@ -143,6 +140,35 @@ def test_an_adapter_renamed_is_the_same_adapter() -> None:
     assert frame["Setting"].nunique() == 1
 
 
+def test_settings_that_change_no_score_share_a_row() -> None:
+    """Two plans of one identity are one row: the newer run replaces the older."""
+    old, new = make_record(joint=True), make_record(joint=True, created="2026-02-01T00:00:00+00:00")
+    faster = {
+        **new.adapter,
+        "name": "copy.toml",
+        "description": "the same, faster",
+        "evaluation_batch_images": 64,
+        "encoder": {**new.adapter["encoder"], "gradient_checkpointing": True},
+        "training": {
+            **new.adapter["training"],
+            "row_length": 4096,
+            "attention": "sdpa",
+            "checkpoint_every": 7,
+            "keep_checkpoints": 3,
+            "feature_cache": False,
+        },
+    }
+    definition = {**new.tasks["vqa"].definition, "description": "other words", "column": "VQA"}
+    tasks = new.tasks | {"vqa": new.tasks["vqa"].model_copy(update={"definition": definition})}
+    new = new.model_copy(update={"run_id": "new", "adapter": faster, "tasks": tasks})
+    frame = encoders(table([old, new]))
+    assert frame["Runs"].tolist() == ["new"]
+    assert "replaces 1 older run" in frame["Marks"].iloc[0]
+    slower = {**faster, "training": {**faster["training"], "precision": "bfloat16"}}
+    frame = table([old, new.model_copy(update={"adapter": slower})])
+    assert frame["Setting"].nunique() == 2, "precision changes scores"
+
+
 def test_seeds_are_averaged_with_both_spreads() -> None:
     records = [make_record(seed=seed, values=(50 + seed, 60, 40, 80)) for seed in range(3)]
     row = table(records).iloc[0]
@@ -150,7 +176,7 @@ def test_seeds_are_averaged_with_both_spreads() -> None:
     # s = 1, t(2, 97.5%) = 4.302653 (tables), so the seeds' part is 2.484138.
     assert row["VQA Acc ±"] == pytest.approx((2.0**2 + 2.484138**2) ** 0.5, abs=1e-5)
     assert row["Seeds"] == 3
-    assert "Means over seeds" in to_markdown(table(records))
+    assert "Means over seeds" in text(records)
 
 
 def test_the_newest_run_of_a_seed_replaces_older_ones_and_says_so() -> None:
@@ -173,16 +199,9 @@ def test_rows_of_one_name_say_what_tells_them_apart() -> None:
 
 def test_random_weights_are_marked_in_every_format() -> None:
     record = make_record(facts=encoder_facts("dino", pretrained=False), llm_pretrained=False)
-    frame = table([record])
-    assert frame["Pretraining Images"][0] == "none"
-    for text in (
-        to_markdown(frame),
-        to_html(frame),
-        to_latex(frame),
-        to_csv(frame),
-        to_json(frame),
-    ):
-        assert text.count("random weights") >= 2
+    assert table([record])["Pretraining Images"][0] == "none"
+    for ending in FORMATS:
+        assert text([record], ending).count("random weights") >= 2
 
 
 @given(st.permutations(range(6)))
@@ -193,13 +212,13 @@ def test_the_order_of_records_changes_nothing(order: list[int]) -> None:
         for name in ("a", "b", "c")
         for joint in (False, True)
     ]
-    assert to_csv(table([records[i] for i in order])) == to_csv(table(records))
+    assert text([records[i] for i in order], "csv") == text(records, "csv")
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=5))
 @settings(max_examples=30, deadline=None)
 def test_the_mean_over_seeds_lies_within_them_and_is_no_surer_than_one(values: list[float]) -> None:
-    combined = over_seeds([Estimate(value, 2.0, 10, 10) for value in values])
+    combined = over_seeds([Cell(value, 2.0, 10, 10) for value in values])
     assert combined.value is not None
     assert min(values) - 1e-9 <= combined.value <= max(values) + 1e-9
     assert combined.half_width is not None
@@ -207,7 +226,7 @@ def test_the_mean_over_seeds_lies_within_them_and_is_no_surer_than_one(values: l
 
 
 def test_one_seed_without_a_score_leaves_the_mean_unknown() -> None:
-    combined = over_seeds([Estimate(50.0, 2.0), Estimate(None, reason="no Java found")])
+    combined = over_seeds([Cell(50.0, 2.0), Cell(None, reason="no Java found")])
     assert combined.seed_share is None
     assert combined.value is None
     assert combined.reason == "not measured in every seed: no Java found"
@@ -241,43 +260,43 @@ def test_lift_is_unknown_where_a_score_or_a_control_is_in_any_seed() -> None:
 
 
 def test_lift_stands_under_its_score_in_every_format_and_a_footnote_says_what_it_is() -> None:
-    frame = table(with_lifts())
-    line = to_markdown(frame).splitlines()[4]
+    records = with_lifts()
+    line = text(records).splitlines()[4]
     assert re.findall(r"<br><sub>(.*?)</sub>", line) == ["+12.5", "+22.5", "-7.5", "+37.5", "+16.2"]
-    assert to_html(frame).count("<br><small>") == 5
-    assert "<br><small>-7.5</small></td>" in to_html(frame)
-    under = to_latex(frame).splitlines()[10]
-    assert under.count("&") == to_latex(frame).splitlines()[7].count("&")
+    assert text(records, "html").count("<br><small>") == 5
+    assert "<br><small>-7.5</small></td>" in text(records, "html")
+    under = text(records, "tex").splitlines()[10]
+    assert under.count("&") == text(records, "tex").splitlines()[7].count("&")
     assert r"{\scriptsize $-7.5$}" in under
-    assert json.loads(to_json(frame))[0]["OC Acc lift"] == -7.5
-    assert pd.read_csv(io.StringIO(to_csv(frame)))["OC Acc lift"][0] == -7.5
-    for text in (to_markdown(frame), to_html(frame), to_latex(frame)):
-        assert text.count("lift over blind") == 1
-    without = to_markdown(table([make_record()]))
+    assert json.loads(text(records, "json"))[0]["OC Acc lift"] == -7.5
+    assert pd.read_csv(io.StringIO(text(records, "csv")))["OC Acc lift"][0] == -7.5
+    for ending in ("md", "html", "tex"):
+        assert text(records, ending).count("lift over blind") == 1
+    without = text([make_record()])
     assert "lift over blind" not in without
     assert "<sub>" not in without
 
 
 def test_spice_has_its_lift_in_the_frame_alone() -> None:
     scores = task_scores("captioning", 60.0, controls={"no-image": 20.0}, spice=15.0)
-    scores.controls["no-image"]["spice"] = scores.metrics["spice"].model_copy(update={"value": 4.0})
-    frame = table([make_record(tasks={"captioning": scores})])
-    assert frame["SPICE lift"][0] == pytest.approx(11.0)
-    assert "+40.0" in to_markdown(frame)
-    assert "+11.0" not in to_markdown(frame)
+    scores.controls["no-image"]["spice"] = replace(scores.metrics["spice"], value=4.0)
+    records = [make_record(tasks={"captioning": scores})]
+    assert table(records)["SPICE lift"][0] == pytest.approx(11.0)
+    assert "+40.0" in text(records)
+    assert "+11.0" not in text(records)
 
 
 def test_optional_columns() -> None:
-    frame = table([make_record(controls=BLIND)], extra=["parameters", "throughput"])
+    records, extra = [make_record(controls=BLIND)], ["parameters", "throughput"]
+    frame = table(records, extra=extra)
     assert frame["Encoder parameters (M)"][0] == 86.0
     assert frame["Training images/s"][0] == 12.5
-    assert "86.0" in to_markdown(frame)
+    assert "86.0" in text(records, extra=extra)
 
 
 def test_an_optional_column_that_the_record_lacks_is_a_dash() -> None:
     record = make_record().model_copy(update={"training": {}})
-    text = to_markdown(table([record], extra=["throughput"]))
-    assert "| – |" in text
+    assert "| – |" in text([record], extra=["throughput"])
 
 
 def test_an_unknown_column_suggests_the_nearest() -> None:
@@ -288,9 +307,9 @@ def test_an_unknown_column_suggests_the_nearest() -> None:
 HOSTILE = "<script>alert(1)</script> | a_b & 50% $x$ \\cmd{} `c` *d* #e\nf"
 
 
-def hostile_frame() -> pd.DataFrame:
+def hostile(ending: str) -> str:
     facts = encoder_facts("x").model_copy(update={"display_name": HOSTILE})
-    return table([make_record(facts=facts)])
+    return text([make_record(facts=facts)], ending)
 
 
 class _Tags(HTMLParser):
@@ -307,7 +326,7 @@ class _Tags(HTMLParser):
 
 
 def test_html_escapes_and_needs_nothing_from_outside() -> None:
-    page = to_html(hostile_frame())
+    page = hostile("html")
     parser = _Tags()
     parser.feed(page)
     assert "script" not in parser.tags
@@ -316,7 +335,7 @@ def test_html_escapes_and_needs_nothing_from_outside() -> None:
 
 
 def test_markdown_keeps_hostile_text_in_its_cell() -> None:
-    lines = to_markdown(hostile_frame()).splitlines()
+    lines = hostile("md").splitlines()
     header = next(line for line in lines if line.startswith("| Joint"))
     row = next(line for line in lines if "alert" in line)
     assert "<script" not in row
@@ -325,8 +344,8 @@ def test_markdown_keeps_hostile_text_in_its_cell() -> None:
 
 @given(st.text(max_size=40))
 @settings(max_examples=60, deadline=None)
-def test_escaped_markdown_opens_no_tag_and_no_cell(text: str) -> None:
-    escaped = markdown_escape(text)
+def test_escaped_markdown_opens_no_tag_and_no_cell(raw: str) -> None:
+    escaped = escape_markdown(raw)
     assert "<" not in escaped
     assert "\n" not in escaped
     assert "|" not in escaped.replace("\\|", "")
@@ -334,8 +353,8 @@ def test_escaped_markdown_opens_no_tag_and_no_cell(text: str) -> None:
 
 @given(st.text(alphabet=st.characters(codec="ascii"), max_size=40))
 @settings(max_examples=60, deadline=None)
-def test_escaped_latex_has_balanced_braces_and_no_bare_special(text: str) -> None:
-    escaped = latex_escape(text)
+def test_escaped_latex_has_balanced_braces_and_no_bare_special(raw: str) -> None:
+    escaped = escape_latex(raw)
     for pair in ("\\{", "\\}", "\\&", "\\%", "\\$", "\\#", "\\_"):
         escaped = escaped.replace(pair, "")
     assert escaped.count("{}") == escaped.count("{") == escaped.count("}")
@@ -343,11 +362,12 @@ def test_escaped_latex_has_balanced_braces_and_no_bare_special(text: str) -> Non
 
 
 def test_csv_and_json_hold_the_frame() -> None:
-    frame = table([make_record(values=(50, None, 40, 80)), make_record("b", joint=True)])
-    read = pd.read_csv(io.StringIO(to_csv(frame)))
+    records = [make_record(values=(50, None, 40, 80)), make_record("b", joint=True)]
+    frame = table(records)
+    read = pd.read_csv(io.StringIO(text(records, "csv")))
     assert list(read.columns) == list(frame.columns)
     assert read["VQA Acc"].tolist() == frame["VQA Acc"].tolist()
-    rows = json.loads(to_json(frame))
+    rows = json.loads(text(records, "json"))
     assert rows[0]["CIDEr"] is None
     assert rows[1]["Joint Tuning"] is True
     assert rows[1]["VQA Acc n"] == 200
@@ -355,18 +375,18 @@ def test_csv_and_json_hold_the_frame() -> None:
 
 def test_latex_marks_best_and_second() -> None:
     records = [make_record(name, values=(value, 1, 1, 1)) for name, value in (("a", 9), ("b", 8))]
-    text = to_latex(table(records))
-    assert r"\textbf{9.0}" in text
-    assert r"\underline{8.0}" in text
-    assert text.count(r"\toprule") == text.count(r"\bottomrule") == 1
+    latex = text(records, "tex")
+    assert r"\textbf{9.0}" in latex
+    assert r"\underline{8.0}" in latex
+    assert latex.count(r"\toprule") == latex.count(r"\bottomrule") == 1
 
 
 def test_the_terminal_shows_every_score_and_footnote() -> None:
     console = Console(width=220, record=True, file=io.StringIO())
     print_table([make_record(values=(51.5, None, 40, 80), controls=BLIND)], console)
-    text = console.export_text()
+    printed = console.export_text()
     for expected in ("51.5 ±2.0", "n/a", "no Java found", "majority per question"):
-        assert expected in text
+        assert expected in printed
 
 
 @pytest.mark.parametrize("width", [80, 100, 120, 160])
@@ -374,12 +394,16 @@ def test_no_terminal_is_too_narrow_for_a_figure_or_a_name(width: int) -> None:
     console = Console(width=width, record=True, file=io.StringIO())
     record = make_record("dinov2-l", values=(51.5, 62.5, 43.5, 84.5), controls={"no-image": 30.0})
     print_table([record], console)
-    text = console.export_text().split("no image")[0]
+    printed = console.export_text().split("no image")[0]
     lifts = ("+21.5", "+32.5", "+13.5", "+54.5", "+30.5")
     for expected in ("51.5", "62.5", "43.5", "84.5", "60.5", "DINOV2-L", *lifts):
-        assert expected in text
-    assert text.count("±2.0") == 5
-    assert "…" not in text
+        assert expected in printed
+    assert printed.count("±2.0") == 5
+    assert "…" not in printed
+
+
+def rewrite(results: Path) -> list[Path]:
+    return write_tables(results, build_tables(require_records(results)))
 
 
 def test_write_tables_is_deterministic_and_follows_the_records_alone(tmp_path: Path) -> None:
@@ -387,27 +411,27 @@ def test_write_tables_is_deterministic_and_follows_the_records_alone(tmp_path: P
     random.Random(0).shuffle(records)
     for record in records:
         write_record(tmp_path, record)
-    paths = write_tables(tmp_path)
+    paths = rewrite(tmp_path)
     names = ["table.md", "table.csv", "table.tex", "table.html", "table.json"]
     assert [path.name for path in paths] == names
     first = [path.read_bytes() for path in paths]
     (tmp_path / "table.md").write_text("edited by hand")
-    assert [path.read_bytes() for path in write_tables(tmp_path)] == first
+    assert [path.read_bytes() for path in rewrite(tmp_path)] == first
     (tmp_path / "records" / f"{records[0].run_id}.json").unlink()
-    write_tables(tmp_path)
+    rewrite(tmp_path)
     assert records[0].run_id not in (tmp_path / "table.csv").read_text()
 
 
 def test_no_records_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="no run records yet"):
-        write_tables(tmp_path)
+        rewrite(tmp_path)
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     path = write_record(tmp_path, make_record())
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
     with pytest.raises(RecordError, match=path.name):
-        write_tables(tmp_path)
+        rewrite(tmp_path)
 
 
 def test_load_results_holds_every_score_once(tmp_path: Path) -> None:

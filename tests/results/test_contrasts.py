@@ -1,4 +1,4 @@
-"""Contrasts: which pairs are tested, what they say, and the correction over a family."""
+"""Contrasts and ties with the best: which pairs are tested, and the correction over them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,24 @@ from pathlib import Path
 
 import pytest
 from report_builders import make_run
+from result_builders import make_record
 from typer.testing import CliRunner
 
 from encoder_bench.base.errors import RecordError
 from encoder_bench.base.record import read_records
 from encoder_bench.cli.app import app
-from encoder_bench.results.contrasts import BLIND, ENCODERS, JOINT, contrast_frame, contrasts
-from encoder_bench.results.paired import randomisation_p, swaps_for
+from encoder_bench.metrics.statistics import holm
+from encoder_bench.results.contrasts import (
+    BLIND,
+    ENCODERS,
+    JOINT,
+    best_ties,
+    contrast_frame,
+    contrasts,
+)
+from encoder_bench.results.formats import FORMATS
+from encoder_bench.results.paired import SharedScores, randomisation_p, swaps_for
+from encoder_bench.results.table import build_tables, table
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +71,10 @@ def test_differences_are_those_of_the_means(results: Path) -> None:
 
 
 def test_many_tests_get_swaps_enough_for_their_correction() -> None:
-    a, b, images = [0.0] * 60, [1.0] * 60, [str(index) for index in range(60)]
+    images = [str(index) for index in range(60)]
+    pairs = SharedScores(images, [0.0] * 60, [1.0] * 60, images)
     for tests in (1, 168, 1000):
-        assert randomisation_p(a, b, images, swaps=swaps_for(tests)) * tests <= 0.01
+        assert randomisation_p(pairs, swaps=swaps_for(tests)) * tests <= 0.01
 
 
 def test_the_command_prints_and_writes_them(results: Path, tmp_path: Path) -> None:
@@ -73,3 +85,43 @@ def test_the_command_prints_and_writes_them(results: Path, tmp_path: Path) -> No
     assert target.read_text().startswith("setting,family,mode,column,a,b,")
     nothing = CliRunner().invoke(app, ["contrasts", "--results", str(tmp_path)])
     assert isinstance(nothing.exception, RecordError)
+
+
+def test_holm_against_the_published_steps() -> None:
+    # Four tests: 4 p1, 3 p2, 2 p3, p4, each at least the one before (Holm 1979).
+    assert holm([0.005, 0.011, 0.02, 0.04]) == pytest.approx([0.02, 0.033, 0.04, 0.04])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_a_clear_loser_is_out_and_a_near_equal_ties(tmp_path: Path) -> None:
+    make_run(tmp_path, "best", joint=False, skill=0.95, count=80)
+    make_run(tmp_path, "nearest", joint=False, skill=0.93, count=80)
+    make_run(tmp_path, "loser", joint=False, skill=0.1, count=80)
+    records = read_records(tmp_path)
+    ties = best_ties(tmp_path, records)
+    groups = [labels for (_, _, column), labels in ties.items() if column == "OC Acc"]
+    assert groups == [frozenset({"BEST", "NEAREST"})]
+    frame = table(records, ties=ties).set_index("Visual Encoder")
+    assert not frame["OC Acc tied"]["LOSER"]
+    assert not frame["OC Acc tied"]["no image"]
+    assert "not significantly worse" in FORMATS["md"](build_tables(records, ties=ties))
+    assert "not significantly worse" not in FORMATS["md"](build_tables(records))
+
+
+def test_seeds_are_averaged_sample_by_sample(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        make_run(tmp_path, "best", joint=False, skill=0.95, count=40, seed=seed)
+        make_run(tmp_path, "loser", joint=False, skill=0.1, count=40, seed=seed)
+    ties = best_ties(tmp_path, read_records(tmp_path))
+    assert set(ties.values()) == {frozenset({"BEST"})}
+
+
+def test_a_half_of_one_has_no_ties(tmp_path: Path) -> None:
+    make_run(tmp_path, "best", joint=False, skill=0.9, count=4)
+    assert best_ties(tmp_path, read_records(tmp_path)) == {}
+
+
+def test_missing_predictions_are_named(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=r"vqa\.jsonl: predictions cannot be read"):
+        best_ties(tmp_path, [make_record("a"), make_record("b")])

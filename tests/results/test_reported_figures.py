@@ -10,10 +10,14 @@ import pytest
 from result_builders import encoder_facts, make_record
 
 from encoder_bench.base.errors import RecordError
-from encoder_bench.results.formats.markdown import render_page
-from encoder_bench.results.rank_agreement import rank_agreement
-from encoder_bench.results.reported import compare_reported, footnotes, load_reported
-from encoder_bench.results.reported_page import lay_out_comparison
+from encoder_bench.results.formats import to_markdown
+from encoder_bench.results.reported import (
+    compare_reported,
+    footnotes,
+    load_reported,
+    rank_agreement,
+)
+from encoder_bench.results.reported_page import reported_pages
 
 FAMILIES = ("deit", "dino", "mae", "dinov2", "clip")
 
@@ -26,7 +30,7 @@ def test_the_packaged_table_has_five_encoders_in_both_modes() -> None:
     assert (deit["VQA Acc"], deit["CIDEr"], deit["OC Acc"]) == (48.3, 65.8, 37.5)
 
 
-def test_difference_is_ours_less_published() -> None:
+def test_difference_is_ours_minus_published() -> None:
     frame = compare_reported([make_record("deit", values=(50.0, 60.0, 40.0, 80.0))])
     by_column = frame.set_index("Column")
     assert by_column["Difference"]["VQA Acc"] == pytest.approx(1.7)
@@ -37,7 +41,7 @@ def test_difference_is_ours_less_published() -> None:
 def test_families_that_were_not_published_are_left_out() -> None:
     assert compare_reported([make_record("siglip")]).empty
     with pytest.raises(RecordError, match="published encoder's family"):
-        lay_out_comparison([make_record("siglip")])
+        reported_pages([make_record("siglip")])
 
 
 def test_equal_figures_correlate_perfectly() -> None:
@@ -95,8 +99,7 @@ def test_footnotes_name_the_averages_that_are_not_means_and_the_size_of_oc() -> 
 
 def test_the_page_shows_both_figures_and_the_footnotes() -> None:
     facts = encoder_facts("dinov2-b").model_copy(update={"family": "dinov2"})
-    pages = lay_out_comparison([make_record(facts=facts)])
-    text = "".join(render_page(page) for page in pages)
+    text = to_markdown(reported_pages([make_record(facts=facts)]))
     assert "50.0 ±2.0 / 51.3 (-1.3)" in text
     assert "n/a / 16.1" in text
     assert "54.3" in text

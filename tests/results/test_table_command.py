@@ -17,7 +17,7 @@ from encoder_bench.base.errors import RecordError, UnknownNameError
 from encoder_bench.base.record import read_records, write_record
 from encoder_bench.cli.app import app
 from encoder_bench.results.columns import EXTRA_COLUMNS
-from encoder_bench.results.ties import MOST_RUNS, usual_ties
+from encoder_bench.results.contrasts import MAX_RUNS, usual_ties
 
 
 def table(results: Path, *arguments: str) -> Any:
@@ -70,7 +70,7 @@ def test_missing_predictions_leave_ties_out_and_say_so(results: Path) -> None:
 
 
 def test_very_many_runs_are_not_waited_for(tmp_path: Path) -> None:
-    records = [make_record(seed=seed) for seed in range(MOST_RUNS + 1)]
+    records = [make_record(seed=seed) for seed in range(MAX_RUNS + 1)]
     ties, reason = usual_ties(tmp_path, records)
     assert ties is None
     assert "--ties" in str(reason)

@@ -22,17 +22,11 @@ from encoder_bench.base.record import RunRecord, write_record
 from encoder_bench.cli.app import app
 from encoder_bench.data.sample import Sample
 from encoder_bench.results.compare import compare_runs, compare_task, differing_settings
-from encoder_bench.results.compare_page import as_json, lay_out, lay_out_metrics, to_html
-from encoder_bench.results.formats.markdown import render_page
-from encoder_bench.results.paired import mcnemar, paired_difference
-from encoder_bench.results.runs import (
-    all_predictions,
-    export_harness,
-    export_parquet,
-    find_run,
-    inventory,
-    remove_runs,
-)
+from encoder_bench.results.compare_page import as_json, metric_page, task_page, to_html
+from encoder_bench.results.export import all_predictions, export_harness, export_parquet
+from encoder_bench.results.formats import to_markdown
+from encoder_bench.results.paired import PairedDifference, SharedScores, mcnemar, paired_difference
+from encoder_bench.results.runs import find_run, inventory, remove_runs
 from encoder_bench.tasks.evaluate import evaluate
 from encoder_bench.tasks.predictions import Prediction, read_predictions
 from encoder_bench.tasks.task import TaskSamples
@@ -49,7 +43,12 @@ def answer(number: int, score: float, text: str = "x") -> Prediction:
     )
 
 
-def test_the_difference_is_b_less_a_over_shared_samples() -> None:
+def difference(a: list[float], b: list[float], images: list[str]) -> PairedDifference:
+    samples = [str(number) for number in range(len(a))]
+    return paired_difference(SharedScores(samples, a, b, images))
+
+
+def test_the_difference_is_b_minus_a_over_shared_samples() -> None:
     a = [answer(n, 100.0) for n in range(4)] + [answer(9, 0.0)]
     b = [answer(n, 100.0 if n else 0.0, f"b{n}") for n in range(4)] + [answer(7, 0.0)]
     record = make_record()
@@ -86,7 +85,7 @@ def test_mcnemar_against_the_binomial_by_hand() -> None:
 
 def test_equal_runs_differ_by_nothing() -> None:
     scores = [0.0, 100.0, 30.0]
-    found = paired_difference(scores, scores, ["1", "1", "2"])
+    found = difference(scores, scores, ["1", "1", "2"])
     assert (found.value, found.low, found.high, found.p) == (0.0, 0.0, 0.0, 1.0)
 
 
@@ -94,8 +93,8 @@ def test_samples_of_one_image_widen_the_interval() -> None:
     generator = np.random.default_rng(0)
     a = np.zeros(200)
     b = np.repeat(generator.normal(0.0, 10.0, 50), 4)
-    alone = paired_difference(list(a), list(b), [str(n) for n in range(200)])
-    clustered = paired_difference(list(a), list(b), [str(n // 4) for n in range(200)])
+    alone = difference(list(a), list(b), [str(n) for n in range(200)])
+    clustered = difference(list(a), list(b), [str(n // 4) for n in range(200)])
     widths = [found.high - found.low for found in (clustered, alone) if found.high and found.low]
     assert widths[0] > 1.5 * widths[1]
     assert clustered.p > alone.p
@@ -108,7 +107,7 @@ def test_captions_are_not_right_or_wrong(tmp_path: Path) -> None:
     by_task = {task.task: task for task in comparison.tasks}
     assert by_task["captioning"].right is None
     assert by_task["oc"].right is not None
-    text = render_page(lay_out(comparison))
+    text = to_markdown([task_page(comparison)])
     assert "DINO, frozen, seed 0" in text
     assert "CIDEr" in text
 
@@ -255,7 +254,7 @@ def test_every_metric_is_compared_as_a_whole(tmp_path: Path) -> None:
     assert by_name["bleu4"].difference is not None
     assert by_name["bleu4"].difference.value > 0
     assert by_name["spice"].difference is None or by_name["spice"].reason is None
-    text = render_page(lay_out_metrics(comparison))
+    text = to_markdown([metric_page(comparison)])
     assert "| bleu4 |" in text
     assert json.loads(json.dumps(as_json(comparison)))["tasks"][0]["metrics"]
 
@@ -341,11 +340,11 @@ def test_parquet_reads_back(tmp_path: Path) -> None:
 
 def test_p_of_a_difference_on_every_image_is_that_of_the_sign_test() -> None:
     # Eight images, B better by one on each: only 2 of 2^8 assignments are as extreme.
-    found = paired_difference([0.0] * 8, [1.0] * 8, [str(n) for n in range(8)])
+    found = difference([0.0] * 8, [1.0] * 8, [str(n) for n in range(8)])
     assert found.p == pytest.approx(2 / 2**8, abs=0.003)
 
 
 def test_one_image_has_no_interval() -> None:
-    found = paired_difference([0.0, 0.0], [1.0, 2.0], ["1", "1"])
+    found = difference([0.0, 0.0], [1.0, 2.0], ["1", "1"])
     assert (found.value, found.low, found.high) == (1.5, None, None)
     assert found.interval(1) == "n/a"

@@ -15,8 +15,8 @@ from encoder_bench.data.sample import Sample
 from encoder_bench.gate.baseline import accept
 from encoder_bench.gate.check import check
 from encoder_bench.results.compare import compare_runs
+from encoder_bench.results.export import all_predictions
 from encoder_bench.results.report import write_report
-from encoder_bench.results.runs import all_predictions
 from encoder_bench.results.table import table
 from encoder_bench.tasks.evaluate import evaluate
 from encoder_bench.tasks.predictions import read_predictions

@@ -15,20 +15,17 @@ from typing import Any
 import pandas as pd
 
 from encoder_bench.base.record import RunRecord
+from encoder_bench.results.cells import from_score, over_seeds
 from encoder_bench.results.columns import (
     AVERAGE,
     ENCODER,
-    HALF,
+    JOINT,
     KIND,
-    SETTING,
     device_hours,
-    gflops,
-    half_width_column,
-    score_columns,
 )
-from encoder_bench.results.estimates import from_score, over_seeds
-from encoder_bench.results.grouping import TableGroup, TableRow, group_records
-from encoder_bench.results.layout import Page, lay_out
+from encoder_bench.results.contrasts import usual_ties
+from encoder_bench.results.grouping import TableGroup, TableRow
+from encoder_bench.results.page import Page, table_page
 from encoder_bench.results.report.charts import (
     Costed,
     Point,
@@ -39,8 +36,7 @@ from encoder_bench.results.report.charts import (
     pareto_chart,
     slope_chart,
 )
-from encoder_bench.results.table import table
-from encoder_bench.results.ties import usual_ties
+from encoder_bench.results.table import build_tables, to_frame
 
 TABLE_EXTRAS = ("parameters", "gflops", "device-hours", "visual-tokens", "parse-failures")
 _CATEGORIES = 12
@@ -79,12 +75,9 @@ def chapters(records: Iterable[RunRecord], *, results: Path | None = None) -> li
     """
     kept = tuple(records)
     ties = None if results is None else usual_ties(results, kept)[0]
-    frame = table(kept, extra=TABLE_EXTRAS, ties=ties)
-    pages = {page.heading: page for page in lay_out(frame)}
-    columns = [*score_columns(kept), AVERAGE]
     return [
-        _chapter(group, pages[group.heading], frame[frame[SETTING] == group.heading], columns)
-        for group in group_records(kept)
+        _chapter(table.group, table_page(table), to_frame([table]), table.columns)
+        for table in build_tables(kept, extra=TABLE_EXTRAS, ties=ties)
     ]
 
 
@@ -125,7 +118,7 @@ def _series(frame: pd.DataFrame, column: str, index: dict[str, int]) -> list[Ser
     for row in _encoder_rows(frame):
         point = _point(row, column)
         if point is not None:
-            points[row[ENCODER], bool(row[HALF])] = point
+            points[row[ENCODER], bool(row[JOINT])] = point
     return [
         Series(label, number, points.get((label, False)), points.get((label, True)))
         for label, number in index.items()
@@ -139,7 +132,7 @@ def _encoder_rows(frame: pd.DataFrame) -> list[dict[Any, Any]]:
 def _point(row: dict[Any, Any], column: str) -> Point | None:
     if pd.isna(row[column]):
         return None
-    width = row[half_width_column(column)]
+    width = row[f"{column} ±"]
     return Point(float(row[column]), None if pd.isna(width) else float(width))
 
 
@@ -152,9 +145,11 @@ def _pareto(
     group: TableGroup, frame: pd.DataFrame, index: dict[str, int]
 ) -> tuple[list[str], list[str]]:
     """Return the charts of score against cost, and why one of them is not there."""
-    scores = {(row[ENCODER], bool(row[HALF])): _point(row, AVERAGE) for row in _encoder_rows(frame)}
+    scores = {
+        (row[ENCODER], bool(row[JOINT])): _point(row, AVERAGE) for row in _encoder_rows(frame)
+    }
     costs: dict[str, Callable[[TableRow], float | None]] = {
-        "encoder GFLOPs an image": lambda row: gflops(row.records[0]),
+        "encoder GFLOPs an image": lambda row: row.records[0].encoder.gflops,
         "GPU-hours of training (device-hours on CPUs), each run's own hardware": _hours,
         "encoder parameters (M)": _encoder_millions,
     }

@@ -15,10 +15,9 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from encoder_bench.base.errors import RecordError
 from encoder_bench.base.files import write_text
-from encoder_bench.base.record import RunRecord, read_records
-from encoder_bench.results.formats.html import table_section
+from encoder_bench.base.record import RunRecord, require_records
+from encoder_bench.results.formats import html_table
 from encoder_bench.results.report.content import Chapter, chapters, row_name
 from encoder_bench.results.report.features import Seen
 from encoder_bench.results.report.resources import read_resource, standalone_style
@@ -52,9 +51,7 @@ def write_report(
     Raises:
         RecordError: there are no records, or one is damaged.
     """
-    records = read_records(results)
-    if not records:
-        raise RecordError(f"{results}: no run records yet; make one with `encoder-bench run`")
+    records = require_records(results)
     path = output or results / "report.html"
     page = render(
         results,
@@ -96,7 +93,7 @@ def render(
 def _template_chapter(part: Chapter, seen: Seen | None) -> dict[str, Any]:
     return {
         "heading": part.heading,
-        "table": Markup(table_section(part.page)),
+        "table": Markup(html_table(part.page)),
         "footnotes": part.page.footnotes,
         "slopes": [Markup(chart) for chart in part.slopes],
         "intervals": [Markup(chart) for chart in part.intervals],

@@ -1,0 +1,243 @@
+"""Printable tables as Markdown, LaTeX and HTML, and the files of a results folder's table."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from encoder_bench.base.files import write_text
+from encoder_bench.results.page import Entry, Line, Page, table_page
+from encoder_bench.results.table import Table, flat_rows, to_frame
+
+_MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]#|~$@])")
+_LATEX_ESCAPES = str.maketrans(
+    {character: f"\\{character}" for character in "{}&%$#_"}
+    | {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        '"': r"\textquotedbl{}",
+        "±": r"$\pm$",
+        "·": r"\textperiodcentered{}",
+        "–": "--",
+        "−": r"$-$",
+    }
+)
+_LATEX_HEAD = (
+    "% \\usepackage{booktabs,graphicx} and, before LaTeX 2018, \\usepackage[utf8]{inputenc}\n"
+)
+_STYLE = """
+:root { color-scheme: light dark; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th, td { padding: .3rem .5rem; text-align: left; vertical-align: baseline; }
+td { line-height: 1.25; }
+.n { text-align: right; }
+thead th { border-top: 2px solid; border-bottom: 1px solid; }
+tbody { border-bottom: 1px solid; }
+tbody:last-child { border-bottom-width: 2px; }
+.blind { font-style: italic; }
+.second { text-decoration: underline; }
+small { opacity: .75; }
+sup { line-height: 0; }
+""".strip()
+
+
+def escape_markdown(text: str) -> str:
+    r"""Return text that Markdown prints as it is, on one line of a table.
+
+    >>> escape_markdown("a|b *c*\n<d>")
+    'a\\|b \\*c\\* &lt;d&gt;'
+    """
+    return _MARKDOWN_SPECIAL.sub(r"\\\1", html.escape(" ".join(text.split()), quote=False))
+
+
+def to_markdown(pages: Sequence[Page]) -> str:
+    """Return pages in GitHub's Markdown: best in bold, second best underlined (`<ins>`)."""
+    return "\n".join(_markdown_page(page) for page in pages)
+
+
+def _markdown_page(page: Page) -> str:
+    header = [escape_markdown(entry.text) for entry in page.header]
+    rule = "|".join("---:" if entry.number else "---" for entry in page.header)
+    rows = [[_markdown_entry(each, line.blind) for each in line.entries] for line in page.lines]
+    return "\n".join([
+        f"### {escape_markdown(page.heading)}",
+        "",
+        f"| {' | '.join(header)} |",
+        f"|{rule}|",
+        *(f"| {' | '.join(row)} |" for row in rows),
+        "",
+        *(f"- {_raised(letter)}{escape_markdown(text)}" for letter, text in page.footnotes),
+        "",
+    ])  # fmt: skip
+
+
+def _markdown_entry(entry: Entry, blind: bool) -> str:
+    text = escape_markdown(entry.text)
+    if entry.emphasis:
+        text = f"**{text}**" if entry.emphasis == "best" else f"<ins>{text}</ins>"
+    elif blind and text:
+        text = f"*{text}*"
+    text += f" ±{entry.half_width}" if entry.half_width else ""
+    text += f"<sup>{entry.note}</sup>" if entry.note else ""
+    return f"{text}<br><sub>{entry.lift}</sub>" if entry.lift else text
+
+
+def _raised(letter: str) -> str:
+    return f"<sup>{letter}</sup> " if letter else ""
+
+
+def escape_latex(text: str) -> str:
+    r"""Return text that LaTeX prints as it is.
+
+    >>> escape_latex("50% of a_b")
+    '50\\% of a\\_b'
+    """
+    return " ".join(text.split()).translate(_LATEX_ESCAPES)
+
+
+def to_latex(pages: Sequence[Page]) -> str:
+    r"""Return pages as LaTeX tables (`booktabs`, `graphicx`): best `\textbf`, second underlined."""
+    return _LATEX_HEAD + "\n".join(_latex_page(page) for page in pages)
+
+
+def _latex_page(page: Page) -> str:
+    alignment = "".join("r" if entry.number else "l" for entry in page.header)
+    lines: list[str] = []
+    for line in page.lines:
+        lines += [r"\midrule"] if line.opens and lines else []
+        lines.append(_latex_line(line))
+    notes = [
+        (f"\\textsuperscript{{{letter}}} " if letter else "") + escape_latex(text)
+        for letter, text in page.footnotes
+    ]
+    return "\n".join([
+        r"\begin{table}",
+        r"\centering",
+        f"\\caption{{{escape_latex(page.heading)}}}",
+        r"\resizebox{\linewidth}{!}{%",
+        f"\\begin{{tabular}}{{{alignment}}}",
+        r"\toprule",
+        " & ".join(escape_latex(entry.text) for entry in page.header) + r" \\",
+        r"\midrule",
+        *lines,
+        r"\bottomrule",
+        r"\end{tabular}}",
+        r"\par\smallskip\footnotesize\raggedright",
+        " \\\\\n".join(notes),
+        r"\end{table}",
+        "",
+    ])  # fmt: skip
+
+
+def _latex_line(line: Line) -> str:
+    """Return a row; where a score has its lift, a second row close under it."""
+    scores = " & ".join(_latex_entry(entry, line.blind) for entry in line.entries)
+    if not any(entry.lift for entry in line.entries):
+        return scores + r" \\"
+    lifts = (f"{{\\scriptsize ${entry.lift}$}}" if entry.lift else "" for entry in line.entries)
+    return scores + " \\\\[-0.4ex]\n" + " & ".join(lifts) + r" \\"
+
+
+def _latex_entry(entry: Entry, blind: bool) -> str:
+    text = escape_latex(entry.text)
+    if entry.emphasis:
+        text = f"\\{'textbf' if entry.emphasis == 'best' else 'underline'}{{{text}}}"
+    elif blind and text:
+        text = f"\\textit{{{text}}}"
+    text += f" {{\\scriptsize $\\pm${entry.half_width}}}" if entry.half_width else ""
+    return f"{text}\\textsuperscript{{{entry.note}}}" if entry.note else text
+
+
+def to_html(pages: Sequence[Page], title: str = "Visual encoders compared") -> str:
+    """Return pages as one HTML page without scripts or outside parts; text is escaped."""
+    sections = "\n".join(html_section(page) for page in pages)
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>encoder-bench: {html.escape(title.casefold())}</title>\n"
+        f"<style>\n{_STYLE}\n</style>\n</head>\n"
+        f"<body>\n<h1>{html.escape(title)}</h1>\n{sections}\n</body>\n</html>\n"
+    )
+
+
+def html_section(page: Page) -> str:
+    """Return a page as HTML: `<h2>`, `<table>`, list of footnotes."""
+    notes = "\n".join(
+        f"<li>{_raised(letter)}{html.escape(text)}</li>" for letter, text in page.footnotes
+    )
+    return (
+        f"<h2>{html.escape(page.heading)}</h2>\n<div class=scroll>\n{html_table(page)}\n</div>\n"
+        f"<ul>\n{notes}\n</ul>"
+    )
+
+
+def html_table(page: Page) -> str:
+    """Return a page's `<table>` alone."""
+    header = "".join(
+        f"<th{_html_class(entry)} scope=col>{html.escape(entry.text)}</th>" for entry in page.header
+    )
+    rows: list[str] = []
+    for line in page.lines:
+        if line.opens:
+            rows.append("</tbody>\n<tbody>" if rows else "<tbody>")
+        entries = "".join(f"<td{_html_class(e)}>{_html_entry(e)}</td>" for e in line.entries)
+        rows.append(f"<tr{' class=blind' if line.blind else ''}>{entries}</tr>")
+    body = "\n".join(rows)
+    return f"<table>\n<thead><tr>{header}</tr></thead>\n{body}\n</tbody>\n</table>"
+
+
+def _html_entry(entry: Entry) -> str:
+    text = html.escape(entry.text)
+    if entry.emphasis == "best":
+        text = f"<strong>{text}</strong>"
+    elif entry.emphasis == "second":
+        text = f"<span class=second>{text}</span>"
+    text += f" <small>±{entry.half_width}</small>" if entry.half_width else ""
+    text += f"<sup>{entry.note}</sup>" if entry.note else ""
+    return f"{text}<br><small>{entry.lift}</small>" if entry.lift else text
+
+
+def _html_class(entry: Entry) -> str:
+    return " class=n" if entry.number else ""
+
+
+def to_csv(tables: Sequence[Table]) -> str:
+    """Return tables as CSV, numbers unrounded; n/a is empty, with its reason in `C reason`."""
+    return str(to_frame(tables).to_csv(index=False, lineterminator="\n", float_format="%.6f"))
+
+
+def to_json(rows: Any) -> str:
+    """Return a JSON value as text, keys in their order."""
+    return json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+FORMATS: dict[str, Callable[[Sequence[Table]], str]] = {
+    "md": lambda tables: to_markdown([table_page(table) for table in tables]),
+    "csv": to_csv,
+    "tex": lambda tables: to_latex([table_page(table) for table in tables]),
+    "html": lambda tables: to_html([table_page(table) for table in tables]),
+    "json": lambda tables: to_json(flat_rows(tables)),
+}
+"""Format, as its files end -> function from tables to text."""
+
+
+def write_tables(results: Path, tables: Sequence[Table]) -> list[Path]:
+    """Write `table.md`, `.csv`, `.tex`, `.html` and `.json`, each in one step.
+
+    Equal records and predictions give equal bytes.
+    """
+    paths = []
+    for ending, text in FORMATS.items():
+        paths.append(results / f"table.{ending}")
+        write_text(paths[-1], text(tables))
+    return paths

@@ -1,0 +1,195 @@
+"""A printable table, before any format: heading, header, lines, footnotes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from encoder_bench.results.cells import Cell
+from encoder_bench.results.columns import AVERAGE, ENCODER, IMAGES, JOINT, SEEDS, SUPERVISION
+from encoder_bench.results.table import RANDOM_WEIGHTS, Row, Table
+
+NOT_AVAILABLE = "n/a"
+Emphasis = Literal["best", "second", ""]
+_EMPHASIS: dict[int | None, Emphasis] = {1: "best", 2: "second"}
+_WITHOUT_LIFT = "SPICE"
+"""A second metric of captioning, whose lift is under CIDEr."""
+_MODES = {False: "no", True: "yes", None: "no model"}
+_RANDOM = (
+    "the encoder's weights are seeded random ones, not pretrained; the row says nothing about the "
+    "family that it is named after"
+)
+_TIED = (
+    "not significantly worse than the best in its mode (paired randomisation test over images, p "
+    "at least 0.05 after Holm's correction over the table)"
+)
+_SCORES = (
+    "Scores in percent; ± is half of the 95% interval, bootstrapped over images. Avg is the mean "
+    "of VQA Acc, CIDEr, OC Acc and MCI Acc, and its ± the mean of theirs, which holds however "
+    "their errors are correlated."
+)
+_SEEDS = "Means over seeds; ± covers both the choice of images and the spread between seeds."
+_LIFT = (
+    "Under each score (SPICE aside) its lift over blind: the gain over the best of the run's own "
+    "blind baselines; below 0 the model would have done better without looking. Under Avg, the "
+    "mean lift of its four scores."
+)
+_BLIND = (
+    "Blind baselines (in italics): what is scored without looking. 'no image' and 'shuffled "
+    "images' are means over the models of their mode; the other rows need no model."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One place in a printable table.
+
+    Attributes:
+        text: unescaped.
+        half_width: `±` figure printed smaller after the text, or empty.
+        lift: signed figure printed smaller under it, or empty.
+        emphasis: best or second best in its mode.
+        note: letters of its footnotes, or empty.
+        number: whether it is aligned like a number.
+    """
+
+    text: str
+    half_width: str = ""
+    lift: str = ""
+    emphasis: Emphasis = ""
+    note: str = ""
+    number: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One row; `blind` for a blind baseline, `opens` where a new section begins."""
+
+    entries: tuple[Entry, ...]
+    blind: bool = False
+    opens: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One printable table; footnotes are (letter, text), general ones without a letter."""
+
+    heading: str
+    header: tuple[Entry, ...]
+    lines: tuple[Line, ...]
+    footnotes: tuple[tuple[str, str], ...]
+
+
+def text_page(
+    heading: str,
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    notes: Iterable[str],
+) -> Page:
+    """Return a page of plain texts: two columns of words, then numbers.
+
+    A row whose first word differs from the one before opens a section; a note is printed once.
+    """
+    lines: list[Line] = []
+    for row in rows:
+        entries = tuple(Entry(text, number=place > 1) for place, text in enumerate(row))
+        opens = not lines or lines[-1].entries[0] != entries[0]
+        lines.append(Line(entries, opens=opens))
+    names = tuple(Entry(name, number=place > 1) for place, name in enumerate(header))
+    return Page(heading, names, tuple(lines), tuple(("", note) for note in dict.fromkeys(notes)))
+
+
+def mode_name(joint: bool | None) -> str:
+    """Return how a row's mode is printed under `Joint Tuning`."""
+    return _MODES[joint]
+
+
+@dataclass(slots=True)
+class _Footnotes:
+    """Letters given to texts, each text once."""
+
+    letters: dict[str, str] = field(default_factory=dict)
+
+    def letter(self, text: str) -> str:
+        return self.letters.setdefault(text, _letter(len(self.letters)))
+
+
+def table_page(table: Table) -> Page:
+    """Return a comparison table for printing."""
+    notes = _Footnotes()
+    seeds = any(row.runs and len(row.runs.records) > 1 for row in table.rows)
+    lines: list[Line] = []
+    for row in table.rows:
+        entries = [Entry(mode_name(row.joint)), Entry(row.supervision), _name(row, notes)]
+        entries.append(Entry(row.pretraining_images))
+        entries += [_score(row.cells[column], column, notes) for column in table.columns]
+        entries += [_number(row.extra(column), column.digits) for column in table.extras]
+        if seeds:
+            entries.append(_number(len(row.runs.records) if row.runs else None, 0))
+        opens = not lines or lines[-1].entries[0] != entries[0]
+        lines.append(Line(tuple(entries), row.runs is None, opens))
+    numbers = [*table.columns, *(column.header for column in table.extras), *[SEEDS] * seeds]
+    header = [Entry(name) for name in (JOINT, SUPERVISION, ENCODER, IMAGES)]
+    header += [Entry(name, number=True) for name in numbers]
+    lettered = [(letter, text) for text, letter in notes.letters.items()]
+    general = [("", text) for text in _general_notes(table, lines, seeds=seeds)]
+    return Page(table.heading, tuple(header), tuple(lines), (*lettered, *general))
+
+
+def _name(row: Row, notes: _Footnotes) -> Entry:
+    marks = row.marks
+    letters = [notes.letter(_RANDOM if mark == RANDOM_WEIGHTS else mark) for mark in marks]
+    name = f"{row.label} [{RANDOM_WEIGHTS}]" if RANDOM_WEIGHTS in marks else row.label
+    return Entry(name, note=",".join(letters))
+
+
+def _score(cell: Cell, column: str, notes: _Footnotes) -> Entry:
+    if cell.value is None:
+        return Entry(NOT_AVAILABLE, note=notes.letter(cell.reason), number=True)
+    return Entry(
+        f"{cell.value:.1f}",
+        half_width="" if cell.half_width is None else f"{cell.half_width:.1f}",
+        lift="" if cell.lift is None or column == _WITHOUT_LIFT else f"{cell.lift:+.1f}",
+        emphasis=_EMPHASIS.get(cell.rank, ""),
+        note=notes.letter(_TIED) if cell.tied and cell.rank != 1 else "",
+        number=True,
+    )
+
+
+def _number(value: float | None, digits: int) -> Entry:
+    return Entry("–" if value is None else f"{value:,.{digits}f}", number=True)
+
+
+def _general_notes(table: Table, lines: Sequence[Line], *, seeds: bool) -> list[str]:
+    notes = [_SCORES, f"Samples (images): {_sample_counts(table) or 'none'}."]
+    if seeds:
+        notes.append(_SEEDS)
+    if any(entry.lift for line in lines for entry in line.entries):
+        notes.append(_LIFT)
+    if any(line.blind for line in lines):
+        notes.append(_BLIND)
+    return notes + [f"{column.header}: {column.meaning}." for column in table.extras]
+
+
+def _sample_counts(table: Table) -> str:
+    """Return `VQA Acc 900 (300), OC Acc 300 (300) to 600 (300)`."""
+    parts = []
+    for column in table.columns:
+        cells = [row.cells[column] for row in table.rows if row.runs]
+        counts = sorted({(cell.samples, cell.images) for cell in cells if cell.samples})
+        if column != AVERAGE and counts:
+            ends = dict.fromkeys((counts[0], counts[-1]))
+            texts = [f"{samples:,} ({images:,})" for samples, images in ends]
+            parts.append(f"{column} {' to '.join(texts)}")
+    return ", ".join(parts)
+
+
+def _letter(index: int) -> str:
+    """Return a, b, ... z, aa, ab, ...
+
+    >>> [_letter(i) for i in (0, 25, 26)]
+    ['a', 'z', 'aa']
+    """
+    first, last = divmod(index, 26)
+    return (_letter(first - 1) if first else "") + chr(ord("a") + last)
