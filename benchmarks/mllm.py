@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from benchmarks.timing import medians
 from encoder_bench.base.recipes import DecodingSettings, LanguageModelSettings, ProjectorSettings
 from encoder_bench.mllm.generate import generate
-from encoder_bench.mllm.language import LanguageModel, load_language_model
+from encoder_bench.mllm.language import LanguageModel
+from encoder_bench.mllm.loading import load_language_model
 from encoder_bench.mllm.model import MLLM
-from encoder_bench.mllm.packing import ImageDialogue, TrainingBatch, make_batch
+from encoder_bench.mllm.packing import ImageDialogue, TrainingBatch, make_batch, pack
 from encoder_bench.mllm.projectors import build_projector
-from encoder_bench.mllm.shared_rows import lay_out
 from encoder_bench.mllm.trainable import set_trainable
 
 _ENCODER_WIDTH = 128
@@ -135,7 +135,7 @@ def _training_ratio(
         shared: make_batch(mllm.language, items, shared_prefix=shared, features=features)
         for shared in (False, True)
     }
-    rows = lay_out(batches[True], visual_tokens=features.shape[1]).to(features.device)
+    rows = pack(batches[True], visual_tokens=features.shape[1]).to(features.device)
     shape = (*rows.input_ids.shape, mllm.language.width)
     dense = torch.randn(shape, device=features.device, requires_grad=True)
     at = (rows.loss_rows, rows.loss_columns)
@@ -153,7 +153,7 @@ def _training_ratio(
         "limit_seconds": fastest,
         "speed_up": separate / shared,
         "share_of_limit": fastest / shared,
-        "separate_tokens": lay_out(batches[False], visual_tokens=features.shape[1]).image.numel(),
+        "separate_tokens": pack(batches[False], visual_tokens=features.shape[1]).image.numel(),
         "shared_tokens": rows.image.numel(),
     }
 

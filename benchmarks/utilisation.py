@@ -36,10 +36,10 @@ from encoder_bench.encoders.loading import quiet_loading
 from encoder_bench.encoders.registry import load_encoder
 from encoder_bench.mllm.attention import training_attention
 from encoder_bench.mllm.language import LanguageModel
+from encoder_bench.mllm.loading import load_language_model
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.packing import make_batch
 from encoder_bench.mllm.projectors import build_projector
-from encoder_bench.mllm.tiny_llama import seeded_tokenizer
 from encoder_bench.mllm.trainable import set_trainable
 from encoder_bench.training.batches import MicroBatch, StepBatches
 from encoder_bench.training.optimizer import make_optimizer, set_learning_rates
@@ -179,7 +179,7 @@ def _measure(
 def _model(sizes: Sizes) -> MLLM:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = seeded_tokenizer()
+    tokenizer = load_language_model(LanguageModelSettings(name="tiny-llama")).tokenizer
     llama = LlamaForCausalLM(LlamaConfig(**dict(sizes.llm), tie_word_embeddings=True))
     settings = LanguageModelSettings(name="llama-from-config", train="full", chat_template=False)
     language = LanguageModel(

@@ -20,7 +20,6 @@ from torch import Tensor
 from encoder_bench.base.progress import Reporter
 from encoder_bench.base.recipes import LanguageModelSettings
 from encoder_bench.mllm.language import LanguageModel
-from encoder_bench.mllm.tiny_llama import tiny_llama_config
 from zoo.card import ship
 from zoo.loop import Run, train
 from zoo.objective import ObjectiveLoss
@@ -71,14 +70,21 @@ def build_tokenizer_of_grammar() -> Any:
 
 def build_language_model(*, seed: int) -> LanguageModel:
     """Return the untrained tiny Llama with a tokenizer that knows the grammar's words."""
-    from transformers import LlamaForCausalLM
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = build_tokenizer_of_grammar()
-    config = tiny_llama_config(
-        len(tokenizer),
-        pad=tokenizer.pad_token_id,
-        begin=tokenizer.bos_token_id,
-        end=tokenizer.eos_token_id,
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=6,
+        num_key_value_heads=6,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -89,7 +95,6 @@ def build_language_model(*, seed: int) -> LanguageModel:
         LanguageModelSettings(),
         pretrained=False,
         source="bundled:tiny-llama",
-        revision=None,
     )
 
 

@@ -22,8 +22,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from encoder_bench.mllm.language import LanguageModel
-from encoder_bench.mllm.packing import ImageDialogue, TrainingBatch, tokenize_dialogue
-from encoder_bench.mllm.shared_rows import Rows, lay_out
+from encoder_bench.mllm.packing import (
+    ImageDialogue,
+    PackedRows,
+    TrainingBatch,
+    pack,
+    tokenize_dialogue,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,7 @@ class PageBatch:
     """
 
     words: Tensor
-    rows: Rows
+    rows: PackedRows
 
     def to(self, device: torch.device) -> PageBatch:
         """Return the batch on `device`."""
@@ -83,7 +88,7 @@ def encode_pages(language: LanguageModel, pages: Sequence[Page]) -> PageBatch:
         max_length=language.max_length,
         shared_prefix=True,
     )
-    return PageBatch(words, lay_out(batch, visual_tokens=cells)).to(language.device)
+    return PageBatch(words, pack(batch, visual_tokens=cells)).to(language.device)
 
 
 def cell_embeddings(table: Tensor, words: Tensor) -> Tensor:
@@ -114,7 +119,7 @@ def answer_logits(language: LanguageModel, batch: PageBatch, cells: Tensor) -> T
     output = language.model.model(
         inputs_embeds=text.index_put(is_cell.nonzero(as_tuple=True), flat),
         attention_mask=None if mask is None else language.prepare_mask(mask),
-        position_ids=rows.positions,
+        position_ids=rows.position_ids,
         use_cache=False,
     )
     hidden = output.last_hidden_state[rows.loss_rows, rows.loss_columns]

@@ -40,7 +40,7 @@ def ask_command(
         raise EncoderBenchError("ask: give a question, or --chat to be asked for one")
     from encoder_bench.base.recipes import DecodingSettings
     from encoder_bench.data.images import load_image
-    from encoder_bench.mllm.conversation import Conversation
+    from encoder_bench.mllm.generate import Conversation
     from encoder_bench.pipeline.load import load_run
     from encoder_bench.results.runs import find_run
 

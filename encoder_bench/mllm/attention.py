@@ -1,8 +1,7 @@
 """Which attention kernel reads a row of many questions: SDPA with a mask, or FlexAttention.
 
-What belongs here: trying FlexAttention on a device and switching to it. SDPA takes a dense
-mask and computes what it hides; FlexAttention skips the blocks in which nothing may be seen. Which
-tokens may see each other is `layout.py`'s job, the same for both.
+SDPA takes a dense mask and computes what it hides; FlexAttention skips the blocks in which nothing
+may be seen. Which tokens may see each other is the same for both, see `packing.py`.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from encoder_bench.mllm.language import LanguageModel
-from encoder_bench.mllm.shared_rows import Rows
+from encoder_bench.mllm.packing import PackedRows
 
 Attention = Literal["auto", "sdpa"]
 
 FLEX = "flex_attention"
 _PROBE_TOKENS = 160
-_SHORT_ROW = 320
-_MOST_WEIGHTS = 2**25
+MAX_SHORT_ROW = 320
+_MAX_WEIGHTS = 2**25
 """Tokens of a row, and attention weights of a layer, up to which plain products are taken."""
 _TOLERANCE = {torch.float32: 1e-2, torch.bfloat16: 5e-2, torch.float16: 2e-2}
 """Largest difference from SDPA in units of the largest value; float32 products may run in TF32."""
@@ -43,7 +42,7 @@ def training_attention(
     Yields:
         The name of what is used, as transformers has it.
     """
-    before: str = language.model.config.get_text_config()._attn_implementation
+    before = language.attention
     flex = wanted == "auto" and why_not_flex(language, device) is None
     if flex:
         language.model.set_attn_implementation(FLEX)
@@ -55,7 +54,7 @@ def training_attention(
 
 
 @contextlib.contextmanager
-def training_kernel(rows: Rows, language: LanguageModel) -> Iterator[None]:
+def training_kernel(rows: PackedRows, language: LanguageModel) -> Iterator[None]:
     """Let SDPA take plain matrix products where torch's fused CPU kernel is the slower one.
 
     That is the backward pass of short masked rows in bfloat16: a step of the tiny language model
@@ -64,14 +63,14 @@ def training_kernel(rows: Rows, language: LanguageModel) -> Iterator[None]:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     count, length = rows.input_ids.shape
-    heads = getattr(language.model.config.get_text_config(), "num_attention_heads", None)
+    heads = getattr(language.config, "num_attention_heads", None)
     plain = (
         heads is not None
         and rows.input_ids.device.type == "cpu"
         and torch.is_grad_enabled()
         and torch.is_autocast_enabled("cpu")
-        and length <= _SHORT_ROW
-        and count * heads * length**2 <= _MOST_WEIGHTS
+        and length <= MAX_SHORT_ROW
+        and count * heads * length**2 <= _MAX_WEIGHTS
         and not language.settings.gradient_checkpointing
     )
     with sdpa_kernel(SDPBackend.MATH) if plain else contextlib.nullcontext():
@@ -89,11 +88,8 @@ def why_not_flex(language: LanguageModel, device: torch.device) -> str | None:
         return f"{type(language.model).__name__} does not take FlexAttention"
     if not language.keeps_questions_apart:
         return "its questions are not kept apart by a mask"
-    config = language.model.config.get_text_config()
-    heads = int(config.num_attention_heads)
-    width = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
     try:
-        difference = _difference_from_sdpa(device, language.dtype, heads=heads, width=width)
+        difference = _difference_from_sdpa(language, device)
     except Exception as error:  # whatever the compiler raises: SDPA is always there
         return f"FlexAttention cannot be compiled here ({type(error).__name__})"
     if not difference <= _TOLERANCE[language.dtype]:
@@ -101,17 +97,14 @@ def why_not_flex(language: LanguageModel, device: torch.device) -> str | None:
     return None
 
 
-def _difference_from_sdpa(
-    device: torch.device, dtype: torch.dtype, *, heads: int, width: int
-) -> float:
+def _difference_from_sdpa(language: LanguageModel, device: torch.device) -> float:
     """Return the largest relative difference of output and gradients on one packed row."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    generator = torch.Generator().manual_seed(0)
-    shape = (3, 1, heads, _PROBE_TOKENS, width)
-    inputs = torch.randn(shape, generator=generator).to(device, dtype)
-    rows = _probe_rows().to(device)
-    compiled = torch.compile(flex_attention)
+    shape = (3, 1, int(language.config.num_attention_heads), _PROBE_TOKENS, language.head_width)
+    inputs = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    inputs = inputs.to(device, language.dtype)
+    rows, compiled = _probe_rows().to(device), torch.compile(flex_attention)
     found = _with_gradients(inputs, lambda q, k, v: compiled(q, k, v, block_mask=rows.block_mask()))
     expected = _with_gradients(
         inputs, lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=rows.mask())
@@ -128,10 +121,10 @@ def _with_gradients(inputs: Tensor, attend: object) -> tuple[Tensor, Tensor]:
     return output.detach().float(), gradient.float()
 
 
-def _probe_rows() -> Rows:
+def _probe_rows() -> PackedRows:
     """Return one row of two images with two questions each, and padding."""
     half = _PROBE_TOKENS // 2
     turn = torch.tensor([*[0] * 20, *[1] * 30, *[2] * (half - 50)] * 2)[None]
     image = torch.tensor([*[0] * half, *[1] * (half - 5), *[-1] * 5])[None]
     zeros, none = torch.zeros_like(turn), torch.zeros(0, dtype=torch.long)
-    return Rows(zeros, zeros - 1, image, turn, zeros, none, none, none, plain=False)
+    return PackedRows(zeros, zeros - 1, image, turn, zeros, none, none, none, plain=False)

@@ -1,16 +1,12 @@
 """Export to a standard `LlavaForConditionalGeneration` folder, with its processor.
 
-What belongs here: putting trained parts into transformers' own LLaVA, and refusing, with the
-part's name, what that class cannot express. Nothing is approximated: features and pixels of the
-exported model are compared with ours before a file is written.
+What that class cannot express is refused with the part's name. Nothing is approximated: features
+and pixels of the exported model are compared with ours before a file is written.
 """
 
 from __future__ import annotations
 
 import copy
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +16,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from encoder_bench.base.errors import EncoderBenchError, WeightsError
+from encoder_bench.base.files import atomic_folder
 from encoder_bench.encoders.loading import quiet_loading
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.model import MLLM
-from encoder_bench.mllm.projectors.linear import LinearProjector
-from encoder_bench.mllm.projectors.mlp import MLPProjector
-from encoder_bench.mllm.projectors.whitening import WhitenedProjector, fold_into
+from encoder_bench.mllm.projectors.linear import LinearProjector, MLPProjector
+from encoder_bench.mllm.projectors.whitening import WhitenedProjector
 
 _IMAGE_TOKEN = "<image>"
 _TOLERANCE = 1e-4
@@ -34,8 +30,8 @@ _TOLERANCE = 1e-4
 def export_llava(mllm: MLLM, folder: Path, *, card: str | None = None) -> Path:
     """Write a folder that `LlavaForConditionalGeneration.from_pretrained` loads, and return it.
 
-    Greedy outputs of the folder's model and processor equal `generation.generate`'s. Low-rank
-    adapters are merged into the language model.
+    Greedy outputs of the folder's model and processor equal `generate`'s. Low-rank adapters are
+    merged into the language model.
 
     Args:
         mllm: the trained model.
@@ -49,20 +45,11 @@ def export_llava(mllm: MLLM, folder: Path, *, card: str | None = None) -> Path:
     if folder.exists():
         raise EncoderBenchError(f"{folder}: exists already; export into a new folder")
     model, processor = build_llava(mllm)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        with quiet_loading():
-            model.save_pretrained(partial)
-            processor.save_pretrained(partial)
+    with atomic_folder(folder) as partial, quiet_loading():
+        model.save_pretrained(partial)
+        processor.save_pretrained(partial)
         if card is not None:
             (partial / "README.md").write_text(card, encoding="utf-8")
-        partial.chmod(0o755)
-        partial.rename(folder)
-    except OSError as error:
-        raise EncoderBenchError(f"cannot write {folder}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
@@ -80,7 +67,7 @@ def build_llava(mllm: MLLM) -> tuple[Any, Any]:
     tokenizer = copy.deepcopy(mllm.language.tokenizer)
     tokenizer.add_special_tokens({"additional_special_tokens": [_IMAGE_TOKEN]})
     image_id = int(tokenizer.convert_tokens_to_ids(_IMAGE_TOKEN))
-    if image_id >= mllm.language.model.get_input_embeddings().weight.shape[0]:
+    if image_id >= len(mllm.language.table):
         language.resize_token_embeddings(image_id + 1, mean_resizing=False)
     tower = _vision_tower(mllm)
     config = LlavaConfig(
@@ -109,14 +96,14 @@ def _projector_layers(mllm: MLLM) -> tuple[nn.Linear, nn.Linear, str]:
     if isinstance(projector, WhitenedProjector):
         whitening, projector = projector.whitening, projector.inner
     name = projector.settings.name
-    pooled = getattr(projector, "target", None) not in (None, projector.grid)
+    pooled = getattr(projector, "target", projector.grid) != projector.grid
     if isinstance(projector, LinearProjector) and not pooled:
         last = nn.Linear(projector.llm_width, projector.llm_width)
         last.weight.copy_(torch.eye(projector.llm_width))
         last.bias.zero_()
         first, activation = projector.linear, "linear"
     elif isinstance(projector, MLPProjector) and projector.settings.depth == 2 and not pooled:
-        first, last = projector.ends()
+        first, last = (layer for layer in projector.layers if isinstance(layer, nn.Linear))
         activation = "gelu"
     else:
         detail = f" with {mllm.visual_tokens_per_image} visual tokens" if pooled else ""
@@ -130,7 +117,7 @@ def _projector_layers(mllm: MLLM) -> tuple[nn.Linear, nn.Linear, str]:
             f"one as wide as the language model; train it with projector.hidden_width = "
             f"{projector.llm_width}"
         )
-    return (first if whitening is None else fold_into(first, whitening)), last, activation
+    return (first if whitening is None else whitening.folded_into(first)), last, activation
 
 
 def _vision_tower(mllm: MLLM) -> Any:
@@ -180,23 +167,17 @@ def _feature_choice(mllm: MLLM, model: Any) -> tuple[int | list[int], str]:
     pixels = torch.randn(2, 3, *encoder.resolution, generator=torch.Generator().manual_seed(0))
     expected = encoder(pixels)
     hidden = model.model.vision_tower.eval()(pixels, output_hidden_states=True).hidden_states
-    for layer, strategy in _candidates(encoder.layer):
-        layers = [layer] if isinstance(layer, int) else layer
-        found = torch.cat([hidden[index] for index in layers], dim=-1)
-        if _close(found[:, 1:] if strategy == "default" else found, expected):
-            return layer, strategy
+    # a positive block number counts the embeddings as 0
+    layers = [layer if layer < 0 else layer + 1 for layer in encoder.layer]
+    found = torch.cat([hidden[index] for index in layers], dim=-1)
+    for strategy, tokens in (("default", found[:, 1:]), ("full", found)):
+        if _close(tokens, expected):
+            return (layers[0] if len(layers) == 1 else layers), strategy
     raise WeightsError(
         f"encoder {type(mllm.encoder.backbone).__name__}: its patch tokens are not a block's "
         "output with at most one leading token dropped, which is all that LLaVA's class can "
         "select; where a final norm follows the last block, encoder.layer = -2 can be exported"
     )
-
-
-def _candidates(layers: tuple[int, ...]) -> Iterator[tuple[int | list[int], str]]:
-    """Yield (layer, selection) pairs; a positive block number counts the embeddings as 0."""
-    hidden = [layer if layer < 0 else layer + 1 for layer in layers]
-    for strategy in ("default", "full"):
-        yield (hidden[0] if len(hidden) == 1 else hidden), strategy
 
 
 def _processor(mllm: MLLM, tokenizer: Any, config: Any) -> Any:

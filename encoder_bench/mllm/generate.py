@@ -1,35 +1,30 @@
-"""Answers: generation that reads each image once.
+"""Answers: greedy decoding that reads each image once, and conversations.
 
-What belongs here: the engine. An image's prefix (template, visual tokens) goes through the
-language model once; its keys and values serve all questions on that image. Questions are sorted
-by length, batched, and leave the batch when they are answered. Where no image has two questions,
-prefix and question are read together. Outputs are those of the plain
-library's greedy `generate`, one question at a time.
+An image's prefix (template, visual tokens) goes through the language model once; its keys and
+values serve all questions on that image. Questions are sorted by length, batched, and leave the
+batch when they are answered. Where no image has two questions, prefix and question are read
+together. Outputs are those of the plain library's greedy `generate`, one question at a time.
 
-Shapes: R rows (questions), P prefix tokens, Q question tokens, B images, M visual tokens.
+Axes: R rows (questions), P prefix tokens, Q question tokens, B images, M visual tokens, E LLM
+width.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from encoder_bench.base.recipes import DecodingSettings
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.model import MLLM
-from encoder_bench.mllm.prefix import (
-    Prefix,
-    Question,
-    check_context,
-    left_padded,
-    make_questions,
-)
-from encoder_bench.mllm.scoring import score_questions
+from encoder_bench.mllm.prefix import Prefix, Question
 
 _COMPACT_BELOW = 0.75
 ValueT = TypeVar("ValueT")
@@ -46,8 +41,8 @@ def generate(
 
     Args:
         mllm: the model.
-        visual: `(B, M, D_llm)` visual tokens; None shows no image at all: the prompt stands
-            without the image prefix.
+        visual: `(B, M, E)` visual tokens; None shows no image at all: the prompt stands without
+            the image prefix.
         prompts: for each image, its prompts. The same prompt on the same image is asked once.
         decoding: length, beams and stop strings; more than one beam goes through the library's
             own beam search.
@@ -56,16 +51,21 @@ def generate(
         DataError: prompt and answer do not fit into the context; shows the prompt.
     """
     language = mllm.language
-    questions = make_questions(language, visual, prompts)
-    unique = sorted(dict.fromkeys(questions), key=lambda question: len(question.ids))
-    with _evaluating(language):
+    with evaluating(language):
         prefix = Prefix(language, visual)
-        check_context(language, prefix, unique, decoding.max_new_tokens)
+        questions = prefix.questions(prompts)
+        unique = sorted(dict.fromkeys(questions), key=lambda question: len(question.ids))
+        prefix.check_context(unique, decoding.max_new_tokens)
         by_engine = language.resumes_from_cache and all(question.ids for question in unique)
         if decoding.num_beams > 1 or not by_engine:
             answers = _with_library(language, prefix, unique, decoding)
         else:
-            answers = _with_engine(language, prefix, unique, decoding)
+            shared = len({question.image for question in unique}) < len(unique)
+            answers = [
+                ids
+                for batch in prefix.batches(unique, new_tokens=decoding.max_new_tokens)
+                for ids in _GreedyBatch(language, prefix, batch, shared=shared).run(decoding)
+            ]
     texts = {
         question: cut_at_stop(language.decode(ids), decoding.stop)
         for question, ids in zip(unique, answers, strict=True)
@@ -73,29 +73,42 @@ def generate(
     return regroup([texts[question] for question in questions], prompts)
 
 
-@torch.inference_mode()
-def score(
-    mllm: MLLM, visual: Tensor | None, prompts: Sequence[Sequence[str]], candidates: Sequence[str]
-) -> list[list[list[float]]]:
-    """Return the log-probability (nats) of each candidate as the whole answer to each prompt.
+@dataclass
+class Conversation:
+    """Questions and answers about one image.
 
-    The sum runs over the candidate's tokens and the end of turn, so that "1" and "10" compare.
-
-    Args:
-        mllm: the model.
-        visual: `(B, M, D_llm)`, or None for no image.
-        prompts: for each image, its prompts.
-        candidates: the answers among which to choose, none of them empty.
-
-    Raises:
-        DataError: an empty prompt or candidate, or one too long for the context.
+    Attributes:
+        mllm: the model, in eval mode.
+        image: what is talked about; None for text only. It is encoded once.
+        decoding: how answers are generated.
+        turns: (question, answer) pairs so far, oldest first.
     """
-    questions = make_questions(mllm.language, visual, prompts)
-    texts = [prompt for group in prompts for prompt in group]
-    with _evaluating(mllm.language):
-        prefix = Prefix(mllm.language, visual)
-        scores = score_questions(mllm.language, prefix, questions, texts, candidates)
-    return regroup(scores, prompts)
+
+    mllm: MLLM
+    image: Image | None
+    decoding: DecodingSettings
+    turns: list[tuple[str, str]] = field(default_factory=list)
+    _visual: Tensor | None = field(default=None, init=False, repr=False)
+
+    @torch.inference_mode()
+    def ask(self, question: str) -> str:
+        """Return the answer to `question` after all that was said, and remember both.
+
+        Raises:
+            DataError: the conversation has outgrown the context.
+        """
+        mllm, template = self.mllm, self.mllm.language.template
+        if self.image is not None and self._visual is None:
+            pixels = mllm.encoder.transform(self.image)[None].to(mllm.language.device)
+            self._visual = mllm.visual_tokens(mllm.features(pixels))
+        said = [
+            f"{earlier}{template.tail}{template.joiner}{answer}{template.between}"
+            for earlier, answer in self.turns
+        ]
+        prompt = "".join(said) + question
+        ((answer,),) = generate(mllm, self._visual, [[prompt]], self.decoding)
+        self.turns.append((question, answer))
+        return answer
 
 
 def cut_at_stop(text: str, stop: Sequence[str]) -> str:
@@ -112,20 +125,6 @@ def regroup(values: Sequence[ValueT], groups: Sequence[Sequence[str]]) -> list[l
     """Return flat values in the shape of `groups`."""
     flat = iter(values)
     return [[next(flat) for _ in group] for group in groups]
-
-
-def _with_engine(
-    language: LanguageModel,
-    prefix: Prefix,
-    questions: Sequence[Question],
-    decoding: DecodingSettings,
-) -> list[list[int]]:
-    answers: list[list[int]] = []
-    shared = len({question.image for question in questions}) < len(questions)
-    for batch in prefix.batches(questions, new_tokens=decoding.max_new_tokens):
-        rows = _GreedyBatch(language, prefix, batch, shared=shared)
-        answers += rows.run(decoding.max_new_tokens, decoding.stop)
-    return answers
 
 
 class _GreedyBatch:
@@ -145,10 +144,15 @@ class _GreedyBatch:
         self._language = language
         if shared:
             self._cache = prefix.cache_for(questions)
-            ids, asked = left_padded(language, questions)
-            self._input = language.embed(ids)
-            self._mask = F.pad(asked, (prefix.length, 0), value=1)
-            self._positions = prefix.length + (asked.cumsum(1) - 1).clamp_min(0)
+            longest = max(len(question.ids) for question in questions)
+            gaps = [longest - len(question.ids) for question in questions]
+            rows = zip(gaps, questions, strict=True)
+            ids_RQ = [[language.pad_id] * gap + [*question.ids] for gap, question in rows]
+            mask_RQ = [[0] * gap + [1] * (longest - gap) for gap in gaps]
+            self._input = language.embed(torch.tensor(ids_RQ, device=language.device))
+            mask = torch.tensor(mask_RQ, device=language.device)
+            self._mask = F.pad(mask, (prefix.length, 0), value=1)
+            self._positions = prefix.length + (mask.cumsum(1) - 1).clamp_min(0)
         else:
             self._cache = prefix.new_cache()
             self._input, self._mask = _joined(language, prefix, questions)
@@ -157,25 +161,25 @@ class _GreedyBatch:
         self._answers: list[list[int]] = [[] for _ in questions]
         self._open = [True] * len(questions)
 
-    def run(self, max_new_tokens: int, stop: Sequence[str]) -> list[list[int]]:
+    def run(self, decoding: DecodingSettings) -> list[list[int]]:
         """Return the generated ids of each question, without the end token."""
-        for step in range(max_new_tokens):
-            chosen = self._most_probable()
-            self._record(chosen.tolist(), stop)
-            if step + 1 == max_new_tokens or not any(self._open):
+        for step in range(decoding.max_new_tokens):
+            chosen_R = self._most_probable()
+            self._record(chosen_R.tolist(), decoding.stop)
+            if step + 1 == decoding.max_new_tokens or not any(self._open):
                 break
-            self._advance(chosen)
+            self._advance(chosen_R)
         return self._answers
 
     def _most_probable(self) -> Tensor:
         """Return the `(R,)` next tokens."""
-        rows = torch.arange(len(self._input), device=self._input.device)
+        rows_R = torch.arange(len(self._input), device=self._input.device)
         logits: Tensor = self._language(
             self._input,
             mask=self._mask,
-            positions=self._positions,
+            position_ids=self._positions,
             cache=self._cache,
-            at=(rows, torch.full_like(rows, self._input.shape[1] - 1)),
+            at=(rows_R, torch.full_like(rows_R, self._input.shape[1] - 1)),
         )
         return logits.argmax(dim=-1)
 
@@ -191,16 +195,16 @@ class _GreedyBatch:
                 text = self._language.decode(self._answers[owner])
                 self._open[owner] = not any(string in text for string in stop)
 
-    def _advance(self, chosen: Tensor) -> None:
+    def _advance(self, chosen_R: Tensor) -> None:
         """Make the chosen tokens the next input and drop answered rows once they are many."""
         keep = [row for row, owner in enumerate(self._owners) if self._open[owner]]
         if len(keep) <= _COMPACT_BELOW * len(self._owners):
-            rows = torch.tensor(keep, device=chosen.device)
+            rows = torch.tensor(keep, device=chosen_R.device)
             self._cache.batch_select_indices(rows)
-            chosen, self._mask = chosen[rows], self._mask[rows]
+            chosen_R, self._mask = chosen_R[rows], self._mask[rows]
             self._positions = self._positions[rows]
             self._owners = [self._owners[row] for row in keep]
-        self._input = self._language.embed(chosen[:, None])
+        self._input = self._language.embed(chosen_R[:, None])
         self._mask = F.pad(self._mask, (0, 1), value=1)
         self._positions = self._positions[:, -1:] + 1
 
@@ -226,24 +230,25 @@ def _with_library(
         pad_token_id=language.pad_id,
     )
     answers: list[list[int]] = []
-    batches = prefix.batches(
+    for batch in prefix.batches(
         questions, new_tokens=decoding.max_new_tokens, copies=decoding.num_beams
-    )
-    for batch in batches:
+    ):
         step = len(batch) if language.resumes_from_cache else 1
         for first in range(0, len(batch), step):
             embeddings, mask = _joined(language, prefix, batch[first : first + step])
-            ids = language.model.generate(
+            generated = language.model.generate(
                 inputs_embeds=embeddings, attention_mask=mask, generation_config=settings
             )
-            answers += [_until_end(row, language) for row in ids.tolist()]
+            for ids in generated.tolist():
+                ends = [place for place, token in enumerate(ids) if token in language.end_ids]
+                answers.append(ids[: ends[0]] if ends else ids)
     return answers
 
 
 def _joined(
     language: LanguageModel, prefix: Prefix, questions: Sequence[Question]
 ) -> tuple[Tensor, Tensor]:
-    """Return left-padded embeddings `(R, P + Q, D_llm)` of prefix and question, and their mask."""
+    """Return left-padded embeddings `(R, P + Q, E)` of prefix and question, and their mask."""
     rows = []
     for question in questions:
         ids = torch.tensor(question.ids, dtype=torch.long, device=language.device)
@@ -254,13 +259,8 @@ def _joined(
     return torch.stack(padded), torch.tensor(mask, device=language.device)
 
 
-def _until_end(ids: Sequence[int], language: LanguageModel) -> list[int]:
-    end = next((place for place, token in enumerate(ids) if token in language.end_ids), len(ids))
-    return list(ids[:end])
-
-
 @contextlib.contextmanager
-def _evaluating(language: LanguageModel) -> Iterator[None]:
+def evaluating(language: LanguageModel) -> Iterator[None]:
     """Put the language model into eval mode, and back as it was, module by module."""
     before = {module: module.training for module in language.modules()}
     language.eval()

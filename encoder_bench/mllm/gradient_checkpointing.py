@@ -1,7 +1,4 @@
-"""Gradient checkpointing: activations computed again in the backward pass instead of being kept.
-
-What belongs here: switching it on in whatever library a model is from.
-"""
+"""Gradient checkpointing, switched on in whatever library a model is from."""
 
 from __future__ import annotations
 
@@ -16,8 +13,8 @@ _TRANSFORMERS = ("activation_checkpointing_enable", "gradient_checkpointing_enab
 _TIMM_AND_OPEN_CLIP = "set_grad_checkpointing"
 
 
-def recompute_activations(module: nn.Module, *, key: str) -> None:
-    """Switch recomputation on in a model, or in every model that it is joined from.
+def enable_gradient_checkpointing(module: nn.Module, *, key: str) -> None:
+    """Switch gradient checkpointing on in a model, or in every model that it is joined from.
 
     Args:
         module: a part of an MLLM, changed in place.
@@ -33,20 +30,20 @@ def recompute_activations(module: nn.Module, *, key: str) -> None:
         raise RecipeError(f"{key}: a {type(module).__name__} cannot recompute its activations")
     for child in children:
         if any(True for _ in child.parameters()):
-            recompute_activations(child, key=key)
+            enable_gradient_checkpointing(child, key=key)
 
 
 def _switch_on(model: Any, key: str) -> bool:
-    for name in _TRANSFORMERS:
-        if hasattr(model, name):
-            try:
-                getattr(model, name)({"use_reentrant": False})
-            except ValueError:
-                raise RecipeError(
-                    f"{key}: transformers' {type(model).__name__} cannot recompute its activations"
-                ) from None
-            return True
-    if hasattr(model, _TIMM_AND_OPEN_CLIP):
+    enable = next((getattr(model, name) for name in _TRANSFORMERS if hasattr(model, name)), None)
+    if enable is not None:
+        try:
+            enable({"use_reentrant": False})
+        except ValueError:
+            raise RecipeError(
+                f"{key}: transformers' {type(model).__name__} cannot recompute its activations"
+            ) from None
+    elif hasattr(model, _TIMM_AND_OPEN_CLIP):
         getattr(model, _TIMM_AND_OPEN_CLIP)(True)
-        return True
-    return False
+    else:
+        return False
+    return True

@@ -1,13 +1,14 @@
 """The language model of an MLLM: a causal LM of transformers, its tokenizer and chat template.
 
-What belongs here: text to token ids (template, end of turn, tokenisation of answers), what the
-model can do (context, masks, positions), and the facts that the record keeps. Finding and loading
-weights is `language_sources.py`'s job.
+Axes: R rows, L tokens of a row, K tokens attended to, T wanted positions, E embedding width.
 """
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,54 @@ from torch import Tensor, nn
 from encoder_bench.base.errors import WeightsError
 from encoder_bench.base.hashing import hash_parameters
 from encoder_bench.base.recipes import LanguageModelSettings
-from encoder_bench.mllm.chat import plain_text, read_template
-from encoder_bench.mllm.gradient_checkpointing import recompute_activations
-from encoder_bench.mllm.head import head_only_at
+
+_CONTENT, _REPLY, _NEXT = (f"ENCODER-BENCH-{word}" for word in ("CONTENT", "REPLY", "NEXT"))
+_ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
+
+
+@dataclass(frozen=True, slots=True)
+class ChatTemplate:
+    """The text around questions and answers; the default is no template at all.
+
+    Attributes:
+        head: what comes before the question (system message, start of the user's turn).
+        tail: what comes between the question and the answer.
+        between: what comes between an answer and the next question.
+        joiner: put before an answer whose context does not end in whitespace.
+    """
+
+    head: str = ""
+    tail: str = ""
+    between: str = "\n"
+    joiner: str = " "
+
+
+def read_template(tokenizer: Any, *, name: str) -> ChatTemplate:
+    """Cut a tokenizer's chat template around its content; without one, plain text.
+
+    Raises:
+        WeightsError: the template does not keep a question as it is; names the model.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        return ChatTemplate()
+    question = {"role": "user", "content": _CONTENT}
+    prompt: str = tokenizer.apply_chat_template(
+        [question], tokenize=False, add_generation_prompt=True
+    )
+    if prompt.count(_CONTENT) != 1:
+        raise WeightsError(
+            f"LLM {name}: its chat template does not keep a question as it is; "
+            "set llm.chat_template = false"
+        )
+    head, _, tail = prompt.partition(_CONTENT)
+    turns = [
+        question,
+        {"role": "assistant", "content": _REPLY},
+        {"role": "user", "content": _NEXT},
+    ]
+    chat: str = tokenizer.apply_chat_template(turns, tokenize=False)
+    between = chat.rpartition(_REPLY)[2].partition(_NEXT)[0]
+    return ChatTemplate(head, tail, between, joiner="")
 
 
 class LanguageModel(nn.Module):
@@ -29,12 +75,12 @@ class LanguageModel(nn.Module):
         model: the library's own causal LM; the only module with weights here.
         tokenizer: the library's own tokenizer.
         settings: the recipe's `[llm]`.
-        pretrained: False only for seeded random weights.
+        pretrained: False only for random weights.
         source: where the weights came from, without a machine's paths.
         revision: Hub commit or file hash; None where there is neither.
         template: the text around a question.
         pad_id: fills batches. The tokenizer's pad token, else its unknown token, else its end
-            token; attention masks hide it and losses pass over it, so sharing an id is harmless.
+            token; attention masks hide it and losses skip it, so sharing an id is harmless.
         end_id: taught after each answer: what the chat template puts there, else the end token.
         end_ids: every id that ends a generated answer.
         max_length: context in tokens: the recipe's, or the model's where that is shorter.
@@ -46,15 +92,17 @@ class LanguageModel(nn.Module):
         tokenizer: Any,
         settings: LanguageModelSettings,
         *,
-        pretrained: bool,
         source: str,
-        revision: str | None,
+        revision: str | None = None,
+        pretrained: bool = True,
     ) -> None:
         """Read template, special tokens and context; hash the weights as they were loaded.
 
         Raises:
             WeightsError: a tokenizer without an end token, or a template that drops its content.
         """
+        from transformers import GenerationConfig
+
         super().__init__()
         self.model: Any = model
         self.tokenizer = tokenizer
@@ -64,35 +112,56 @@ class LanguageModel(nn.Module):
         self.revision = revision
         self.weights_sha256 = hash_parameters(model)
         self.template = (
-            read_template(tokenizer, name=settings.name) if settings.chat_template else plain_text()
+            read_template(tokenizer, name=settings.name)
+            if settings.chat_template
+            else ChatTemplate()
         )
         self.end_id = self._end_of_turn()
-        self.end_ids = self._all_ends()
-        self.pad_id = self._padding()
-        self._forget_decoding_defaults()
-        self.max_length = min(settings.max_length, self._context())
+        configured = getattr(self.model.generation_config, "eos_token_id", None)
+        several = configured if isinstance(configured, list) else [configured]
+        ends = {self.end_id, tokenizer.eos_token_id, *several}
+        self.end_ids = frozenset(end for end in ends if end is not None)
+        choices = (tokenizer.pad_token_id, tokenizer.unk_token_id, self.end_id)
+        self.pad_id: int = next(choice for choice in choices if choice is not None)
+        # sampling, penalties and lengths that a checkpoint sets go: recipes decide on those
+        self.model.generation_config = GenerationConfig(
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=sorted(self.end_ids),
+            pad_token_id=self.pad_id,
+        )
+        context = getattr(self.config, "max_position_embeddings", None) or settings.max_length
+        self.max_length = min(settings.max_length, int(context))
+
+    @property
+    def config(self) -> Any:
+        """The library's configuration of the decoder."""
+        return self.model.config.get_text_config()
+
+    @property
+    def table(self) -> Tensor:
+        """The input embeddings `(vocabulary, E)`."""
+        table: Tensor = self.model.get_input_embeddings().weight
+        return table
 
     @property
     def width(self) -> int:
-        """D_llm, the size of an input embedding."""
-        return int(self.model.get_input_embeddings().weight.shape[1])
+        """E, the size of an input embedding."""
+        return int(self.table.shape[1])
 
     @property
     def dtype(self) -> torch.dtype:
         """The type of the input embeddings."""
-        dtype: torch.dtype = self.model.get_input_embeddings().weight.dtype
-        return dtype
+        return self.table.dtype
 
     @property
     def device(self) -> torch.device:
         """Where the input embeddings are."""
-        device: torch.device = self.model.get_input_embeddings().weight.device
-        return device
+        return self.table.device
 
     @property
     def attention(self) -> str:
         """The attention in use, as transformers names it: `sdpa`, `flex_attention`..."""
-        return str(self.model.config.get_text_config()._attn_implementation)
+        return str(self.config._attn_implementation)
 
     @property
     def takes_positions(self) -> bool:
@@ -102,43 +171,44 @@ class LanguageModel(nn.Module):
     @property
     def sliding_window(self) -> int | None:
         """Tokens that the narrowest attention layer sees; None where every layer sees all."""
-        config = self.model.config.get_text_config()
-        kinds = set(getattr(config, "layer_types", None) or ())
-        window = getattr(config, "sliding_window", None)
-        if kinds and kinds <= {"full_attention"}:
-            return None
-        return int(window) if window else None
+        kinds = set(getattr(self.config, "layer_types", None) or ())
+        window = getattr(self.config, "sliding_window", None)
+        return int(window) if window and kinds != {"full_attention"} else None
+
+    @property
+    def resumes_from_cache(self) -> bool:
+        """Whether questions can go on from the keys and values of a shared prefix, padded.
+
+        Not so with recurrent layers and without position ids.
+        """
+        kinds = set(getattr(self.config, "layer_types", None) or ())
+        return self.takes_positions and kinds <= _ATTENTION_LAYERS
 
     @property
     def keeps_questions_apart(self) -> bool:
         """Whether a mask and position ids can keep questions in one row from seeing each other.
 
-        Not so with recurrent layers, without position ids, and where a sliding window is
+        Not so where they cannot go on from a shared prefix either, and where a sliding window is
         narrower than the context, since a mask that is given replaces the library's own.
         """
-        config = self.model.config.get_text_config()
-        kinds = set(getattr(config, "layer_types", None) or ("full_attention",))
-        if not self.takes_positions or not kinds <= {"full_attention", "sliding_attention"}:
-            return False
         if self.attention not in ("sdpa", "eager", "flex_attention"):
             return False
-        return self.sliding_window is None or self.sliding_window >= self.max_length
+        window = self.sliding_window
+        return self.resumes_from_cache and (window is None or window >= self.max_length)
 
     @property
-    def resumes_from_cache(self) -> bool:
-        """Whether questions can go on from the keys and values of a shared prefix, padded."""
-        config = self.model.config.get_text_config()
-        kinds = set(getattr(config, "layer_types", None) or ("full_attention",))
-        return self.takes_positions and kinds <= {"full_attention", "sliding_attention"}
+    def head_width(self) -> int:
+        """Channels of one attention head; of recurrent models, which have none, all."""
+        heads = getattr(self.config, "num_attention_heads", None) or 1
+        return int(getattr(self.config, "head_dim", None) or self.config.hidden_size // heads)
 
     @property
     def cache_bytes_per_token(self) -> int:
         """Bytes of keys and values that one token of one row takes."""
-        config = self.model.config.get_text_config()
-        heads = getattr(config, "num_attention_heads", None) or 1  # none in recurrent models
-        width = getattr(config, "head_dim", None) or config.hidden_size // heads
-        kept = getattr(config, "num_key_value_heads", None) or heads
-        return int(2 * config.num_hidden_layers * kept * width * self.dtype.itemsize)
+        heads = getattr(self.config, "num_attention_heads", None) or 1
+        kept = getattr(self.config, "num_key_value_heads", None) or heads
+        per_layer = 2 * kept * self.head_width * self.dtype.itemsize
+        return int(self.config.num_hidden_layers * per_layer)
 
     def forward(
         self,
@@ -146,35 +216,45 @@ class LanguageModel(nn.Module):
         *,
         at: tuple[Tensor, Tensor],
         mask: Any = None,
-        positions: Tensor | None = None,
+        position_ids: Tensor | None = None,
         cache: Any = None,
     ) -> Tensor:
-        """Return `(T, vocabulary)` logits at T chosen places of `(R, L, D_llm)` embeddings.
+        """Return `(T, vocabulary)` logits at T chosen places of `(R, L, E)` embeddings.
 
         Args:
-            embeddings: `(R, L, D_llm)`.
+            embeddings: `(R, L, E)`.
             at: rows and columns `(T,)` whose logits are wanted; the head sees no others.
             mask: `(R, K)` with 1 for tokens, 0 for padding, or `(R, 1, L, K)` booleans (True:
                 may attend) that replace the causal mask; K counts cached tokens too. Under
                 FlexAttention, its block mask.
-            positions: `(R, L)` position ids.
+            position_ids: `(R, L)`.
             cache: the library's cache of keys and values, extended in place.
         """
         arguments: dict[str, Any] = {}
-        if positions is not None and self.takes_positions:
-            arguments["position_ids"] = positions
+        if position_ids is not None and self.takes_positions:
+            arguments["position_ids"] = position_ids
         if mask is not None:
             dense = isinstance(mask, Tensor) and mask.ndim == 4
             arguments["attention_mask"] = self.prepare_mask(mask) if dense else mask
         if cache is not None:
             arguments["past_key_values"] = cache
-        with head_only_at(self.model, *at):
+        with _head_only_at(self.model, *at):
             output = self.model(inputs_embeds=embeddings, use_cache=cache is not None, **arguments)
         logits: Tensor = output.logits
         return logits
 
+    def prepare_mask(self, mask: Tensor) -> Tensor:
+        """Return a mask `(R, 1, L, K)` (True: may attend) in the form that the attention takes.
+
+        SDPA takes booleans; eager attention adds its mask to the scores.
+        """
+        if self.attention == "sdpa":
+            return mask
+        blocked = torch.finfo(self.dtype).min
+        return torch.zeros_like(mask, dtype=self.dtype).masked_fill(~mask, blocked)
+
     def embed(self, ids: Tensor) -> Tensor:
-        """Return input embeddings `(..., D_llm)` of token ids `(...)`."""
+        """Return input embeddings `(..., E)` of token ids `(...)`."""
         embeddings: Tensor = self.model.get_input_embeddings()(ids)
         return embeddings
 
@@ -191,10 +271,8 @@ class LanguageModel(nn.Module):
     def prefix_ids(self, *, image: bool) -> list[int]:
         """Return the ids before the visual tokens, or before the question where there are none."""
         ids = self.encode(self.template.head + (self.settings.image_prefix if image else ""))
-        tokenizer = self.tokenizer
-        added: list[int] = tokenizer("")["input_ids"]
-        begin = tokenizer.bos_token_id
-        if begin is not None and begin in added and ids[:1] != [begin]:
+        begin = self.tokenizer.bos_token_id
+        if begin is not None and begin in self.tokenizer("")["input_ids"] and ids[:1] != [begin]:
             ids = [begin, *ids]
         return ids
 
@@ -220,40 +298,28 @@ class LanguageModel(nn.Module):
         reply = joint[len(question) :] if in_context else self.encode(joiner + answer)
         return question, [*reply, self.end_id]
 
-    def prepare_mask(self, mask: Tensor) -> Tensor:
-        """Return a mask `(R, 1, Q, K)` (True: may attend) in the form that the attention takes.
-
-        SDPA takes booleans; eager attention adds its mask to the scores.
-        """
-        if self.attention == "sdpa":
-            return mask
-        blocked = torch.finfo(self.dtype).min
-        return torch.zeros_like(mask, dtype=self.dtype).masked_fill(~mask, blocked)
-
     def facts(self) -> dict[str, Any]:
         """Return the fields of `record.LanguageModelFacts`, of the weights as they were loaded."""
-        adapters = ".lora_"
-        kind, _, name = self.source.partition(":")
-        local = kind in ("folder", "gguf") and Path(self.settings.name).name == name
+        kind, _, file = self.source.partition(":")
+        local = kind in ("folder", "gguf") and Path(self.settings.name).name == file
+        own = (p for name, p in self.model.named_parameters() if ".lora_" not in name)
         return {
-            "name": name if local else self.settings.name,
+            "name": file if local else self.settings.name,
             "source": self.source,
             "revision": self.revision,
             "weights_sha256": self.weights_sha256,
             "pretrained": self.pretrained,
-            "parameters": sum(
-                p.numel() for name, p in self.model.named_parameters() if adapters not in name
-            ),
-            "vocabulary": int(self.model.get_input_embeddings().weight.shape[0]),
+            "parameters": sum(parameter.numel() for parameter in own),
+            "vocabulary": int(self.table.shape[0]),
         }
 
     def _end_of_turn(self) -> int:
-        end: int | None = self.tokenizer.eos_token_id
         if self.template.tail:
             after = self.encode(self.template.between.lstrip())
             special = {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
             if after and after[0] in special:
                 return after[0]
+        end: int | None = self.tokenizer.eos_token_id
         if end is None:
             raise WeightsError(
                 f"LLM {self.settings.name}: its tokenizer has no end-of-sequence token, so an "
@@ -261,74 +327,21 @@ class LanguageModel(nn.Module):
             )
         return end
 
-    def _all_ends(self) -> frozenset[int]:
-        configured = getattr(self.model.generation_config, "eos_token_id", None)
-        several = configured if isinstance(configured, list) else [configured]
-        ends = {self.end_id, self.tokenizer.eos_token_id, *several}
-        return frozenset(end for end in ends if end is not None)
 
-    def _forget_decoding_defaults(self) -> None:
-        """Drop sampling, penalties and lengths that a checkpoint sets: recipes decide on those."""
-        from transformers import GenerationConfig
+@contextlib.contextmanager
+def _head_only_at(model: Any, rows_T: Tensor, columns_T: Tensor) -> Iterator[None]:
+    """Let a causal LM's head see only the hidden states at `(rows, columns)`.
 
-        self.model.generation_config = GenerationConfig(
-            bos_token_id=self.tokenizer.bos_token_id,
-            eos_token_id=sorted(self.end_ids),
-            pad_token_id=self.pad_id,
-        )
-
-    def _padding(self) -> int:
-        choices = (self.tokenizer.pad_token_id, self.tokenizer.unk_token_id, self.end_id)
-        return next(choice for choice in choices if choice is not None)
-
-    def _context(self) -> int:
-        config = self.model.config.get_text_config()
-        length = getattr(config, "max_position_embeddings", None)
-        return int(length) if length else self.settings.max_length
-
-
-def load_language_model(
-    settings: LanguageModelSettings, *, weights: Path | None = None
-) -> LanguageModel:
-    """Load the language model that a recipe names, in eval mode, on the CPU.
-
-    Args:
-        settings: the recipe's `[llm]`; `name` is a registered name (`tiny-llama`,
-            `smollm2-135m`), a folder, a `.gguf` file, or a Hub id.
-        weights: a folder or `.gguf` file to load instead of the name's own source.
-
-    Raises:
-        UnknownNameError: not a name, a folder, a file or the form of a Hub id.
-        WeightsError: unreachable, damaged, or not a causal language model.
+    The vocabulary is the widest layer of a small language model. What follows the head in the
+    library's models (scaling, soft-capping) is elementwise, so it holds for any of them.
     """
-    from encoder_bench.mllm.language_sources import load_source
+    head: nn.Module = model.get_output_embeddings()
 
-    loaded = load_source(settings.name, dtype=getattr(torch, settings.dtype), weights=weights)
-    language = LanguageModel(
-        loaded.model,
-        loaded.tokenizer,
-        settings,
-        pretrained=loaded.pretrained,
-        source=loaded.source,
-        revision=loaded.revision,
-    )
-    if settings.gradient_checkpointing:
-        recompute_activations(language.model, key="llm.gradient_checkpointing")
-    return language.eval()
+    def select(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (arguments[0][rows_T, columns_T], *arguments[1:])
 
-
-def count_parameters(settings: LanguageModelSettings) -> int | None:
-    """Return a language model's parameters from its configuration alone; None if not at hand.
-
-    No weights are read and the network is not used.
-    """
-    from transformers import AutoModelForCausalLM
-
-    from encoder_bench.mllm.language_sources import find_config
-
-    config = find_config(settings.name)
-    if config is None:
-        return None
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    return sum(int(parameter.numel()) for parameter in model.parameters())
+    handle = head.register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,8 +1,7 @@
 """How much memory a training step of the language model takes, before anything is loaded.
 
-What belongs here: arithmetic on a configuration. The counts of saved tensors were taken with
-autograd's own hooks on transformers' Llama (and a test takes them again); other decoders of the
-same shape differ by a few tensors a layer.
+The counts of saved tensors were taken with autograd's own hooks on transformers' Llama (and a test
+takes them again); other decoders of the same shape differ by a few tensors per layer.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from encoder_bench.base.recipes import LanguageModelSettings
+from encoder_bench.mllm.loading import count_parameters, find_config
 
 ADAMW_BYTES = 12
 """Gradient and both moments of one float32 parameter."""
@@ -60,36 +60,32 @@ def estimate(
     answer_tokens: int = 4,
     shared_prefix: bool = True,
 ) -> MemoryEstimate | None:
-    """Return the memory of one step on so many images; None without a configuration at hand.
+    """Return the memory of one forward pass on `images`; None without a configuration at hand.
 
     Args:
         settings: the recipe's `[llm]`.
         images: images in one forward pass.
         questions_per_image: questions on each.
-        visual_tokens: M.
+        visual_tokens: visual tokens per image.
         question_tokens: tokens of a question with its template.
         answer_tokens: tokens of an answer.
         shared_prefix: whether an image's questions stand in one row.
     """
-    from encoder_bench.mllm.language import count_parameters
-    from encoder_bench.mllm.language_sources import find_config
-
     config, parameters = find_config(settings.name), count_parameters(settings)
     if config is None or parameters is None:
         return None
     config = config.get_text_config()
     size = getattr(torch, settings.dtype).itemsize
     asked = question_tokens + answer_tokens
-    length = visual_tokens + (questions_per_image * asked if shared_prefix else asked)
-    rows = images if shared_prefix else images * questions_per_image
     answers = images * questions_per_image * answer_tokens
+    trained = {"full": parameters, "frozen": 0, "lora": _lora_parameters(settings, config)}
     return MemoryEstimate(
         weights=parameters * size,
-        optimizer=_trained(settings, config, parameters) * ADAMW_BYTES,
+        optimizer=trained[settings.train] * ADAMW_BYTES,
         activations=activation_bytes(
             config,
-            rows=rows,
-            length=length,
+            rows=images if shared_prefix else images * questions_per_image,
+            length=visual_tokens + (questions_per_image * asked if shared_prefix else asked),
             size=size,
             trained=settings.train != "frozen",
             masked=shared_prefix and questions_per_image > 1,
@@ -113,8 +109,8 @@ def activation_bytes(
 
     Args:
         config: of a Llama-like decoder, or a `Decoder`.
-        rows: R.
-        length: L, tokens of a row.
+        rows: of the forward pass.
+        length: tokens of a row.
         size: bytes of one activation.
         trained: whether its own weights get gradients; if not, inputs of linear maps are not kept.
         masked: whether attention takes a mask, of which each layer keeps a copy.
@@ -130,12 +126,8 @@ def activation_bytes(
     return int(rows * length * layers * kept * size)
 
 
-def _trained(settings: LanguageModelSettings, config: Any, parameters: int) -> int:
-    """Return how many of the language model's parameters train; LoRA's are two thin factors."""
-    if settings.train == "full":
-        return parameters
-    if settings.train == "frozen":
-        return 0
+def _lora_parameters(settings: LanguageModelSettings, config: Any) -> int:
+    """Return the parameters of low-rank adapters: two thin factors at each linear map."""
     width = config.hidden_size
     inner = getattr(config, "intermediate_size", None) or 4 * width
     heads = config.num_attention_heads

@@ -1,10 +1,7 @@
 """The multimodal LLM: encoder, projector and language model in one module.
 
-What belongs here: pixels to features, features to visual tokens, their splice between the text
-tokens, and the loss. How rows are laid out is `packing.py`'s job, answers are `generation.py`'s,
-what trains is `trainable.py`'s.
-
-Axes: B images, N patch tokens, D encoder width, M visual tokens, D_llm language model width.
+Axes: B images, N patch tokens, D encoder width, M visual tokens, E LLM width, R rows, L tokens of
+a row, T answer tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -17,11 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from encoder_bench.encoders.encoder import Encoder
-from encoder_bench.mllm.attention import training_kernel
-from encoder_bench.mllm.batch import TrainingBatch
+from encoder_bench.mllm.attention import FLEX, training_kernel
 from encoder_bench.mllm.language import LanguageModel
+from encoder_bench.mllm.packing import PackedRows, TrainingBatch, pack
 from encoder_bench.mllm.projectors.projector import Projector
-from encoder_bench.mllm.shared_rows import Rows, lay_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +37,7 @@ class MLLM(nn.Module):
 
     Attributes:
         encoder: `(B, 3, H, W) -> (B, N, D)`.
-        projector: `(B, N, D) -> (B, M, D_llm)`.
+        projector: `(B, N, D) -> (B, M, E)`.
         language: the causal language model with its tokenizer.
     """
 
@@ -53,7 +49,7 @@ class MLLM(nn.Module):
         self.language = language
 
     def parts(self) -> dict[str, nn.Module]:
-        """Return the parts that are trained, frozen and proved each on its own."""
+        """Return the parts that are trained, frozen and verified each on its own."""
         return {"encoder": self.encoder, "projector": self.projector, "llm": self.language.model}
 
     @property
@@ -75,7 +71,7 @@ class MLLM(nn.Module):
         return frozen
 
     def visual_tokens(self, features: Tensor) -> Tensor:
-        """Return `(B, M, D_llm)` visual tokens of `(B, N, D)` patch tokens."""
+        """Return `(B, M, E)` visual tokens of `(B, N, D)` patch tokens."""
         dtype = next(self.projector.parameters()).dtype
         tokens: Tensor = self.projector(features.to(dtype))
         return tokens
@@ -89,10 +85,10 @@ class MLLM(nn.Module):
         Raises:
             DataError: a question is longer than the context; names the image.
         """
-        rows, visual = self._laid_out(batch)
+        rows, visual = self._pack(batch)
         with training_kernel(rows, self.language):
-            logits = self.answer_logits(rows, visual)
-        total = F.cross_entropy(logits.float(), rows.targets, reduction="sum")
+            logits_TV = self.answer_logits(rows, visual)
+        total = F.cross_entropy(logits_TV.float(), rows.targets, reduction="sum")
         return LossSum(total, len(rows.targets))
 
     def forward(self, batch: TrainingBatch) -> Tensor:
@@ -100,42 +96,46 @@ class MLLM(nn.Module):
         return self.loss(batch).total
 
     def logits(self, batch: TrainingBatch) -> Tensor:
-        """Return `(T, vocabulary)` logits that predict the T answer tokens of a batch.
+        """Return `(T, V)` logits that predict the answer tokens of a batch.
 
         Raises:
             DataError: a question is longer than the context; names the image.
         """
-        return self.answer_logits(*self._laid_out(batch))
+        return self.answer_logits(*self._pack(batch))
 
-    def answer_logits(self, rows: Rows, visual: Tensor | None) -> Tensor:
-        """Return `(T, vocabulary)` logits that predict the answer tokens of `rows`.
+    def answer_logits(self, rows: PackedRows, visual: Tensor | None) -> Tensor:
+        """Return `(T, V)` logits that predict the answer tokens of `rows`.
 
         Args:
             rows: on the language model's device.
-            visual: `(B, M, D_llm)`, None for text only.
+            visual: `(B, M, E)`, None for text only.
         """
-        flexible = self.language.attention == "flex_attention"
-        logits: Tensor = self.language(
+        flexible = self.language.attention == FLEX
+        logits_TV: Tensor = self.language(
             self.splice(rows, visual),
             mask=rows.block_mask() if flexible else rows.mask(),
-            positions=rows.positions,
+            position_ids=rows.position_ids,
             at=(rows.loss_rows, rows.loss_columns),
         )
-        return logits
+        return logits_TV
 
-    def _laid_out(self, batch: TrainingBatch) -> tuple[Rows, Tensor | None]:
-        visual = self._visual_of(batch)
-        rows = lay_out(batch, visual_tokens=0 if visual is None else visual.shape[1])
+    def _pack(self, batch: TrainingBatch) -> tuple[PackedRows, Tensor | None]:
+        visual = None
+        if batch.features is not None:
+            visual = self.visual_tokens(batch.features)
+        elif batch.pixels is not None:
+            visual = self.visual_tokens(self.features(batch.pixels))
+        rows = pack(batch, visual_tokens=0 if visual is None else visual.shape[1])
         return rows.to(self.language.device), visual
 
-    def splice(self, rows: Rows, visual: Tensor | None) -> Tensor:
-        """Return `(R, L, D_llm)` input embeddings: text embedded, visual tokens in their places."""
-        text = self.language.embed(rows.input_ids)
+    def splice(self, rows: PackedRows, visual: Tensor | None) -> Tensor:
+        """Return `(R, L, E)` input embeddings: text embedded, visual tokens in their places."""
+        text_RLE = self.language.embed(rows.input_ids)
         if visual is None:
-            return text
-        flat = visual.flatten(0, 1).to(text.dtype)
-        is_visual = rows.visual_index >= 0
-        return text.index_put(is_visual.nonzero(as_tuple=True), flat[rows.visual_index[is_visual]])
+            return text_RLE
+        is_visual_RL = rows.visual_index >= 0
+        spliced = visual.flatten(0, 1).to(text_RLE.dtype)[rows.visual_index[is_visual_RL]]
+        return text_RLE.index_put(is_visual_RL.nonzero(as_tuple=True), spliced)
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode; a part without trainable parameters stays in eval mode."""
@@ -143,13 +143,6 @@ class MLLM(nn.Module):
         for part in self.parts().values():
             _quieten(part)
         return self
-
-    def _visual_of(self, batch: TrainingBatch) -> Tensor | None:
-        if batch.features is not None:
-            return self.visual_tokens(batch.features)
-        if batch.pixels is not None:
-            return self.visual_tokens(self.features(batch.pixels))
-        return None
 
 
 def _quieten(part: nn.Module) -> None:

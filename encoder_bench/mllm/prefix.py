@@ -1,17 +1,14 @@
-"""The image prefix: what stands before every question on an image, computed once an image.
+"""The shared prefix of generation: what stands before every question on an image, computed once.
 
-What belongs here: prefix embeddings, their keys and values, and cutting questions into batches
-that fit into memory beside them. Decoding is `generation.py`'s job, likelihoods `scoring.py`'s.
-
-Shapes: G prefixes (one an image, or one for text only), P tokens each, R rows (questions).
+Axes: G prefixes (one per image, or one for text only), P tokens each, R rows (questions), Q
+question tokens, B images, M visual tokens, E LLM width.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,11 +18,10 @@ from encoder_bench.mllm.language import LanguageModel
 
 _CPU_CACHE_BYTES = 2**30
 _DEVICE_SHARE = 0.25
-_MOST_ROWS = 256
+MAX_ROWS = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """Token ids asked about one image; `image` counts prefixes."""
 
     image: int
@@ -33,10 +29,10 @@ class Question:
 
 
 class Prefix:
-    """The tokens before the question, of each image: `(G, P, D_llm)`.
+    """The tokens before the question, of each image.
 
     Attributes:
-        embeddings: `(G, P, D_llm)`.
+        embeddings: `(G, P, E)`.
         length: P.
         with_image: whether visual tokens stand in it.
     """
@@ -46,7 +42,7 @@ class Prefix:
 
         Args:
             language: the language model.
-            visual: `(B, M, D_llm)`, or None for one prefix of text alone.
+            visual: `(B, M, E)`, or None for one prefix of text alone.
         """
         ids = language.prefix_ids(image=visual is not None)
         text = language.embed(torch.tensor([ids], dtype=torch.long, device=language.device))
@@ -59,17 +55,33 @@ class Prefix:
         self._language = language
         self._cache: Any = None
 
+    def questions(self, prompts: Sequence[Sequence[str]]) -> list[Question]:
+        """Tokenise prompts, one group per image; without images all share the one text prefix.
+
+        Raises:
+            ValueError: not one group of prompts per image.
+        """
+        image = self.with_image
+        if image and len(self.embeddings) != len(prompts):
+            raise ValueError(f"{len(self.embeddings)} images for {len(prompts)} groups of prompts")
+        return [
+            Question(index if image else 0, tuple(self._language.question_ids(prompt, image=image)))
+            for index, group in enumerate(prompts)
+            for prompt in group
+        ]
+
     def cache_for(self, questions: Sequence[Question]) -> Any:
         """Return a cache of keys and values whose rows are the prefixes of `questions`."""
+        device = self.embeddings.device
         if self._cache is None:
             self._cache = self.new_cache()
             if self.length:
-                self._language(self.embeddings, cache=self._cache, at=_nowhere(self.embeddings))
+                nowhere = torch.empty(0, dtype=torch.long, device=device)
+                self._language(self.embeddings, cache=self._cache, at=(nowhere, nowhere))
         selected = copy.copy(self._cache)
         selected.layers = [copy.copy(layer) for layer in self._cache.layers]
         if self.length:
-            rows = torch.tensor([q.image for q in questions], device=self.embeddings.device)
-            selected.batch_select_indices(rows)
+            selected.batch_select_indices(torch.tensor([q.image for q in questions], device=device))
         return selected
 
     def new_cache(self) -> Any:
@@ -77,6 +89,22 @@ class Prefix:
         from transformers import DynamicCache
 
         return DynamicCache(config=self._language.model.config)
+
+    def check_context(self, questions: Sequence[Question], new_tokens: int) -> None:
+        """Check that every question and its answer fit into the context.
+
+        Raises:
+            DataError: one does not; shows how it begins.
+        """
+        for question in questions:
+            length = self.length + len(question.ids) + new_tokens
+            if length > self._language.max_length:
+                begins = self._language.decode(list(question.ids[:16]))
+                raise DataError(
+                    f"prompt '{begins}...' needs {length} tokens with its answer ({self.length} "
+                    f"before it), the language model's context has {self._language.max_length}; "
+                    "shorten the prompt, or lower --visual-tokens or the task's max_new_tokens"
+                )
 
     def batches(
         self, questions: Sequence[Question], *, new_tokens: int, copies: int = 1
@@ -93,11 +121,13 @@ class Prefix:
         """
         window = self._language.sliding_window
         token_bytes = self._language.cache_bytes_per_token
-        budget = _cache_budget(self.embeddings.device)
+        device, budget = self.embeddings.device, _CPU_CACHE_BYTES
+        if device.type == "cuda":
+            budget = int(torch.cuda.mem_get_info(device)[0] * _DEVICE_SHARE)
         batch: list[Question] = []
         for question in questions:
             length = self.length + len(question.ids) + new_tokens
-            rows = max(1, min(_MOST_ROWS, budget // (length * token_bytes)) // copies)
+            rows = max(1, min(MAX_ROWS, budget // (length * token_bytes)) // copies)
             apart = bool(batch) and window is not None and length > window
             if len(batch) >= rows or (apart and len(batch[-1].ids) != len(question.ids)):
                 yield batch
@@ -105,62 +135,3 @@ class Prefix:
             batch.append(question)
         if batch:
             yield batch
-
-
-def make_questions(
-    language: LanguageModel, visual: Tensor | None, prompts: Sequence[Sequence[str]]
-) -> list[Question]:
-    """Tokenise prompts, one group an image; without images all share the one text prefix.
-
-    Raises:
-        ValueError: not one group of prompts an image.
-    """
-    if visual is not None and len(visual) != len(prompts):
-        raise ValueError(f"{len(visual)} images for {len(prompts)} groups of prompts")
-    image = visual is not None
-    return [
-        Question(index if image else 0, tuple(language.question_ids(prompt, image=image)))
-        for index, group in enumerate(prompts)
-        for prompt in group
-    ]
-
-
-def check_context(
-    language: LanguageModel, prefix: Prefix, questions: Sequence[Question], new_tokens: int
-) -> None:
-    """Check that every question and its answer fit into the context.
-
-    Raises:
-        DataError: one does not; shows how it begins.
-    """
-    for question in questions:
-        length = prefix.length + len(question.ids) + new_tokens
-        if length > language.max_length:
-            begins = language.decode(list(question.ids[:16]))
-            raise DataError(
-                f"prompt '{begins}...' needs {length} tokens with its answer ({prefix.length} "
-                f"before it), the language model's context has {language.max_length}; shorten "
-                "the prompt, or lower --visual-tokens or the task's max_new_tokens"
-            )
-
-
-def left_padded(language: LanguageModel, questions: Sequence[Question]) -> tuple[Tensor, Tensor]:
-    """Return ids `(R, Q)` and their mask `(R, Q)` (1: a token), ends aligned."""
-    longest = max(len(question.ids) for question in questions)
-    gaps = [longest - len(question.ids) for question in questions]
-    ids = [[language.pad_id] * gap + [*q.ids] for gap, q in zip(gaps, questions, strict=True)]
-    mask = [[0] * gap + [1] * (longest - gap) for gap in gaps]
-    return torch.tensor(ids, device=language.device), torch.tensor(mask, device=language.device)
-
-
-def _nowhere(embeddings: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the positions at which a prefix needs logits: none."""
-    empty = torch.empty(0, dtype=torch.long, device=embeddings.device)
-    return empty, empty
-
-
-def _cache_budget(device: torch.device) -> int:
-    """Return how many bytes of keys and values a batch may hold."""
-    if device.type != "cuda":
-        return _CPU_CACHE_BYTES
-    return int(torch.cuda.mem_get_info(device)[0] * _DEVICE_SHARE)

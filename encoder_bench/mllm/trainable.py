@@ -1,8 +1,4 @@
-"""What trains and what stays frozen, and the proof of it after training.
-
-What belongs here: switching parts on and off, low-rank adapters, snapshots, and their comparison.
-The optimizer and its learning rates are the training room's.
-"""
+"""What trains and what stays frozen, low-rank adapters, and the proof of it after training."""
 
 from __future__ import annotations
 
@@ -44,7 +40,7 @@ def set_trainable(mllm: MLLM, *, encoder: bool, llm: Literal["frozen", "lora", "
     mllm.encoder.requires_grad_(encoder)
     mllm.projector.requires_grad_(True)
     language = mllm.language.model
-    if llm == "lora" and not _adapters(language):
+    if llm == "lora" and not any(_ADAPTER in name for name, _ in language.named_parameters()):
         add_lora(language, mllm.language.settings.lora)
     for name, parameter in language.named_parameters():
         parameter.requires_grad_(llm == "full" or (llm == "lora" and _ADAPTER in name))
@@ -76,9 +72,9 @@ def add_lora(language: Any, settings: LoraSettings) -> None:
         raise RecipeError(
             f"llm.lora.target_modules {targets!r}: nothing in the language model has that name"
         ) from error
-    for name in _adapters(language):
-        parameter = language.get_parameter(name)
-        parameter.data = parameter.data.float()
+    for name, parameter in language.named_parameters():
+        if _ADAPTER in name:
+            parameter.data = parameter.data.float()
 
 
 def check_lora_confined(mllm: MLLM) -> None:
@@ -110,21 +106,28 @@ class PartSnapshot:
     frozen: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """Every part of an MLLM before training."""
-
-    parts: dict[str, PartSnapshot]
+def snapshot(mllm: MLLM) -> dict[str, PartSnapshot]:
+    """Return each part's hashes, with copies of the weights that `set_trainable` lets move."""
+    return {name: _snapshot_part(part) for name, part in mllm.parts().items()}
 
 
-def snapshot(mllm: MLLM) -> Snapshot:
-    """Return hashes of all weights, and copies of those that `set_trainable` lets move."""
-    return Snapshot({name: _snapshot_part(part) for name, part in mllm.parts().items()})
+def _snapshot_part(part: nn.Module) -> PartSnapshot:
+    parameters = dict(part.named_parameters())
+    return PartSnapshot(
+        sha256=hash_parameters(part),
+        norm=_norm(p.detach().double() for p in parameters.values()),
+        trainable={
+            name: p.detach().to("cpu", copy=True)
+            for name, p in parameters.items()
+            if p.requires_grad
+        },
+        frozen={name: _digest(p) for name, p in parameters.items() if not p.requires_grad},
+    )
 
 
 def prove(
     mllm: MLLM,
-    before: Snapshot,
+    before: Mapping[str, PartSnapshot],
     *,
     should_train: Mapping[str, bool],
     gradient_norms: Mapping[str, tuple[float | None, float | None]] | None = None,
@@ -141,37 +144,41 @@ def prove(
         ProofError: a part that should be frozen has trainable parameters or differs in one bit;
             a part that should train did not move; a frozen weight inside a trained part moved.
     """
-    norms = gradient_norms or {}
-    return {
-        name: _prove_part(
-            name,
-            part,
-            before.parts[name],
+    proofs = {}
+    for name, part in mllm.parts().items():
+        first, last = (gradient_norms or {}).get(name, (None, None))
+        after = hash_parameters(part)
+        change = _verified_change(name, part, before[name], after, should_train=should_train[name])
+        proofs[name] = PartProof(
             should_train=should_train[name],
-            norms=norms.get(name, (None, None)),
+            parameters=sum(p.numel() for p in part.parameters()),
+            trainable_parameters=sum(p.numel() for p in part.parameters() if p.requires_grad),
+            first_gradient_norm=first,
+            last_gradient_norm=last,
+            relative_change=change,
+            sha256_before=before[name].sha256,
+            sha256_after=after,
         )
-        for name, part in mllm.parts().items()
-    }
+    return proofs
 
 
-def _prove_part(
-    name: str,
-    part: nn.Module,
-    before: PartSnapshot,
-    *,
-    should_train: bool,
-    norms: tuple[float | None, float | None],
-) -> PartProof:
+def _verified_change(
+    name: str, part: nn.Module, before: PartSnapshot, after: str, *, should_train: bool
+) -> float:
+    """Return ||after - before|| / ||before|| of a part in which only what should moved."""
     parameters = dict(part.named_parameters())
     if set(parameters) != set(before.trainable) | set(before.frozen):
         raise ProofError(f"{name}: it has other parameters than before training")
-    trainable = {key: p for key, p in parameters.items() if p.requires_grad}
-    after = hash_parameters(part)
     moved = [key for key, digest in before.frozen.items() if _digest(parameters[key]) != digest]
     if moved:
         raise ProofError(f"{name}: frozen weights changed in training: {_some(moved)}")
-    change = _distance(before.trainable, parameters) / before.norm if before.norm else 0.0
+    changes = (
+        parameters[key].detach().cpu().double() - old.double()
+        for key, old in before.trainable.items()
+    )
+    change = _norm(changes) / before.norm if before.norm else 0.0
     if not should_train:
+        trainable = [key for key, p in parameters.items() if p.requires_grad]
         if trainable:
             raise ProofError(f"{name}: should be frozen, yet may train: {_some(trainable)}")
         if after != before.sha256:
@@ -180,40 +187,11 @@ def _prove_part(
         raise ProofError(f"{name}: should train, yet none of its parameters may")
     elif not math.isfinite(change) or change == 0.0:
         raise ProofError(f"{name}: should train, yet its relative change is {change}")
-    return PartProof(
-        should_train=should_train,
-        parameters=sum(p.numel() for p in parameters.values()),
-        trainable_parameters=sum(p.numel() for p in trainable.values()),
-        first_gradient_norm=norms[0],
-        last_gradient_norm=norms[1],
-        relative_change=change,
-        sha256_before=before.sha256,
-        sha256_after=after,
-    )
+    return change
 
 
-def _snapshot_part(part: nn.Module) -> PartSnapshot:
-    parameters = dict(part.named_parameters())
-    squares = sum(p.detach().double().square().sum().item() for p in parameters.values())
-    return PartSnapshot(
-        sha256=hash_parameters(part),
-        norm=math.sqrt(squares),
-        trainable={
-            name: p.detach().to("cpu", copy=True)
-            for name, p in parameters.items()
-            if p.requires_grad
-        },
-        frozen={name: _digest(p) for name, p in parameters.items() if not p.requires_grad},
-    )
-
-
-def _distance(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> float:
-    """Return the L2 norm of the change over the parameters in `before`."""
-    squares = 0.0
-    for name, old in before.items():
-        new = after[name].detach().cpu().double()
-        squares += (new - old.double()).square().sum().item()
-    return math.sqrt(squares)
+def _norm(tensors: Iterable[Tensor]) -> float:
+    return math.sqrt(sum(tensor.square().sum().item() for tensor in tensors))
 
 
 def _digest(tensor: Tensor) -> str:
@@ -222,11 +200,6 @@ def _digest(tensor: Tensor) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _adapters(module: nn.Module) -> list[str]:
-    return [name for name, _ in module.named_parameters() if _ADAPTER in name]
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
-    return ", ".join(listed[:_SHOWN]) + more
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -13,8 +13,8 @@ import torch
 from encoder_bench.base.record import EncoderFacts
 from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.encoders.registry import load_encoder
-from encoder_bench.mllm.gradient_checkpointing import recompute_activations
-from encoder_bench.mllm.language import load_language_model
+from encoder_bench.mllm.gradient_checkpointing import enable_gradient_checkpointing
+from encoder_bench.mllm.loading import load_language_model
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.projectors import build_projector
 from encoder_bench.mllm.trainable import set_trainable
@@ -60,7 +60,7 @@ def build_mllm(plan: RunPlan) -> MLLM:
     mllm = MLLM(encoder, projector, language)
     set_trainable(mllm, encoder=plan.joint, llm=plan.adapter.llm.train)
     if plan.joint and plan.adapter.encoder.gradient_checkpointing:
-        recompute_activations(encoder.backbone, key="encoder.gradient_checkpointing")
+        enable_gradient_checkpointing(encoder.backbone, key="encoder.gradient_checkpointing")
     return mllm
 
 

@@ -149,7 +149,7 @@ def _llm_parameters(plan: RunPlan, unknown: list[str]) -> int | None:
 
 @functools.cache
 def _count_parameters(settings: LanguageModelSettings) -> int | None:
-    from encoder_bench.mllm.language import count_parameters
+    from encoder_bench.mllm.loading import count_parameters
 
     return count_parameters(settings)
 

@@ -1,19 +1,25 @@
-"""Small real models for these tests: a ViT encoder, the seeded Llama, and what joins them."""
+"""Small real models for these tests: a ViT encoder, a seeded Llama, and what joins them."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 from PIL.Image import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor
-from transformers import ViTConfig, ViTModel
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    ViTConfig,
+    ViTModel,
+)
 
 from encoder_bench.base.recipes import LanguageModelSettings, LoraSettings, ProjectorSettings
 from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.projectors import build_projector
-from encoder_bench.mllm.tiny_llama import seeded_tiny_llama, seeded_tokenizer
 
 CHAT = (
     "{% for m in messages %}<s>{{ m.role }}\n{{ m.content }}</s>\n{% endfor %}"
@@ -52,14 +58,50 @@ class SmallViT(Encoder):
         return "resize 32"
 
 
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of 256 bytes and three special tokens: every text, losslessly."""
+    pad, begin, end = "<pad>", "<s>", "</s>"
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate([pad, begin, end, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{begin} $A", special_tokens=[(begin, vocabulary[begin])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=pad, bos_token=begin, eos_token=end
+    )
+
+
+def seeded_llama(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """A Llama in tiny-llama's shape with the same random weights at every call."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=6,
+        num_key_value_heads=6,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(20240607)
+        return LlamaForCausalLM(config)
+
+
 def small_language(
     *, chat: bool = False, lora: LoraSettings | None = None, max_length: int = 2048, **text: str
 ) -> LanguageModel:
-    """The seeded tiny-llama, with sharpened attention so that its answers vary with its input."""
-    tokenizer = seeded_tokenizer()
+    """`seeded_llama` with sharpened attention so that its answers vary with its input."""
+    tokenizer = byte_tokenizer()
     if chat:
         tokenizer.chat_template = CHAT
-    model = seeded_tiny_llama(tokenizer).eval()
+    model = seeded_llama(tokenizer).eval()
     with torch.no_grad():
         for parameter in model.model.layers.parameters():
             if parameter.ndim == 2:
@@ -67,9 +109,7 @@ def small_language(
     settings = LanguageModelSettings(
         chat_template=chat, lora=lora or LoraSettings(), max_length=max_length, **text
     )
-    return LanguageModel(
-        model, tokenizer, settings, pretrained=False, source="seeded:tiny-llama", revision=None
-    )
+    return LanguageModel(model, tokenizer, settings, pretrained=False, source="seeded:tiny-llama")
 
 
 def small_mllm(

@@ -8,8 +8,7 @@ from torch.nn import functional as F
 
 from encoder_bench.mllm import attention
 from encoder_bench.mllm.attention import FLEX, training_attention, why_not_flex
-from encoder_bench.mllm.packing import make_batch
-from encoder_bench.mllm.shared_rows import Rows, lay_out
+from encoder_bench.mllm.packing import PackedRows, make_batch, pack
 
 from .models import pixels, small_language, small_mllm
 from .test_packing import DIALOGUES, gradients
@@ -17,11 +16,11 @@ from .test_packing import DIALOGUES, gradients
 CPU = torch.device("cpu")
 
 
-def rows(*, shared: bool = True) -> Rows:
+def rows(*, shared: bool = True) -> PackedRows:
     batch = make_batch(
         small_language(), DIALOGUES, shared_prefix=shared, row_length=500, pixels=pixels(3)
     )
-    return lay_out(batch, visual_tokens=16)
+    return pack(batch, visual_tokens=16)
 
 
 def test_the_block_mask_shows_what_the_dense_mask_shows() -> None:
@@ -133,7 +132,7 @@ def test_short_rows_train_by_plain_products_in_bfloat16_alone(
         used.append(flags())
         with torch.no_grad():
             used.append(flags())
-        monkeypatch.setattr(attention, "_SHORT_ROW", 8)
+        monkeypatch.setattr(attention, "MAX_SHORT_ROW", 8)
         used.append(flags())
     assert used == [False, True, False, False]
 
@@ -144,7 +143,7 @@ def test_both_kernels_give_the_loss_and_gradients_of_each_other(
     batch = make_batch(small_language(), DIALOGUES, shared_prefix=True, pixels=pixels(3))
     found = []
     for limit in (320, 0):
-        monkeypatch.setattr(attention, "_SHORT_ROW", limit)
+        monkeypatch.setattr(attention, "MAX_SHORT_ROW", limit)
         with torch.autocast("cpu", torch.bfloat16):
             found.append(gradients(small_mllm(), batch))
     (loss, first), (expected, second) = found

@@ -36,7 +36,7 @@ def test_questions_of_one_image_differ() -> None:
 def test_utilisation_counts_the_operations_of_the_step() -> None:
     """A linear map costs 2 operations a weight and token forward, 4 more where it trains."""
     llm = {
-        "vocab_size": 300,
+        "vocab_size": 512,
         "hidden_size": 64,
         "intermediate_size": 128,
         "num_hidden_layers": 2,

@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 
 from encoder_bench.base.recipes import DecodingSettings
-from encoder_bench.mllm.conversation import Conversation, ask
-from encoder_bench.mllm.generate import generate
+from encoder_bench.mllm.generate import Conversation, generate
 
 from .models import small_language, small_mllm
 
@@ -32,7 +31,7 @@ def test_the_second_question_follows_the_first_answer(
         asked.append(prompts[0][0])
         return [["a cat"]]
 
-    monkeypatch.setattr("encoder_bench.mllm.conversation.generate", record)
+    monkeypatch.setattr("encoder_bench.mllm.generate.generate", record)
     conversation = Conversation(mllm, image(), SHORT)
     conversation.ask("What?")
     conversation.ask("Red?")
@@ -55,10 +54,10 @@ def test_one_question_is_what_generate_answers() -> None:
         features = mllm.features(mllm.encoder.transform(image())[None])
         visual = mllm.visual_tokens(features)
     (expected,) = generate(mllm, visual, [["What?"]], SHORT)[0]
-    assert ask(mllm, image(), "What?", SHORT) == expected
+    assert Conversation(mllm, image(), SHORT).ask("What?") == expected
 
 
 def test_text_only_needs_no_image() -> None:
     mllm = small_mllm()
     (expected,) = generate(mllm, None, [["What?"]], SHORT)[0]
-    assert ask(mllm, None, "What?", SHORT) == expected
+    assert Conversation(mllm, None, SHORT).ask("What?") == expected

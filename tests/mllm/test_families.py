@@ -9,13 +9,13 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from encoder_bench.base.recipes import DecodingSettings, LanguageModelSettings
-from encoder_bench.mllm.generate import generate, score
+from encoder_bench.mllm.generate import generate
 from encoder_bench.mllm.language import LanguageModel
+from encoder_bench.mllm.likelihood import score
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.packing import make_batch
-from encoder_bench.mllm.tiny_llama import seeded_tokenizer
 
-from .models import pixels, small_mllm
+from .models import byte_tokenizer, pixels, small_mllm
 from .test_generation import PROMPTS, plain_answer, visual_of
 from .test_packing import DIALOGUES
 
@@ -41,7 +41,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 
 def family(name: str) -> MLLM:
-    tokenizer = seeded_tokenizer()
+    tokenizer = byte_tokenizer()
     config = CONFIG_MAPPING[name](
         vocab_size=len(tokenizer),
         bos_token_id=tokenizer.bos_token_id,

@@ -9,8 +9,9 @@ from torch import Tensor
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.recipes import DecodingSettings
 from encoder_bench.mllm import generate as generation
-from encoder_bench.mllm.generate import generate, score
+from encoder_bench.mllm.generate import generate
 from encoder_bench.mllm.language import LanguageModel
+from encoder_bench.mllm.likelihood import score
 from encoder_bench.mllm.model import MLLM
 
 from .models import pixels, small_language, small_mllm
@@ -54,7 +55,7 @@ def visual_of(mllm: MLLM, images: int = 3) -> Tensor:
 @pytest.mark.parametrize("chat", [False, True])
 @pytest.mark.parametrize("rows", [256, 2])
 def test_equal_to_the_plain_library(chat: bool, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("encoder_bench.mllm.prefix._MOST_ROWS", rows)
+    monkeypatch.setattr("encoder_bench.mllm.prefix.MAX_ROWS", rows)
     mllm = small_mllm(language=small_language(chat=chat))
     visual = visual_of(mllm)
     answers = generate(mllm, visual, PROMPTS, DecodingSettings(max_new_tokens=12))

@@ -15,27 +15,27 @@ from encoder_bench.base.hashing import hash_parameters
 from encoder_bench.base.paths import cache_dir
 from encoder_bench.base.recipes import LanguageModelSettings
 from encoder_bench.base.record import LanguageModelFacts
-from encoder_bench.mllm.language import LanguageModel, count_parameters, load_language_model
+from encoder_bench.mllm.language import LanguageModel
+from encoder_bench.mllm.loading import count_parameters, load_language_model
 from encoder_bench.mllm.packing import ImageDialogue, make_batch
-from encoder_bench.mllm.tiny_llama import seeded_tiny_llama, seeded_tokenizer
 from encoder_bench.mllm.trainable import set_trainable
 from encoder_bench.pipeline.build import model_notes
 
-from .models import pixels, small_language, small_mllm
+from .models import byte_tokenizer, pixels, seeded_llama, small_language, small_mllm
 
 
 def test_seeded_weights_are_always_the_same_and_leave_the_generator_alone() -> None:
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    first = seeded_tiny_llama(seeded_tokenizer())
+    first = seeded_llama(byte_tokenizer())
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(6)
-    assert hash_parameters(first) == hash_parameters(seeded_tiny_llama(seeded_tokenizer()))
+    assert hash_parameters(first) == hash_parameters(seeded_llama(byte_tokenizer()))
 
 
 @pytest.mark.parametrize("text", ["How many dogs?", "Ünïcode 漢字 🙂", " two  spaces\n"])
 def test_the_seeded_tokenizer_keeps_every_text(text: str) -> None:
-    tokenizer = seeded_tokenizer()
+    tokenizer = byte_tokenizer()
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(ids) == text
 
@@ -52,8 +52,8 @@ def test_tiny_llama_loads_offline_with_facts() -> None:
 
 
 def test_a_folder_is_loaded_in_the_asked_dtype(tmp_path: Path) -> None:
-    tokenizer = seeded_tokenizer()
-    model = seeded_tiny_llama(tokenizer)
+    tokenizer = byte_tokenizer()
+    model = seeded_llama(tokenizer)
     model.save_pretrained(tmp_path / "llm")
     tokenizer.save_pretrained(tmp_path / "llm")
     settings = LanguageModelSettings(name=str(tmp_path / "llm"), dtype="bfloat16")
@@ -67,10 +67,10 @@ def test_a_folder_is_loaded_in_the_asked_dtype(tmp_path: Path) -> None:
 
 
 def test_a_model_without_pad_token_is_padded_by_a_token_that_it_has() -> None:
-    tokenizer = seeded_tokenizer()
+    tokenizer = byte_tokenizer()
     tokenizer.pad_token = None
     language = LanguageModel(
-        seeded_tiny_llama(seeded_tokenizer()),
+        seeded_llama(byte_tokenizer()),
         tokenizer,
         LanguageModelSettings(),
         pretrained=False,
@@ -84,8 +84,8 @@ def test_a_model_without_pad_token_is_padded_by_a_token_that_it_has() -> None:
 
 
 def test_a_model_without_end_token_is_refused() -> None:
-    model = seeded_tiny_llama(seeded_tokenizer())
-    tokenizer = seeded_tokenizer()
+    model = seeded_llama(byte_tokenizer())
+    tokenizer = byte_tokenizer()
     tokenizer.eos_token = None
     with pytest.raises(WeightsError, match="no end-of-sequence token"):
         LanguageModel(
@@ -122,11 +122,11 @@ def test_without_a_template_text_begins_with_the_begin_token_and_answers_with_a_
 
 
 def test_a_template_that_changes_its_content_is_refused() -> None:
-    tokenizer = seeded_tokenizer()
+    tokenizer = byte_tokenizer()
     tokenizer.chat_template = "{% for m in messages %}{{ m.content|lower }}{% endfor %}"
     with pytest.raises(WeightsError, match=r"llm\.chat_template = false"):
         LanguageModel(
-            seeded_tiny_llama(tokenizer),
+            seeded_llama(tokenizer),
             tokenizer,
             LanguageModelSettings(),
             pretrained=False,
@@ -141,8 +141,8 @@ def test_the_shorter_context_holds() -> None:
 
 
 def test_decoding_defaults_of_a_checkpoint_are_dropped() -> None:
-    tokenizer = seeded_tokenizer()
-    model = seeded_tiny_llama(tokenizer)
+    tokenizer = byte_tokenizer()
+    model = seeded_llama(tokenizer)
     model.generation_config.repetition_penalty = 1.3
     model.generation_config.eos_token_id = [2, 9]
     language = LanguageModel(
@@ -189,8 +189,8 @@ def test_a_damaged_gguf_file_is_one_clear_line(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path: Path) -> None:
-    tokenizer = seeded_tokenizer()
-    seeded_tiny_llama(tokenizer).save_pretrained(tmp_path)
+    tokenizer = byte_tokenizer()
+    seeded_llama(tokenizer).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     del weights["model.layers.2.mlp.up_proj.weight"]

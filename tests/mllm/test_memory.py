@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from encoder_bench.base.recipes import LanguageModelSettings, LoraSettings
-from encoder_bench.mllm.language import count_parameters
+from encoder_bench.mllm.loading import count_parameters
 from encoder_bench.mllm.memory import activation_bytes, estimate
 from encoder_bench.mllm.trainable import set_trainable
 

@@ -12,8 +12,7 @@ from torch.nn import functional as F
 
 from encoder_bench.base.errors import DataError
 from encoder_bench.mllm.model import MLLM
-from encoder_bench.mllm.packing import ImageDialogue, TrainingBatch, make_batch
-from encoder_bench.mllm.shared_rows import lay_out
+from encoder_bench.mllm.packing import ImageDialogue, TrainingBatch, make_batch, pack
 
 from .models import pixels, small_language, small_mllm
 
@@ -119,7 +118,7 @@ def test_a_question_does_not_see_the_others() -> None:
 def test_images_do_not_see_each_other_in_one_row() -> None:
     mllm = small_mllm()
     batch = replace(batch_of(mllm, DIALOGUES, shared=True), row_length=500)
-    rows = lay_out(batch, visual_tokens=16)
+    rows = pack(batch, visual_tokens=16)
     assert len(rows.input_ids) == 1
     mask = rows.mask()
     assert mask is not None
@@ -142,9 +141,9 @@ def test_packing_makes_no_row_longer_and_wastes_less() -> None:
     items = tuple(
         ImageDialogue(index, (("What is it?", "a dog"),) * (1 + index % 4)) for index in range(12)
     )
-    rows = lay_out(batch_of(mllm, items, shared=True), visual_tokens=16)
+    rows = pack(batch_of(mllm, items, shared=True), visual_tokens=16)
     longest = max(
-        lay_out(batch_of(mllm, (item,), shared=True), visual_tokens=16).input_ids.shape[1]
+        pack(batch_of(mllm, (item,), shared=True), visual_tokens=16).input_ids.shape[1]
         for item in items
     )
     assert rows.input_ids.shape[1] == longest
@@ -163,10 +162,10 @@ def test_layout_of_two_questions_as_the_module_shows_it() -> None:
         max_length=64,
         shared_prefix=True,
     )
-    rows = lay_out(batch, visual_tokens=3)
+    rows = pack(batch, visual_tokens=3)
     # v v v | a b _ c | d _ e: the joiner's space belongs to the answer, its end is not fed in
     assert rows.turn[0].tolist() == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2]
-    assert rows.positions[0].tolist() == [0, 1, 2, 3, 4, 5, 6, 3, 4, 5]
+    assert rows.position_ids[0].tolist() == [0, 1, 2, 3, 4, 5, 6, 3, 4, 5]
     assert rows.visual_index[0].tolist() == [0, 1, 2, *[-1] * 7]
     assert rows.loss_columns.tolist() == [4, 5, 6, 7, 8, 9]
 

@@ -11,7 +11,7 @@ import torch
 from encoder_bench.base.errors import RecipeError, UnknownNameError
 from encoder_bench.base.recipes import ProjectorSettings
 from encoder_bench.mllm.projectors import build_projector, projector_names
-from encoder_bench.mllm.projectors.grid import grid_of
+from encoder_bench.mllm.projectors.projector import grid_of
 
 
 @pytest.mark.parametrize("name", projector_names())

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from encoder_bench.base.errors import RecipeError
-from encoder_bench.mllm.gradient_checkpointing import recompute_activations
+from encoder_bench.mllm.gradient_checkpointing import enable_gradient_checkpointing
 from encoder_bench.pipeline.build import build_mllm
 from encoder_bench.pipeline.plan import make_plan
 
@@ -56,7 +56,7 @@ def test_blocks_of_both_libraries_run_twice(
     gradients = []
     for recomputed in (False, True):
         if recomputed:
-            recompute_activations(model, key="encoder.gradient_checkpointing")
+            enable_gradient_checkpointing(model, key="encoder.gradient_checkpointing")
         model.zero_grad()
         calls.clear()
         forward(model.train()).square().sum().backward()
@@ -85,4 +85,6 @@ def test_a_tuned_encoder_recomputes_by_recipe(encoder: str, tmp_path: Path) -> N
 
 def test_a_model_that_cannot_is_named() -> None:
     with pytest.raises(RecipeError, match=r"gradient_checkpointing: a Linear cannot"):
-        recompute_activations(nn.Sequential(nn.Linear(2, 2)), key="encoder.gradient_checkpointing")
+        enable_gradient_checkpointing(
+            nn.Sequential(nn.Linear(2, 2)), key="encoder.gradient_checkpointing"
+        )

@@ -9,7 +9,8 @@ import torch
 
 from encoder_bench.base.recipes import DecodingSettings, LanguageModelSettings
 from encoder_bench.mllm.generate import generate
-from encoder_bench.mllm.language import LanguageModel, load_language_model
+from encoder_bench.mllm.language import LanguageModel
+from encoder_bench.mllm.loading import load_language_model
 from encoder_bench.mllm.model import MLLM
 
 from .models import pixels, small_mllm

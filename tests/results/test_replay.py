@@ -22,7 +22,7 @@ from encoder_bench.gate.rescore import check_recorded_answers
 from encoder_bench.gate.same_answers import check_same_answers
 from encoder_bench.gate.verdicts import CheckResult
 from encoder_bench.metrics import vqa
-from encoder_bench.mllm.projectors.mlp import MLPProjector
+from encoder_bench.mllm.projectors.linear import MLPProjector
 from encoder_bench.pipeline.plan import make_plan
 from encoder_bench.pipeline.run import run
 from encoder_bench.training import order

@@ -11,7 +11,7 @@ import pytest
 from encoder_bench.base.hashing import hash_file
 from encoder_bench.base.recipes import LanguageModelSettings
 from encoder_bench.encoders.registry import load_encoder
-from encoder_bench.mllm.language import load_language_model
+from encoder_bench.mllm.loading import load_language_model
 from zoo.architecture import OBJECTIVES
 from zoo.language import held_out_pages, measure
 from zoo.written_scenes import Layout, shipped_prompts

