@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, astuple
-from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from encoder_bench.base.record import RunRecord
-from encoder_bench.results.compare import (
-    Flip,
-    MetricComparison,
-    RunComparison,
-    TaskComparison,
-)
-from encoder_bench.results.formats import html_section
+from encoder_bench.results.compare import MetricComparison, RunComparison, TaskComparison
+from encoder_bench.results.formats import templates
 from encoder_bench.results.page import NOT_AVAILABLE, Page, text_page
 from encoder_bench.results.thumbnails import data_uri
 
@@ -106,48 +100,19 @@ def to_html(
     Args:
         comparison: what `compare_runs` returned.
         images: `str(image_id)` -> image file; without it, samples have no pictures.
-        flips: at most so many samples a task, largest changes first.
+        flips: max samples per task, largest changes first.
     """
     style = (resources.files("encoder_bench.results.report") / "style.css").read_text("utf-8")
-    sections = "\n".join(
-        _flips_section(task, images or {}, flips) for task in comparison.tasks if task.flips
-    )
+    shown = {str(f.image_id) for task in comparison.tasks for f in task.flips[:flips]}
+    files = {name: path for name, path in (images or {}).items() if name in shown}
     return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        "style-src 'unsafe-inline'; img-src data:\">\n"
-        f"<title>Two runs compared</title>\n<style>\n{style}\n</style>\n</head>\n<body>\n"
-        f"<h1>Two runs compared</h1>\n{html_section(task_page(comparison))}\n"
-        f"{html_section(metric_page(comparison))}\n{sections}\n"
-        "</body>\n</html>\n"
+        templates()
+        .get_template("compare.html.j2")
+        .render(
+            pages=(task_page(comparison), metric_page(comparison)),
+            tasks=comparison.tasks,
+            limit=flips,
+            pictures={name: data_uri(path) for name, path in files.items()},
+            style=style,
+        )
     )
-
-
-def _flips_section(task: TaskComparison, images: Mapping[str, Path], limit: int) -> str:
-    cards = "\n".join(_card(flip, images.get(str(flip.image_id))) for flip in task.flips[:limit])
-    shown = min(limit, len(task.flips))
-    title = f"{task.column}: {shown} of {len(task.flips)} samples that flipped"
-    return f"<h2>{escape(title)}</h2>\n{cards}"
-
-
-def _card(flip: Flip, image: Path | None) -> str:
-    uri = data_uri(image) if image is not None else None
-    picture = (
-        f'<img src="{uri}" alt="image {escape(str(flip.image_id))}" loading="lazy">'
-        if uri
-        else '<div class="none">no picture</div>'
-    )
-    people = " · ".join(dict.fromkeys(flip.references))
-    return (
-        f'<article class="sample"><div>{picture}</div><div>'
-        f"<h3>{escape(flip.question or 'Caption')}</h3>"
-        f'<div class="id">{escape(flip.sample_id)}</div><div>People: {escape(people)}</div><table>'
-        f"{_answer('A', flip.prediction_a, flip.score_a)}"
-        f"{_answer('B', flip.prediction_b, flip.score_b)}"
-        "</table></div></article>"
-    )
-
-
-def _answer(run: str, text: str, score: float) -> str:
-    return f'<tr><td>{run}</td><td>{escape(text)}</td><td class="n">{score:g}</td></tr>'

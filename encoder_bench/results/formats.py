@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from encoder_bench.base.files import write_text
 from encoder_bench.results.page import Entry, Line, Page, table_page
 from encoder_bench.results.table import Table, flat_rows, to_frame
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]#|~$@])")
 _LATEX_ESCAPES = str.maketrans(
@@ -33,22 +37,23 @@ _LATEX_ESCAPES = str.maketrans(
 _LATEX_HEAD = (
     "% \\usepackage{booktabs,graphicx} and, before LaTeX 2018, \\usepackage[utf8]{inputenc}\n"
 )
-_STYLE = """
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
-th, td { padding: .3rem .5rem; text-align: left; vertical-align: baseline; }
-td { line-height: 1.25; }
-.n { text-align: right; }
-thead th { border-top: 2px solid; border-bottom: 1px solid; }
-tbody { border-bottom: 1px solid; }
-tbody:last-child { border-bottom-width: 2px; }
-.blind { font-style: italic; }
-.second { text-decoration: underline; }
-small { opacity: .75; }
-sup { line-height: 0; }
-""".strip()
+
+
+@functools.cache
+def templates() -> Environment:
+    """Return the environment of the templates beside this module; HTML is escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+    found = Environment(
+        loader=PackageLoader("encoder_bench.results"),
+        autoescape=select_autoescape(["html.j2"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    found.filters["escape_markdown"] = escape_markdown
+    found.filters["pretty"] = functools.partial(json.dumps, indent=1, default=str)
+    return found
 
 
 def escape_markdown(text: str) -> str:
@@ -160,55 +165,12 @@ def _latex_entry(entry: Entry, blind: bool) -> str:
 
 def to_html(pages: Sequence[Page], title: str = "Visual encoders compared") -> str:
     """Return pages as one HTML page without scripts or outside parts; text is escaped."""
-    sections = "\n".join(html_section(page) for page in pages)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>encoder-bench: {html.escape(title.casefold())}</title>\n"
-        f"<style>\n{_STYLE}\n</style>\n</head>\n"
-        f"<body>\n<h1>{html.escape(title)}</h1>\n{sections}\n</body>\n</html>\n"
-    )
-
-
-def html_section(page: Page) -> str:
-    """Return a page as HTML: `<h2>`, `<table>`, list of footnotes."""
-    notes = "\n".join(
-        f"<li>{_raised(letter)}{html.escape(text)}</li>" for letter, text in page.footnotes
-    )
-    return (
-        f"<h2>{html.escape(page.heading)}</h2>\n<div class=scroll>\n{html_table(page)}\n</div>\n"
-        f"<ul>\n{notes}\n</ul>"
-    )
+    return templates().get_template("table.html.j2").render(pages=pages, title=title)
 
 
 def html_table(page: Page) -> str:
     """Return a page's `<table>` alone."""
-    header = "".join(
-        f"<th{_html_class(entry)} scope=col>{html.escape(entry.text)}</th>" for entry in page.header
-    )
-    rows: list[str] = []
-    for line in page.lines:
-        if line.opens:
-            rows.append("</tbody>\n<tbody>" if rows else "<tbody>")
-        entries = "".join(f"<td{_html_class(e)}>{_html_entry(e)}</td>" for e in line.entries)
-        rows.append(f"<tr{' class=blind' if line.blind else ''}>{entries}</tr>")
-    body = "\n".join(rows)
-    return f"<table>\n<thead><tr>{header}</tr></thead>\n{body}\n</tbody>\n</table>"
-
-
-def _html_entry(entry: Entry) -> str:
-    text = html.escape(entry.text)
-    if entry.emphasis == "best":
-        text = f"<strong>{text}</strong>"
-    elif entry.emphasis == "second":
-        text = f"<span class=second>{text}</span>"
-    text += f" <small>±{entry.half_width}</small>" if entry.half_width else ""
-    text += f"<sup>{entry.note}</sup>" if entry.note else ""
-    return f"{text}<br><small>{entry.lift}</small>" if entry.lift else text
-
-
-def _html_class(entry: Entry) -> str:
-    return " class=n" if entry.number else ""
+    return str(templates().get_template("macros.html.j2").module.table(page))  # type: ignore[attr-defined]
 
 
 def to_csv(tables: Sequence[Table]) -> str:
