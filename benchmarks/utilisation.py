@@ -41,9 +41,9 @@ from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.packing import make_batch
 from encoder_bench.mllm.projectors import build_projector
 from encoder_bench.mllm.trainable import set_trainable
-from encoder_bench.training.batches import MicroBatch, StepBatches
-from encoder_bench.training.optimizer import make_optimizer, set_learning_rates
-from encoder_bench.training.stage import only_parts
+from encoder_bench.training.batches import MicroBatch
+from encoder_bench.training.distributed import Gradients
+from encoder_bench.training.optimizer import make_optimizer, only_parts, set_learning_rates
 from encoder_bench.training.step import Stepper
 
 _VIT_L = "openai/clip-vit-large-patch14"
@@ -146,20 +146,19 @@ def _measure(
     )
     optimizer = make_optimizer(mllm, stage)
     set_learning_rates(optimizer, 1.0)
-    batches = _batches(mllm, sizes)
+    micro = _micro_batch(mllm, sizes)
+    accelerator = Accelerator(cpu=device.type == "cpu", device_placement=False)
     with only_parts(mllm, stage) as parameters:
         stepper = Stepper(
             mllm,
             optimizer,
-            parameters,
-            Accelerator(cpu=device.type == "cpu", device_placement=False),
-            device=device,
+            Gradients(parameters, accelerator),
             bfloat16=True,
             clip_norm=1.0,
         )
 
         def step() -> None:
-            stepper.step(batches, where="bench", seed=0)
+            stepper.train_step([micro], where="bench", seed=0)
 
         with FlopCounterMode(display=False) as counter:
             step()
@@ -171,7 +170,7 @@ def _measure(
         "attention": attention,
         "flops": flops,
         "images_per_second": sizes.images / seconds,
-        "answer_tokens_per_second": batches.answer_tokens / seconds,
+        "answer_tokens_per_second": micro.batch.answer_tokens / seconds,
         "mfu": flops / seconds / peak,
     }
 
@@ -205,7 +204,7 @@ def _vit_l() -> Encoder:
         return load_encoder(f"dir:{Path(folder)}")
 
 
-def _batches(mllm: MLLM, sizes: Sizes) -> StepBatches:
+def _micro_batch(mllm: MLLM, sizes: Sizes) -> MicroBatch:
     shape = (sizes.images, 3, *mllm.encoder.resolution)
     batch = make_batch(
         mllm.language,
@@ -213,7 +212,7 @@ def _batches(mllm: MLLM, sizes: Sizes) -> StepBatches:
         shared_prefix=True,
         pixels=torch.randn(shape, generator=torch.Generator().manual_seed(0)),
     )
-    return StepBatches((MicroBatch(batch, ((),) * sizes.images),))
+    return MicroBatch(batch, ((),) * sizes.images)
 
 
 def _count(module: torch.nn.Module) -> int:

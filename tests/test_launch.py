@@ -119,8 +119,8 @@ def test_an_error_of_the_main_process_ends_the_others(tmp_path: Path) -> None:
 
 def test_one_process_waits_for_nobody() -> None:
     assert Processes().is_main
-    assert Processes().tell("value") == "value"
-    Processes().wait()
+    assert Processes().broadcast("value") == "value"
+    Processes().barrier()
 
 
 def _tensorboard_is_missing() -> bool:

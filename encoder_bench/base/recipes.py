@@ -38,6 +38,9 @@ Dtype = Annotated[Literal["float32", "bfloat16", "float16"], BeforeValidator(_to
 Precision = Annotated[Literal["float32", "bfloat16"], BeforeValidator(_torch_name)]
 """Of computation; float16 would need loss scaling, bfloat16 does not."""
 
+FeatureStorage = Literal["exact", "float16"]
+"""How the feature cache keeps patch tokens; `exact` keeps the encoder's dtype."""
+
 
 def not_scoring(default: Any = ..., **constraints: Any) -> Any:
     """Return a field that changes time, memory or wording, never a score."""
@@ -174,7 +177,7 @@ class TrainingSettings(_Frozen):
 
     precision: Precision = "float32"
     feature_cache: bool = not_scoring(True)
-    feature_storage: Literal["exact", "float16"] = "exact"
+    feature_storage: FeatureStorage = "exact"
     shared_prefix: bool = True
     row_length: int | None = not_scoring(None, gt=0)
     attention: Literal["auto", "sdpa"] = not_scoring("auto")

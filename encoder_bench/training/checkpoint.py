@@ -1,19 +1,12 @@
-"""Saving and reading what trains: safetensors for tensors, JSON for the rest, whole or absent.
-
-What belongs here: the final weights of a run, and the state from which an unfinished one goes on.
-Nothing is pickled.
-"""
+"""Saving and loading what trains: safetensors and JSON, whole or absent; nothing is pickled."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -21,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from encoder_bench.base.errors import EncoderBenchError, TrainingError
+from encoder_bench.base.files import atomic_folder
 from encoder_bench.mllm.model import MLLM
-from encoder_bench.training.sharding import cut_like
+from encoder_bench.training.distributed import cut_like
 
 _WEIGHTS = "trained.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
@@ -34,11 +28,9 @@ def trained_state(mllm: MLLM) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for part_name, part in mllm.parts().items():
         trainable = {name for name, p in part.named_parameters() if p.requires_grad}
-        if not trainable:
-            continue
-        buffers = {name for name, _ in part.named_buffers()}
+        saved = trainable | {name for name, _ in part.named_buffers()} if trainable else set()
         for name, tensor in part.state_dict(keep_vars=True).items():
-            if name in trainable or name in buffers:
+            if name in saved:
                 state[f"{part_name}/{name}"] = tensor.detach()
     return state
 
@@ -53,18 +45,18 @@ def save_mllm(mllm: MLLM, folder: Path) -> None:
 
 
 def load_mllm_weights(mllm: MLLM, folder: Path) -> None:
-    """Read what `save_mllm` wrote into a model built from the same plan.
+    """Load what `save_mllm` wrote into a model built from the same plan.
 
     Raises:
         TrainingError: missing, damaged, or of a model with other trained parameters.
     """
-    _assign(trained_state(mllm), _read(folder / _WEIGHTS), folder)
+    restore_weights(trained_state(mllm), folder)
 
 
-@dataclass(frozen=True, slots=True)
-class Resume:
-    """Where an unfinished training goes on: the stage, the steps done in it, and its story."""
+class Resume(NamedTuple):
+    """Where an unfinished training stands: the stage, the steps done in it, and its summary."""
 
+    path: Path
     stage: int
     step: int
     history: dict[str, Any]
@@ -83,8 +75,10 @@ def save_checkpoint(
     folder: Path,
     trained: Mapping[str, Tensor],
     optimizer: Mapping[str, Tensor],
-    resume: Resume,
     *,
+    stage: int,
+    step: int,
+    history: Mapping[str, Any],
     identity: str,
     keep: int,
 ) -> None:
@@ -93,28 +87,25 @@ def save_checkpoint(
     Args:
         folder: of all checkpoints of the run.
         trained: `trained_state` of the model as the recipe opened it, whatever the stage freezes;
-            whole tensors, as all others here.
+            whole tensors, as the next.
         optimizer: `optimizer_state` of the stage's optimizer.
-        resume: what to go on with.
-        identity: hash of the recipe; another recipe's checkpoint is refused on reading.
+        stage: number of the stage.
+        step: steps done in it.
+        history: the summary until now.
+        identity: hash of the recipe; another recipe's checkpoint is refused on loading.
         keep: how many checkpoints stay.
 
     Raises:
         EncoderBenchError: the disk is full or read-only.
     """
+    state = {"identity": identity, "stage": stage, "step": step, "history": history}
     files = {_WEIGHTS: trained, _OPTIMIZER: optimizer}
-    content = {
-        "identity": identity,
-        "stage": resume.stage,
-        "step": resume.step,
-        "history": resume.history,
-    }
-    _write_folder(folder / f"checkpoint-{resume.stage}-{resume.step:08}", files, content)
+    _write_folder(folder / f"checkpoint-{stage}-{step:08}", files, state)
     for old in [*_checkpoints(folder)[:-keep], *folder.glob(".checkpoint-*")]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def latest_checkpoint(folder: Path, identity: str) -> tuple[Path, Resume] | None:
+def latest_checkpoint(folder: Path, identity: str) -> Resume | None:
     """Return the newest checkpoint of a run, or None.
 
     Raises:
@@ -126,29 +117,39 @@ def latest_checkpoint(folder: Path, identity: str) -> tuple[Path, Resume] | None
     path = found[-1]
     try:
         content = json.loads((path / _STATE).read_text(encoding="utf-8"))
-        resume = Resume(content["stage"], content["step"], content["history"])
+        resume = Resume(path, content["stage"], content["step"], content["history"])
         written_by = content["identity"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"{path}: its state cannot be read ({error}); remove it") from error
     if written_by != identity:
         raise TrainingError(
             f"{path}: a checkpoint of another recipe or other data; use another --results folder, "
-            "or --force to begin again"
+            "or --force to start again"
         )
-    return path, resume
+    return resume
 
 
-def restore_weights(trained: Mapping[str, Tensor], checkpoint: Path) -> None:
-    """Read a checkpoint's weights into a model's `trained_state`, in place.
+def restore_weights(trained: Mapping[str, Tensor], folder: Path) -> None:
+    """Load saved weights into a model's `trained_state`, in place.
 
     Raises:
         TrainingError: damaged, or of a model with other trained parameters.
     """
-    _assign(trained, _read(checkpoint / _WEIGHTS), checkpoint)
+    saved = _read(folder / _WEIGHTS)
+    if trained.keys() != saved.keys():
+        odd = sorted(trained.keys() ^ saved.keys())
+        raise TrainingError(
+            f"{folder}: holds other trained parameters than this recipe, {odd[0]} among {len(odd)}"
+        )
+    with torch.no_grad():
+        for name, tensor in trained.items():
+            if tensor.shape != saved[name].shape:
+                raise TrainingError(f"{folder}: {name} has another shape than in this recipe")
+            tensor.copy_(cut_like(saved[name], tensor))
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Path) -> None:
-    """Read a checkpoint's optimizer state.
+    """Load a checkpoint's optimizer state.
 
     Raises:
         TrainingError: damaged.
@@ -175,30 +176,16 @@ def _checkpoints(folder: Path) -> list[Path]:
 def _write_folder(
     target: Path, files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
 ) -> None:
-    """Write a folder beside its place and rename it there, so that it is whole or absent."""
-    temporary: Path | None = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        for name, tensors in files.items():
-            save_file(
-                {k: v.cpu().contiguous().clone() for k, v in tensors.items()}, temporary / name
-            )
-        (temporary / _STATE).write_text(json.dumps(state) + "\n", encoding="utf-8")
-        for path in temporary.iterdir():
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
-        if target.is_dir():
-            shutil.rmtree(target)
-        temporary.rename(target)
-    except (OSError, SafetensorError) as error:
-        raise EncoderBenchError(
-            f"cannot write {target}: {getattr(error, 'strerror', None) or error}; the last whole "
-            "checkpoint is kept"
-        ) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with atomic_folder(target) as folder:
+            for name, tensors in files.items():
+                whole = {key: value.cpu().contiguous().clone() for key, value in tensors.items()}
+                save_file(whole, folder / name)
+            (folder / _STATE).write_text(json.dumps(state) + "\n", encoding="utf-8")
+            if target.is_dir():
+                shutil.rmtree(target)
+    except SafetensorError as error:
+        raise EncoderBenchError(f"cannot write {target}: {error}") from error
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -207,16 +194,3 @@ def _read(path: Path) -> dict[str, Tensor]:
     except (OSError, SafetensorError) as error:
         raise TrainingError(f"{path}: missing or damaged ({error})") from error
     return tensors
-
-
-def _assign(own: Mapping[str, Tensor], state: Mapping[str, Tensor], where: Path) -> None:
-    if own.keys() != state.keys():
-        odd = sorted(own.keys() ^ state.keys())
-        raise TrainingError(
-            f"{where}: holds other trained parameters than this recipe, {odd[0]} among {len(odd)}"
-        )
-    with torch.no_grad():
-        for name, tensor in own.items():
-            if tensor.shape != state[name].shape:
-                raise TrainingError(f"{where}: {name} has another shape than in this recipe")
-            tensor.copy_(cut_like(state[name], tensor))

@@ -1,22 +1,27 @@
-"""How training meets `accelerate launch`: processes, and experiment trackers.
+"""Training on several processes: whole copies or FSDP2 shards, as `accelerate launch` asks for.
 
-What belongs here: making the accelerator and refusing what this loop does not do. Precision is
-the recipe's, not the launcher's, because it changes scores.
+Shards are torch's DTensors, one part of the first axis on each process. Precision is the recipe's,
+not the launcher's, because it changes scores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, parse_flag_from_env
+from accelerate.utils import DistributedType, LoggerType, parse_flag_from_env
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from encoder_bench.base.errors import MissingDependencyError, TrainingError, UnknownNameError
 from encoder_bench.base.recipes import AdapterRecipe
-from encoder_bench.training.sharding import asks_for_shards
+from encoder_bench.mllm.model import MLLM
 
 _KINDS = {
     DistributedType.NO,
@@ -42,12 +47,10 @@ def make_accelerator(
         UnknownNameError: no such tracker.
         MissingDependencyError: a tracker's package is not installed.
     """
-    from accelerate.utils import LoggerType
-
-    names = [kind.value for kind in LoggerType]
+    names = [kind.value for kind in LoggerType if kind.value != "all"]
     for name in trackers:
-        if name not in names or name == "all":
-            raise UnknownNameError("tracker", name, [n for n in names if n != "all"])
+        if name not in names:
+            raise UnknownNameError("tracker", name, names)
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         device_placement=False,
@@ -88,3 +91,164 @@ def _flat(recipe: Mapping[str, Any], above: str = "") -> dict[str, str | int | f
             plain = isinstance(value, str | int | float | bool)
             flat[above + key] = value if plain else str(value)
     return flat
+
+
+def asks_for_shards(accelerator: Accelerator) -> bool:
+    """Return whether these processes were launched with `--use_fsdp`.
+
+    accelerate itself knows FSDP on accelerators only; for CPU processes the launcher's environment
+    says it.
+    """
+    if accelerator.distributed_type == DistributedType.FSDP:
+        return True
+    return accelerator.num_processes > 1 and bool(parse_flag_from_env("ACCELERATE_USE_FSDP"))
+
+
+def sharded_copy(mllm: MLLM, device: torch.device) -> MLLM:
+    """Return a copy of `mllm` on `device`, its parameters cut over all processes.
+
+    Each block of the language model is gathered while it computes and dropped afterwards, each
+    block of an encoder that trains likewise; what lies between the blocks, and the projector,
+    stays gathered through a step. A frozen encoder is kept whole on every process, since
+    processes may differ in which images they find in the feature cache.
+
+    Args:
+        mllm: on the CPU; left as it is, for `load_sharded` at the end.
+        device: of this process.
+    """
+    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    working = copy.deepcopy(mllm)
+    trains = any(parameter.requires_grad for parameter in working.encoder.parameters())
+    whole = set() if trains else set(working.encoder.parameters())
+    for part in [working.language.model, *([working.encoder] if trains else [])]:
+        for block in _blocks(part):
+            fully_shard(block, mesh=mesh)
+    fully_shard(working, mesh=mesh, ignored_params=whole)
+    working.encoder.to(device)
+    return working
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield the elements of the outermost lists of modules of one class: a model's layers."""
+    for child in module.children():
+        listed = isinstance(child, nn.ModuleList | nn.Sequential)
+        elements = list(child.children()) if listed else []
+        alike = len({type(element) for element in elements}) == 1
+        if alike and len(elements) > 1 and any(True for _ in child.parameters()):
+            yield from elements
+        else:
+            yield from _blocks(child)
+
+
+@torch.no_grad()
+def load_sharded(target: MLLM, sharded: MLLM) -> None:
+    """Copy every parameter and buffer of `sharded` into the whole model that it was made from.
+
+    Every process calls this together. Frozen weights are copied too, so that what is checked of
+    `target` afterwards is true of what was trained.
+    """
+    found = dict(sharded.named_parameters()) | dict(sharded.named_buffers())
+    for name, tensor in [*target.named_parameters(), *target.named_buffers()]:
+        tensor.copy_(_whole(found[name]))
+
+
+def gathered(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
+    """Return tensors with every shard replaced by the whole; every process calls this together.
+
+    Args:
+        tensors: plain ones, which are returned as they are, and shards.
+        keep: whether this process wants them; else wholes are dropped one by one.
+    """
+    kept = {}
+    for name, tensor in tensors.items():
+        whole = _whole(tensor)
+        if keep:
+            kept[name] = whole.cpu() if isinstance(tensor, DTensor) else whole
+    return kept
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    whole: Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return whole
+
+
+def cut_like(whole: Tensor, tensor: Tensor) -> Tensor:
+    """Return this process' part of a whole tensor, where `tensor` is a shard; else the whole.
+
+    Every process has the same whole, so that nothing is sent.
+    """
+    if not isinstance(tensor, DTensor) or whole.shape != tensor.shape:
+        return whole
+    cut: Tensor = distribute_tensor(
+        whole.to(tensor.device), tensor.device_mesh, tensor.placements, src_data_rank=None
+    )
+    return cut
+
+
+class Gradients:
+    """The gradients of a stage's parts, whole on every process or in shards.
+
+    Whole gradients are added up here, once a step, rather than by a wrapper, so that a micro-batch
+    is free to differ between processes. FSDP has averaged the shards after the backward pass; an
+    average of losses that were multiplied by the number of processes is their sum.
+
+    Attributes:
+        accelerator: knows the processes.
+        sharded: whether parameters are cut over the processes.
+        loss_factor: what a process's loss is multiplied by before its backward pass.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Sequence[nn.Parameter]],
+        accelerator: Accelerator,
+        *,
+        sharded: bool = False,
+    ) -> None:
+        """Keep what trains in the stage, by part."""
+        self.accelerator, self.sharded = accelerator, sharded
+        self.loss_factor = float(accelerator.num_processes) if sharded else 1.0
+        self._parameters = parameters
+
+    def sum_over_processes(self) -> None:
+        """Sum whole gradients; one that no process has stays None."""
+        if self.sharded or self.accelerator.num_processes == 1:
+            return
+        everything = [p for part in self._parameters.values() for p in part]
+        have = torch.tensor([p.grad is not None for p in everything], device=everything[0].device)
+        counts = self.reduce(have.float()).tolist()
+        for parameter, count in zip(everything, counts, strict=True):
+            if count:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                torch.distributed.all_reduce(parameter.grad)
+
+    def norms(self) -> dict[str, float]:
+        """Return the L2 norm of each part's gradient."""
+        norms = {part: _norm(self._local(part)) for part in self._parameters}
+        if not self.sharded:
+            return norms
+        device = next(iter(self._parameters.values()))[0].device
+        squares = torch.tensor(list(norms.values()), dtype=torch.float64, device=device).square()
+        return dict(zip(norms, self.reduce(squares).sqrt().tolist(), strict=True))
+
+    def scale(self, factor: float) -> None:
+        """Multiply all gradients by a factor."""
+        torch._foreach_mul_([g for part in self._parameters for g in self._local(part)], factor)
+
+    def reduce(self, value: Tensor) -> Tensor:
+        """Return the sum of a tensor over all processes."""
+        summed: Tensor = self.accelerator.reduce(value, reduction="sum")
+        return summed
+
+    def _local(self, part: str) -> list[Tensor]:
+        """Return what of a part's gradients lies on this process, sharing its memory."""
+        present = (p.grad for p in self._parameters[part] if p.grad is not None)
+        return [g.to_local() if isinstance(g, DTensor) else g for g in present]
+
+
+def _norm(gradients: list[Tensor]) -> float:
+    if not gradients:
+        return 0.0
+    norms = torch._foreach_norm(gradients)
+    return float(torch.stack([norm.float() for norm in norms]).norm())

@@ -1,9 +1,8 @@
-"""Patch tokens of a frozen encoder, computed once an image and shared by everything.
+"""Patch tokens of a frozen encoder, computed once per image and shared by everything.
 
-What belongs here: computing what a store lacks. The key is the encoder's fingerprint (weights,
-preprocessing, layer), the dtype and the bytes of the image file, so that features are found
-again by any projector, LLM, seed or task, and by no other encoder. How they lie on disk is
-`feature_store.py`'s job.
+The key is the encoder's fingerprint (weights, preprocessing, layer), the dtype and the bytes of the
+image file, so that features are found again by any projector, LLM, seed or task, and by no other
+encoder.
 """
 
 from __future__ import annotations
@@ -24,21 +23,17 @@ from encoder_bench.base.errors import DataError, EncoderBenchError, TrainingErro
 from encoder_bench.base.hashing import hash_file, hash_text
 from encoder_bench.base.paths import cache_dir
 from encoder_bench.base.progress import Reporter
+from encoder_bench.base.recipes import FeatureStorage
 from encoder_bench.data.images import load_image
 from encoder_bench.encoders.encoder import Encoder
-from encoder_bench.training.feature_store import (
-    FeatureStore,
-    Storage,
-    bytes_an_image,
-    describe,
-)
+from encoder_bench.training.feature_store import FeatureStore, describe
 
 __all__ = ["FeatureStore", "find_features", "open_features"]
 
 _BATCH = 32
 _SHARD_IMAGES = 512
 _FREE_SHARE = 0.8
-_SHOWN_ERRORS = 3
+_MAX_SHOWN_ERRORS = 3
 
 
 def open_features(
@@ -48,7 +43,7 @@ def open_features(
     device: torch.device,
     reporter: Reporter,
     limit_bytes: int | None = None,
-    storage: Storage = "exact",
+    storage: FeatureStorage = "exact",
 ) -> FeatureStore | None:
     """Return the patch tokens of all images, computing those that are not in the store yet.
 
@@ -59,9 +54,9 @@ def open_features(
         encoder: frozen; moved to `device` where something has to be computed.
         images: files, repeats allowed.
         device: where to encode.
-        reporter: told the size before a byte is written, then the progress.
+        reporter: gets the size before a byte is written, then the progress.
         limit_bytes: most that may be written now; None for 80% of the free disk.
-        storage: `exact`, or smaller with an error that is measured and told.
+        storage: `exact`, or float16 with an error that is measured and reported.
 
     Returns:
         The store. Where the disk fills up it holds what could be written. None where the rest
@@ -74,26 +69,26 @@ def open_features(
     """
     if any(parameter.requires_grad for parameter in encoder.parameters()):
         raise TrainingError("features of an encoder that trains would go stale; do not cache them")
-    dtype = next(encoder.backbone.parameters()).dtype
-    folder = _folder(encoder, storage)
+    folder, name = _folder(encoder, storage), encoder.spec.name
     store = find_features(encoder, images, storage=storage)
     missing = store.missing()
-    name = encoder.spec.name
     if not missing:
         with contextlib.suppress(EncoderBenchError):
             describe(folder, encoder=name, storage=storage)
         return store
-    size = len(missing) * bytes_an_image(encoder.num_tokens, encoder.width, dtype, storage)
+    itemsize = 2 if storage == "float16" else _dtype(encoder).itemsize
+    size = len(missing) * encoder.num_tokens * encoder.width * itemsize
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        limit = limit_bytes if limit_bytes is not None else _room(folder)
+        free = int(shutil.disk_usage(folder).free * _FREE_SHARE)
+        limit = free if limit_bytes is None else limit_bytes
         if size > limit:
             reporter.warn(
-                f"features of {len(missing)} images need {_mebibytes(size)}, more than the "
-                f"{_mebibytes(limit)} allowed; the frozen encoder runs at every step instead"
+                f"features of {len(missing)} images need {_size_text(size)}, more than the "
+                f"{_size_text(limit)} allowed; the frozen encoder runs at every step instead"
             )
             return None
-        reporter.note(f"feature cache: {len(missing)} images, {_mebibytes(size)}, in {folder}")
+        reporter.note(f"feature cache: {len(missing)} images, {_size_text(size)}, in {folder}")
         with FileLock(folder / ".lock"):
             describe(folder, encoder=name, storage=storage)
             store.refresh()
@@ -101,33 +96,34 @@ def open_features(
     except DataError:
         raise
     except (OSError, EncoderBenchError) as error:
-        reporter.warn(f"feature cache cannot be written ({error}); going on without the rest")
+        reporter.warn(f"feature cache cannot be written ({error}); the rest is not cached")
         return store if len(store) else None
     return store
 
 
 def find_features(
-    encoder: Encoder, images: Sequence[Path], *, storage: Storage = "exact"
+    encoder: Encoder, images: Sequence[Path], *, storage: FeatureStorage = "exact"
 ) -> FeatureStore:
     """Return what is in the store already of the images' patch tokens, and compute nothing.
 
     Raises:
         DataError: an image file cannot be read.
     """
-    return FeatureStore(_folder(encoder, storage), _digests(images), storage)
-
-
-def _folder(encoder: Encoder, storage: Storage) -> Path:
-    """Return where the patch tokens of these weights and this preprocessing lie."""
-    dtype = next(encoder.backbone.parameters()).dtype
-    key = hash_text(encoder.fingerprint(), str(dtype), str(encoder.num_tokens), storage)
-    return cache_dir("features", key[:32])
-
-
-def _digests(images: Sequence[Path]) -> dict[Path, str]:
     unique = list(dict.fromkeys(images))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip(unique, pool.map(_digest, unique), strict=True))
+        digests = dict(zip(unique, pool.map(_digest, unique), strict=True))
+    return FeatureStore(_folder(encoder, storage), digests, storage)
+
+
+def _folder(encoder: Encoder, storage: FeatureStorage) -> Path:
+    """Return where the patch tokens of these weights and this preprocessing lie."""
+    key = [encoder.fingerprint(), str(_dtype(encoder)), str(encoder.num_tokens), storage]
+    return cache_dir("features", hash_text(*key)[:32])
+
+
+def _dtype(encoder: Encoder) -> torch.dtype:
+    dtype: torch.dtype = next(encoder.backbone.parameters()).dtype
+    return dtype
 
 
 def _digest(path: Path) -> str:
@@ -137,63 +133,50 @@ def _digest(path: Path) -> str:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _room(folder: Path) -> int:
-    return int(shutil.disk_usage(folder).free * _FREE_SHARE)
-
-
-def _mebibytes(size: int) -> str:
+def _size_text(size: int) -> str:
     return f"{size / 2**10:.1f} KiB" if size < 2**20 else f"{size / 2**20:.1f} MiB"
 
 
 @torch.inference_mode()
 def _fill(store: FeatureStore, encoder: Encoder, device: torch.device, reporter: Reporter) -> None:
-    """Compute and write what is missing, a shard at a time; the next images decode meanwhile.
+    """Compute and write what is missing, a shard at a time.
 
     Raises:
         DataError: images that cannot be read; the features of all others are kept.
     """
     encoder.to(device).eval()
     missing = store.missing()
-    waiting: dict[str, Tensor] = {}
+    pending: dict[str, Tensor] = {}
     errors: list[float] = []
     unreadable: list[DataError] = []
     with reporter.phase("features", len(missing), "images") as phase:
-        for decoded in _decoded(encoder, missing):
+        for decoded in _decode(encoder, missing):
             unreadable += [found for found in decoded.values() if isinstance(found, DataError)]
             pixels = {d: found for d, found in decoded.items() if isinstance(found, Tensor)}
             if pixels:
                 tokens = encoder(torch.stack(list(pixels.values())).to(device)).cpu()
-                waiting |= dict(zip(pixels, tokens, strict=True))
-            if len(waiting) >= _SHARD_IMAGES:
-                errors.append(store.add(waiting))
-                waiting = {}
+                pending |= dict(zip(pixels, tokens, strict=True))
+            if len(pending) >= _SHARD_IMAGES:
+                errors.append(store.add(pending))
+                pending = {}
             phase.advance(len(decoded))
-        if waiting:
-            errors.append(store.add(waiting))
+        if pending:
+            errors.append(store.add(pending))
     if any(errors):
         error = math.sqrt(sum(errors) / len(errors))
         reporter.note(f"feature cache: relative error of what is stored {error:.2%} (RMS)")
     if unreadable:
-        raise _unreadable(unreadable, kept=len(missing) - len(unreadable))
+        shown = "; ".join(str(error) for error in unreadable[:_MAX_SHOWN_ERRORS])
+        raise DataError(
+            f"{len(unreadable)} images cannot be read, the features of the other "
+            f"{len(missing) - len(unreadable)} images are kept: {shown}"
+        )
 
 
-def _unreadable(errors: Sequence[DataError], *, kept: int) -> DataError:
-    """Name what cannot be read: the first few files, and how many there are."""
-    if len(errors) == 1:
-        return DataError(f"{errors[0]}; the features of the other {kept} images are kept")
-    shown = "; ".join(str(error) for error in errors[:_SHOWN_ERRORS])
-    return DataError(
-        f"{len(errors)} images cannot be read, the features of the other {kept} are kept: {shown}"
-    )
-
-
-def _decoded(
+def _decode(
     encoder: Encoder, missing: Mapping[str, Path]
 ) -> Iterator[dict[str, Tensor | DataError]]:
     """Yield pixels `(3, H, W)` by digest, or why there are none, decoding one batch ahead."""
-    digests = list(missing)
-    batches = [digests[start : start + _BATCH] for start in range(0, len(digests), _BATCH)]
-    pool = ThreadPoolExecutor(os.cpu_count())
 
     def pixels(digest: str) -> Tensor | DataError:
         try:
@@ -201,12 +184,13 @@ def _decoded(
         except DataError as error:
             return error
 
+    digests = list(missing)
+    batches = [digests[start : start + _BATCH] for start in range(0, len(digests), _BATCH)]
+    pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        ahead = pool.map(pixels, batches[0]) if batches else None
+        ahead = [pool.map(pixels, batch) for batch in batches[:1]]
         for number, batch in enumerate(batches):
-            current = ahead
-            ahead = pool.map(pixels, batches[number + 1]) if number + 1 < len(batches) else None
-            assert current is not None
-            yield dict(zip(batch, current, strict=True))
+            ahead += [pool.map(pixels, following) for following in batches[number + 1 : number + 2]]
+            yield dict(zip(batch, ahead.pop(0), strict=True))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

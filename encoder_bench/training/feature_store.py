@@ -1,8 +1,7 @@
-"""Patch tokens on disk: shards, what they hold, and looking after them.
+"""Patch tokens on disk: shards, what they hold, listing and pruning.
 
-What belongs here: the format. A shard is one safetensors file that maps the sha256 of an image
-file to its patch tokens; it is written beside its place and renamed, so it is whole or absent,
-and reading maps it into memory. Computing features is `feature_cache.py`'s job.
+A shard is one safetensors file that maps the sha256 of an image file to its patch tokens. It is
+whole or absent, and reading maps it into memory.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,9 +25,7 @@ from torch import Tensor
 from encoder_bench.base.errors import TrainingError
 from encoder_bench.base.files import atomic_path, write_text
 from encoder_bench.base.paths import cache_dir
-
-Storage = Literal["exact", "float16"]
-"""`exact` keeps the encoder's dtype."""
+from encoder_bench.base.recipes import FeatureStorage
 
 _CHECKSUMS = "crc32"
 _ABOUT = "about.json"
@@ -37,7 +34,7 @@ _ABOUT = "about.json"
 class FeatureStore(Mapping[Path, Tensor]):
     """Patch tokens `(N, D)` by image path, mapped from shards when they are asked for."""
 
-    def __init__(self, folder: Path, digests: Mapping[Path, str], storage: Storage) -> None:
+    def __init__(self, folder: Path, digests: Mapping[Path, str], storage: FeatureStorage) -> None:
         """Index the shards of a folder, which may be absent.
 
         Args:
@@ -47,20 +44,20 @@ class FeatureStore(Mapping[Path, Tensor]):
         """
         self._folder = folder
         self._digests = dict(digests)
-        self._storage = storage
+        self._dtype = torch.float16 if storage == "float16" else None
         self._shards: dict[str, Path] = {}
         self._open: dict[Path, Any] = {}
         self._unchecked: dict[str, int] = {}
         self.refresh()
 
     def refresh(self) -> None:
-        """Take up shards that were written since, by this process or another."""
+        """Index shards that were written since, by this process or another."""
         for path in sorted(self._folder.glob("*.safetensors")):
             if path not in self._open:
                 self._index(path)
 
     def _index(self, path: Path) -> None:
-        """Take up a shard; a torn one (a disk that lied, a copy cut short) is put away."""
+        """Index a shard; a torn one (a disk that lied, a copy cut short) is removed."""
         try:
             handle: Any = safe_open(path, framework="pt")
             names = list(handle.keys())
@@ -78,51 +75,45 @@ class FeatureStore(Mapping[Path, Tensor]):
         return {digest: path for digest, path in wanted.items() if digest not in self._shards}
 
     def add(self, features: Mapping[str, Tensor]) -> float:
-        """Write a shard and index it.
-
-        Args:
-            features: `(N, D)` by image digest.
+        """Write a shard of `(N, D)` features by image digest, and index it.
 
         Returns:
-            The squared relative error of what is read back, averaged over the shard; 0 if exact.
+            The squared relative error of what is stored, averaged over the shard; 0 if exact.
 
         Raises:
             EncoderBenchError: the disk is full or read-only.
         """
-        dtype = torch.float16 if self._storage == "float16" else None
-        stored = {d: tokens.to(dtype).contiguous().clone() for d, tokens in features.items()}
+        stored = {d: tokens.to(self._dtype).contiguous().clone() for d, tokens in features.items()}
         path = self._folder / f"{uuid.uuid4().hex}.safetensors"
         with atomic_path(path) as temporary:
             checksums = json.dumps({name: _checksum(tensor) for name, tensor in stored.items()})
             save_file(stored, temporary, metadata={_CHECKSUMS: checksums})
         self._index(path)
-        if self._storage == "exact":
+        if self._dtype is None:
             return 0.0
-        errors = [_relative_square(self._read(name), tokens) for name, tokens in features.items()]
-        return sum(errors) / len(errors)
-
-    def _read(self, digest: str) -> Tensor:
-        """Return an image's tokens; its checksum is compared the first time.
-
-        Raises:
-            TrainingError: its bytes are not those that were written; the shard is removed.
-        """
-        path = self._shards[digest]
-        tensor: Tensor = self._open[path].get_tensor(digest)
-        expected = self._unchecked.pop(digest, None)
-        if expected is not None and _checksum(tensor) != expected:
-            path.unlink(missing_ok=True)
-            raise TrainingError(
-                f"{path}: this part of the feature cache was damaged on disk and is removed; run "
-                "the same command again, which encodes its images again and goes on"
-            )
-        return tensor
+        pairs = [(stored[d].double(), tokens.double()) for d, tokens in features.items()]
+        errors = [(a - b).square().sum() / b.square().sum().clamp_min(1e-30) for a, b in pairs]
+        return float(torch.stack(errors).mean())
 
     def __getitem__(self, path: Path) -> Tensor:
+        """Return an image's tokens; their checksum is compared the first time.
+
+        Raises:
+            TrainingError: the bytes are not those that were written; the shard is removed.
+        """
         digest = self._digests[path]
         if digest not in self._shards:
             raise KeyError(path)
-        return self._read(digest)
+        shard = self._shards[digest]
+        tensor: Tensor = self._open[shard].get_tensor(digest)
+        expected = self._unchecked.pop(digest, None)
+        if expected is not None and _checksum(tensor) != expected:
+            shard.unlink(missing_ok=True)
+            raise TrainingError(
+                f"{shard}: this part of the feature cache was damaged on disk and is removed; run "
+                "the same command again, which encodes its images again and resumes"
+            )
+        return tensor
 
     def __contains__(self, path: object) -> bool:
         return path in self._digests and self._digests[path] in self._shards
@@ -136,20 +127,6 @@ class FeatureStore(Mapping[Path, Tensor]):
 
 def _checksum(tensor: Tensor) -> int:
     return zlib.crc32(tensor.contiguous().view(torch.uint8).numpy().data)
-
-
-def bytes_an_image(tokens: int, width: int, dtype: torch.dtype, storage: Storage) -> int:
-    """Return what one image takes on disk.
-
-    >>> bytes_an_image(256, 1024, torch.float32, "float16")
-    524288
-    """
-    return tokens * width * (2 if storage == "float16" else dtype.itemsize)
-
-
-def _relative_square(read: Tensor, tokens: Tensor) -> float:
-    exact = tokens.double()
-    return float((read.double() - exact).square().sum() / exact.square().sum().clamp_min(1e-30))
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +150,7 @@ class CacheEntry:
     last_used: float
 
 
-def describe(folder: Path, *, encoder: str, storage: Storage) -> None:
+def describe(folder: Path, *, encoder: str, storage: FeatureStorage) -> None:
     """Write what a folder holds, or mark it as used now.
 
     Raises:
@@ -193,24 +170,6 @@ def list_features() -> list[CacheEntry]:
     return sorted(entries, key=lambda entry: entry.last_used)
 
 
-def prune_features(most_bytes: int) -> list[CacheEntry]:
-    """Remove the least recently used features until at most `most_bytes` are left.
-
-    Returns:
-        What was removed.
-    """
-    entries = list_features()
-    total = sum(entry.size_bytes for entry in entries)
-    removed = []
-    for entry in entries:
-        if total <= most_bytes:
-            break
-        shutil.rmtree(entry.folder, ignore_errors=True)
-        total -= entry.size_bytes
-        removed.append(entry)
-    return removed
-
-
 def _entry(folder: Path) -> CacheEntry:
     about = folder / _ABOUT
     try:
@@ -226,3 +185,17 @@ def _entry(folder: Path) -> CacheEntry:
             with safe_open(path, framework="pt") as shard:
                 images |= set(shard.keys())
     return CacheEntry(folder, encoder, storage, len(images), size, about.stat().st_mtime)
+
+
+def prune_features(max_bytes: int) -> list[CacheEntry]:
+    """Remove the least recently used features until at most `max_bytes` are left; return them."""
+    entries = list_features()
+    total = sum(entry.size_bytes for entry in entries)
+    removed = []
+    for entry in entries:
+        if total <= max_bytes:
+            break
+        shutil.rmtree(entry.folder, ignore_errors=True)
+        total -= entry.size_bytes
+        removed.append(entry)
+    return removed

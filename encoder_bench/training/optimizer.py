@@ -1,27 +1,56 @@
-"""AdamW over parts: which parameters share a learning rate, and how it changes.
-
-What belongs here: parameter groups and the schedule, as a function of the step alone.
-"""
+"""AdamW over parts: what trains in a stage, at which learning rate, and how that changes."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
+from encoder_bench.base.errors import TrainingError
 from encoder_bench.base.recipes import PartOptimizer, StageSettings
 from encoder_bench.mllm.model import MLLM
 
 _BLOCK = re.compile(r"\.(?:layers?|blocks|resblocks)\.(\d+)\.")
 
 
-def part_settings(stage: StageSettings) -> dict[str, PartOptimizer]:
-    """Return the optimizer settings of each part that a stage trains."""
+def _part_settings(stage: StageSettings) -> dict[str, PartOptimizer]:
     settings = {"encoder": stage.encoder, "projector": stage.projector, "llm": stage.llm}
     return {name: value for name, value in settings.items() if value is not None}
+
+
+@contextlib.contextmanager
+def only_parts(mllm: MLLM, stage: StageSettings) -> Iterator[dict[str, list[nn.Parameter]]]:
+    """Freeze, for one stage, the open parts that have no optimizer in it.
+
+    Yields:
+        The stage's trainable parameters by part. Afterwards all that was open is open again.
+
+    Raises:
+        TrainingError: nothing would train.
+    """
+    opened = {
+        name: [p for p in part.parameters() if p.requires_grad]
+        for name, part in mllm.parts().items()
+    }
+    used = {name: opened[name] for name in _part_settings(stage) if opened[name]}
+    if not used:
+        raise TrainingError(
+            f"stage '{stage.name}': nothing to train; give an optimizer to a part that has "
+            "parameters and is not frozen"
+        )
+    closed = [p for name in opened.keys() - used.keys() for p in opened[name]]
+    for parameter in closed:
+        parameter.requires_grad_(False)
+    try:
+        yield used
+    finally:
+        for parameter in closed:
+            parameter.requires_grad_(True)
 
 
 def make_optimizer(mllm: MLLM, stage: StageSettings) -> torch.optim.AdamW:
@@ -34,31 +63,26 @@ def make_optimizer(mllm: MLLM, stage: StageSettings) -> torch.optim.AdamW:
     (arXiv 2106.08254, appendix).
     """
     groups: dict[tuple[str, float, float], dict[str, Any]] = {}
-    parts = mllm.parts()
-    for part, settings in part_settings(stage).items():
-        depth = _depth(parts[part])
-        for name, parameter in parts[part].named_parameters():
+    for part, settings in _part_settings(stage).items():
+        named = list(mllm.parts()[part].named_parameters())
+        blocks = [int(match.group(1)) for name, _ in named if (match := _BLOCK.search(name))]
+        for name, parameter in named:
             if not parameter.requires_grad:
                 continue
             decay = settings.weight_decay if parameter.ndim > 1 else 0.0
-            scale = settings.layer_decay ** _distance_from_top(name, depth)
+            distance = _distance_from_top(name, max(blocks, default=-1) + 1)
+            scale = settings.layer_decay**distance
             group = groups.setdefault(
                 (part, decay, scale),
                 {
                     "params": [],
                     "weight_decay": decay,
                     "peak": settings.learning_rate * scale,
-                    "lr": 0.0,
                     "part": part,
                 },
             )
             group["params"].append(parameter)
     return torch.optim.AdamW(list(groups.values()), lr=0.0, betas=stage.betas, fused=True)
-
-
-def _depth(part: nn.Module) -> int:
-    numbers = [int(m.group(1)) for name, _ in part.named_parameters() if (m := _BLOCK.search(name))]
-    return max(numbers, default=-1) + 1
 
 
 def _distance_from_top(name: str, depth: int) -> int:

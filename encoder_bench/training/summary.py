@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 
@@ -12,7 +12,7 @@ class TrainingSummary:
     """What happened in training, over all stages and resumed parts.
 
     Attributes:
-        losses: mean loss a token (nats) of every step.
+        losses: mean loss per token (nats) of every step.
         gradient_norms: part -> (first, last) L2 norm of its gradient, before clipping.
         steps: optimizer steps of each stage.
         images: images shown, repeats counted, over all processes.
@@ -38,42 +38,26 @@ class TrainingSummary:
     def add_norms(self, norms: Mapping[str, float]) -> None:
         """Keep each part's first gradient norm and replace its last."""
         for part, norm in norms.items():
-            first = self.gradient_norms.get(part, (norm, norm))[0]
-            self.gradient_norms[part] = (first, norm)
+            self.gradient_norms[part] = (self.gradient_norms.get(part, (norm, norm))[0], norm)
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields as a JSON object, with rates; a rate of no time is None."""
-        return {
-            "losses": self.losses,
+
+        def per_second(amount: float) -> float | None:
+            return round(amount / self.seconds, 4) if self.seconds else None
+
+        return asdict(self) | {
             "gradient_norms": {part: list(pair) for part, pair in self.gradient_norms.items()},
-            "steps": self.steps,
-            "images": self.images,
-            "answer_tokens": self.answer_tokens,
             "seconds": round(self.seconds, 3),
             "waited_seconds": round(self.waited_seconds, 3),
-            "processes": self.processes,
-            "sharded": self.sharded,
-            "attention": self.attention,
-            "waited_share": self._a_second(self.waited_seconds),
-            "images_per_second": self._a_second(self.images),
-            "answer_tokens_per_second": self._a_second(self.answer_tokens),
+            "waited_share": per_second(self.waited_seconds),
+            "images_per_second": per_second(self.images),
+            "answer_tokens_per_second": per_second(self.answer_tokens),
         }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> TrainingSummary:
         """Return the summary that `as_json` wrote."""
-        return cls(
-            losses=list(content["losses"]),
-            gradient_norms={k: (v[0], v[1]) for k, v in content["gradient_norms"].items()},
-            steps=dict(content["steps"]),
-            images=content["images"],
-            answer_tokens=content["answer_tokens"],
-            seconds=content["seconds"],
-            waited_seconds=content["waited_seconds"],
-            processes=content.get("processes", 1),
-            sharded=content.get("sharded", False),
-            attention=content.get("attention", "sdpa"),
-        )
-
-    def _a_second(self, amount: float) -> float | None:
-        return round(amount / self.seconds, 4) if self.seconds else None
+        norms = {part: (first, last) for part, (first, last) in content["gradient_norms"].items()}
+        kept = {f.name: content[f.name] for f in fields(cls) if f.name in content}
+        return cls(**kept | {"gradient_norms": norms})

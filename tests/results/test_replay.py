@@ -25,7 +25,7 @@ from encoder_bench.metrics import vqa
 from encoder_bench.mllm.projectors.linear import MLPProjector
 from encoder_bench.pipeline.plan import make_plan
 from encoder_bench.pipeline.run import run
-from encoder_bench.training import order
+from encoder_bench.training import batches as order
 
 DATA = "scenes:5:64:2:24"
 

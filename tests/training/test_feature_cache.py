@@ -193,7 +193,7 @@ def test_corrupt_images_are_named_and_the_others_kept(
 ) -> None:
     whole = images[3].read_bytes()
     images[3].write_bytes(whole[:50])
-    with pytest.raises(DataError, match=rf"{images[3].name}.*of the other 5 images are kept"):
+    with pytest.raises(DataError, match=rf"of the other 5 images are kept.*{images[3].name}"):
         opened(encoder, images)
     kept = shards(tmp_path)
     images[5].write_bytes(images[5].read_bytes()[:60])

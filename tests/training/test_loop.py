@@ -11,7 +11,7 @@ from encoder_bench.base.errors import DataError, TrainingError, UnknownNameError
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.trainable import prove, snapshot
 from encoder_bench.training.feature_cache import open_features
-from encoder_bench.training.stage import only_parts
+from encoder_bench.training.optimizer import only_parts
 from tests.training.world import CPU, draw, model, recipe, run
 
 

@@ -18,8 +18,8 @@ from encoder_bench.base.recipes import (
     TrainingSettings,
     recipe_folder,
 )
+from encoder_bench.training.batches import StageOrder, group_by_image
 from encoder_bench.training.optimizer import make_optimizer, schedule
-from encoder_bench.training.order import StageOrder, group_by_image
 from tests.training.world import model, questions, recipe
 
 
