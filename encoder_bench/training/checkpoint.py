@@ -177,13 +177,11 @@ def _write_folder(
     target: Path, files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
 ) -> None:
     try:
-        with atomic_folder(target) as folder:
+        with atomic_folder(target, replace=True) as folder:
             for name, tensors in files.items():
                 whole = {key: value.cpu().contiguous().clone() for key, value in tensors.items()}
                 save_file(whole, folder / name)
             (folder / _STATE).write_text(json.dumps(state) + "\n", encoding="utf-8")
-            if target.is_dir():
-                shutil.rmtree(target)
     except SafetensorError as error:
         raise EncoderBenchError(f"cannot write {target}: {error}") from error
 
