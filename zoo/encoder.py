@@ -11,14 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from encoder_bench.base.progress import Reporter
-from encoder_bench.inspection.measures import (
-    linear_probe_scores,
-    mean_average_precision,
-    nearest_neighbour_scores,
-)
+from encoder_bench.inspection.probe import linear_probe_scores, nearest_neighbour_scores
 from zoo.architecture import SUPERVISION, ObjectiveName, build_objective
 from zoo.card import ship
 from zoo.loop import Run, train
@@ -154,16 +151,25 @@ def features(name: str, model: Any, images: Tensor, *, batch: int = 128) -> Tens
 
 def measure(name: str, model: Any, probe_pool: ImagePool, test_pool: ImagePool) -> dict[str, float]:
     """Return mean average precision over the classes, in percent, of k-NN and linear probe."""
-    known = features(name, model, probe_pool.images)
-    asked = features(name, model, test_pool.images)
-    nearest = nearest_neighbour_scores(known, probe_pool.labels, asked)
-    linear = linear_probe_scores(known, probe_pool.labels, asked)
-    chance = test_pool.labels.mean(dim=0)
+    known = features(name, model, probe_pool.images).numpy()
+    asked = features(name, model, test_pool.images).numpy()
+    labels, truth = probe_pool.labels.numpy(), test_pool.labels.numpy()
+    nearest = nearest_neighbour_scores(known, labels, asked)
+    linear = linear_probe_scores(known, labels, asked)
+    chance = truth.mean(axis=0)
     return {
-        "knn_map_percent": round(mean_average_precision(nearest, test_pool.labels), 2),
-        "linear_probe_map_percent": round(mean_average_precision(linear, test_pool.labels), 2),
+        "knn_map_percent": round(mean_average_precision(nearest, truth), 2),
+        "linear_probe_map_percent": round(mean_average_precision(linear, truth), 2),
         "prior_map_percent": round(float(chance[chance > 0].mean() * 100), 2),
     }
+
+
+def mean_average_precision(scores: NDArray[Any], labels: NDArray[Any]) -> float:
+    """Return the mean of average precision, in percent, over classes that some image shows."""
+    from sklearn.metrics import average_precision_score
+
+    present = labels.any(axis=0)
+    return 100.0 * float(average_precision_score(labels[:, present], scores[:, present]))
 
 
 def _patches(model: Any) -> int:

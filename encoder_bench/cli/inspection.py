@@ -40,8 +40,7 @@ def features_command(
     from encoder_bench.base.hardware import choose_device
     from encoder_bench.base.progress import make_reporter
     from encoder_bench.data.images import load_image
-    from encoder_bench.inspection.feature_picture import draw_features
-    from encoder_bench.inspection.patch_features import patch_features
+    from encoder_bench.inspection.features import draw_features, patch_features
 
     where, places = _point(point), options.weights_by_name(encoder, weights)
     pictures = [load_image(path) for path in images]

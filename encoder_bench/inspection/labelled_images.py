@@ -1,12 +1,13 @@
 """Images with class labels, for probes: class folders, instances files, and data sets of the Hub.
 
-What belongs here: reading and the split. An image is in one half only, told by its bytes.
+An image is in one half only, as its bytes decide.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,7 @@ _INSTANCES = ("instances_train2017.json", "instances_val2017.json")
 
 @dataclass(frozen=True, slots=True)
 class LabelledImage:
-    """One image and the classes that it shows.
-
-    Attributes:
-        name: shown in errors; unique.
-        open: returns the image in RGB.
-        classes: indices of its classes: one, or several.
-    """
+    """One image (opened in RGB) and the indices of its classes; `name` is unique."""
 
     name: str
     open: Callable[[], Image.Image]
@@ -75,35 +70,31 @@ def read_labelled(
     Args:
         data: `scenes`; a folder of class folders, whole or under `train/` and `test/` (or `val/`);
             a folder with COCO instances files; or `hub:NAME` of `datasets`.
-        reporter: told the progress.
+        reporter: where progress goes.
         columns: of a Hub data set.
-        limit: most images of each half, chosen by a hash of their names.
+        limit: max images of each half, chosen by a hash of their names.
 
     Raises:
         DataError: nothing there has labels, a half is empty, or an image is in both.
     """
+    root = Path(data)
     if data.startswith("hub:"):
         found = _from_hub(data.removeprefix("hub:"), columns or HubColumns())
     elif data.partition(":")[0] == "scenes":
         found = _from_instances(data, reporter)
+    elif not root.is_dir():
+        raise DataError(f"--data {data}: no such folder; a Hub data set is hub:NAME")
+    elif any(next(root.rglob(name), None) for name in _INSTANCES):
+        found = _from_instances(data, reporter)
     else:
-        root = Path(data)
-        if not root.is_dir():
-            raise DataError(f"--data {data}: no such folder; a Hub data set is hub:NAME")
-        holds_instances = any(next(root.rglob(name), None) for name in _INSTANCES)
-        found = _from_instances(data, reporter) if holds_instances else _from_class_folders(root)
+        found = _from_class_folders(root)
     for half, images in (("train", found.train), ("test", found.test)):
         if not images:
             raise DataError(f"--data {data}: no labelled {half} images")
-    if limit is None:
-        return found
-    return LabelledSet(
-        found.name, found.class_names, found.several, _some(found.train, limit),
-        _some(found.test, limit),
-    )  # fmt: skip
+    return replace(found, train=_some(found.train, limit), test=_some(found.test, limit))
 
 
-def _some(images: Sequence[LabelledImage], limit: int) -> tuple[LabelledImage, ...]:
+def _some(images: Sequence[LabelledImage], limit: int | None) -> tuple[LabelledImage, ...]:
     chosen = sorted(images, key=lambda image: hash_text("probe", image.name))[:limit]
     return tuple(sorted(chosen, key=lambda image: image.name))
 
@@ -121,39 +112,37 @@ def _from_class_folders(root: Path) -> LabelledSet:
             twin = seen.get(hash_file(path))
             if twin is not None:
                 raise DataError(f"{path}: the same image as {twin}, which is in the training half")
-        return LabelledSet(root.name, class_names, False, _images(train), _images(held_out))
-    class_names = _class_folders(root)
-    if len(class_names) < 2:
-        raise DataError(f"{root}: fewer than two class folders with images, and no instances file")
-    train, held_out = [], []
-    for path, label in _files(root, class_names):
-        (held_out if _is_held_out(hash_file(path)) else train).append((path, label))
-    return LabelledSet(root.name, class_names, False, _images(train), _images(held_out))
+    else:
+        class_names = _class_folders(root)
+        if len(class_names) < 2:
+            raise DataError(
+                f"{root}: fewer than two class folders with images, and no instances file"
+            )
+        train, held_out = [], []
+        for path, label in _files(root, class_names):
+            (held_out if _is_held_out(hash_file(path)) else train).append((path, label))
+    halves = (tuple(_image(path, (label,)) for path, label in files) for files in (train, held_out))
+    return LabelledSet(root.name, class_names, False, *halves)
 
 
 def _class_folders(root: Path) -> tuple[str, ...]:
     return tuple(sorted(p.name for p in root.iterdir() if p.is_dir() and any(_pictures(p))))
 
 
-def _pictures(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in _ENDINGS and p.is_file())
+def _pictures(folder: Path) -> Iterable[Path]:
+    return (p for p in folder.rglob("*") if p.suffix.lower() in _ENDINGS and p.is_file())
 
 
 def _files(root: Path, class_names: Sequence[str]) -> list[tuple[Path, int]]:
     return [
         (path, label)
         for label, name in enumerate(class_names)
-        if (root / name).is_dir()
-        for path in _pictures(root / name)
+        for path in sorted(_pictures(root / name))
     ]
 
 
-def _images(files: Sequence[tuple[Path, int]]) -> tuple[LabelledImage, ...]:
-    return tuple(LabelledImage(str(path), _opener(path), (label,)) for path, label in sorted(files))
-
-
-def _opener(path: Path) -> Callable[[], Image.Image]:
-    return lambda: load_image(path)
+def _image(path: Path, classes: tuple[int, ...]) -> LabelledImage:
+    return LabelledImage(str(path), functools.partial(load_image, path), classes)
 
 
 def _is_held_out(digest: str) -> bool:
@@ -174,21 +163,18 @@ def _from_instances(data: str, reporter: Reporter) -> LabelledSet:
             for number, counts in instances.counts.items():
                 present.setdefault(instances.image(folder.files, number), frozenset(counts))
     class_names = tuple(sorted(frozenset().union(*present.values())))
-    index = {name: number for number, name in enumerate(class_names)}
-    halves: dict[bool, list[LabelledImage]] = {True: [], False: []}
+    halves: dict[bool, list[LabelledImage]] = {False: [], True: []}
     for (image_id, path), names in sorted(present.items(), key=lambda i: str(i[0][0]).zfill(20)):
-        if not path.is_file():
-            continue
-        labels = tuple(sorted(index[name] for name in names))
-        digest = hash_text(str(image_id))
-        halves[_is_held_out(digest)].append(LabelledImage(str(path), _opener(path), labels))
+        if path.is_file():
+            labels = tuple(sorted(class_names.index(name) for name in names))
+            halves[_is_held_out(hash_text(str(image_id)))].append(_image(path, labels))
     return LabelledSet(folder.name, class_names, True, tuple(halves[False]), tuple(halves[True]))
 
 
 def _from_hub(source: str, columns: HubColumns) -> LabelledSet:
     from encoder_bench.data.hub import open_rows
 
-    halves = {}
+    halves = []
     class_names: tuple[str, ...] = ()
     for split in (columns.train, columns.test):
         rows = open_rows(source, split)
@@ -198,21 +184,18 @@ def _from_hub(source: str, columns: HubColumns) -> LabelledSet:
                     f"{source}: no column '{column}'; it has {', '.join(rows.column_names)} "
                     "(--image-column, --label-column)"
                 )
-        feature = rows.features[columns.label]
-        names = getattr(feature, "names", None) or sorted({str(v) for v in rows[columns.label]})
+        feature, labels = rows.features[columns.label], rows[columns.label]
+        names = getattr(feature, "names", None) or sorted({str(label) for label in labels})
         class_names = class_names or tuple(str(name) for name in names)
-        halves[split] = _rows(source, split, rows, columns, class_names)
-    return LabelledSet(source, class_names, False, halves[columns.train], halves[columns.test])
+        images = []
+        for number, label in enumerate(labels):
+            index = label if isinstance(label, int) else class_names.index(str(label))
+            opener = functools.partial(_open_row, rows, number, columns.image)
+            images.append(LabelledImage(f"{source}/{split}/{number}", opener, (index,)))
+        halves.append(tuple(images))
+    return LabelledSet(source, class_names, False, halves[0], halves[1])
 
 
-def _rows(
-    source: str, split: str, rows: Any, columns: HubColumns, class_names: tuple[str, ...]
-) -> tuple[LabelledImage, ...]:
-    def opener(number: int) -> Callable[[], Image.Image]:
-        return lambda: rows[number][columns.image].convert("RGB")
-
-    images = []
-    for number, value in enumerate(rows[columns.label]):
-        label = value if isinstance(value, int) else class_names.index(str(value))
-        images.append(LabelledImage(f"{source}/{split}/{number}", opener(number), (label,)))
-    return tuple(images)
+def _open_row(rows: Any, number: int, column: str) -> Image.Image:
+    image: Image.Image = rows[number][column].convert("RGB")
+    return image

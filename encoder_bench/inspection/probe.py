@@ -1,14 +1,12 @@
 """The cheap numbers that the field quotes of a frozen encoder: k-NN, linear probe, retrieval.
 
-What belongs here: features of labelled images, the two classifiers on them, and intervals. They
-read the mean patch token, since patch tokens are what an adapter reads; papers that quote a class
-token's accuracy print other figures.
-
-Axes: P images, D width, C classes.
+They read the mean patch token, since patch tokens are what an adapter reads; papers that quote a
+class token's accuracy print other figures. Axes: P images, D width, C classes.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,15 +22,15 @@ from encoder_bench.data.images import load_image
 from encoder_bench.data.sample import Sample
 from encoder_bench.encoders.encoder import Encoder, encode_images
 from encoder_bench.encoders.text_tower import DualEncoder
-from encoder_bench.inspection.labelled_images import LabelledImage, LabelledSet
-from encoder_bench.inspection.measures import (
-    linear_probe_scores,
-    nearest_neighbour_scores,
-)
+from encoder_bench.inspection.labelled_images import LabelledSet
 from encoder_bench.metrics.statistics import bootstrap_interval, plain_ratio
 
+_NEIGHBOURS, _TEMPERATURE = 20, 0.07
 _STRENGTHS = (0.01, 0.1, 1.0, 10.0)
+_USUAL_STRENGTH = 0.1
 _FIT_SHARE = 0.8
+
+Matrix = NDArray[np.float64]
 
 
 def probe_encoder(
@@ -43,109 +41,131 @@ def probe_encoder(
     Args:
         encoder: on any device, in eval mode.
         data: labelled images.
-        reporter: told the progress.
-        batch: images at once.
+        reporter: where progress goes.
+        batch: batch size.
         seed: of the resampling.
 
     Returns:
         `measure` (`accuracy`, or `label-ranking average precision` where images may have several
-        classes),
-        `knn` and `linear_probe` (each `percent` and `interval`), `chance_percent`, and how many
-        images and classes.
+        classes), `knn` and `linear_probe` (each `percent` and `interval`), `chance_percent`, and
+        how many images and classes.
 
     Raises:
         DataError: fewer than two classes.
     """
     if len(data.class_names) < 2:
         raise DataError(f"{data.name}: {len(data.class_names)} class; a probe needs two")
-    train, train_labels = _features(encoder, data.train, data, "train", reporter, batch)
-    test, test_labels = _features(encoder, data.test, data, "test", reporter, batch)
-    nearest = nearest_neighbour_scores(train, train_labels, test)
-    if data.several:
-        linear = linear_probe_scores(train, train_labels, test)
-        prior = train_labels.mean(dim=0).expand_as(test_labels)
-        chance = float(_ranking_precision(prior, test_labels, seed)["percent"])
-        scores = {
-            name: _ranking_precision(values, test_labels, seed)
-            for name, values in (("knn", nearest), ("linear_probe", linear))
-        }
-    else:
-        answers = test_labels.argmax(dim=1)
-        common = int(train_labels.sum(dim=0).argmax())
-        chance = float((answers == common).float().mean() * 100)
-        predicted = _logistic(train, train_labels.argmax(dim=1), test, seed)
-        scores = {
-            "knn": _accuracy(nearest.argmax(dim=1) == answers, seed),
-            "linear_probe": _accuracy(predicted == answers, seed),
-        }
+    known, labels = _features(encoder, data, "train", reporter, batch)
+    asked, answers = _features(encoder, data, "test", reporter, batch)
+    measure = _ranking_precision if data.several else _accuracy
+    linear = linear_probe_scores if data.several else _classifier_scores
+    predicted = {
+        "knn": nearest_neighbour_scores(known, labels, asked),
+        "linear_probe": linear(known, labels, asked, seed=seed),
+        "chance": np.broadcast_to(labels.mean(axis=0), answers.shape),
+    }
+    scores = {name: measure(values, answers, seed) for name, values in predicted.items()}
     return {
         "data": data.name,
         "measure": "label-ranking average precision" if data.several else "accuracy",
+        "chance_percent": scores.pop("chance")["percent"],
         **scores,
-        "chance_percent": round(chance, 2),
         "classes": len(data.class_names),
-        "train_images": len(train),
-        "test_images": len(test),
+        "train_images": len(known),
+        "test_images": len(asked),
     }
 
 
-@torch.no_grad()
 def _features(
-    encoder: Encoder,
-    images: Sequence[LabelledImage],
-    data: LabelledSet,
-    half: str,
-    reporter: Reporter,
-    batch: int,
-) -> tuple[Tensor, Tensor]:
-    """Return `(P, D)` mean patch tokens and `(P, C)` labels, 0 or 1."""
+    encoder: Encoder, data: LabelledSet, half: str, reporter: Reporter, batch: int
+) -> tuple[Matrix, Matrix]:
+    """Return `(P, D)` mean patch tokens and `(P, C)` labels, 0 or 1, of a half's images."""
+    images = data.train if half == "train" else data.test
     means = []
-    labels = torch.zeros(len(images), len(data.class_names))
+    labels = np.zeros((len(images), len(data.class_names)))
+    for number, image in enumerate(images):
+        labels[number, list(image.classes)] = 1.0
     with reporter.phase(f"{half} features", len(images), "images") as phase:
         opened = (image.open() for image in images)
         for tokens in encode_images(encoder, opened, batch_size=batch):
             means.append(tokens.mean(dim=1))
             phase.advance(len(tokens))
-    for number, image in enumerate(images):
-        labels[number, list(image.classes)] = 1.0
-    return torch.cat(means), labels
+    return torch.cat(means).double().numpy(), labels
 
 
-def _logistic(train: Tensor, labels: Tensor, test: Tensor, seed: int) -> Tensor:
-    """Return `(P,)` classes by logistic regression on standardised features.
+def nearest_neighbour_scores(known: Matrix, labels: Matrix, asked: Matrix) -> Matrix:
+    """Return `(P, C)` scores: labels of the nearest by cosine, weighted by exp(similarity / 0.07).
+
+    Reference: Caron et al. 2021 (DINO), the weighted k-NN of its evaluation; k = 20.
+    """
+    from sklearn.neighbors import KNeighborsRegressor
+
+    model = KNeighborsRegressor(
+        min(_NEIGHBOURS, len(known)),
+        metric="cosine",
+        weights=lambda distances: np.exp(-distances / _TEMPERATURE),
+    )
+    return np.asarray(model.fit(known, labels).predict(asked))
+
+
+def linear_probe_scores(known: Matrix, labels: Matrix, asked: Matrix, *, seed: int = 0) -> Matrix:
+    """Return `(P, C)` logits of one logistic regression per class, on standardised features."""
+    from sklearn.multiclass import OneVsRestClassifier
+
+    model = OneVsRestClassifier(_logistic(_USUAL_STRENGTH, seed))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a class that all or no images have
+        scores = model.fit(known, labels).decision_function(asked)
+    return np.asarray(scores).reshape(len(asked), -1)
+
+
+def _classifier_scores(known: Matrix, labels: Matrix, asked: Matrix, *, seed: int = 0) -> Matrix:
+    """Return `(P, C)` 1 for the class that a logistic regression predicts.
 
     Its strength is chosen on a fifth of the training images, as CLIP's probes are (Radford et al.
     2021, appendix A.3), and fitted again on all of them.
     """
+    order = np.random.default_rng(seed).permutation(len(known))
+    fit, held_out = np.split(order, [max(1, int(_FIT_SHARE * len(order)))])
+    classes, best = labels.argmax(axis=1), _USUAL_STRENGTH
+    if len(held_out) and len(set(classes[fit])) > 1:
+        accuracies = {
+            strength: _logistic(strength, seed)
+            .fit(known[fit], classes[fit])
+            .score(known[held_out], classes[held_out])
+            for strength in _STRENGTHS
+        }
+        best = max(accuracies, key=lambda strength: accuracies[strength])
+    predicted = _logistic(best, seed).fit(known, classes).predict(asked)
+    return np.asarray(np.eye(labels.shape[1])[predicted])
+
+
+def _logistic(strength: float, seed: int) -> Any:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    order = np.random.default_rng(seed).permutation(len(train))
-    cut = max(1, int(_FIT_SHARE * len(order)))
-    fit, held_out = order[:cut], order[cut:]
-    known, answers = train.numpy(), labels.numpy()
-
-    def model(strength: float) -> Any:
-        return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000))
-
-    best = _STRENGTHS[1]
-    if len(held_out) and len(set(answers[fit])) > 1:
-        accuracies = [
-            model(c).fit(known[fit], answers[fit]).score(known[held_out], answers[held_out])
-            for c in _STRENGTHS
-        ]
-        best = _STRENGTHS[int(np.argmax(accuracies))]
-    predicted: NDArray[np.int64] = model(best).fit(known, answers).predict(test.numpy())
-    return torch.from_numpy(np.asarray(predicted))
+    regression = LogisticRegression(C=strength, max_iter=1000, random_state=seed)
+    return make_pipeline(StandardScaler(), regression)
 
 
-def _accuracy(correct: Tensor, seed: int) -> dict[str, Any]:
-    return _mean(correct.numpy().astype(np.float64), seed)
+def _accuracy(scores: Matrix, labels: Matrix, seed: int) -> dict[str, Any]:
+    return _mean(scores.argmax(axis=1) == labels.argmax(axis=1), seed)
 
 
-def _mean(each: NDArray[np.float64], seed: int) -> dict[str, Any]:
-    values = np.stack([each, np.ones(len(each))], axis=1)
+def _ranking_precision(scores: Matrix, labels: Matrix, seed: int) -> dict[str, Any]:
+    """Return label-ranking average precision: a mean over images, so that it has an interval.
+
+    Images without a class are skipped.
+    """
+    from sklearn.metrics import label_ranking_average_precision_score as ranking
+
+    kept = np.flatnonzero(labels.sum(axis=1))
+    return _mean(np.asarray([ranking(labels[[i]], scores[[i]]) for i in kept]), seed)
+
+
+def _mean(each: NDArray[Any], seed: int) -> dict[str, Any]:
+    values = np.stack([each.astype(np.float64), np.ones(len(each))], axis=1)
     interval = bootstrap_interval(values, range(len(values)), plain_ratio, seed=seed)
     return {
         "percent": round(100.0 * float(values[:, 0].mean()), 2),
@@ -153,37 +173,23 @@ def _mean(each: NDArray[np.float64], seed: int) -> dict[str, Any]:
     }
 
 
-def _ranking_precision(scores: Tensor, labels: Tensor, seed: int) -> dict[str, Any]:
-    """Return label-ranking average precision: a mean over images, so that it has an interval.
-
-    Images without a class are passed over.
-    """
-    from sklearn.metrics import label_ranking_average_precision_score as ranking
-
-    kept = labels.sum(dim=1) > 0
-    rows = zip(labels[kept].numpy(), scores[kept].numpy(), strict=True)
-    precision = [float(ranking(truth[None], row[None])) for truth, row in rows]
-    return _mean(np.asarray(precision), seed)
-
-
 def recall_at_one(images: Tensor, texts: Tensor, owner: Sequence[int]) -> dict[str, Any]:
     """Return image-to-text and text-to-image recall at one, in percent, with intervals.
 
-    A picture is right where its best text is one of its own; a text where its best picture is its
-    own (Karpathy and Fei-Fei 2015, section 4.1).
+    An image is right where its best text is one of its own; a text where its best image is its own
+    (Karpathy and Fei-Fei 2015, section 4.1).
 
     Args:
         images: `(P, E)` embeddings.
         texts: `(T, E)` embeddings.
-        owner: T indices: the picture of each text.
+        owner: T indices: the image of each text.
     """
     similarity = F.normalize(texts, dim=-1) @ F.normalize(images, dim=-1).T
     of = torch.as_tensor(owner)
-    right_texts = similarity.argmax(dim=1) == of
     right_images = of[similarity.argmax(dim=0)] == torch.arange(len(images))
     return {
-        "image_to_text": _accuracy(right_images, 0),
-        "text_to_image": _accuracy(right_texts, 0),
+        "image_to_text": _mean(right_images.numpy(), 0),
+        "text_to_image": _mean((similarity.argmax(dim=1) == of).numpy(), 0),
         "images": len(images),
         "texts": len(texts),
         "chance_percent": round(100.0 / len(images), 2),
@@ -193,13 +199,13 @@ def recall_at_one(images: Tensor, texts: Tensor, owner: Sequence[int]) -> dict[s
 def retrieve(
     towers: DualEncoder, samples: Sequence[Sample], *, reporter: Reporter, batch: int = 32
 ) -> dict[str, Any]:
-    """Return recall at one of captions and their pictures.
+    """Return recall at one of captions and their images.
 
     Args:
         towers: both towers of one checkpoint.
-        samples: captioning samples, one a picture, their captions as references.
-        reporter: told the progress.
-        batch: images or texts at once.
+        samples: captioning samples, one per image, their captions as references.
+        reporter: where progress goes.
+        batch: batch size, of images and of texts.
     """
     texts = [text for sample in samples for text in sample.references]
     owner = [number for number, sample in enumerate(samples) for _ in sample.references]

@@ -1,13 +1,7 @@
-"""Pictures of what a table's encoders see, for the report: before tuning, and after it.
-
-What belongs here: finding each row's encoder again and drawing its patch features. The page is
-made in `results/report/`.
-"""
+"""Pictures of what a table's encoders see, for the report: before tuning, and after it."""
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,13 +11,10 @@ from encoder_bench.base.hashing import hash_text
 from encoder_bench.base.progress import Reporter
 from encoder_bench.base.record import RunRecord
 from encoder_bench.results.grouping import TableGroup, TableRow, group_records
-from encoder_bench.results.report.content import row_name
-from encoder_bench.results.report.features import Seen, SeenColumn
-from encoder_bench.results.thumbnails import data_uri
+from encoder_bench.results.report.content import Seen, SeenColumn, row_name
+from encoder_bench.results.thumbnails import data_uri, picture_uri
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from encoder_bench.encoders.encoder import Encoder
 
 PHOTOS = 4
@@ -45,7 +36,7 @@ def seen_features(
     Args:
         results: the results folder, with the trained weights.
         records: run records.
-        images: `str(image_id)` -> image file; always the same few of them are shown.
+        images: `str(image_id)` -> image file; the same few of them are shown every time.
         reporter: where progress goes.
         device: of the encoders.
     """
@@ -74,12 +65,15 @@ def _of_group(
 
 
 def _column(results: Path, row: TableRow, photos: Sequence[Path], device: str) -> SeenColumn:
+    from PIL import Image
+
     from encoder_bench.data.images import load_image
-    from encoder_bench.inspection.patch_features import patch_features
+    from encoder_bench.inspection.features import patch_features
 
     view = patch_features(_encoder(results, row, device), [load_image(path) for path in photos])
     note = f"{view.explained:.0%} of variance" + ("" if row.pretrained else ", random weights")
-    pictures = tuple(_picture(colours) for colours in view.colours)
+    pixels = (view.colours.numpy() * 255).round().astype("uint8")
+    pictures = tuple(picture_uri(Image.fromarray(each), "png") for each in pixels)
     return SeenColumn(row_name(row), note, pictures, patches=True)
 
 
@@ -107,13 +101,3 @@ def _encoder(results: Path, row: TableRow, device: str) -> Encoder:
     if encoder.fingerprint() != record.encoder.fingerprint:
         raise EncoderBenchError(f"the weights found now are not those of run {record.run_id}")
     return encoder.to(choose_device(device)).eval()
-
-
-def _picture(colours: Tensor) -> str:
-    """Return `(h, w, 3)` colours from 0 to 1 as a PNG of h x w pixels in a data URI."""
-    from PIL import Image
-
-    pixels = (colours.numpy() * 255).round().astype("uint8")
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "png", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

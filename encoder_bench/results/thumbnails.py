@@ -1,16 +1,16 @@
-"""Small pictures inside HTML: an image file as a data URI.
-
-What belongs here: shrinking one image. Which images are shown is chosen by the pages.
-"""
+"""Small pictures inside HTML: images as data URIs."""
 
 from __future__ import annotations
 
 import base64
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 THUMBNAIL_PIXELS = 192
-_JPEG_QUALITY = 72
 _LOSSLESS_PIXELS = 96
 
 
@@ -27,7 +27,11 @@ def data_uri(path: Path) -> str | None:
             small.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
         return None
-    kind = "png" if max(small.size) <= _LOSSLESS_PIXELS else "jpeg"
+    return picture_uri(small, "png" if max(small.size) <= _LOSSLESS_PIXELS else "jpeg")
+
+
+def picture_uri(image: Image.Image, kind: str) -> str:
+    """Return an image as a data URI of a PNG or JPEG."""
     buffer = io.BytesIO()
-    small.save(buffer, kind, quality=_JPEG_QUALITY, optimize=True)
+    image.save(buffer, kind, quality=72, optimize=True)
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -18,9 +18,14 @@ from encoder_bench.cli.app import app
 from encoder_bench.encoders.bundled import tiny_processor
 from encoder_bench.encoders.registry import load_encoder
 from encoder_bench.encoders.text_tower import load_dual_encoder
+from encoder_bench.inspection.features import patch_features, principal_colours
 from encoder_bench.inspection.labelled_images import HubColumns, read_labelled
-from encoder_bench.inspection.patch_features import patch_features, principal_colours
-from encoder_bench.inspection.probe import probe_encoder, recall_at_one
+from encoder_bench.inspection.probe import (
+    linear_probe_scores,
+    nearest_neighbour_scores,
+    probe_encoder,
+    recall_at_one,
+)
 
 QUIET = QuietReporter()
 
@@ -154,6 +159,22 @@ def test_a_saved_data_set_is_read_by_its_columns(tmp_path: Path) -> None:
     assert data.test[0].open().size == (40, 40)
     with pytest.raises(DataError, match=r"no column 'image'.*--image-column"):
         read_labelled(name, QUIET)
+
+
+def test_nearest_neighbours_by_hand() -> None:
+    known = np.asarray([[1.0, 0.0], [0.0, 2.0], [-1.0, 0.0]])
+    scores = nearest_neighbour_scores(known, np.eye(3), np.asarray([[3.0, 0.0]]))
+    weights = np.exp(np.asarray([1.0, 0.0, -1.0]) / 0.07)
+    assert scores == pytest.approx(weights[None] / weights.sum())
+
+
+def test_a_class_of_all_images_or_of_none_does_not_stop_a_probe() -> None:
+    known = np.random.default_rng(0).normal(size=(60, 4))
+    labels = np.stack([known[:, 0] > 0, np.ones(60), np.zeros(60)], axis=1).astype(float)
+    scores = linear_probe_scores(known[:40], labels[:40], known[40:])
+    assert scores.shape == (20, 3)
+    assert ((scores[:, 0] > 0) == labels[40:, 0]).mean() > 0.9
+    assert (scores[:, 1] > scores[:, 2]).all()
 
 
 def test_recall_at_one_by_hand() -> None:

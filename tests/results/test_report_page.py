@@ -7,6 +7,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -20,33 +21,39 @@ from encoder_bench.base.errors import RecordError
 from encoder_bench.base.record import read_records, write_record
 from encoder_bench.results.report import write_figures, write_report
 from encoder_bench.results.report.charts import (
-    Costed,
     Point,
-    Series,
+    change_chart,
+    cost_chart,
     curve_chart,
-    pareto_chart,
-    slope_chart,
+    error_chart,
+    frontier,
+    keep_apart,
+    score_chart,
 )
-from encoder_bench.results.report.svg import keep_apart, nice_ticks
+from encoder_bench.results.report.content import chapters
 
 
 class _Page(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.stack: list[str] = []
-        self.data = ""
+        self.scripts: dict[str | None, str] = {}
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
-        self.stack.append(tag)
 
     def handle_data(self, data: str) -> None:
-        if self.tags and self.tags[-1] == (
-            "script",
-            {"type": "application/json", "id": "sample-data"},
-        ):
-            self.data += data
+        if self.tags and self.tags[-1][0] == "script":
+            name = self.tags[-1][1].get("id")
+            self.scripts[name] = self.scripts.get(name, "") + data
+
+    @property
+    def data(self) -> Any:
+        return json.loads(self.scripts["sample-data"])
+
+    @property
+    def charts(self) -> list[dict[str, Any]]:
+        return list(json.loads(self.scripts["chart-data"])["specs"])
 
 
 def parse(path: Path) -> _Page:
@@ -55,23 +62,42 @@ def parse(path: Path) -> _Page:
     return page
 
 
-def test_a_page_of_two_encoders_has_every_chapter(tmp_path: Path) -> None:
+def test_a_page_of_two_encoders_has_every_chapter_in_order(tmp_path: Path) -> None:
     make_results(tmp_path, encoders=("dino", "clip"), count=12)
     pictures = draw_pictures(tmp_path / "pictures", 6)
-    text = write_report(tmp_path, images=pictures).read_text(encoding="utf-8")
-    for heading in (
-        "Frozen against joint",
+    path = write_report(tmp_path, images=pictures, verdict=["Choose CLIP & <b>tune</b> it."])
+    text = path.read_text(encoding="utf-8")
+    headings = (
+        "<h1>2 visual encoders in a multimodal LLM, frozen and jointly tuned</h1>",
+        "Choose CLIP &amp; &lt;b&gt;tune&lt;/b&gt; it.",
+        'aria-label="Comparison table 1"',
         "Scores with 95% intervals",
+        "Frozen to joint",
         "Score against cost",
-        "Training loss",
-        "VQA Acc by count",
-        "Samples",
-        "Runs and proofs",
+        "Where the errors are",
+        "<h2>Samples</h2>",
+        "<h2>Details</h2>",
+        "Training curves",
         "relative change",
-    ):
-        assert heading in text
-    for drawing in re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL):
-        ElementTree.fromstring(drawing)
+        "Task recipe vqa",
+    )
+    places = [text.index(heading) for heading in headings]
+    assert places == sorted(places)
+    assert text.count("&#34;description&#34;: &#34;a recipe&#34;") == 2  # frozen and joint, once
+    assert "Verdict" not in write_report(tmp_path).read_text(encoding="utf-8")
+
+
+def test_every_chart_is_valid_and_drawn_once(tmp_path: Path) -> None:
+    make_results(tmp_path, encoders=("dino", "clip"), count=12)
+    page = parse(write_report(tmp_path))
+    drawn = [int(str(a["data-chart"])) for _, a in page.tags if "data-chart" in a]
+    assert drawn == list(range(len(page.charts)))
+    names = [spec["description"] for spec in page.charts]
+    assert len(set(names)) == len(names)
+    assert {"Avg with 95% intervals", "OC Acc, frozen to joint", "VQA Acc by count"} <= set(names)
+    (chapter,) = chapters(read_records(tmp_path))
+    for chart in itertools.chain.from_iterable(chapter.charts.values()):
+        chart.to_dict()  # against the schema of Vega-Lite
 
 
 def test_nothing_on_the_page_points_outside_it(tmp_path: Path) -> None:
@@ -87,10 +113,13 @@ def test_nothing_on_the_page_points_outside_it(tmp_path: Path) -> None:
 def test_samples_lie_beside_each_other_with_their_pictures(tmp_path: Path) -> None:
     make_results(tmp_path, encoders=("dino", "clip"), count=8)
     page = parse(write_report(tmp_path, images=draw_pictures(tmp_path / "pictures", 3)))
-    data = json.loads(page.data)
-    assert data["tables"][0]["runs"] == [
-        "CLIP, frozen", "DINO, frozen", "CLIP, joint", "DINO, joint",
-    ]  # fmt: skip
+    data = page.data
+    runs = data["tables"][0]["runs"]
+    assert sorted(runs) == [
+        f"{name}, seed 0" for name in ("CLIP, frozen", "CLIP, joint", "DINO, frozen", "DINO, joint")
+    ]
+    first, second = runs[0], runs[data["tables"][0]["second"]]
+    assert first.partition(",")[0] != second.partition(",")[0]
     samples = data["tables"][0]["tasks"]["vqa"]
     assert len(samples) == 8
     assert all(len(sample["answers"]) == 4 for sample in samples)
@@ -102,7 +131,7 @@ def test_the_number_of_samples_is_bounded_and_always_the_same(tmp_path: Path) ->
     make_results(tmp_path, encoders=("dino",), count=30)
     first = write_report(tmp_path, samples_per_task=5).read_bytes()
     assert write_report(tmp_path, samples_per_task=5).read_bytes() == first
-    data = json.loads(parse(tmp_path / "report.html").data)
+    data = parse(tmp_path / "report.html").data
     assert len(data["tables"][0]["tasks"]["oc"]) == 5
 
 
@@ -116,9 +145,9 @@ def test_hostile_names_and_answers_stay_text(tmp_path: Path) -> None:
         record.model_copy(update={"encoder": facts, "command": hostile, "warnings": (hostile,)}),
     )
     page = parse(write_report(tmp_path))
-    assert sum(tag == "script" for tag, _ in page.tags) == 3
+    assert sum(tag == "script" for tag, _ in page.tags) == 4
     assert not any("onerror" in attrs for _, attrs in page.tags)
-    assert json.loads(page.data)["tables"][0]["runs"] == [f"{hostile}, frozen"]
+    assert page.data["tables"][0]["runs"] == [f"{hostile}, frozen, seed 0"]
 
 
 def test_damaged_predictions_are_named_and_the_rest_is_shown(tmp_path: Path) -> None:
@@ -126,7 +155,7 @@ def test_damaged_predictions_are_named_and_the_rest_is_shown(tmp_path: Path) -> 
     path = tmp_path / "predictions" / record.run_id / "vqa.jsonl"
     path.write_text(path.read_text() + "{half")
     page = parse(write_report(tmp_path))
-    assert "vqa" not in json.loads(page.data)["tables"][0]["tasks"]
+    assert "vqa" not in page.data["tables"][0]["tasks"]
     assert "edited or damaged" in (tmp_path / "report.html").read_text()
 
 
@@ -143,57 +172,81 @@ def test_no_records_is_one_clear_line(tmp_path: Path) -> None:
 
 
 def test_a_chart_without_data_is_none() -> None:
-    alone = Series("A", 0, Point(50.0, 1.0), None)
-    assert slope_chart("VQA Acc", [alone]) is None
-    assert pareto_chart("t", "s", [Costed("A", 0, False, 1.0, Point(1.0))]) is None
-    assert curve_chart("t", {}) is None
+    alone = Point("A", 0, False, 50.0, 1.0, at=1.0)
+    assert change_chart("VQA Acc", [alone]) is None
+    assert cost_chart("t", "s", [alone]) is None
+    assert curve_chart("t", [(alone, [])]) is None
+    assert error_chart("t", [Point("A", 0, False, 1.0, at="only")], {"only": "only"}) is None
+
+
+def costed(*costs: float) -> list[Point]:
+    return [Point(f"E{n}", n, False, 50.0 + n, 1.0, at=cost) for n, cost in enumerate(costs)]
+
+
+def test_costs_that_do_not_differ_make_no_chart_and_far_ones_a_log_axis(tmp_path: Path) -> None:
+    assert cost_chart("t", "s", costed(1.29, 1.30)) is None
+    scales = []
+    for costs in ((1.0, 9.0), (1.0, 10.0)):
+        chart = cost_chart("t", "s", costed(*costs))
+        assert chart is not None
+        scales.append(re.findall(r'"type": "(log|linear)"', json.dumps(chart.to_dict())))
+    assert set(scales[0]) == {"linear"}
+    assert set(scales[1]) == {"log"}
+    write_record(tmp_path, make_record(facts=encoder_facts("dino")))
+    write_record(tmp_path, make_record(facts=encoder_facts("clip")))
+    (chapter,) = chapters(read_records(tmp_path))
+    assert "Avg against encoder parameters (M): no chart, since all rows cost about 86." in (
+        chapter.no_cost
+    )
 
 
 def test_the_frontier_leaves_out_what_is_dearer_and_worse() -> None:
     points = [
-        Costed("cheap", 0, False, 1.0, Point(50.0)),
-        Costed("dear and worse", 1, False, 2.0, Point(40.0)),
-        Costed("dear and better", 2, False, 3.0, Point(60.0)),
+        Point("cheap", 0, False, 50.0, at=1.0),
+        Point("dear and worse", 1, False, 40.0, at=2.0),
+        Point("dear and better", 2, False, 60.0, at=3.0),
+        Point("as dear and worse", 2, True, 55.0, at=3.0),
     ]
-    chart = pareto_chart("t", "s", points)
-    assert chart is not None
-    frontier = re.search(r'<polyline points="([^"]+)" fill="none" class="frontier"', chart)
-    assert frontier is not None
-    assert len(frontier.group(1).split()) == 2
+    assert [point.label for point in frontier(points)] == ["cheap", "dear and better"]
+
+
+@given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 30)), min_size=1, max_size=6))
+@settings(max_examples=20, deadline=None)
+def test_no_interval_passes_its_axis(scores: list[tuple[float, float]]) -> None:
+    points = [Point(f"E{n}", n, False, value, half) for n, (value, half) in enumerate(scores)]
+    spec = score_chart("t", points, [point.label for point in points], 12.0).to_dict(validate=False)
+    low, high = spec["layer"][-1]["encoding"]["x"]["scale"]["domain"]
+    assert low < min(12.0, *(value - half for value, half in scores)) + 1e-3
+    assert high > max(12.0, *(value + half for value, half in scores)) - 1e-3
 
 
 @given(st.lists(st.floats(0, 300), min_size=1, max_size=12))
 @settings(max_examples=40, deadline=None)
 def test_labels_never_overlap_nor_fall_off(positions: list[float]) -> None:
-    placed = sorted(keep_apart(positions, 13.0, lowest=300.0))
+    kept = keep_apart(positions, 13.0, 300.0)
+    placed = sorted(kept)
     assert all(b - a >= 13.0 - 1e-6 for a, b in itertools.pairwise(placed))
     assert placed[-1] <= 300.0 + 1e-6
-
-
-@given(st.floats(-1000, 1000), st.floats(0.01, 1000))
-@settings(max_examples=40, deadline=None)
-def test_ticks_are_few_and_lie_within(low: float, span: float) -> None:
-    ticks = nice_ticks(low, low + span)
-    assert 1 <= len(ticks) <= 9
-    assert all(low - 1e-6 * span <= tick <= low + span + 1e-6 * span for tick in ticks)
+    order = sorted(range(len(positions)), key=lambda i: positions[i])
+    assert [kept[i] for i in order] == placed
 
 
 def test_every_chart_is_a_file_of_its_own_with_its_colours(tmp_path: Path) -> None:
     make_results(tmp_path, encoders=("dino", "clip"), count=8)
     paths = write_figures(read_records(tmp_path), tmp_path / "figures")
     names = {path.name for path in paths}
-    assert len(names) == len(paths) >= 24
-    assert "table1-vqa-acc-frozen-against-joint.svg" in names
+    assert len(names) == len(paths) >= 36
+    assert "table1-vqa-acc-frozen-to-joint.svg" in names
     for path in (path for path in paths if path.suffix == ".svg"):
-        root = ElementTree.parse(path).getroot()
-        style = root.find("{http://www.w3.org/2000/svg}style")
-        assert style is not None
-        assert "var(" not in str(style.text)
-        assert "#" in str(style.text)
+        text = path.read_text()
+        assert "var(" not in text
+        root = ElementTree.fromstring(text)
         with Image.open(path.with_suffix(".png")) as picture:
-            assert picture.width == 2 * round(float(root.attrib["viewBox"].split()[2]))
-            drawn = {f"#{bytes(rgb).hex()}" for _, rgb in picture.convert("RGB").getcolors(1 << 20)}
-        rule = re.compile(r"\.s(\d)\.mark[^{]*{ fill: (#\w+)")
-        colours = dict(rule.findall(str(style.text)))
-        series = set(re.findall(r'class="s(\d)', path.read_text()))
-        assert {colours[name] for name in series} & drawn, f"{path.name}: no series has its colour"
+            assert picture.width == pytest.approx(2 * float(root.attrib["width"]), abs=2)
+            found = picture.convert("RGB").getcolors(1 << 20)
+        assert found is not None
+        drawn = {f"#{bytes(rgb).hex()}" for _, rgb in found}  # type: ignore[arg-type]
+        series = {colour for colour in ("#0072b2", "#b34700") if colour in text}
+        assert series <= drawn, f"{path.name}: a series lacks its colour"
+        assert series or " by " in path.stem or "-by-" in path.stem
+        assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")

@@ -1,4 +1,4 @@
-"""The report to look at: one HTML file with the table, charts, samples and proofs."""
+"""The report to look at: one HTML file with the table, charts, samples and details."""
 
 from encoder_bench.results.report.figures import write_figures
 from encoder_bench.results.report.page import write_report

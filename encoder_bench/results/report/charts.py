@@ -1,264 +1,318 @@
-"""The report's charts, as SVG: slope, intervals, Pareto, curves, breakdowns.
-
-What belongs here: what each chart shows and where. Numbers come ready from `content.py`.
-"""
+"""The report's charts in Vega-Lite: one definition each for the page and for files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from encoder_bench.results.report import svg
-from encoder_bench.results.report.svg import Scale
+import altair as alt
+import numpy as np
+
+SERIES = 8
+"""Colours; shapes differ too, so that none of them is needed to tell encoders apart."""
+_SHAPES = ("circle", "square", "diamond", "triangle-up")
+_COST_SPREAD, _LOG_SPREAD = 1.05, 10.0
+_WIDTH, _COST_WIDTH, _CURVE_WIDTH = 250.0, 360.0, 620.0
+_LABEL_PIXELS = 14.0
+_PADDING = 0.06
+_CURVE_POINTS = 120
+
+CONFIG: dict[str, Any] = {
+    "background": "var(--paper)",
+    "font": "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif",
+    "padding": 4,
+    "view": {"stroke": None},
+    "title": {"anchor": "start", "frame": "group", "fontSize": 13, "color": "var(--ink)"},
+    "axis": {
+        "domain": False, "ticks": False, "gridColor": "var(--line)", "labelColor": "var(--soft)",
+        "labelFontSize": 11, "labelPadding": 6, "labelLimit": 150, "titleColor": "var(--soft)",
+        "titleFontSize": 11, "titleFontWeight": "normal",
+    },
+    "text": {"fontSize": 11, "color": "var(--ink)"},
+    "point": {"size": 55, "strokeWidth": 1.75, "opacity": 1},
+}  # fmt: skip
+"""Shared look; `var(--NAME)` is a colour of `style.css`, so that charts follow its themes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A value with the half-width of its 95% interval, where it has one."""
+    """One encoder's value in one mode, with the half-width of its 95% interval if there is one.
 
+    `series` fixes colour and shape; `at` is a cost or a category, `samples` how many it is of.
+    """
+
+    label: str
+    series: int
+    joint: bool
     value: float
     half_width: float | None = None
+    at: float | str = 0.0
+    samples: int = 0
 
     @property
-    def low(self) -> float:
-        """The interval's lower end."""
-        return self.value - (self.half_width or 0.0)
+    def mode(self) -> str:
+        """Return `joint` or `frozen`."""
+        return "joint" if self.joint else "frozen"
 
     @property
-    def high(self) -> float:
-        """The interval's upper end."""
-        return self.value + (self.half_width or 0.0)
+    def colour(self) -> str:
+        """The series' colour."""
+        return f"var(--s{self.series % SERIES})"
 
-    def __str__(self) -> str:
-        """Return `50.0 ±2.0`."""
-        return f"{self.value:.1f}" + ("" if self.half_width is None else f" ±{self.half_width:.1f}")
+    @property
+    def ends(self) -> list[float]:
+        """The interval's ends, or the value twice."""
+        half = self.half_width or 0.0
+        return [round(self.value - half, 3), round(self.value + half, 3)]
 
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """One encoder's scores in one column, frozen and joint; `index` fixes colour and mark."""
-
-    label: str
-    index: int
-    frozen: Point | None
-    joint: Point | None
-
-    def points(self) -> list[Point]:
-        """Return what there is of the two."""
-        return [point for point in (self.frozen, self.joint) if point is not None]
-
-
-def slope_chart(title: str, series: Sequence[Series]) -> str | None:
-    """Return frozen on the left, joint on the right, a line an encoder; None without a pair."""
-    if not any(each.frozen and each.joint for each in series):
-        return None
-    ends = [end for each in series for point in each.points() for end in (point.low, point.high)]
-    width, height = 340, 250
-    left, right = 58.0, 200.0
-    y = Scale(*svg.spread(ends), height - 34, 30)
-    parts = [svg.text(8, 16, title, css="title")]
-    for tick in y.ticks():
-        parts.append(svg.line(left - 15, y(tick), right + 14, y(tick), css="grid"))
-        parts.append(svg.text(left - 20, y(tick) + 4, f"{tick:g}", anchor="end", css="axis"))
-    for x, name in ((left, "frozen"), (right, "joint")):
-        parts.append(svg.text(x, height - 12, name, anchor="middle", css="axis"))
-    apart = min(4.0, 16.0 / len(series))
-    for number, each in enumerate(series):
-        aside = apart * (number - (len(series) - 1) / 2)
-        parts += _slope(each, left + aside, right + aside, y)
-    last = [(each, each.joint or each.frozen) for each in series]
-    labelled = [(each, point) for each, point in last if point is not None]
-    places = svg.keep_apart([y(p.value) for _, p in labelled], 14.0, lowest=height - 30)
-    for (each, point), place in zip(labelled, places, strict=True):
-        parts.append(svg.line(right + 14, y(point.value), right + 22, place, css="leader"))
-        parts.append(svg.text(right + 25, place + 4, _short(each.label), css="label"))
-    return svg.figure(width, height, f"{title}, frozen against joint", parts)
+    def row(self, **more: Any) -> dict[str, Any]:
+        """Return the chart's data: value, interval, look and tooltip."""
+        half = "" if self.half_width is None else f" ±{self.half_width:.1f}"
+        return {
+            "label": self.label,
+            "mode": self.mode,
+            "at": self.at,
+            "value": round(self.value, 3),
+            "low": self.ends[0],
+            "high": self.ends[1],
+            "colour": self.colour,
+            "fill": self.colour if self.joint else "var(--paper)",
+            "shape": _SHAPES[(self.series + self.series // SERIES) % len(_SHAPES)],
+            "text": f"{self.label}, {self.mode}: {self.value:.1f}{half}",
+            **more,
+        }
 
 
-def _slope(each: Series, left: float, right: float, y: Scale) -> list[str]:
-    parts = []
-    if each.frozen and each.joint:
-        ends = [(left, y(each.frozen.value)), (right, y(each.joint.value))]
-        parts.append(svg.polyline(ends, css=f"s{each.index % svg.SERIES} curve"))
-    for x, point, mode in ((left, each.frozen, "frozen"), (right, each.joint, "joint")):
-        if point is not None:
-            parts.append(svg.whisker(x, y(point.low), x, y(point.high), each.index))
-            parts.append(svg.mark(x, y(point.value), each.index, f"{each.label}, {mode}: {point}"))
-    return parts
+_COLOUR = alt.Color("colour:N", scale=None)
+_LOOK = {
+    "color": _COLOUR,
+    "fill": alt.Fill("fill:N", scale=None),
+    "shape": alt.Shape("shape:N", scale=None),
+    "tooltip": alt.Tooltip("text:N"),
+    "description": alt.Description("text:N"),
+}
 
 
-def interval_chart(title: str, series: Sequence[Series], blind: float | None) -> str | None:
-    """Return a dot with its interval for each encoder and mode, and where the blind score lies."""
-    rows = [
-        (each, point, mode)
-        for each in series
-        for mode, point in (("frozen", each.frozen), ("joint", each.joint))
-        if point is not None
-    ]
-    if not rows:
-        return None
-    ends = [end for _, point, _ in rows for end in (point.low, point.high)]
-    step, top, left, width = 19.0, 34.0, 178.0, 488.0
-    height = top + step * len(rows) + 26
-    x = Scale(*svg.spread([*ends, *([blind] if blind is not None else [])]), left, width - 12)
-    parts = [svg.text(8, 16, title, css="title")]
-    for tick in x.ticks(5):
-        parts.append(svg.line(x(tick), top - 8, x(tick), height - 22, css="grid"))
-        parts.append(svg.text(x(tick), height - 8, f"{tick:g}", anchor="middle", css="axis"))
-    if blind is not None:
-        parts.append(svg.line(x(blind), top - 12, x(blind), height - 22, css="blind"))
-        parts.append(svg.text(x(blind), top - 14, "best blind", anchor="middle", css="axis"))
-    for index, (each, point, mode) in enumerate(rows):
-        y = top + step * index + 6
-        parts.append(
-            svg.text(left - 10, y + 4, f"{_short(each.label)}, {mode}", anchor="end", css="label")
-        )
-        parts.append(svg.whisker(x(point.low), y, x(point.high), y, each.index))
-        hollow = mode == "frozen"
-        parts.append(
-            svg.mark(x(point.value), y, each.index, f"{each.label}, {mode}: {point}", hollow=hollow)
-        )
-    return svg.figure(width, height, f"{title} with 95% intervals", parts)
+def score_chart(
+    title: str, points: Sequence[Point], order: Sequence[str], blind: float | None
+) -> alt.LayerChart:
+    """Return each encoder's score and interval, frozen above joint, and the best blind score.
 
-
-@dataclass(frozen=True, slots=True)
-class Costed:
-    """One row's score against what it cost."""
-
-    label: str
-    index: int
-    joint: bool
-    cost: float
-    score: Point
-
-
-def pareto_chart(title: str, axis: str, points: Sequence[Costed]) -> str | None:
-    """Return score against cost with the frontier (nothing cheaper is better) drawn through."""
-    if len(points) < 2:
-        return None
-    width, height, left, bottom = 590, 330, 52.0, 44.0
-    x = Scale(*svg.spread([each.cost for each in points]), left, width - 130)
-    ends = [end for each in points for end in (each.score.low, each.score.high)]
-    y = Scale(*svg.spread(ends), height - bottom, 30)
-    parts = [svg.text(8, 16, title, css="title"), *_axes(x, y, width - 130, height - bottom)]
-    parts.append(svg.text((left + width - 130) / 2, height - 8, axis, anchor="middle", css="axis"))
-    frontier = _frontier(points)
-    parts.append(
-        svg.polyline([(x(each.cost), y(each.score.value)) for each in frontier], css="frontier")
+    Args:
+        title: the score's column.
+        points: at least one.
+        order: labels from top to bottom.
+        blind: None where there is none.
+    """
+    blinds = [] if blind is None else [round(blind, 3)]
+    x = _scaled([end for point in points for end in point.ends] + blinds)
+    base = _by_encoder(points, order, [point.row() for point in points]).encode(
+        yOffset=alt.YOffset("mode:N", scale=alt.Scale(domain=["frozen", "joint"]))
     )
-    for each in points:
-        at = x(each.cost), y(each.score.value)
-        mode = "joint" if each.joint else "frozen"
-        note = f"{each.label}, {mode}: {each.score} at {each.cost:,.4g} {axis}"
-        low, high = y(each.score.low), y(each.score.high)
-        parts.append(svg.whisker(at[0], low, at[0], high, each.index))
-        parts.append(svg.mark(*at, each.index, note, hollow=not each.joint))
-    places = svg.keep_apart([y(e.score.value) for e in points], 13.0, lowest=height - bottom)
-    for each, place in zip(points, places, strict=True):
-        mode = "joint" if each.joint else "frozen"
-        name = f"{_short(each.label)}, {mode}"
-        parts.append(
-            svg.line(x(each.cost) + 7, y(each.score.value), width - 124, place, css="leader")
-        )
-        parts.append(svg.text(width - 121, place + 4, name, css="label"))
-    return svg.figure(width, height, title, parts)
+    at = alt.Chart({"values": [{"blind": value} for value in blinds]}).encode(x("blind:Q"))
+    note = f"best blind {blinds[0]:.1f}" if blinds else ""
+    layers = (
+        at.mark_rule(strokeDash=[4, 3], color="var(--soft)", aria=False),
+        at.mark_text(dy=-6, color="var(--soft)", text=note).encode(y=alt.value(0)),
+        base.mark_rule(strokeWidth=1.5, aria=False).encode(x("low:Q"), x2="high:Q"),
+        base.mark_point().encode(x("value:Q"), **_LOOK),
+    )
+    return _layered(layers, title, _WIDTH, alt.Step(13), f"{title} with 95% intervals")
 
 
-def _frontier(points: Sequence[Costed]) -> list[Costed]:
-    best: list[Costed] = []
-    for each in sorted(points, key=lambda each: (each.cost, -each.score.value)):
-        if not best or each.score.value > best[-1].score.value:
-            best.append(each)
+def change_chart(title: str, points: Sequence[Point]) -> alt.LayerChart | None:
+    """Return frozen to joint, a line per encoder, largest gain first; None without a pair."""
+    frozen = {point.label: point for point in points if not point.joint}
+    pairs = [(frozen[p.label], p) for p in points if p.joint and p.label in frozen]
+    if not pairs:
+        return None
+    pairs.sort(key=lambda pair: pair[0].value - pair[1].value)
+    ends, order = [point for pair in pairs for point in pair], [joint.label for _, joint in pairs]
+    changes = [(joint, before.value, joint.value - before.value) for before, joint in pairs]
+    rows = [joint.row(start=start, change=f"{by:+.1f}") for joint, start, by in changes]
+    x = _scaled([point.value for point in ends])
+    line = _by_encoder(ends, order, rows)
+    shown = _by_encoder(ends, order, [point.row() for point in ends])
+    change = line.mark_text(align="right", fontWeight="bold")
+    layers = (
+        line.mark_rule(strokeWidth=2, aria=False).encode(x("start:Q"), x2="value:Q"),
+        shown.mark_point().encode(x("value:Q"), **_LOOK),
+        change.encode(x=alt.value(_WIDTH + 36), text="change:N"),
+    )
+    return _layered(layers, title, _WIDTH, alt.Step(20), f"{title}, frozen to joint")
+
+
+def cost_chart(title: str, axis: str, points: Sequence[Point]) -> alt.LayerChart | None:
+    """Return score against cost; the dotted line joins what nothing cheaper outscores.
+
+    None where the costs differ by less than 5%. The axis is logarithmic where they differ ten
+    times and more.
+    """
+    costs = sorted(float(point.at) for point in points)
+    if len(costs) < 2 or costs[-1] <= _COST_SPREAD * costs[0]:
+        return None
+    log = costs[0] > 0 and costs[-1] / costs[0] >= _LOG_SPREAD
+    last = {point.label: point for point in sorted(points, key=lambda point: point.joint)}
+    height = max(240.0, _LABEL_PIXELS * len(last) + 20)
+    domain = [costs[0] / 1.2, costs[-1] * 1.2] if log else _domain(costs)
+    x = alt.X(
+        "at:Q",
+        scale=alt.Scale(type="log" if log else "linear", domain=domain, nice=False),
+        axis=alt.Axis(grid=False, tickCount=5, format="~g"),
+        title=axis + (" (log scale)" if log else ""),
+    )
+    scores = _domain([end for point in points for end in point.ends])
+    y = alt.Y("value:Q", scale=alt.Scale(domain=scores, nice=False), title="Avg")
+    rows = [point.row() | {"text": f"{point.row()['text']} at {point.at:,.4g}"} for point in points]
+    base = alt.Chart({"values": rows}).encode(x, y, _COLOUR)
+    best = alt.Chart({"values": [point.row() for point in frontier(points)]}).encode(x, y)
+    layers = (
+        best.mark_line(strokeDash=[1, 4], strokeCap="round", color="var(--soft)", aria=False),
+        *_end_labels(list(last.values()), scores, x, _COST_WIDTH, height),
+        base.mark_line(strokeWidth=1, aria=False).encode(detail="label:N"),
+        base.mark_rule(opacity=0.4, aria=False).encode(y="low:Q", y2="high:Q"),
+        base.mark_point().encode(**_LOOK),
+    )
+    return _layered(layers, title, _COST_WIDTH, height)
+
+
+def frontier(points: Sequence[Point]) -> list[Point]:
+    """Return the points that nothing as cheap or cheaper outscores, cheapest first."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda point: (point.at, -point.value)):
+        if not best or point.value > best[-1].value:
+            best.append(point)
     return best
 
 
 def curve_chart(
-    title: str, curves: Mapping[str, tuple[int, Sequence[tuple[float, float]]]]
-) -> str | None:
-    """Return lines over training steps: label -> (series, [(step, loss), ...])."""
-    points = [point for _, curve in curves.values() for point in curve]
-    if len(points) < 2:
+    title: str, curves: Sequence[tuple[Point, Sequence[tuple[float, float]]]]
+) -> alt.LayerChart | None:
+    """Return a line per point over training steps, each a list of (step, loss)."""
+    drawn = [(point, curve) for point, curve in curves if curve]
+    if not drawn:
         return None
-    width, height, left, bottom = 620, 280, 52.0, 44.0
-    x = Scale(0, max(step for step, _ in points), left, width - 140)
-    y = Scale(*svg.spread([loss for _, loss in points]), height - bottom, 30)
-    parts = [svg.text(8, 16, title, css="title"), *_axes(x, y, width - 140, height - bottom)]
-    parts.append(
-        svg.text((left + width - 140) / 2, height - 8, "step", anchor="middle", css="axis")
+    rows, ends = [], []
+    for p, curve in drawn:
+        kept = [*curve[:: max(1, len(curve) // _CURVE_POINTS)], curve[-1]]
+        look = {"label": p.label, "colour": p.colour, "mode": p.mode}
+        rows += [look | {"at": step, "value": round(loss, 4)} for step, loss in kept]
+        ends.append(Point(p.label, p.series, p.joint, curve[-1][1], at=curve[-1][0]))
+    height = max(260.0, _LABEL_PIXELS * len(drawn) + 20)
+    losses = _domain([loss for _, curve in drawn for _, loss in curve])
+    x = alt.X("at:Q", axis=alt.Axis(grid=False), title="step")
+    y = alt.Y("value:Q", scale=alt.Scale(domain=losses, nice=False), title=None)
+    modes = alt.Scale(domain=["joint", "frozen"], range=[[1, 0], [5, 3]])
+    dash = alt.StrokeDash("mode:N", scale=modes, legend=None)
+    line = alt.Chart({"values": rows}).mark_line(strokeWidth=1.5)
+    layers = (
+        line.encode(x, y, _COLOUR, dash, detail="label:N"),
+        *_end_labels(ends, losses, x, _CURVE_WIDTH, height),
     )
-    drawn = [(label, index, curve) for label, (index, curve) in curves.items() if curve]
-    for label, index, curve in drawn:
-        css = f"s{index % svg.SERIES} curve" + (" dashed" if label.endswith("frozen") else "")
-        parts.append(svg.polyline([(x(step), y(loss)) for step, loss in _thinned(curve)], css=css))
-    places = svg.keep_apart([y(c[-1][1]) for _, _, c in drawn], 13.0, lowest=height - 8)
-    for (label, _, curve), place in zip(drawn, places, strict=True):
-        parts.append(svg.line(x(curve[-1][0]), y(curve[-1][1]), width - 134, place, css="leader"))
-        parts.append(svg.text(width - 131, place + 4, label, css="label"))
-    return svg.figure(width, height, title, parts)
+    return _layered(layers, title, _CURVE_WIDTH, height)
 
 
-def bar_chart(
-    title: str, categories: Sequence[str], values: Mapping[str, tuple[int, Sequence[Point | None]]]
-) -> str | None:
-    """Return a score by category: label -> (series, a point a category), a mark and interval."""
-    points = [point for _, row in values.values() for point in row if point is not None]
-    if not points or not categories:
+def error_chart(
+    title: str, points: Sequence[Point], headings: Mapping[str, str]
+) -> alt.LayerChart | None:
+    """Return a grid of scores, a row per encoder and mode; None without two categories.
+
+    Args:
+        title: which score by what.
+        points: in the order of the rows, at categories.
+        headings: category -> its column's heading, of any number of lines.
+    """
+    kept = [point for point in points if point.at in headings]
+    if len(headings) < 2 or not kept:
         return None
-    left, bottom, height = 52.0, 62.0, 270
-    longest = max((len(category) for category in categories), default=1)
-    room = max(46.0, 13.0 * len(values) + 14, min(6.2 * longest + 8, 110.0))
-    width = left + room * len(categories) + 160
-    y = Scale(*svg.spread([end for p in points for end in (p.low, p.high)]), height - bottom, 30)
-    right = width - 150
-    parts = [svg.text(8, 16, title, css="title")]
-    parts += [svg.line(left, y(tick), right, y(tick), css="grid") for tick in y.ticks()]
-    parts += [
-        svg.text(left - 6, y(tick) + 4, f"{tick:g}", anchor="end", css="axis") for tick in y.ticks()
-    ]
-    for column, category in enumerate(categories):
-        middle = left + room * (column + 0.5)
-        parts.append(
-            svg.text(
-                middle,
-                height - bottom + 18,
-                _short(category, max(4, int(room / 6.2))),
-                anchor="middle",
-                css="axis",
-            )
-        )
-        for place, (label, (index, row)) in enumerate(values.items()):
-            point = row[column]
-            if point is None:
-                continue
-            x = middle + 13.0 * (place - (len(values) - 1) / 2)
-            parts.append(svg.whisker(x, y(point.low), x, y(point.high), index))
-            hollow = label.endswith("frozen")
-            note = f"{label}, {category}: {point}"
-            parts.append(svg.mark(x, y(point.value), index, note, hollow=hollow))
-    for place, (label, (index, _)) in enumerate(values.items()):
-        y_key = 40.0 + 17 * place
-        parts.append(svg.mark(right + 14, y_key, index, label, hollow=label.endswith("frozen")))
-        parts.append(svg.text(right + 24, y_key + 4, _short(label, 20), css="label"))
-    return svg.figure(width, max(height, 60 + 17 * len(values)), title, parts)
+    rows = []
+    for point in kept:
+        half = "" if point.half_width is None else f" ±{point.half_width:.0f}"
+        name, heading = f"{point.label}, {point.mode}", headings[str(point.at)]
+        text = f"{point.row()['text']} at {point.at}"
+        rows.append(point.row() | {"name": name, "at": heading, "text": text})
+        rows[-1]["shown"] = f"{point.value:.0f}{half}"
+    lines = "split(datum.label, '\\n')"
+    axis = alt.Axis(orient="top", labelAngle=0, labelPadding=18, labelExpr=lines)
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    base = alt.Chart({"values": rows}).encode(
+        alt.Y("name:N", sort=names, title=None),
+        alt.X("at:N", sort=list(headings.values()), title=None, axis=axis),
+        tooltip="text:N",
+        description="text:N",
+    )
+    ends = alt.Scale(domain=_domain([point.value for point in kept]), range=[0.03, 0.38])
+    shade = alt.FillOpacity("value:Q", scale=ends, legend=None)
+    layers = (
+        base.mark_rect(fill="var(--accent)", stroke="var(--paper)", aria=False).encode(shade),
+        base.mark_text().encode(text="shown:N"),
+    )
+    longest = max(len(line) for heading in headings.values() for line in heading.split("\n"))
+    width = max(52, min(6 * longest + 8, 110)) * len(headings)
+    return _layered(layers, title, width, alt.Step(19))
 
 
-def _axes(x: Scale, y: Scale, right: float, bottom: float) -> list[str]:
-    parts = []
-    for tick in y.ticks():
-        parts.append(svg.line(x.start, y(tick), right, y(tick), css="grid"))
-        parts.append(svg.text(x.start - 6, y(tick) + 4, f"{tick:g}", anchor="end", css="axis"))
-    return parts + [
-        svg.text(x(tick), bottom + 16, f"{tick:,g}", anchor="middle", css="axis")
-        for tick in x.ticks(5)
-    ]
+def keep_apart(positions: Sequence[float], gap: float, high: float) -> list[float]:
+    """Return positions moved up, but never above `high`, so that none are closer than `gap`.
+
+    >>> keep_apart([11.0, 10.0, 30.0], 5.0, 31.0)
+    [15.0, 10.0, 30.0]
+    """
+    order, steps = np.argsort(positions, kind="stable"), gap * np.arange(len(positions))
+    raised = np.maximum.accumulate(np.asarray(positions)[order] - steps) + steps
+    placed = np.empty(len(positions))
+    placed[order] = np.minimum(raised, high - steps[::-1])
+    return [float(place) for place in placed]
 
 
-def _thinned(curve: Sequence[tuple[float, float]], limit: int = 400) -> list[tuple[float, float]]:
-    """Keep every k-th point and the last, so that a long curve stays small on the page."""
-    stride = max(1, len(curve) // limit)
-    kept = list(curve[::stride])
-    return kept if kept[-1] == curve[-1] else [*kept, curve[-1]]
+def _by_encoder(
+    points: Sequence[Point], order: Sequence[str], rows: list[dict[str, Any]]
+) -> alt.Chart:
+    """Return a chart with a row per encoder, its name in its colour."""
+    colours = json.dumps({point.label: point.colour for point in points})
+    axis = alt.Axis(labelColor=alt.expr(f"{colours}[datum.value]"), labelFontSize=12)
+    y = alt.Y("label:N", sort=list(order), title=None, axis=axis)
+    return alt.Chart({"values": rows}).encode(y, _COLOUR)
 
 
-def _short(label: str, limit: int = 19) -> str:
-    return label if len(label) <= limit else label[: limit - 1] + "…"
+def _end_labels(
+    points: Sequence[Point], domain: Sequence[float], x: alt.X, width: float, height: float
+) -> tuple[alt.Chart, alt.Chart]:
+    """Return the points' names on the right, none over another, and a thin line to each."""
+    gap = _LABEL_PIXELS * (domain[1] - domain[0]) / height
+    places = keep_apart([point.value for point in points], gap, domain[1])
+    rows = [point.row(place=place) for point, place in zip(points, places, strict=True)]
+    base = alt.Chart({"values": rows})
+    leader = base.mark_rule(color="var(--line)", aria=False)
+    name = base.mark_text(align="left", baseline="middle").encode(_COLOUR, text="label:N")
+    return (
+        leader.encode(x, y="value:Q", x2=alt.value(width + 8), y2="place:Q"),
+        name.encode(x=alt.value(width + 12), y="place:Q"),
+    )
+
+
+def _scaled(values: Sequence[float]) -> Callable[[str], alt.X]:
+    """Return what puts a field on the x-axis that all layers share and that holds the values."""
+    scale, axis = alt.Scale(domain=_domain(values), nice=False), alt.Axis(tickCount=5)
+    return lambda field: alt.X(field, scale=scale, axis=axis, title=None)
+
+
+def _domain(values: Sequence[float]) -> list[float]:
+    """Return bounds that hold all values with a margin, never of zero width."""
+    low, high = min(values), max(values)
+    margin = (high - low) * _PADDING or max(abs(high) * _PADDING, 1.0)
+    return [low - margin, high + margin]
+
+
+def _layered(
+    layers: Sequence[alt.Chart], title: str, width: float, height: Any, description: str = ""
+) -> alt.LayerChart:
+    return alt.LayerChart(
+        layer=list(layers),
+        title=title,
+        description=description or title,
+        width=width,
+        height=height,
+    )

@@ -1,68 +1,65 @@
-"""What the report shows: charts and tables, ready for the template, one chapter a table.
-
-What belongs here: choosing numbers from records. Drawing is the business of `charts.py`, sample
-pages that of `samples.py`.
-"""
+"""What the report shows of each table: its charts, and rows in the order of their scores."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
+import altair as alt
 import pandas as pd
 
 from encoder_bench.base.record import RunRecord
 from encoder_bench.results.cells import from_score, over_seeds
 from encoder_bench.results.columns import (
     AVERAGE,
-    ENCODER,
-    JOINT,
-    KIND,
-    device_hours,
+    EXTRA_COLUMNS,
+    ExtraColumn,
+    higher_is_better,
 )
 from encoder_bench.results.contrasts import usual_ties
-from encoder_bench.results.grouping import TableGroup, TableRow
-from encoder_bench.results.page import Page, table_page
-from encoder_bench.results.report.charts import (
-    Costed,
-    Point,
-    Series,
-    bar_chart,
-    curve_chart,
-    interval_chart,
-    pareto_chart,
-    slope_chart,
-)
-from encoder_bench.results.table import build_tables, to_frame
+from encoder_bench.results.grouping import TableRow
+from encoder_bench.results.report import charts
+from encoder_bench.results.report.charts import Point
+from encoder_bench.results.table import Table, build_tables
 
 TABLE_EXTRAS = ("parameters", "gflops", "device-hours", "visual-tokens", "parse-failures")
-_CATEGORIES = 12
+_COSTS = {
+    "encoder GFLOPs per image": "gflops",
+    "training device-hours, on each run's own hardware": "device-hours",
+    "encoder parameters (M)": "parameters",
+}
+_MAX_CATEGORIES = 12
 
 
-@dataclass(frozen=True, slots=True)
-class Breakdown:
-    """One facet of one task as a chart."""
+class SeenColumn(NamedTuple):
+    """Photos as data URIs, or one encoder's view of them, where a pixel is one of the `patches`."""
 
     title: str
-    chart: str
+    note: str
+    pictures: tuple[str, ...]
+    patches: bool
+
+
+class Seen(NamedTuple):
+    """Pictures of one table's patch features, and a line for each encoder that has none."""
+
+    columns: tuple[SeenColumn, ...]
+    missing: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Chapter:
-    """One table with everything drawn from it; a chart is None where there is nothing to draw."""
+    """One table, its rows from the best encoder to the worst, and its charts by section.
 
-    heading: str
-    page: Page
-    group: TableGroup
-    slopes: tuple[str, ...]
-    intervals: tuple[str, ...]
-    pareto: tuple[str, ...]
-    no_pareto: tuple[str, ...]
-    curves: str | None
-    breakdowns: tuple[Breakdown, ...]
+    `no_cost` says why a chart of costs is missing.
+    """
+
+    table: Table
+    rows: tuple[TableRow, ...]
+    charts: dict[str, tuple[alt.LayerChart, ...]]
+    no_cost: tuple[str, ...]
 
 
 def chapters(records: Iterable[RunRecord], *, results: Path | None = None) -> list[Chapter]:
@@ -75,10 +72,7 @@ def chapters(records: Iterable[RunRecord], *, results: Path | None = None) -> li
     """
     kept = tuple(records)
     ties = None if results is None else usual_ties(results, kept)[0]
-    return [
-        _chapter(table.group, table_page(table), to_frame([table]), table.columns)
-        for table in build_tables(kept, extra=TABLE_EXTRAS, ties=ties)
-    ]
+    return [_chapter(table) for table in build_tables(kept, extra=TABLE_EXTRAS, ties=ties)]
 
 
 def row_name(row: TableRow) -> str:
@@ -86,110 +80,69 @@ def row_name(row: TableRow) -> str:
     return f"{row.label}, {'joint' if row.joint else 'frozen'}"
 
 
-def series_index(group: TableGroup) -> dict[str, int]:
-    """Return label -> colour and mark, the same in every chart of a chapter."""
-    return {label: n for n, label in enumerate(dict.fromkeys(row.label for row in group.rows))}
-
-
-def _chapter(group: TableGroup, page: Page, frame: pd.DataFrame, columns: Sequence[str]) -> Chapter:
-    index = series_index(group)
-    pareto, no_pareto = _pareto(group, frame, index)
-    charted = [column for column in columns if frame[column].notna().any()]
-    series = {column: _series(frame, column, index) for column in charted}
-    slopes = [slope_chart(column, series[column]) for column in charted]
-    intervals = [
-        interval_chart(column, series[column], _best_blind(frame, column)) for column in charted
-    ]
-    return Chapter(
-        heading=group.heading,
-        page=page,
-        group=group,
-        slopes=tuple(chart for chart in slopes if chart),
-        intervals=tuple(chart for chart in intervals if chart),
-        pareto=tuple(pareto),
-        no_pareto=tuple(no_pareto),
-        curves=curve_chart("Training loss, nats a token, running mean", _curves(group, index)),
-        breakdowns=tuple(_breakdowns(group, index)),
-    )
-
-
-def _series(frame: pd.DataFrame, column: str, index: dict[str, int]) -> list[Series]:
-    points: dict[tuple[str, bool], Point] = {}
-    for row in _encoder_rows(frame):
-        point = _point(row, column)
-        if point is not None:
-            points[row[ENCODER], bool(row[JOINT])] = point
-    return [
-        Series(label, number, points.get((label, False)), points.get((label, True)))
-        for label, number in index.items()
-    ]
-
-
-def _encoder_rows(frame: pd.DataFrame) -> list[dict[Any, Any]]:
-    return frame[frame[KIND] == "encoder"].to_dict("records")
-
-
-def _point(row: dict[Any, Any], column: str) -> Point | None:
-    if pd.isna(row[column]):
-        return None
-    width = row[f"{column} ±"]
-    return Point(float(row[column]), None if pd.isna(width) else float(width))
-
-
-def _best_blind(frame: pd.DataFrame, column: str) -> float | None:
-    values = frame.loc[frame[KIND] == "blind", column].dropna()
-    return float(values.max()) if len(values) else None
-
-
-def _pareto(
-    group: TableGroup, frame: pd.DataFrame, index: dict[str, int]
-) -> tuple[list[str], list[str]]:
-    """Return the charts of score against cost, and why one of them is not there."""
-    scores = {
-        (row[ENCODER], bool(row[JOINT])): _point(row, AVERAGE) for row in _encoder_rows(frame)
+def _chapter(table: Table) -> Chapter:
+    series = {label: n for n, label in enumerate(dict.fromkeys(r.label for r in table.group.rows))}
+    columns = [AVERAGE, *table.columns[:-1]]
+    points = {c: found for c in columns if (found := _points(table, c, series))}
+    best = sorted(next(iter(points.values()), []), key=lambda point: -point.value)
+    order = list(dict.fromkeys([*(point.label for point in best), *series]))
+    rows = sorted(table.group.rows, key=lambda row: (order.index(row.label), row.joint))
+    costs, no_cost = _costs(table, series)
+    made: dict[str, Iterable[alt.LayerChart | None]] = {
+        "scores": (charts.score_chart(c, p, order, _blind(table, c)) for c, p in points.items()),
+        "changes": (charts.change_chart(c, p) for c, p in points.items()),
+        "costs": costs,
+        "errors": _errors(rows, series),
+        "training": [_curves(rows, series)],
     }
-    costs: dict[str, Callable[[TableRow], float | None]] = {
-        "encoder GFLOPs an image": lambda row: row.records[0].encoder.gflops,
-        "GPU-hours of training (device-hours on CPUs), each run's own hardware": _hours,
-        "encoder parameters (M)": _encoder_millions,
-    }
-    charts, reasons = [], []
-    for axis, cost in costs.items():
-        points = []
-        for row in group.rows:
-            score = scores.get((row.label, row.joint))
-            spent = cost(row)
-            if score is not None and spent is not None:
-                points.append(Costed(row.label, index[row.label], row.joint, spent, score))
-        chart = pareto_chart(f"Avg against {axis}", axis, points)
-        if chart is None:
-            reasons.append(
-                f"Avg against {axis}: {len(points)} of {len(group.rows)} rows have both figures; "
-                "a chart needs two."
-            )
+    shown = {name: tuple(c for c in each if c is not None) for name, each in made.items()}
+    return Chapter(table, tuple(rows), shown, tuple(no_cost))
+
+
+def _points(
+    table: Table, column: str, series: dict[str, int], cost: ExtraColumn | None = None
+) -> list[Point]:
+    """Return a point per encoder and mode that has a score, and a cost where one is asked for."""
+    found = []
+    for row in table.rows:
+        cell, at = row.cells[column], row.extra(cost) if cost else 0.0
+        if row.runs is not None and cell.value is not None and at is not None:
+            look = (row.label, series[row.label], row.runs.joint)
+            found.append(Point(*look, cell.value, cell.half_width, at))
+    return found
+
+
+def _blind(table: Table, column: str) -> float | None:
+    """Return the best score of the blind baselines."""
+    values = [row.cells[column].value for row in table.rows if row.runs is None]
+    known = [value for value in values if value is not None]
+    best = min if higher_is_better(table.group.records, column) is False else max
+    return best(known, default=None)
+
+
+def _costs(table: Table, series: dict[str, int]) -> tuple[list[alt.LayerChart], list[str]]:
+    """Return the charts of score against cost, and why one of them is missing."""
+    shown, reasons = [], []
+    for axis, extra in _COSTS.items():
+        points = _points(table, AVERAGE, series, EXTRA_COLUMNS[extra])
+        title = f"Avg against {axis.partition(',')[0]}"
+        chart = charts.cost_chart(title, axis, points)
+        if chart is not None:
+            shown.append(chart)
+        elif len(points) < 2:
+            rows = len(table.group.rows)
+            reasons.append(f"{title}: {len(points)} of {rows} rows have both; a chart needs two.")
         else:
-            charts.append(chart)
-    return charts, reasons
+            reasons.append(f"{title}: no chart, since all rows cost about {points[0].at:,.3g}.")
+    return shown, reasons
 
 
-def _encoder_millions(row: TableRow) -> float:
-    return row.records[0].encoder.parameters / 1e6
-
-
-def _hours(row: TableRow) -> float | None:
-    hours = [device_hours(each) for each in row.records]
-    known = [value for value in hours if value is not None]
-    return math.fsum(known) / len(known) if len(known) == len(hours) else None
-
-
-def _curves(
-    group: TableGroup, index: dict[str, int]
-) -> dict[str, tuple[int, list[tuple[float, float]]]]:
-    return {
-        row_name(row): (index[row.label], loss_curve(row.records[0]))
-        for row in group.rows
-        if loss_curve(row.records[0])
-    }
+def _curves(rows: Sequence[TableRow], series: dict[str, int]) -> alt.LayerChart | None:
+    curves = [
+        (Point(row_name(row), series[row.label], row.joint, 0.0), loss_curve(row.records[0]))
+        for row in rows
+    ]
+    return charts.curve_chart("Training loss, nats per token, running mean", curves)
 
 
 def loss_curve(record: RunRecord) -> list[tuple[float, float]]:
@@ -197,66 +150,41 @@ def loss_curve(record: RunRecord) -> list[tuple[float, float]]:
 
     The mean is over a fortieth of the steps before each; empty where no losses were recorded.
     """
-    losses = [float(loss) for loss in record.training.get("losses") or []]
-    window = max(1, len(losses) // 40)
-    points = []
-    for step in range(window, len(losses) + 1):
-        recent = losses[step - window : step]
-        points.append((float(step), math.fsum(recent) / window))
-    return points
+    losses = pd.Series(record.training.get("losses") or [], dtype="float64")
+    means = losses.rolling(max(1, len(losses) // 40)).mean().dropna()
+    return list(zip((means.index + 1.0).tolist(), means.tolist(), strict=True))
 
 
-def _breakdowns(group: TableGroup, index: dict[str, int]) -> Iterable[Breakdown]:
+def _errors(rows: Sequence[TableRow], series: dict[str, int]) -> Iterator[alt.LayerChart | None]:
+    """Yield a chart for each facet of each task."""
     facets = {
-        (task, facet): None
-        for record in group.records
+        (task, facet): scores
+        for row in rows
+        for record in row.records
         for task, scores in record.tasks.items()
         for facet in scores.breakdown
     }
-    for task, facet in facets:
-        categories = _facet_values(group, task, facet)
-        values = {
-            row_name(row): (
-                index[row.label],
-                [_facet_point(row, task, facet, category) for category in categories],
-            )
-            for row in group.rows
-        }
-        title = f"{_column(group, task)} by {_facet_name(group, task, facet)}"
-        chart = bar_chart(title, categories, values)
-        if chart:
-            yield Breakdown(title, chart)
+    for (task, facet), scores in facets.items():
+        points = [point for row in rows for point in _facet_points(row, series, task, facet)]
+        counts: dict[str, int] = {}
+        for point in points:
+            counts[str(point.at)] = max(counts.get(str(point.at), 0), point.samples)
+        largest = sorted(counts, key=lambda value: (-counts[value], value))[:_MAX_CATEGORIES]
+        values = sorted(largest, key=lambda value: (not value.isdigit(), value.zfill(12), value))
+        counted = facet == "answer" and scores.definition.get("runner") == "counting"
+        name = "count" if counted else facet.replace("_", " ")
+        headings = {value: f"{value}\nn = {counts[value]:,}" for value in values}
+        yield charts.error_chart(f"{scores.column} by {name}", points, headings)
 
 
-def _facet_name(group: TableGroup, task: str, facet: str) -> str:
-    """Return a facet in words; the answer of a counting task is a count."""
-    definition = next(r.tasks[task].definition for r in group.records if task in r.tasks)
-    counted = facet == "answer" and definition.get("runner") == "counting"
-    return "count" if counted else facet.replace("_", " ")
-
-
-def _column(group: TableGroup, task: str) -> str:
-    return next(record.tasks[task].column for record in group.records if task in record.tasks)
-
-
-def _facet_values(group: TableGroup, task: str, facet: str) -> list[str]:
-    """Return the values with the most samples, numbers in their order."""
-    counts: dict[str, int] = {}
-    for record in group.records:
-        if task in record.tasks:
-            for value, score in record.tasks[task].breakdown.get(facet, {}).items():
-                counts[value] = max(counts.get(value, 0), score.samples)
-    largest = sorted(counts, key=lambda value: (-counts[value], value))[:_CATEGORIES]
-    return sorted(largest, key=lambda value: (not value.isdigit(), value.zfill(12), value))
-
-
-def _facet_point(row: TableRow, task: str, facet: str, value: str) -> Point | None:
-    scores = [
-        record.tasks[task].breakdown[facet][value]
+def _facet_points(row: TableRow, series: dict[str, int], task: str, facet: str) -> Iterator[Point]:
+    breakdowns = [
+        record.tasks[task].breakdown.get(facet, {}) if task in record.tasks else {}
         for record in row.records
-        if task in record.tasks and value in record.tasks[task].breakdown.get(facet, {})
     ]
-    if len(scores) != len(row.records):
-        return None
-    estimate = over_seeds([from_score(score) for score in scores])
-    return None if estimate.value is None else Point(estimate.value, estimate.half_width)
+    for value in breakdowns[0]:
+        if all(value in breakdown for breakdown in breakdowns):
+            mean = over_seeds([from_score(breakdown[value]) for breakdown in breakdowns])
+            if mean.value is not None:
+                look = (row.label, series[row.label], row.joint)
+                yield Point(*look, mean.value, mean.half_width, value, mean.samples)

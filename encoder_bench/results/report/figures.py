@@ -1,26 +1,33 @@
-"""The report's charts as files of their own, for papers and slides.
-
-What belongs here: standalone SVG, and PNG drawn from it. Each file carries the light theme's
-colours as plain rules without CSS variables, which many readers of SVG do not know.
-"""
+"""Charts outside the page: as files for papers and slides, in the light theme's colours."""
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
-from collections.abc import Sequence
-from html import unescape
+from collections.abc import Callable, Sequence
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
-from encoder_bench.base.files import write_bytes, write_text
+import vl_convert
+
+from encoder_bench.base.files import write_bytes
 from encoder_bench.base.record import RunRecord
-from encoder_bench.results.report.content import Chapter, chapters
-from encoder_bench.results.report.resources import standalone_style
+from encoder_bench.results.report.charts import CONFIG
+from encoder_bench.results.report.content import chapters
 
-_FONT = "DejaVu Sans"
+PNG_ZOOM = 2.0
+_VARIABLE = re.compile(r"--([a-z0-9]+): (#[0-9a-f]{6})")
+_WRITERS: dict[str, Callable[[str], bytes]] = {
+    "svg": lambda spec: vl_convert.vegalite_to_svg(spec).encode(),
+    "png": lambda spec: vl_convert.vegalite_to_png(spec, scale=PNG_ZOOM),
+    "pdf": vl_convert.vegalite_to_pdf,
+}
 
 
 def write_figures(records: Sequence[RunRecord], folder: Path) -> list[Path]:
-    """Write every chart of the report as `FOLDER/TABLE-CHART.svg` and `.png`; return the files.
+    """Write every chart of the report as `FOLDER/TABLE-CHART.svg`, `.png` and `.pdf`.
 
     PNG has twice the SVG's pixels and a white background.
 
@@ -28,47 +35,36 @@ def write_figures(records: Sequence[RunRecord], folder: Path) -> list[Path]:
         records: run records.
         folder: where the files go; those of the same name are replaced.
 
+    Returns:
+        The files.
+
     Raises:
         EncoderBenchError: the folder cannot be written.
     """
-    style = standalone_style()
     written = []
     for number, chapter in enumerate(chapters(records), start=1):
-        for chart in _charts(chapter):
-            svg = chart.replace(">", f"><style>{style}</style>", 1) + "\n"
-            path = folder / f"table{number}-{_file_name(chart)}.svg"
-            write_text(path, svg)
-            picture = path.with_suffix(".png")
-            write_bytes(picture, to_png(svg))
-            written += [path, picture]
+        for chart in itertools.chain.from_iterable(chapter.charts.values()):
+            spec = chart.to_dict(validate=False)
+            name = re.sub(r"[^a-z0-9]+", "-", spec["description"].casefold()).strip("-")[:80]
+            for ending, convert in _WRITERS.items():
+                path = folder / f"table{number}-{name}.{ending}"
+                write_bytes(path, convert(_in_light(spec)))
+                written.append(path)
     return written
 
 
-def to_png(svg: str, *, zoom: float = 2.0) -> bytes:
-    """Return an SVG as PNG on white, its text in DejaVu Sans, which comes with matplotlib."""
-    import matplotlib as mpl
-    import resvg_py
-
-    fonts = Path(mpl.get_data_path()) / "fonts" / "ttf"
-    drawn = resvg_py.svg_to_bytes(
-        svg_string=svg,
-        background="#ffffff",
-        zoom=zoom,
-        skip_system_fonts=True,
-        font_files=[str(fonts / "DejaVuSans.ttf"), str(fonts / "DejaVuSans-Bold.ttf")],
-        font_family=_FONT,
-        sans_serif_family=_FONT,
-    )
-    return bytes(drawn)
+def read_resource(name: str) -> str:
+    """Return one of the files beside this module: template, style or script."""
+    return (resources.files("encoder_bench.results.report") / name).read_text(encoding="utf-8")
 
 
-def _charts(chapter: Chapter) -> list[str]:
-    curves = (chapter.curves,) if chapter.curves else ()
-    breakdowns = tuple(each.chart for each in chapter.breakdowns)
-    return [*chapter.slopes, *chapter.intervals, *chapter.pareto, *curves, *breakdowns]
+def light_colours() -> dict[str, str]:
+    """Return the light theme's colours in `style.css` by name."""
+    css = read_resource("style.css")
+    return dict(_VARIABLE.findall(css[: css.index("@media")]))
 
 
-def _file_name(chart: str) -> str:
-    match = re.search(r'aria-label="([^"]*)"', chart)
-    label = unescape(match.group(1)) if match else "chart"
-    return re.sub(r"[^a-z0-9]+", "-", label.casefold()).strip("-")[:80]
+def _in_light(spec: dict[str, Any]) -> str:
+    colours = light_colours()
+    text = json.dumps(spec | {"config": CONFIG})
+    return re.sub(r"var\(--([a-z0-9]+)\)", lambda match: colours[match.group(1)], text)

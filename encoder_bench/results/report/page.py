@@ -1,30 +1,32 @@
 """The report: one self-contained HTML file, made from records and predictions.
 
-What belongs here: filling the template and writing the file. The page asks the network for
-nothing: styles, script, charts, pictures and samples all lie in it, and its content security
-policy forbids the rest.
+It asks the network for nothing: styles, scripts, charts, pictures and samples all lie in it, and
+its content security policy forbids the rest.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import vl_convert
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from encoder_bench.base.files import write_text
 from encoder_bench.base.record import RunRecord, require_records
 from encoder_bench.results.formats import html_table
-from encoder_bench.results.report.content import Chapter, chapters, row_name
-from encoder_bench.results.report.features import Seen
-from encoder_bench.results.report.resources import read_resource, standalone_style
+from encoder_bench.results.page import Entry, Page, table_page
+from encoder_bench.results.report.charts import CONFIG
+from encoder_bench.results.report.content import Chapter, Seen, chapters, row_name
+from encoder_bench.results.report.figures import light_colours, read_resource
 from encoder_bench.results.report.samples import browse, thumbnails
 
-PICTURE_BYTES = 9_000_000
-"""The room that pictures may take; with 20 runs of 1,000 samples a page stays under 15 MB."""
+MAX_PICTURE_BYTES = 9_000_000
+"""Of all pictures; with 20 runs of 1,000 samples a page stays under 15 MB."""
 
 
 def write_report(
@@ -34,16 +36,19 @@ def write_report(
     images: Mapping[str, Path] | None = None,
     features: Mapping[str, Seen] | None = None,
     samples_per_task: int = 250,
+    verdict: Sequence[str] = (),
 ) -> Path:
     """Write `results/report.html` from the records and the predictions beside them.
 
+    Predictions that cannot be read are named on the page.
+
     Args:
         results: the results folder.
-        output: another place for the file.
-        images: `str(image_id)` -> image file, for the browser of samples; without it, samples
-            have no pictures.
+        output: another path of the file.
+        images: `str(image_id)` -> image file, for the samples; without it they have no pictures.
         features: table heading -> pictures of what its encoders see.
-        samples_per_task: at most so many samples a task in the browser.
+        samples_per_task: max samples per task.
+        verdict: sentences above everything else.
 
     Returns:
         The file's path.
@@ -52,62 +57,102 @@ def write_report(
         RecordError: there are no records, or one is damaged.
     """
     records = require_records(results)
-    path = output or results / "report.html"
-    page = render(
-        results,
-        records,
-        images or {},
-        features=features or {},
-        samples_per_task=samples_per_task,
+    parts = chapters(records, results=results)
+    tables, problems = browse(results, parts, limit=samples_per_task)
+    pictures = thumbnails(tables, images or {}, budget_bytes=MAX_PICTURE_BYTES)
+    specs: list[dict[str, Any]] = []
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    page = environment.from_string(read_resource("template.html.j2")).render(
+        title=_title(records),
+        verdict=verdict,
+        chapters=[
+            _template_chapter(part, (features or {}).get(part.table.heading), specs)
+            for part in parts
+        ],
+        problems=problems,
+        has_samples=any(entry["tasks"] for entry in tables),
+        samples=_embedded({"tables": tables, "images": pictures}),
+        charts=_embedded({"config": CONFIG, "light": light_colours(), "specs": specs}),
+        style=Markup(read_resource("style.css")),
+        vega=Markup(_vega()) if specs else "",
+        script=Markup(read_resource("script.js")),
     )
+    path = output or results / "report.html"
     write_text(path, page)
     return path
 
 
-def render(
-    results: Path,
-    records: Sequence[RunRecord],
-    images: Mapping[str, Path],
-    *,
-    features: Mapping[str, Seen],
-    samples_per_task: int,
-) -> str:
-    """Return the report's HTML; predictions that cannot be read are named on the page."""
-    parts = chapters(records, results=results)
-    tables, problems = browse(results, [part.group for part in parts], limit=samples_per_task)
-    pictures = thumbnails(tables, images, budget_bytes=PICTURE_BYTES)
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters["pretty"] = _pretty
-    template = environment.from_string(read_resource("template.html.j2"))
-    return template.render(
-        style=Markup(read_resource("style.css")),
-        script=Markup(read_resource("script.js")),
-        chart_style=Markup(standalone_style()),
-        chapters=[_template_chapter(part, features.get(part.heading)) for part in parts],
-        problems=problems,
-        samples=_embedded({"tables": tables, "images": pictures}),
-        has_samples=any(entry["tasks"] for entry in tables),
-    )
+def _title(records: Sequence[RunRecord]) -> str:
+    encoders = len({record.encoder.name for record in records})
+    modes = " and ".join(
+        mode for mode, joint in (("frozen", False), ("jointly tuned", True))
+        if joint in {record.joint for record in records}
+    )  # fmt: skip
+    plural = "s" if encoders > 1 else ""
+    return f"{encoders} visual encoder{plural} in a multimodal LLM, {modes}"
 
 
-def _template_chapter(part: Chapter, seen: Seen | None) -> dict[str, Any]:
+def _template_chapter(
+    part: Chapter, seen: Seen | None, specs: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return what the template shows of a chapter; its charts are added to `specs`."""
+    page, numbers = _in_words(table_page(part.table)), {}
+    for section, charts in part.charts.items():
+        numbers[section] = range(len(specs), len(specs) + len(charts))
+        specs.extend(chart.to_dict(validate=False) for chart in charts)
+    runs = [(f"{row_name(r)}, seed {run.seed}", run) for r in part.rows for run in r.records]
     return {
-        "heading": part.heading,
-        "table": Markup(html_table(part.page)),
-        "footnotes": part.page.footnotes,
-        "slopes": [Markup(chart) for chart in part.slopes],
-        "intervals": [Markup(chart) for chart in part.intervals],
-        "pareto": [Markup(chart) for chart in part.pareto],
-        "no_pareto": part.no_pareto,
+        "heading": part.table.heading,
+        "table": Markup(html_table(page)),
+        "footnotes": page.footnotes,
+        "charts": numbers,
+        "no_cost": part.no_cost,
         "features": seen,
-        "curves": Markup(part.curves) if part.curves else None,
-        "breakdowns": [(each.title, Markup(each.chart)) for each in part.breakdowns],
-        "runs": [
-            (row_name(row), record.model_dump(mode="json"))
-            for row in part.group.rows
-            for record in row.records
-        ],
+        "runs": runs,
+        "shared": list(_shared(runs)),
     }
+
+
+def _in_words(page: Page) -> Page:
+    """Return the table with modes named in its first column."""
+    modes = {"no": "frozen", "yes": "joint"}
+    lines = [
+        replace(line, entries=(Entry(modes.get(first.text, first.text)), *rest))
+        for line in page.lines
+        for first, *rest in [line.entries]
+    ]
+    return replace(page, header=(Entry("Mode"), *page.header[1:]), lines=tuple(lines))
+
+
+def _shared(
+    runs: Sequence[tuple[str, RunRecord]],
+) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Yield recipes, data and hardware: each distinct text once, after the runs that it is of."""
+    settings: dict[str, dict[str, list[str]]] = {}
+    for run, record in runs:
+        named: dict[str, Any] = {
+            "Adapter recipe": record.adapter,
+            **{f"Task recipe {t}": scores.definition for t, scores in record.tasks.items()},
+            "Data": {"test": record.data, "training": record.training_data},
+            "Hardware and versions": record.hardware | {"versions": record.versions},
+        }
+        for name, value in named.items():
+            text = json.dumps(value, indent=2, ensure_ascii=False)
+            settings.setdefault(name, {}).setdefault(text, []).append(run)
+    for name, texts in settings.items():
+        yield (
+            name,
+            [
+                ("all runs" if len(of) == len(runs) else "; ".join(of), text)
+                for text, of in texts.items()
+            ],
+        )
+
+
+def _vega() -> str:
+    """Return the Vega libraries as one script, which no text within can end."""
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return bundle.replace("</script", "<\\/script")
 
 
 def _embedded(value: Any) -> Markup:
@@ -116,7 +161,3 @@ def _embedded(value: Any) -> Markup:
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)
-
-
-def _pretty(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)

@@ -1,8 +1,4 @@
-"""The report's browser of samples: each question with every run's answer beside it.
-
-What belongs here: choosing samples, and shrinking their images to data URIs. The page's script
-shows them; all of it is text until then.
-"""
+"""The report's samples: each question with every run's answer, and small pictures."""
 
 from __future__ import annotations
 
@@ -13,52 +9,53 @@ from typing import Any
 from encoder_bench.base.errors import RecordError
 from encoder_bench.base.hashing import hash_text
 from encoder_bench.base.record import RunRecord
-from encoder_bench.results.grouping import TableGroup
-from encoder_bench.results.report.content import row_name
+from encoder_bench.metrics.metric import recorded_metric
+from encoder_bench.results.compare import RIGHT
+from encoder_bench.results.report.content import Chapter, row_name
 from encoder_bench.results.thumbnails import data_uri
 from encoder_bench.tasks.predictions import Prediction, read_predictions
 
 
 def browse(
-    results: Path, groups: Sequence[TableGroup], *, limit: int
+    results: Path, chapters: Sequence[Chapter], *, limit: int
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return, for each table, its runs and at most `limit` samples a task with their answers.
+    """Return, for each table, its runs and at most `limit` samples per task with their answers.
 
     Samples are chosen by a hash of their id, so that every report shows the same ones.
 
     Returns:
-        A JSON list (one entry a table: `heading`, `runs`, `tasks` -> samples, `graded` -> whether
-        the task's answers are right or wrong), and why predictions of some run are not shown.
+        A JSON list (one entry per table: `heading`, `runs`, `second`, the best run of another
+        encoder than the first, `tasks` -> samples, `right` -> from which score on the task's
+        answers are right, None for graded ones), and why some predictions are not shown.
     """
-    tables, problems = [], []
-    for group in groups:
-        runs = [
-            (_run_name(row_name(row), record, seeds=len(row.records)), record)
-            for row in group.rows
-            for record in row.records
-        ]
-        tasks = {}
-        for task in dict.fromkeys(name for _, record in runs for name in record.tasks):
-            answers, lost = _answers(results, [record for _, record in runs], task)
-            problems += lost
-            samples = _samples(answers, runs, task, limit)
+    tables: list[dict[str, Any]] = []
+    problems: list[str] = []
+    for chapter in chapters:
+        runs = [(row, record) for row in chapter.rows for record in row.records]
+        labels = [row.label for row, _ in runs]
+        records = [record for _, record in runs]
+        entry: dict[str, Any] = {
+            "heading": chapter.table.heading,
+            "runs": [f"{row_name(row)}, seed {record.seed}" for row, record in runs],
+            "second": next((n for n, label in enumerate(labels) if label != labels[0]), 0),
+            "right": {},
+            "tasks": {},
+        }
+        for task in dict.fromkeys(name for record in records for name in record.tasks):
+            answers = [_answers(results, record, task, problems) for record in records]
+            samples = _samples(answers, records, task, limit)
             if samples:
-                tasks[task] = samples
-        tables.append(
-            {
-                "heading": group.heading,
-                "runs": [name for name, _ in runs],
-                "graded": {task: _is_graded(task, runs) for task in tasks},
-                "tasks": tasks,
-            }
-        )
+                entry["tasks"][task] = samples
+                primary = next(r.tasks[task].primary for r in records if task in r.tasks)
+                entry["right"][task] = None if recorded_metric(primary).graded else RIGHT
+        tables.append(entry)
     return tables, problems
 
 
 def thumbnails(
     tables: Sequence[dict[str, Any]], images: Mapping[str, Path], *, budget_bytes: int
 ) -> dict[str, str]:
-    """Return image id -> JPEG data URI for the images of chosen samples, within a budget.
+    """Return image id -> data URI for the images of chosen samples, within a budget.
 
     Args:
         tables: what `browse` returned.
@@ -72,70 +69,46 @@ def thumbnails(
         for sample in samples
     )
     shown: dict[str, str] = {}
-    spent = 0
     for image_id in wanted:
-        path = images.get(image_id)
-        uri = data_uri(path) if path is not None else None
+        uri = data_uri(images[image_id]) if image_id in images else None
         if uri is None:
             continue
-        if spent + len(uri) > budget_bytes:
+        budget_bytes -= len(uri)
+        if budget_bytes < 0:
             break
         shown[image_id] = uri
-        spent += len(uri)
     return shown
 
 
-def _run_name(name: str, record: RunRecord, *, seeds: int) -> str:
-    return f"{name}, seed {record.seed}" if seeds > 1 else name
-
-
-def _is_graded(task: str, runs: Sequence[tuple[str, RunRecord]]) -> bool:
-    """Return whether a task's answers are right or wrong; captions are neither."""
-    definition = next(r.tasks[task].definition for _, r in runs if task in r.tasks)
-    return bool(definition.get("runner") != "captioning")
-
-
 def _answers(
-    results: Path, records: Sequence[RunRecord], task: str
-) -> tuple[list[dict[str, Prediction]], list[str]]:
-    answers: list[dict[str, Prediction]] = []
-    problems = []
-    for record in records:
-        found: dict[str, Prediction] = {}
-        if task in record.tasks:
-            try:
-                read = read_predictions(results, record, task)
-                found = {prediction.sample_id: prediction for prediction in read}
-            except RecordError as error:
-                problems.append(str(error))
-        answers.append(found)
-    return answers, problems
+    results: Path, record: RunRecord, task: str, problems: list[str]
+) -> dict[str, Prediction]:
+    if task not in record.tasks:
+        return {}
+    try:
+        return {each.sample_id: each for each in read_predictions(results, record, task)}
+    except RecordError as error:
+        problems.append(str(error))
+        return {}
 
 
 def _samples(
-    answers: Sequence[dict[str, Prediction]],
-    runs: Sequence[tuple[str, RunRecord]],
-    task: str,
-    limit: int,
+    answers: Sequence[dict[str, Prediction]], records: Sequence[RunRecord], task: str, limit: int
 ) -> list[dict[str, Any]]:
-    first: dict[str, Prediction] = {}
-    for found in answers:
-        for sample_id, prediction in found.items():
-            first.setdefault(sample_id, prediction)
-    chosen = sorted(first, key=hash_text)[:limit]
-    primaries = [record.tasks[task].primary if task in record.tasks else "" for _, record in runs]
+    known = {key: prediction for found in reversed(answers) for key, prediction in found.items()}
+    metrics = [record.tasks[task].primary if task in record.tasks else "" for record in records]
     return [
         {
-            "id": sample_id,
-            "image": str(first[sample_id].image_id),
-            "question": first[sample_id].question,
-            "references": list(first[sample_id].references),
+            "id": key,
+            "image": str(known[key].image_id),
+            "question": known[key].question,
+            "references": list(known[key].references),
             "answers": [
-                _answer(found.get(sample_id), primary)
-                for found, primary in zip(answers, primaries, strict=True)
+                _answer(found.get(key), metric)
+                for found, metric in zip(answers, metrics, strict=True)
             ],
         }
-        for sample_id in sorted(chosen)
+        for key in sorted(sorted(known, key=hash_text)[:limit])
     ]
 
 

@@ -1,6 +1,6 @@
 "use strict";
 
-// Tables: a click on a heading sorts each half by that column; the form above filters rows.
+// Tables: a click on a heading sorts each mode by that column; the form above filters rows.
 for (const section of document.querySelectorAll("section[id^='table-']")) {
   const table = section.querySelector("table");
   const headings = [...table.tHead.rows[0].cells];
@@ -43,17 +43,16 @@ function sortRows(body, column, down) {
 
 function filterRows(table, form) {
   const words = form.querySelector("[data-filter]").value.toLowerCase().split(/\s+/).filter(Boolean);
-  const half = form.querySelector("[data-half]").value;
-  const blind = form.querySelector("[data-blind]").checked;
+  const mode = form.querySelector("[data-mode]").value;
+  const withBlind = form.querySelector("[data-blind]").checked;
   let shown = 0;
   let all = 0;
   for (const body of table.tBodies) {
     for (const row of body.rows) {
       const isBlind = row.classList.contains("blind");
       const text = row.textContent.toLowerCase();
-      const mode = row.cells[0].textContent.trim();
-      const fits = words.every((word) => text.includes(word)) && (!half || mode === half);
-      row.hidden = isBlind ? !blind || (half && mode !== half) : !fits;
+      const ofMode = !mode || row.cells[0].textContent.trim() === mode;
+      row.hidden = !ofMode || (isBlind ? !withBlind : !words.every((word) => text.includes(word)));
       all += !isBlind;
       shown += !isBlind && !row.hidden;
     }
@@ -61,12 +60,16 @@ function filterRows(table, form) {
   form.querySelector("[data-count]").textContent = `${shown} of ${all} rows`;
 }
 
-// Samples: read once, shown twenty at a time. Every text goes in as text, never as markup.
+addEventListener("beforeprint", () => {
+  for (const notes of document.querySelectorAll("details.notes")) notes.open = true;
+});
+
+// Samples: read once, shown six at a time. Every text goes in as text, never as markup.
 const source = document.getElementById("sample-data");
 if (source) browseSamples(JSON.parse(source.textContent));
 
 function browseSamples(data) {
-  const pageSize = 20;
+  const pageSize = 6;
   const pick = (name) => document.getElementById(`pick-${name}`);
   let page = 0;
   let shown = [];
@@ -81,19 +84,21 @@ function browseSamples(data) {
   const task = () => Object.keys(entry().tasks)[Number(pick("task").value)];
   const newTask = () => {
     // Captions are neither right nor wrong.
-    const graded = entry().graded[task()];
+    const graded = entry().right[task()] !== null;
     for (const option of pick("rule").querySelectorAll("[data-graded]")) {
       option.hidden = option.disabled = !graded;
-      if (option.disabled && option.selected) pick("rule").value = "all";
     }
+    pick("rule").value = graded ? "right-a" : "a";
     newPage(0);
   };
   const newTable = () => {
     choices(pick("task"), Object.keys(entry().tasks), 0);
     choices(pick("a"), entry().runs, 0);
-    choices(pick("b"), entry().runs, Math.min(1, entry().runs.length - 1));
+    choices(pick("b"), entry().runs, entry().second);
     newTask();
   };
+  const isRight = (answer) =>
+    !answer.unparsed && answer.score !== null && answer.score >= entry().right[task()];
   const fits = (sample) => {
     const a = sample.answers[Number(pick("a").value)];
     const b = sample.answers[Number(pick("b").value)];
@@ -162,19 +167,35 @@ function browseSamples(data) {
     right.append(heading);
     right.append(element("div", "id", `${sample.id} · image ${sample.image}`));
     right.append(element("div", "", `People: ${tally(sample.references)}`));
-    const table = element("table");
-    sample.answers.forEach((answer, index) => {
-      if (!answer) return;
-      const row = table.insertRow();
-      const picked = [pick("a").value, pick("b").value].includes(String(index));
-      row.append(element("td", picked ? "picked" : "", entry().runs[index]));
-      row.append(element("td", "", answer.text === "" ? "(empty)" : answer.text));
+    const row = (index, letter) => {
+      const answer = sample.answers[index];
+      const made = element("tr");
       const score = answer.unparsed ? "unparsed" : answer.score === null ? "" : String(answer.score);
-      const graded = entry().graded[task()];
+      const graded = entry().right[task()] !== null;
       const verdict = !graded || answer.unparsed ? "" : isRight(answer) ? "right" : "wrong";
-      row.append(element("td", "n", score), element("td", verdict, verdict));
-    });
-    right.append(table);
+      made.append(
+        element("td", letter ? "picked" : "", letter + entry().runs[index]),
+        element("td", "", answer.text === "" ? "(empty)" : answer.text),
+        element("td", "n", score),
+        element("td", verdict, verdict),
+      );
+      return made;
+    };
+    const picked = [...new Set([pick("a").value, pick("b").value].map(Number))];
+    const table = element("table");
+    picked.forEach((index, n) => sample.answers[index] && table.append(row(index, `${"AB"[n]}: `)));
+    const others = sample.answers.flatMap((answer, n) => (answer && !picked.includes(n) ? [n] : []));
+    const more = element("details");
+    if (others.length) {
+      more.append(element("summary", "", `${others.length} other answers`));
+      more.addEventListener("toggle", () => {
+        if (more.childElementCount > 1) return;
+        const rest = element("table");
+        rest.append(...others.map((index) => row(index, "")));
+        more.append(rest);
+      });
+    }
+    right.append(table, more);
     box.append(left, right);
     return box;
   };
@@ -191,58 +212,38 @@ function browseSamples(data) {
   newTable();
 }
 
-// A sample is right from 50 points on: VQA's are 0, 30, 60, 90 or 100.
-function isRight(answer) {
-  return !answer.unparsed && answer.score !== null && answer.score >= 50;
-}
+// Charts: colours are the page's CSS variables, so that they follow its theme; a saved chart has
+// those of the light theme.
+const charts = JSON.parse(document.getElementById("chart-data").textContent);
+const chartOptions = { renderer: "svg", actions: false, ast: true, config: charts.config };
+chartOptions.tooltip = { disableDefaultStyle: true };
+for (const box of document.querySelectorAll("[data-chart]")) drawChart(box);
 
-// Charts: each can be saved as it stands in a paper, in the light theme's colours.
-const chartStyle = document.getElementById("chart-style").textContent;
-for (const figure of document.querySelectorAll(".charts figure")) {
-  const svg = figure.querySelector("svg");
+async function drawChart(box) {
+  const spec = charts.specs[Number(box.dataset.chart)];
+  await vegaEmbed(box, spec, chartOptions);
+  box.querySelector("svg").setAttribute("aria-label", spec.description);
   const bar = element("div", "save");
   for (const kind of ["SVG", "PNG"]) {
     const button = element("button", "", kind);
     button.type = "button";
-    button.setAttribute("aria-label", `Save ${svg.getAttribute("aria-label")} as ${kind}`);
-    button.addEventListener("click", () => saveChart(svg, kind));
+    button.setAttribute("aria-label", `Save ${spec.description} as ${kind}`);
+    button.addEventListener("click", () => saveChart(spec, kind.toLowerCase()));
     bar.append(button);
   }
-  figure.append(bar);
+  box.parentElement.append(bar);
 }
 
-async function saveChart(svg, kind) {
-  const copy = svg.cloneNode(true);
-  const [, , width, height] = svg.getAttribute("viewBox").split(" ").map(Number);
-  copy.setAttribute("height", height);
-  const style = document.createElementNS(copy.namespaceURI, "style");
-  style.textContent = chartStyle;
-  copy.prepend(style);
-  const text = new XMLSerializer().serializeToString(copy);
-  const name = svg.getAttribute("aria-label").toLowerCase().replace(/[^a-z0-9]+/g, "-");
-  if (kind === "SVG") {
-    download(new Blob([text], { type: "image/svg+xml" }), `${name}.svg`);
-    return;
-  }
-  const image = new Image();
-  image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(text)}`;
-  await image.decode();
-  const canvas = element("canvas");
-  canvas.width = 3 * width;
-  canvas.height = 3 * height;
-  const context = canvas.getContext("2d");
-  context.fillStyle = "#fff";
-  context.fillRect(0, 0, canvas.width, canvas.height);
-  context.drawImage(image, 0, 0, canvas.width, canvas.height);
-  canvas.toBlob((blob) => download(blob, `${name}.png`), "image/png");
-}
-
-function download(blob, name) {
+async function saveChart(spec, kind) {
+  const text = JSON.stringify([spec, charts.config]);
+  const light = text.replace(/var\(--(\w+)\)/g, (_, name) => charts.light[name]);
+  const [copy, config] = JSON.parse(light);
+  const { view } = await vegaEmbed(element("div"), copy, { ...chartOptions, config });
   const link = element("a");
-  link.href = URL.createObjectURL(blob);
-  link.download = name;
+  link.href = await view.toImageURL(kind, kind === "png" ? 3 : 1);
+  link.download = `${spec.description.toLowerCase().replace(/[^a-z0-9]+/g, "-")}.${kind}`;
   link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  view.finalize();
 }
 
 function element(name, css = "", text = null) {

@@ -1,0 +1,154 @@
+"""What an encoder's patch tokens say about pictures: principal components and similarity, drawn.
+
+Axes: I images, h and w the patch grid, N = h * w, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from encoder_bench.base.errors import RecipeError
+from encoder_bench.base.files import atomic_path
+from encoder_bench.encoders.encoder import Encoder, encode_images
+
+_LOW, _HIGH = 0.01, 0.99
+_INCHES = 2.1
+"""Of one cell's side."""
+
+
+@dataclass(frozen=True, slots=True)
+class PatchFeatures:
+    """One encoder's view of some pictures.
+
+    Attributes:
+        title: the encoder's display name.
+        pretrained: False for random weights.
+        colours: `(I, h, w, 3)` 0..1, the first three principal components.
+        similarity: `(I, h, w)` cosine to the chosen patch of the same picture, -1..1.
+        chosen: (row, column) of that patch on the grid.
+        explained: share of the variance that the three components hold.
+    """
+
+    title: str
+    pretrained: bool
+    colours: Tensor
+    similarity: Tensor
+    chosen: tuple[int, int]
+    explained: float
+
+
+@torch.inference_mode()
+def patch_features(
+    encoder: Encoder, images: Sequence[Image.Image], *, point: tuple[float, float] = (0.5, 0.5)
+) -> PatchFeatures:
+    """Return an encoder's view of pictures, its components found over all of them together.
+
+    Reference: Oquab et al. 2023 (DINOv2), figure 1: principal components of patch features shown
+    as red, green and blue; one set of components for all pictures, so that a colour means the same
+    in each.
+
+    Args:
+        encoder: on any device, in eval mode.
+        images: pictures of any size.
+        point: (across, down) as shares of what the encoder is shown: which patch the others are
+            compared to.
+
+    Raises:
+        RecipeError: the point lies outside.
+    """
+    if not all(0.0 <= part <= 1.0 for part in point):
+        raise RecipeError(f"--point {point[0]},{point[1]}: give shares from 0 to 1, as in 0.5,0.5")
+    tokens = torch.cat(list(encode_images(encoder, images, batch_size=1)))
+    height, width = encoder.grid
+    row, column = min(height - 1, int(point[1] * height)), min(width - 1, int(point[0] * width))
+    unit = F.normalize(tokens, dim=-1)
+    similarity = (unit @ unit[:, row * width + column, :, None]).squeeze(-1)
+    colours, explained = principal_colours(tokens)
+    return PatchFeatures(
+        title=encoder.spec.display_name,
+        pretrained=encoder.pretrained,
+        colours=colours.reshape(len(tokens), height, width, 3),
+        similarity=similarity.reshape(len(tokens), height, width),
+        chosen=(row, column),
+        explained=explained,
+    )
+
+
+def principal_colours(tokens: Tensor) -> tuple[Tensor, float]:
+    """Return `(I, N, 3)` colours in 0..1 from the three main components, and what they explain.
+
+    Each component is stretched from its first to its ninety-ninth percentile. Where there are
+    fewer than three, the colours left are 0.
+
+    Args:
+        tokens: `(I, N, D)`, D at least 3.
+    """
+    from sklearn.decomposition import PCA
+
+    flat = tokens.reshape(-1, tokens.shape[-1])
+    pca = PCA(min(3, len(flat)), svd_solver="full")
+    scores = torch.from_numpy(pca.fit_transform(flat.double().numpy())).float()
+    low, high = (torch.quantile(scores, level, dim=0) for level in (_LOW, _HIGH))
+    colours = ((scores - low) / (high - low).clamp_min(1e-12)).clamp(0.0, 1.0)
+    colours = F.pad(colours, (0, 3 - colours.shape[1]))
+    return colours.reshape(*tokens.shape[:2], 3), float(pca.explained_variance_ratio_.sum())
+
+
+def draw_features(
+    images: Sequence[Image.Image], views: Sequence[PatchFeatures], output: Path, *, dpi: int = 130
+) -> None:
+    """Write the picture: a row per photo; photo, then components and similarity of each encoder.
+
+    Args:
+        images: as they were given.
+        views: one per encoder, over the same images.
+        output: `.png`, `.svg` or `.pdf`.
+        dpi: of a PNG.
+
+    Raises:
+        EncoderBenchError: the file cannot be written.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    columns = 1 + 2 * len(views)
+    size = (_INCHES * columns + 0.5, (_INCHES + 0.1) * len(images) + 0.9)
+    figure = Figure(figsize=size, layout="constrained")
+    cells = figure.subplots(len(images), columns, squeeze=False)
+    for row, image in enumerate(images):
+        _show(cells[row][0], image, "photo" if row == 0 else "")
+        for view, left, right in zip(views, cells[row][1::2], cells[row][2::2], strict=True):
+            _show(left, view.colours[row].numpy(), _title(view) if row == 0 else "")
+            grey = view.similarity[row].numpy()
+            title = "cosine to one patch" if row == 0 else ""
+            _show(right, grey, title, cmap="gray", vmin=-1.0, vmax=1.0)
+            corner = (view.chosen[1] - 0.5, view.chosen[0] - 0.5)
+            right.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="red", linewidth=1.5))
+    figure.supxlabel(
+        "Colours: first three principal components of the patch tokens, one set for all photos.  "
+        "Grey: cosine to the patch in the red square.",
+        fontsize=8,
+    )
+    with atomic_path(output) as temporary:
+        figure.savefig(temporary, dpi=dpi, format=output.suffix.lstrip(".") or "png")
+
+
+def _title(view: PatchFeatures) -> str:
+    marked = "" if view.pretrained else "\nrandom weights"
+    height, width = view.colours.shape[1:3]
+    return f"{view.title}{marked}\n{height}x{width}, {view.explained:.0%} of variance"
+
+
+def _show(axes: Any, content: Any, title: str, **options: Any) -> None:
+    axes.imshow(content, interpolation="nearest", **options)
+    axes.set_title(title, fontsize=8)
+    axes.set_xticks([])
+    axes.set_yticks([])
