@@ -130,7 +130,7 @@ def report_command(
     data: options.Pictures = None,
     figures: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Write every chart as SVG and PNG too, for a paper."),
+        typer.Option(metavar="DIR", help="Write every chart as SVG, PNG and PDF too, for a paper."),
     ] = None,
     features: Annotated[
         bool,
