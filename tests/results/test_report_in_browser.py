@@ -155,7 +155,7 @@ def test_samples_are_paged(visit: Visit) -> None:
 def test_captions_are_neither_right_nor_wrong(visit: Visit) -> None:
     visit.page.locator("#pick-task").select_option(label="captioning")
     assert visit.page.locator("#pick-rule").input_value() == "a"
-    assert visit.page.locator("#pick-rule option[data-graded]:enabled").count() == 0
+    assert visit.page.locator("#pick-rule option[data-verdict]:enabled").count() == 0
 
 
 _TEXTS = """() => [...document.querySelectorAll(".chart svg")].map((svg) =>

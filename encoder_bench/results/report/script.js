@@ -83,12 +83,12 @@ function browseSamples(data) {
   const entry = () => data.tables[Number(pick("table").value)];
   const task = () => Object.keys(entry().tasks)[Number(pick("task").value)];
   const newTask = () => {
-    // Captions are neither right nor wrong.
-    const graded = entry().right[task()] !== null;
-    for (const option of pick("rule").querySelectorAll("[data-graded]")) {
-      option.hidden = option.disabled = !graded;
+    // Graded answers, such as captions, are neither right nor wrong.
+    const judged = entry().right[task()] !== null;
+    for (const option of pick("rule").querySelectorAll("[data-verdict]")) {
+      option.hidden = option.disabled = !judged;
     }
-    pick("rule").value = graded ? "right-a" : "a";
+    pick("rule").value = judged ? "right-a" : "a";
     newPage(0);
   };
   const newTable = () => {
@@ -171,8 +171,8 @@ function browseSamples(data) {
       const answer = sample.answers[index];
       const made = element("tr");
       const score = answer.unparsed ? "unparsed" : answer.score === null ? "" : String(answer.score);
-      const graded = entry().right[task()] !== null;
-      const verdict = !graded || answer.unparsed ? "" : isRight(answer) ? "right" : "wrong";
+      const judged = entry().right[task()] !== null;
+      const verdict = !judged || answer.unparsed ? "" : isRight(answer) ? "right" : "wrong";
       made.append(
         element("td", letter ? "picked" : "", letter + entry().runs[index]),
         element("td", "", answer.text === "" ? "(empty)" : answer.text),
