@@ -41,11 +41,9 @@ def generate(
 
     Args:
         mllm: the model.
-        visual: `(B, M, E)` visual tokens; None shows no image at all: the prompt stands without
-            the image prefix.
+        visual: `(B, M, E)`; None shows no image at all, and no image prefix.
         prompts: for each image, its prompts. The same prompt on the same image is asked once.
-        decoding: length, beams and stop strings; more than one beam goes through the library's
-            own beam search.
+        decoding: more than one beam goes through the library's own beam search.
 
     Raises:
         DataError: prompt and answer do not fit into the context; shows the prompt.
@@ -142,21 +140,11 @@ class _GreedyBatch:
         shared: bool,
     ) -> None:
         self._language = language
-        if shared:
-            self._cache = prefix.cache_for(questions)
-            longest = max(len(question.ids) for question in questions)
-            gaps = [longest - len(question.ids) for question in questions]
-            rows = zip(gaps, questions, strict=True)
-            ids_RQ = [[language.pad_id] * gap + [*question.ids] for gap, question in rows]
-            mask_RQ = [[0] * gap + [1] * (longest - gap) for gap in gaps]
-            self._input = language.embed(torch.tensor(ids_RQ, device=language.device))
-            mask = torch.tensor(mask_RQ, device=language.device)
-            self._mask = F.pad(mask, (prefix.length, 0), value=1)
-            self._positions = prefix.length + (mask.cumsum(1) - 1).clamp_min(0)
-        else:
-            self._cache = prefix.new_cache()
-            self._input, self._mask = _joined(language, prefix, questions)
-            self._positions = (self._mask.cumsum(1) - 1).clamp_min(0)
+        self._cache = prefix.cache_for(questions) if shared else prefix.new_cache()
+        before = prefix.length if shared else 0
+        self._input, mask = _left_padded(language, prefix, questions, joined=not shared)
+        self._mask = F.pad(mask, (before, 0), value=1)
+        self._positions = before + (mask.cumsum(1) - 1).clamp_min(0)
         self._owners = list(range(len(questions)))
         self._answers: list[list[int]] = [[] for _ in questions]
         self._open = [True] * len(questions)
@@ -164,24 +152,20 @@ class _GreedyBatch:
     def run(self, decoding: DecodingSettings) -> list[list[int]]:
         """Return the generated ids of each question, without the end token."""
         for step in range(decoding.max_new_tokens):
-            chosen_R = self._most_probable()
+            rows_R = torch.arange(len(self._input), device=self._input.device)
+            logits_RV: Tensor = self._language(
+                self._input,
+                mask=self._mask,
+                position_ids=self._positions,
+                cache=self._cache,
+                at=(rows_R, torch.full_like(rows_R, self._input.shape[1] - 1)),
+            )
+            chosen_R = logits_RV.argmax(dim=-1)
             self._record(chosen_R.tolist(), decoding.stop)
             if step + 1 == decoding.max_new_tokens or not any(self._open):
                 break
             self._advance(chosen_R)
         return self._answers
-
-    def _most_probable(self) -> Tensor:
-        """Return the `(R,)` next tokens."""
-        rows_R = torch.arange(len(self._input), device=self._input.device)
-        logits: Tensor = self._language(
-            self._input,
-            mask=self._mask,
-            position_ids=self._positions,
-            cache=self._cache,
-            at=(rows_R, torch.full_like(rows_R, self._input.shape[1] - 1)),
-        )
-        return logits.argmax(dim=-1)
 
     def _record(self, chosen: list[int], stop: Sequence[str]) -> None:
         for owner, token in zip(self._owners, chosen, strict=True):
@@ -235,7 +219,8 @@ def _with_library(
     ):
         step = len(batch) if language.resumes_from_cache else 1
         for first in range(0, len(batch), step):
-            embeddings, mask = _joined(language, prefix, batch[first : first + step])
+            rows = batch[first : first + step]
+            embeddings, mask = _left_padded(language, prefix, rows, joined=True)
             generated = language.model.generate(
                 inputs_embeds=embeddings, attention_mask=mask, generation_config=settings
             )
@@ -245,14 +230,15 @@ def _with_library(
     return answers
 
 
-def _joined(
-    language: LanguageModel, prefix: Prefix, questions: Sequence[Question]
+def _left_padded(
+    language: LanguageModel, prefix: Prefix, questions: Sequence[Question], *, joined: bool
 ) -> tuple[Tensor, Tensor]:
-    """Return left-padded embeddings `(R, P + Q, E)` of prefix and question, and their mask."""
+    """Return embeddings `(R, Q, E)` of questions, or `(R, P + Q, E)` with prefixes, and a mask."""
     rows = []
     for question in questions:
         ids = torch.tensor(question.ids, dtype=torch.long, device=language.device)
-        rows.append(torch.cat([prefix.embeddings[question.image], language.embed(ids)]))
+        text = language.embed(ids)
+        rows.append(torch.cat([prefix.embeddings[question.image], text]) if joined else text)
     longest = max(len(row) for row in rows)
     mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
     padded = [F.pad(row, (0, 0, longest - len(row), 0)) for row in rows]

@@ -9,6 +9,7 @@ import contextlib
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,32 +41,25 @@ class ChatTemplate:
     joiner: str = " "
 
 
-def read_template(tokenizer: Any, *, name: str) -> ChatTemplate:
+def _read_template(tokenizer: Any, settings: LanguageModelSettings) -> ChatTemplate:
     """Cut a tokenizer's chat template around its content; without one, plain text.
 
     Raises:
         WeightsError: the template does not keep a question as it is; names the model.
     """
-    if not getattr(tokenizer, "chat_template", None):
+    if not settings.chat_template or not getattr(tokenizer, "chat_template", None):
         return ChatTemplate()
-    question = {"role": "user", "content": _CONTENT}
-    prompt: str = tokenizer.apply_chat_template(
-        [question], tokenize=False, add_generation_prompt=True
-    )
-    if prompt.count(_CONTENT) != 1:
+    roles = zip(("user", "assistant", "user"), (_CONTENT, _REPLY, _NEXT), strict=True)
+    turns = [{"role": role, "content": text} for role, text in roles]
+    render = partial(tokenizer.apply_chat_template, tokenize=False)
+    head, *tail = render(turns[:1], add_generation_prompt=True).split(_CONTENT)
+    if len(tail) != 1:
         raise WeightsError(
-            f"LLM {name}: its chat template does not keep a question as it is; "
+            f"LLM {settings.name}: its chat template does not keep a question as it is; "
             "set llm.chat_template = false"
         )
-    head, _, tail = prompt.partition(_CONTENT)
-    turns = [
-        question,
-        {"role": "assistant", "content": _REPLY},
-        {"role": "user", "content": _NEXT},
-    ]
-    chat: str = tokenizer.apply_chat_template(turns, tokenize=False)
-    between = chat.rpartition(_REPLY)[2].partition(_NEXT)[0]
-    return ChatTemplate(head, tail, between, joiner="")
+    between = render(turns).rpartition(_REPLY)[2].partition(_NEXT)[0]
+    return ChatTemplate(head, tail[0], between, joiner="")
 
 
 class LanguageModel(nn.Module):
@@ -111,16 +105,12 @@ class LanguageModel(nn.Module):
         self.source = source
         self.revision = revision
         self.weights_sha256 = hash_parameters(model)
-        self.template = (
-            read_template(tokenizer, name=settings.name)
-            if settings.chat_template
-            else ChatTemplate()
-        )
+        self._takes_positions = "position_ids" in inspect.signature(self.model.forward).parameters
+        self.template = _read_template(tokenizer, settings)
         self.end_id = self._end_of_turn()
         configured = getattr(self.model.generation_config, "eos_token_id", None)
         several = configured if isinstance(configured, list) else [configured]
-        ends = {self.end_id, tokenizer.eos_token_id, *several}
-        self.end_ids = frozenset(end for end in ends if end is not None)
+        self.end_ids = frozenset({self.end_id, tokenizer.eos_token_id, *several} - {None})
         choices = (tokenizer.pad_token_id, tokenizer.unk_token_id, self.end_id)
         self.pad_id: int = next(choice for choice in choices if choice is not None)
         # sampling, penalties and lengths that a checkpoint sets go: recipes decide on those
@@ -164,11 +154,6 @@ class LanguageModel(nn.Module):
         return str(self.config._attn_implementation)
 
     @property
-    def takes_positions(self) -> bool:
-        """Whether the model's forward has `position_ids`."""
-        return "position_ids" in inspect.signature(self.model.forward).parameters
-
-    @property
     def sliding_window(self) -> int | None:
         """Tokens that the narrowest attention layer sees; None where every layer sees all."""
         kinds = set(getattr(self.config, "layer_types", None) or ())
@@ -182,7 +167,7 @@ class LanguageModel(nn.Module):
         Not so with recurrent layers and without position ids.
         """
         kinds = set(getattr(self.config, "layer_types", None) or ())
-        return self.takes_positions and kinds <= _ATTENTION_LAYERS
+        return self._takes_positions and kinds <= _ATTENTION_LAYERS
 
     @property
     def keeps_questions_apart(self) -> bool:
@@ -225,13 +210,12 @@ class LanguageModel(nn.Module):
             embeddings: `(R, L, E)`.
             at: rows and columns `(T,)` whose logits are wanted; the head sees no others.
             mask: `(R, K)` with 1 for tokens, 0 for padding, or `(R, 1, L, K)` booleans (True:
-                may attend) that replace the causal mask; K counts cached tokens too. Under
-                FlexAttention, its block mask.
+                may attend) that replace the causal mask, or FlexAttention's block mask.
             position_ids: `(R, L)`.
             cache: the library's cache of keys and values, extended in place.
         """
         arguments: dict[str, Any] = {}
-        if position_ids is not None and self.takes_positions:
+        if position_ids is not None and self._takes_positions:
             arguments["position_ids"] = position_ids
         if mask is not None:
             dense = isinstance(mask, Tensor) and mask.ndim == 4
@@ -276,13 +260,9 @@ class LanguageModel(nn.Module):
             ids = [begin, *ids]
         return ids
 
-    def question_text(self, prompt: str, *, image: bool) -> str:
-        """Return all text between the visual tokens and the answer."""
-        return (self.settings.image_suffix if image else "") + prompt + self.template.tail
-
     def question_ids(self, prompt: str, *, image: bool) -> list[int]:
-        """Return the ids of `question_text`."""
-        return self.encode(self.question_text(prompt, image=image))
+        """Return the ids of all text between the visual tokens and the answer."""
+        return self.encode(self._question_text(prompt, image=image))
 
     def turn_ids(self, prompt: str, answer: str, *, image: bool) -> tuple[list[int], list[int]]:
         """Return the ids of a question and of its answer, the end of turn included.
@@ -290,7 +270,7 @@ class LanguageModel(nn.Module):
         The answer is tokenised in its context where the tokenizer lets the question's ids stand,
         so that what is taught is what the model would generate there.
         """
-        text = self.question_text(prompt, image=image)
+        text = self._question_text(prompt, image=image)
         question = self.encode(text)
         joiner = "" if not text or text[-1].isspace() else self.template.joiner
         joint = self.encode(text + joiner + answer)
@@ -312,6 +292,9 @@ class LanguageModel(nn.Module):
             "parameters": sum(parameter.numel() for parameter in own),
             "vocabulary": int(self.table.shape[0]),
         }
+
+    def _question_text(self, prompt: str, *, image: bool) -> str:
+        return (self.settings.image_suffix if image else "") + prompt + self.template.tail
 
     def _end_of_turn(self) -> int:
         if self.template.tail:

@@ -35,8 +35,8 @@ def load_language_model(
     """Load the language model that a recipe names, in eval mode, on the CPU.
 
     Args:
-        settings: the recipe's `[llm]`; `name` is a registered name (`tiny-llama`,
-            `smollm2-135m`), a folder, a `.gguf` file, or a Hub id.
+        settings: `name` is a registered name (`tiny-llama`, `smollm2-135m`), a folder, a `.gguf`
+            file, or a Hub id.
         weights: a folder or `.gguf` file to load instead of the name's own source.
 
     Raises:

@@ -17,7 +17,7 @@ tokens, D encoder width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -103,16 +103,10 @@ def make_batch(
     pixels: Tensor | None = None,
     features: Tensor | None = None,
 ) -> TrainingBatch:
-    """Tokenise dialogues and join them with their images.
+    """Return tokenised dialogues, one per image, with the images' pixels or features.
 
-    Args:
-        language: gives tokenizer, chat template and context length. Where it cannot keep
-            questions apart by a mask, each question gets a row of its own whatever is asked.
-        items: one dialogue per image.
-        shared_prefix: put all questions of an image behind one image prefix.
-        row_length: see `TrainingBatch`.
-        pixels: `(B, 3, H, W)`, one per item, or None.
-        features: `(B, N, D)`, one per item, or None.
+    Where the language model cannot keep questions apart by a mask, each question gets a row of
+    its own whatever is asked.
 
     Raises:
         DataError: an image without a question, or an empty answer; names the image.
@@ -187,12 +181,10 @@ class PackedRows:
         """
         if self.plain:
             return None
-        length = self.image.shape[1]
-        query, key = (slice(None), slice(None), None), (slice(None), None, slice(None))
-        same_image_RLL = self.image[query] == self.image[key]
-        in_reach_RLL = (self.turn[key] == _PREFIX) | (self.turn[query] == self.turn[key])
-        causal_LL = torch.ones(length, length, dtype=torch.bool, device=self.image.device).tril()
-        return (same_image_RLL & in_reach_RLL & causal_LL)[:, None]
+        rows, length = self.image.shape
+        row_R11 = torch.arange(rows, device=self.image.device)[:, None, None]
+        key_L = torch.arange(length, device=self.image.device)
+        return self._rule()(row_R11, row_R11, key_L[:, None], key_L)[:, None]
 
     def block_mask(self) -> Any:
         """Return the same mask as FlexAttention's `BlockMask`, None where causal is enough."""
@@ -200,6 +192,11 @@ class PackedRows:
             return None
         from torch.nn.attention.flex_attention import create_block_mask
 
+        (rows, length), device = self.image.shape, str(self.image.device)
+        return create_block_mask(self._rule(), rows, None, length, length, device=device)
+
+    def _rule(self) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+        """Return which query may attend to which key, of indices that broadcast."""
         image, turn = self.image, self.turn
 
         def may_attend(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -207,15 +204,13 @@ class PackedRows:
             in_reach = (turn[row, key] == _PREFIX) | (turn[row, query] == turn[row, key])
             return same_image & in_reach & (query >= key)
 
-        rows, length = image.shape
-        return create_block_mask(may_attend, rows, None, length, length, device=str(image.device))
+        return may_attend
 
     def to(self, device: torch.device | str) -> PackedRows:
         """Return the rows with every tensor on `device`."""
-        names = [name for name in self.__dataclass_fields__ if name != "plain"]
-        return replace(
-            self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names}
-        )
+        fields = ((name, getattr(self, name)) for name in self.__dataclass_fields__)
+        moved = {name: x.to(device, non_blocking=True) for name, x in fields if name != "plain"}
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,10 +231,6 @@ def pack(batch: TrainingBatch, *, visual_tokens: int) -> PackedRows:
 
     With a shared prefix, images are packed into rows of at most `batch.row_length` tokens, longest
     first; an image that is longer by itself has its own row. Without, each question has its own.
-
-    Args:
-        batch: the dialogues.
-        visual_tokens: M; 0 for text only.
 
     Raises:
         DataError: one image with one question is longer than the context; names the image.
@@ -273,11 +264,7 @@ def pack_candidates(
 ) -> PackedRows:
     """Place each question in a row with all its candidate answers behind it, kept apart.
 
-    Args:
-        questions: token ids of a question and of its candidates, none of them empty.
-        pad_id: fills rows.
-        prefix_length: tokens that stand before the question in the model's cache; position ids go
-            on from there.
+    Position ids go on from `prefix_length`, the tokens before the question in the model's cache.
     """
     rows = [
         [_Group(index, tuple(ids), tuple(TokenizedTurn((), tuple(reply)) for reply in replies))]
