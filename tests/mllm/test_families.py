@@ -56,10 +56,7 @@ def family(name: str) -> MLLM:
             if parameter.ndim == 2:
                 parameter.mul_(4.0)
     settings = LanguageModelSettings(chat_template=False)
-    language = LanguageModel(
-        model, tokenizer, settings, pretrained=False, source=name, revision=None
-    )
-    return small_mllm(language=language)
+    return small_mllm(language=LanguageModel(model, tokenizer, settings, source=name))
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.recipes import DecodingSettings
 from encoder_bench.mllm import generate as generation
-from encoder_bench.mllm.generate import generate
+from encoder_bench.mllm.generate import Conversation, generate
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.likelihood import score
 from encoder_bench.mllm.model import MLLM
@@ -227,3 +229,54 @@ def test_generating_leaves_modes_as_they_were() -> None:
 )
 def test_cut_at_stop(text: str, stop: tuple[str, ...], cut: str) -> None:
     assert generation.cut_at_stop(text, stop) == cut
+
+
+def noise_image() -> Image.Image:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_the_second_question_follows_the_first_answer(
+    chat: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mllm = small_mllm(language=small_language(chat=chat))
+    asked: list[str] = []
+
+    def record(model: object, visual: object, prompts: list[list[str]], *rest: object) -> object:
+        asked.append(prompts[0][0])
+        return [["a cat"]]
+
+    monkeypatch.setattr("encoder_bench.mllm.generate.generate", record)
+    conversation = Conversation(mllm, noise_image(), DecodingSettings(max_new_tokens=6))
+    conversation.ask("What?")
+    conversation.ask("Red?")
+    tokenizer, template = mllm.language.tokenizer, mllm.language.template
+    expected = "What? a cat\nRed?"
+    if chat:
+        turns = [("user", "What?"), ("assistant", "a cat"), ("user", "Red?")]
+        expected = tokenizer.apply_chat_template(
+            [{"role": role, "content": text} for role, text in turns],
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+    assert template.head + asked[1] + template.tail == expected
+    assert conversation.turns == [("What?", "a cat"), ("Red?", "a cat")]
+
+
+def test_one_question_is_what_generate_answers() -> None:
+    mllm = small_mllm()
+    with torch.no_grad():
+        features = mllm.features(mllm.encoder.transform(noise_image())[None])
+        visual = mllm.visual_tokens(features)
+    (expected,) = generate(mllm, visual, [["What?"]], DecodingSettings(max_new_tokens=6))[0]
+    assert (
+        Conversation(mllm, noise_image(), DecodingSettings(max_new_tokens=6)).ask("What?")
+        == expected
+    )
+
+
+def test_text_only_needs_no_noise_image() -> None:
+    mllm = small_mllm()
+    (expected,) = generate(mllm, None, [["What?"]], DecodingSettings(max_new_tokens=6))[0]
+    assert Conversation(mllm, None, DecodingSettings(max_new_tokens=6)).ask("What?") == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -24,20 +25,9 @@ from encoder_bench.pipeline.build import model_notes
 from .models import byte_tokenizer, pixels, seeded_llama, small_language, small_mllm
 
 
-def test_seeded_weights_are_always_the_same_and_leave_the_generator_alone() -> None:
-    torch.manual_seed(5)
-    state = torch.get_rng_state()
-    first = seeded_llama(byte_tokenizer())
-    assert torch.equal(torch.get_rng_state(), state)
-    torch.manual_seed(6)
-    assert hash_parameters(first) == hash_parameters(seeded_llama(byte_tokenizer()))
-
-
-@pytest.mark.parametrize("text", ["How many dogs?", "Ünïcode 漢字 🙂", " two  spaces\n"])
-def test_the_seeded_tokenizer_keeps_every_text(text: str) -> None:
-    tokenizer = byte_tokenizer()
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert tokenizer.decode(ids) == text
+def joined(tokenizer: Any, model: Any = None) -> LanguageModel:
+    model = model or seeded_llama(byte_tokenizer())
+    return LanguageModel(model, tokenizer, LanguageModelSettings(), source="seeded")
 
 
 def test_tiny_llama_loads_offline_with_facts() -> None:
@@ -69,14 +59,7 @@ def test_a_folder_is_loaded_in_the_asked_dtype(tmp_path: Path) -> None:
 def test_a_model_without_pad_token_is_padded_by_a_token_that_it_has() -> None:
     tokenizer = byte_tokenizer()
     tokenizer.pad_token = None
-    language = LanguageModel(
-        seeded_llama(byte_tokenizer()),
-        tokenizer,
-        LanguageModelSettings(),
-        pretrained=False,
-        source="seeded",
-        revision=None,
-    )
+    language = joined(tokenizer)
     assert language.pad_id == tokenizer.eos_token_id
     (note,) = model_notes(small_mllm(language=language))
     assert note.startswith("LLM tiny-llama has no pad token; '</s>' fills rows")
@@ -84,18 +67,10 @@ def test_a_model_without_pad_token_is_padded_by_a_token_that_it_has() -> None:
 
 
 def test_a_model_without_end_token_is_refused() -> None:
-    model = seeded_llama(byte_tokenizer())
     tokenizer = byte_tokenizer()
     tokenizer.eos_token = None
     with pytest.raises(WeightsError, match="no end-of-sequence token"):
-        LanguageModel(
-            model,
-            tokenizer,
-            LanguageModelSettings(),
-            pretrained=False,
-            source="seeded",
-            revision=None,
-        )
+        joined(tokenizer)
 
 
 def test_a_chat_template_is_used_where_there_is_one() -> None:
@@ -125,14 +100,7 @@ def test_a_template_that_changes_its_content_is_refused() -> None:
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = "{% for m in messages %}{{ m.content|lower }}{% endfor %}"
     with pytest.raises(WeightsError, match=r"llm\.chat_template = false"):
-        LanguageModel(
-            seeded_llama(tokenizer),
-            tokenizer,
-            LanguageModelSettings(),
-            pretrained=False,
-            source="seeded",
-            revision=None,
-        )
+        joined(tokenizer)
 
 
 def test_the_shorter_context_holds() -> None:
@@ -145,14 +113,7 @@ def test_decoding_defaults_of_a_checkpoint_are_dropped() -> None:
     model = seeded_llama(tokenizer)
     model.generation_config.repetition_penalty = 1.3
     model.generation_config.eos_token_id = [2, 9]
-    language = LanguageModel(
-        model,
-        tokenizer,
-        LanguageModelSettings(),
-        pretrained=False,
-        source="seeded",
-        revision=None,
-    )
+    language = joined(tokenizer, model)
     assert language.end_ids == {2, 9}
     assert language.model.generation_config.repetition_penalty in (None, 1.0)
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from encoder_bench.base.errors import RecipeError, UnknownNameError
+from encoder_bench.base.errors import EncoderBenchError, RecipeError, UnknownNameError
 from encoder_bench.base.recipes import ProjectorSettings
 from encoder_bench.mllm.projectors import build_projector, projector_names
 from encoder_bench.mllm.projectors.projector import grid_of
+from encoder_bench.pipeline.plan import make_plan
 
 
 @pytest.mark.parametrize("name", projector_names())
@@ -111,3 +113,52 @@ def test_pixel_shuffle_mlp_norms_the_joined_tokens() -> None:
     torch.testing.assert_close(
         projector(features), projector(50.0 * features), atol=1e-3, rtol=1e-3
     )
+
+
+MODULE = """
+from torch import nn
+from encoder_bench.mllm.projectors.projector import Projector
+
+class FirstToken(Projector):
+    visual_tokens = 1
+
+    def __init__(self, settings, *, grid, width, llm_width):
+        super().__init__(settings, grid=grid, width=width, llm_width=llm_width)
+        self.linear = nn.Linear(width, llm_width)
+
+    def forward(self, features):
+        return self.linear(features[:, :1])
+"""
+
+
+def install(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another package in `folder` that adds a projector by entry point."""
+    (folder / "first_token_package.py").write_text(MODULE)
+    info = folder / "first_token-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: first-token\nVersion: 1.0\n")
+    entry = f"[encoder_bench.projectors]\n{name} = first_token_package:FirstToken\n"
+    (info / "entry_points.txt").write_text(entry)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, "first_token_package", raising=False)
+
+
+@pytest.mark.parametrize("whiten", [False, True])
+def test_another_package_adds_a_projector(
+    whiten: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "first-token", monkeypatch)
+    assert "first-token" in projector_names()
+    settings = {"projector.whiten": whiten}
+    plan = make_plan(encoder="tiny-deit", projector="first-token", settings=settings)
+    projector = build_projector(plan.adapter.projector, grid=(4, 4), width=24, llm_width=40)
+    assert projector.num_tokens(16) == 1
+    assert projector(torch.randn(2, 16, 24)).shape == (2, 1, 40)
+
+
+def test_another_package_cannot_take_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "mlp", monkeypatch)
+    with pytest.raises(EncoderBenchError, match=r"entry point mlp .*name is taken"):
+        projector_names()

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import encoders, utilisation
+from benchmarks import encoders, metrics, utilisation
 from benchmarks.mllm import questions, run_bench
 from benchmarks.summary import summary
 from benchmarks.timing import ratio, rounds
@@ -27,6 +27,15 @@ def test_a_small_benchmark() -> None:
     lines = summary(result)
     assert len(lines) == 2 * 2 + 2 * 2
     assert sum("aim: 4 or more" in line for line in lines) == 1
+
+
+def test_metrics_are_compared_where_they_are_equal() -> None:
+    result = metrics.run_bench(images=20, answers=40, repeats=1)
+    json.dumps(result)
+    cider = result["cider"]
+    assert cider["times_as_fast"] == cider["pycocoevalcap_seconds"] / cider["seconds"]
+    assert cider["largest_difference"] < 1e-9
+    assert result["vqa"]["all_variants_seconds"] > 0
 
 
 def test_questions_of_one_image_differ() -> None:
