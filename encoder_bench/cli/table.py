@@ -108,7 +108,8 @@ def _print_reported(
 ) -> list[Path]:
     from rich.console import Console
 
-    from encoder_bench.results.reported_page import reported_pages, reported_texts, write_reported
+    from encoder_bench.results.formats import write_texts
+    from encoder_bench.results.reported import reported_pages, reported_texts
     from encoder_bench.results.terminal import print_page
 
     if name != "reported":
@@ -118,4 +119,4 @@ def _print_reported(
             print_page(page, Console())
     else:
         typer.echo(reported_texts(records)[format_], nl=False)
-    return write_reported(results, records) if write else []
+    return write_texts(results / "reported", reported_texts(records)) if write else []

@@ -6,7 +6,7 @@ import functools
 import html
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -194,12 +194,13 @@ FORMATS: dict[str, Callable[[Sequence[Table]], str]] = {
 
 
 def write_tables(results: Path, tables: Sequence[Table]) -> list[Path]:
-    """Write `table.md`, `.csv`, `.tex`, `.html` and `.json`, each in one step.
+    """Write `table.md`, `.csv`, `.tex`, `.html` and `.json`; equal records give equal bytes."""
+    return write_texts(results / "table", {end: text(tables) for end, text in FORMATS.items()})
 
-    Equal records and predictions give equal bytes.
-    """
-    paths = []
-    for ending, text in FORMATS.items():
-        paths.append(results / f"table.{ending}")
-        write_text(paths[-1], text(tables))
+
+def write_texts(stem: Path, texts: Mapping[str, str]) -> list[Path]:
+    """Write each text to `STEM.ENDING`, each in one step; return the paths."""
+    paths = [stem.with_name(f"{stem.name}.{ending}") for ending in texts]
+    for path, text in zip(paths, texts.values(), strict=True):
+        write_text(path, text)
     return paths

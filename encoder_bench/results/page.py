@@ -15,7 +15,8 @@ Emphasis = Literal["best", "second", ""]
 _EMPHASIS: dict[int | None, Emphasis] = {1: "best", 2: "second"}
 _WITHOUT_LIFT = "SPICE"
 """A second metric of captioning, whose lift is under CIDEr."""
-_MODES = {False: "no", True: "yes", None: "no model"}
+MODES = {False: "no", True: "yes", None: "no model"}
+"""Mode of a row -> how it is printed under `Joint Tuning`."""
 _RANDOM = (
     "the encoder's weights are seeded random ones, not pretrained; the row says nothing about the "
     "family that it is named after"
@@ -100,11 +101,6 @@ def text_page(
     return Page(heading, names, tuple(lines), tuple(("", note) for note in dict.fromkeys(notes)))
 
 
-def mode_name(joint: bool | None) -> str:
-    """Return how a row's mode is printed under `Joint Tuning`."""
-    return _MODES[joint]
-
-
 @dataclass(slots=True)
 class _Footnotes:
     """Letters given to texts, each text once."""
@@ -121,7 +117,7 @@ def table_page(table: Table) -> Page:
     seeds = any(row.runs and len(row.runs.records) > 1 for row in table.rows)
     lines: list[Line] = []
     for row in table.rows:
-        entries = [Entry(mode_name(row.joint)), Entry(row.supervision), _name(row, notes)]
+        entries = [Entry(MODES[row.joint]), Entry(row.supervision), _name(row, notes)]
         entries.append(Entry(row.pretraining_images))
         entries += [_score(row.cells[column], column, notes) for column in table.columns]
         entries += [_number(row.extra(column), column.digits) for column in table.extras]

@@ -9,6 +9,7 @@ arXiv 2305.12223, Table 1 (`results/reported/gvt_table1.csv`, of which a copy is
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from importlib import resources
@@ -21,6 +22,8 @@ from encoder_bench.base.errors import RecordError
 from encoder_bench.base.record import RunRecord
 from encoder_bench.results.cells import AVERAGED
 from encoder_bench.results.columns import AVERAGE, ENCODER, JOINT, SETTING
+from encoder_bench.results.formats import to_html, to_json, to_latex, to_markdown
+from encoder_bench.results.page import MODES, NOT_AVAILABLE, Page, text_page
 from encoder_bench.results.table import build_tables
 
 _PUBLISHED = {
@@ -109,27 +112,21 @@ def rank_agreement(comparison: pd.DataFrame) -> pd.DataFrame:
 def _correlations(ours: Sequence[float], published: Sequence[float]) -> dict[str, Any]:
     from scipy.stats import kendalltau, spearmanr
 
+    names = ("Spearman", "Spearman low", "Spearman high", "Kendall", "Kendall low", "Kendall high")
+    found: dict[str, Any] = dict.fromkeys(names, math.nan)
     count = len(ours)
-    rho = tau = math.nan
-    rho_ends = tau_ends = (math.nan, math.nan)
-    reason = ""
     if count < 3:
-        reason = f"{count} encoders are in both tables; ranks need 3"
-    elif len(set(ours)) == 1 or len(set(published)) == 1:
-        reason = "all figures are equal; there are no ranks"
-    else:
-        rho = float(spearmanr(ours, published).statistic)
-        tau = float(kendalltau(ours, published).statistic)
-        if count < 5:
-            reason = f"{count} encoders are too few for an interval"
-        else:
-            rho_ends = _fisher(rho, math.sqrt((1 + rho**2 / 2) / (count - 3)))
-            tau_ends = _fisher(tau, math.sqrt(0.437 / (count - 4)))
-    return {
-        **dict(zip(("Spearman", "Spearman low", "Spearman high"), (rho, *rho_ends), strict=True)),
-        **dict(zip(("Kendall", "Kendall low", "Kendall high"), (tau, *tau_ends), strict=True)),
-        "Reason": reason,
-    }
+        return found | {"Reason": f"{count} encoders are in both tables; ranks need 3"}
+    if len(set(ours)) == 1 or len(set(published)) == 1:
+        return found | {"Reason": "all figures are equal; there are no ranks"}
+    rho = float(spearmanr(ours, published).statistic)
+    tau = float(kendalltau(ours, published).statistic)
+    found |= {"Spearman": rho, "Kendall": tau, "Reason": ""}
+    if count < 5:
+        return found | {"Reason": f"{count} encoders are too few for an interval"}
+    spearman = _fisher(rho, math.sqrt((1 + rho**2 / 2) / (count - 3)))
+    kendall = _fisher(tau, math.sqrt(0.437 / (count - 4)))
+    return found | dict(zip(names, (rho, *spearman, tau, *kendall), strict=True))
 
 
 def _fisher(correlation: float, error: float) -> tuple[float, float]:
@@ -161,3 +158,79 @@ def footnotes() -> list[str]:
         f"The published OC figures reach {known['OC Acc'].max():.1f}; always answering '1' scores "
         "54.3 on the question file first published.",
     ]
+
+
+def reported_pages(records: Sequence[RunRecord]) -> list[Page]:
+    """Return printable tables of ours against published: figures, then agreement of ranks.
+
+    Raises:
+        RecordError: no record is of a family that was published.
+    """
+    comparison = compare_reported(records)
+    if comparison.empty:
+        families = ", ".join(sorted(set(load_reported()["Family"])))
+        raise RecordError(f"no record is of a published encoder's family ({families})")
+    pages = []
+    for setting, part in comparison.groupby(SETTING, sort=False):
+        pages += [_figures_page(str(setting), part), _agreement_page(str(setting), part)]
+    return pages
+
+
+def _figures_page(setting: str, part: pd.DataFrame) -> Page:
+    rows = [
+        [MODES[bool(joint)], str(encoder), *map(_figure, cells.to_dict("records"))]
+        for (joint, encoder), cells in part.groupby([JOINT, ENCODER], sort=False)
+    ]
+    general = "Each cell: ours ± half of its 95% interval / published (difference)."
+    header = (JOINT, ENCODER, *COLUMNS)
+    return text_page(f"Ours and published · {setting}", header, rows, [general, *footnotes()])
+
+
+def _figure(row: dict[Any, Any]) -> str:
+    if pd.isna(row["Ours"]):
+        return f"{NOT_AVAILABLE} / {row['Published']:.1f}"
+    width = "" if pd.isna(row["±"]) else f" ±{row['±']:.1f}"
+    return f"{row['Ours']:.1f}{width} / {row['Published']:.1f} ({row['Difference']:+.1f})"
+
+
+def _agreement_page(setting: str, part: pd.DataFrame) -> Page:
+    rows, notes = [], ["95% intervals in brackets, through Fisher's z."]
+    for row in rank_agreement(part).to_dict("records"):
+        texts = [_interval(row, name) for name in ("Spearman", "Kendall")]
+        rows.append([MODES[row[JOINT]], row["Column"], str(row["Encoders"]), *texts])
+        if row["Reason"]:
+            mode = "joint" if row[JOINT] else "frozen"
+            notes.append(f"{row['Column']}, {mode}: {row['Reason']}.")
+    header = (JOINT, "Column", "Encoders", "Spearman", "Kendall")
+    return text_page(f"Agreement of ranks · {setting}", header, rows, notes)
+
+
+def _interval(row: dict[Any, Any], name: str) -> str:
+    if pd.isna(row[name]):
+        return NOT_AVAILABLE
+    ends = "" if pd.isna(row[f"{name} low"]) else " [{:.2f}, {:.2f}]"
+    return f"{row[name]:.2f}" + ends.format(row[f"{name} low"], row[f"{name} high"])
+
+
+def reported_texts(records: Sequence[RunRecord]) -> dict[str, str]:
+    """Return the comparison with the published figures as text, by format.
+
+    CSV holds one row per encoder and column; JSON also the rank correlations and the footnotes.
+
+    Raises:
+        RecordError: no record is of a family that was published.
+    """
+    pages = reported_pages(records)
+    figures = compare_reported(records)
+    frames = {"figures": figures, "agreement": rank_agreement(figures)}
+    rows = {
+        name: json.loads(frame.to_json(orient="records", double_precision=15))
+        for name, frame in frames.items()
+    }
+    return {
+        "md": to_markdown(pages),
+        "csv": str(figures.to_csv(index=False, lineterminator="\n", float_format="%.6f")),
+        "tex": to_latex(pages),
+        "html": to_html(pages, "Ours and published"),
+        "json": to_json(rows | {"footnotes": footnotes()}),
+    }

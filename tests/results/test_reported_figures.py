@@ -16,8 +16,8 @@ from encoder_bench.results.reported import (
     footnotes,
     load_reported,
     rank_agreement,
+    reported_pages,
 )
-from encoder_bench.results.reported_page import reported_pages
 
 FAMILIES = ("deit", "dino", "mae", "dinov2", "clip")
 
