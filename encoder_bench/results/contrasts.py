@@ -77,7 +77,7 @@ class _Column:
         scores = [(row, row_scores(results, row, name)) for row in group.rows]
         self.rows = [(row, each) for row, each in scores if None in each and each[None].scores]
 
-    def mode(self, joint: bool) -> list[tuple[TableRow, SampleScores]]:
+    def mode(self, *, joint: bool) -> list[tuple[TableRow, SampleScores]]:
         """Return the rows of a mode with their own answers' scores."""
         return [(row, found[None]) for row, found in self.rows if row.joint == joint]
 
@@ -185,8 +185,8 @@ def _against_blind(column: _Column) -> Iterator[_Pair]:
 
 
 def _joint_gains(column: _Column) -> Iterator[_Pair]:
-    frozen = {row.label: (row, scores) for row, scores in column.mode(False)}
-    for row, scores in column.mode(True):
+    frozen = {row.label: (row, scores) for row, scores in column.mode(joint=False)}
+    for row, scores in column.mode(joint=True):
         if row.label in frozen:
             other, others = frozen[row.label]
             a, b = (f"{row.label}, joint", scores), (f"{row.label}, frozen", others)
@@ -195,7 +195,7 @@ def _joint_gains(column: _Column) -> Iterator[_Pair]:
 
 def _between_encoders(column: _Column) -> Iterator[_Pair]:
     for joint in (False, True):
-        rows = column.mode(joint)
+        rows = column.mode(joint=joint)
         rows.sort(key=lambda each: each[1].mean, reverse=column.best is not min)
         for (a, scores_a), (b, scores_b) in combinations(rows, 2):
             yield _Pair(column, _mode(a), (a.label, scores_a), (b.label, scores_b), (a, b))
@@ -203,7 +203,7 @@ def _between_encoders(column: _Column) -> Iterator[_Pair]:
 
 def _against_best(column: _Column) -> Iterator[_Pair]:
     for joint in (False, True):
-        rows = column.mode(joint)
+        rows = column.mode(joint=joint)
         if column.best and len(rows) > 1:
             best, scores = column.best(rows, key=lambda each: each[1].mean)
             for row, other in rows:

@@ -17,6 +17,13 @@ from encoder_bench.results.table import Table, flat_rows, to_frame
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+_MARKDOWN = {"best": "**{}**", "second": "<ins>{}</ins>", "blind": "*{}*", "": "{}"}
+_LATEX = {
+    "best": r"\textbf{{{}}}",
+    "second": r"\underline{{{}}}",
+    "blind": r"\textit{{{}}}",
+    "": "{}",
+}
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]#|~$@])")
 _LATEX_ESCAPES = str.maketrans(
     {character: f"\\{character}" for character in "{}&%$#_"}
@@ -73,7 +80,7 @@ def to_markdown(pages: Sequence[Page]) -> str:
 def _markdown_page(page: Page) -> str:
     header = [escape_markdown(entry.text) for entry in page.header]
     rule = "|".join("---:" if entry.number else "---" for entry in page.header)
-    rows = [[_markdown_entry(each, line.blind) for each in line.entries] for line in page.lines]
+    rows = [[_markdown_entry(each) for each in line.entries] for line in page.lines]
     return "\n".join([
         f"### {escape_markdown(page.heading)}",
         "",
@@ -86,12 +93,8 @@ def _markdown_page(page: Page) -> str:
     ])  # fmt: skip
 
 
-def _markdown_entry(entry: Entry, blind: bool) -> str:
-    text = escape_markdown(entry.text)
-    if entry.emphasis:
-        text = f"**{text}**" if entry.emphasis == "best" else f"<ins>{text}</ins>"
-    elif blind and text:
-        text = f"*{text}*"
+def _markdown_entry(entry: Entry) -> str:
+    text = _MARKDOWN[entry.emphasis].format(escape_markdown(entry.text))
     text += f" ±{entry.half_width}" if entry.half_width else ""
     text += f"<sup>{entry.note}</sup>" if entry.note else ""
     return f"{text}<br><sub>{entry.lift}</sub>" if entry.lift else text
@@ -146,19 +149,15 @@ def _latex_page(page: Page) -> str:
 
 def _latex_line(line: Line) -> str:
     """Return a row; where a score has its lift, a second row close under it."""
-    scores = " & ".join(_latex_entry(entry, line.blind) for entry in line.entries)
+    scores = " & ".join(_latex_entry(entry) for entry in line.entries)
     if not any(entry.lift for entry in line.entries):
         return scores + r" \\"
     lifts = (f"{{\\scriptsize ${entry.lift}$}}" if entry.lift else "" for entry in line.entries)
     return scores + " \\\\[-0.4ex]\n" + " & ".join(lifts) + r" \\"
 
 
-def _latex_entry(entry: Entry, blind: bool) -> str:
-    text = escape_latex(entry.text)
-    if entry.emphasis:
-        text = f"\\{'textbf' if entry.emphasis == 'best' else 'underline'}{{{text}}}"
-    elif blind and text:
-        text = f"\\textit{{{text}}}"
+def _latex_entry(entry: Entry) -> str:
+    text = _LATEX[entry.emphasis].format(escape_latex(entry.text))
     text += f" {{\\scriptsize $\\pm${entry.half_width}}}" if entry.half_width else ""
     return f"{text}\\textsuperscript{{{entry.note}}}" if entry.note else text
 

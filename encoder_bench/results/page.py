@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from encoder_bench.results.cells import Cell
@@ -11,7 +11,7 @@ from encoder_bench.results.columns import AVERAGE, ENCODER, IMAGES, JOINT, SEEDS
 from encoder_bench.results.table import RANDOM_WEIGHTS, Row, Table
 
 NOT_AVAILABLE = "n/a"
-Emphasis = Literal["best", "second", ""]
+Emphasis = Literal["best", "second", "blind", ""]
 _EMPHASIS: dict[int | None, Emphasis] = {1: "best", 2: "second"}
 _WITHOUT_LIFT = "SPICE"
 """A second metric of captioning, whose lift is under CIDEr."""
@@ -50,7 +50,7 @@ class Entry:
         text: unescaped.
         half_width: `±` figure printed smaller after the text, or empty.
         lift: signed figure printed smaller under it, or empty.
-        emphasis: best or second best in its mode.
+        emphasis: best or second best in its mode, or of a blind baseline.
         note: letters of its footnotes, or empty.
         number: whether it is aligned like a number.
     """
@@ -123,7 +123,9 @@ def table_page(table: Table) -> Page:
         entries += [_number(row.extra(column), column.digits) for column in table.extras]
         if seeds:
             entries.append(_number(len(row.runs.records) if row.runs else None, 0))
-        opens = not lines or lines[-1].entries[0] != entries[0]
+        opens = not lines or lines[-1].entries[0].text != entries[0].text
+        if row.runs is None:
+            entries = [replace(e, emphasis="blind") if e.text else e for e in entries]
         lines.append(Line(tuple(entries), row.runs is None, opens))
     numbers = [*table.columns, *(column.header for column in table.extras), *[SEEDS] * seeds]
     header = [Entry(name) for name in (JOINT, SUPERVISION, ENCODER, IMAGES)]

@@ -16,7 +16,7 @@ from encoder_bench.results.table import build_tables
 
 _WIDE, _MEDIUM = 150, 105
 _WIDE_ONLY = frozenset({SUPERVISION, IMAGES})
-_STYLES = {"best": "bold", "second": "underline", "": ""}
+_STYLES = {"best": "bold", "second": "underline", "blind": "italic", "": ""}
 _SMALL = "not bold not underline dim"
 
 
@@ -45,8 +45,7 @@ def print_page(page: Page, console: Console) -> None:
     for line in page.lines:
         if line.opens:
             grid.add_section()
-        texts = (_text(line.entries[place]) for place in shown)
-        grid.add_row(*texts, style="italic" if line.blind else "")
+        grid.add_row(*(_text(line.entries[place]) for place in shown))
     console.print(grid)
     for letter, text in page.footnotes:
         mark = f"[{letter}] " if letter else ""
