@@ -1,7 +1,6 @@
 """What a contract costs: loading and forward of an encoder against the library's own.
 
-What belongs here: ratios within one run, from the medians of interleaved repeats. Weights are
-random, written once in each library's own format; nothing here asserts a speed.
+Weights are random, written once in each library's own format.
 """
 
 from __future__ import annotations
@@ -23,11 +22,22 @@ from encoder_bench.encoders.bundled import tiny_processor
 from encoder_bench.encoders.catalog import transformers_configs
 from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.encoders.hf_architectures import build_backbone
+from encoder_bench.encoders.loading import quiet_loading
 from encoder_bench.encoders.registry import load_encoder
 
-_REPOSITORY = "facebook/dino-vitb16"
+VIT_B = "facebook/dino-vitb16"
 _TIMM = "vit_base_patch16_224"
 _OPEN_CLIP = "ViT-B-16"
+
+
+def write_vit(folder: Path, repository: str) -> str:
+    """Write a ViT of a known configuration with random weights; return its encoder name."""
+    with quiet_loading():
+        build_backbone(transformers_configs()[repository]["config"]).save_pretrained(folder)
+    processor = tiny_processor()
+    processor.size = {"height": 224, "width": 224}
+    processor.save_pretrained(folder)
+    return f"dir:{folder}"
 
 
 Loaders = tuple[Callable[[], Encoder], Callable[[], Any], Callable[[Any, Tensor], Tensor]]
@@ -37,17 +47,14 @@ Loaders = tuple[Callable[[], Encoder], Callable[[], Any], Callable[[Any, Tensor]
 def _hf(folder: Path) -> Loaders:
     import transformers
 
-    build_backbone(transformers_configs()[_REPOSITORY]["config"]).save_pretrained(folder)
-    processor = tiny_processor()
-    processor.size = {"height": 224, "width": 224}
-    processor.save_pretrained(folder)
+    name = write_vit(folder, VIT_B)
 
     def own() -> Any:
         transformers.AutoImageProcessor.from_pretrained(folder)
         return transformers.AutoModel.from_pretrained(folder, add_pooling_layer=False).eval()
 
     return (
-        lambda: load_encoder(f"dir:{folder}"),
+        lambda: load_encoder(name),
         own,
         lambda model, pixels: model(pixels).last_hidden_state,
     )
@@ -114,20 +121,12 @@ def run_bench(
 ) -> dict[str, Any]:
     """Measure loading and throughput of ViT-B/16 from each library, and return JSON.
 
-    Args:
-        batch: images of a forward pass.
-        repeats: timed rounds of forward passes, after one that is not counted; loading, which is
-            short, has five times as many.
-        device: where the forward pass runs; loading is to the CPU.
-        sources: of `hf`, `timm` and `open_clip`.
-
-    Returns:
-        `settings`, and for each source `first_load_seconds` (which reads the whole file for its
-        hash; later loads remember it), `load` and `forward` (median seconds of both ways),
-        `loading_overhead` (0.1: a tenth slower than the library's own call for model and
-        preprocessing) and `throughput_ratio` (1: as many images a second as the library's own
-        forward). Ratios are medians over rounds; those that end in `_cpu` are of processor time,
-        which other work on the machine hardly changes, and None for a forward pass on a GPU.
+    `first_load_seconds` reads the whole file for its hash (later loads remember it);
+    `loading_overhead` of 0.1 is a tenth slower than the library's own call for model and
+    preprocessing; `throughput_ratio` of 1 is as many images per second as its own forward. Ratios
+    are medians over rounds; those that end in `_cpu` are of processor time, which other work on
+    the machine hardly changes, and None for a forward pass on a GPU. Loading, which is short, has
+    five times as many rounds.
     """
     report: dict[str, Any] = {
         "settings": {
@@ -158,13 +157,11 @@ def _measure(
         start = time.perf_counter()
         encoder = ours().to(device)
         first = time.perf_counter() - start
-        loads = rounds([lambda: _ignore(ours()), lambda: _ignore(theirs())], 5 * repeats)
+        loads = rounds([ours, theirs], 5 * repeats)
         backbone = theirs().to(device)
     pixels = torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(0)).to(device)
     with torch.inference_mode():
-        passes = rounds(
-            [lambda: _ignore(encoder(pixels)), lambda: _ignore(forward(backbone, pixels))], repeats
-        )
+        passes = rounds([lambda: encoder(pixels), lambda: forward(backbone, pixels)], repeats)
     on_cpu = device == "cpu"
     return {
         "first_load_seconds": first,
@@ -174,7 +171,7 @@ def _measure(
         "forward": _seconds(*passes),
         "throughput_ratio": ratio(passes[1].wall, passes[0].wall),
         "throughput_ratio_cpu": ratio(passes[1].cpu, passes[0].cpu) if on_cpu else None,
-        "images_a_second": batch / statistics.median(passes[0].wall),
+        "images_per_second": batch / statistics.median(passes[0].wall),
     }
 
 
@@ -184,7 +181,3 @@ def _seconds(ours: Times, library: Times) -> dict[str, float]:
         for who, times in (("ours", ours), ("library", library))
         for kind, seconds in (("", times.wall), ("cpu_", times.cpu))
     }
-
-
-def _ignore(_: Any) -> None:
-    """Drop a result, so that a way to do something returns nothing."""

@@ -1,7 +1,6 @@
 """How fast metrics score: CIDEr-D against pycocoevalcap's own, VQA accuracy, and the bootstrap.
 
-What belongs here: text made from a seed, the same for both ways. Ratios within one run, from the
-medians of interleaved repeats; nothing here asserts a speed.
+Text is made from a random seed, the same for both ways.
 """
 
 from __future__ import annotations
@@ -23,19 +22,7 @@ _ANSWERS = ("yes", "no", "two", "red", "a dog", "on the table", "skateboarding",
 def run_bench(
     *, images: int = 5000, answers: int = 10_000, repeats: int = 5, device: str = "cpu"
 ) -> dict[str, Any]:
-    """Measure the metrics' speed and return JSON.
-
-    Args:
-        images: captioned, with five references each.
-        answers: VQA answers, with ten human ones each.
-        repeats: timed repeats of each way, after one that is not counted.
-        device: metrics are computed on the CPU, whatever it says.
-
-    Returns:
-        `settings`; `cider`: seconds of both ways on tokenised text, how many times as fast ours
-        is, the largest difference of an image's score, and seconds of tokenising; `vqa`: seconds
-        with the interval, of the official metric and of all variants.
-    """
+    """Measure the metrics' speed and return JSON; they run on the CPU whatever `device` says."""
     return {
         "settings": {"images": images, "answers": answers, "repeats": repeats},
         "cider": _cider(images, repeats),
@@ -65,7 +52,7 @@ def _cider(images: int, repeats: int) -> dict[str, float]:
     guesses = {i: [text] for i, text in enumerate(_sentences(images, 2))}
     ours, theirs = [guesses[i][0] for i in range(images)], list(truths.values())
     own, official = medians(
-        [lambda: _do(cider_d, ours, theirs), lambda: _do(Cider().compute_score, truths, guesses)],
+        [lambda: cider_d(ours, theirs), lambda: Cider().compute_score(truths, guesses)],
         repeats,
     )
     raw = [f"A {text}, and it's there." for text in flat + ours]
@@ -110,7 +97,3 @@ def _tokenise(tokenize: Callable[[str], str], texts: list[str]) -> None:
     forget()
     for text in texts:
         tokenize(text)
-
-
-def _do(function: Callable[..., Any], *arguments: Any) -> None:
-    function(*arguments)

@@ -1,7 +1,6 @@
 """How much the shared prefix and the generation engine save, measured on this machine.
 
-What belongs here: ratios within one run, each from the medians of interleaved repeats. Printing
-and writing them is the caller's job; nothing here asserts a speed.
+Ratios above 1 mean that this project's way is faster.
 """
 
 from __future__ import annotations
@@ -45,18 +44,7 @@ def run_bench(
 ) -> dict[str, Any]:
     """Measure shared prefix and generation engine and return seconds and ratios as JSON.
 
-    Args:
-        llm: the language model's name.
-        visual_tokens: M, a square number.
-        images: images in a batch.
-        repeats: timed repeats of each variant, after one that is not counted.
-        new_tokens: tokens that every answer has at most.
-        questions_per_image: numbers of questions for which the shared prefix is measured.
-        device: where to measure.
-
-    Returns:
-        `settings`, `shared_prefix` (one entry a number of questions an image) and `generation`.
-        Ratios above 1 mean that this project's way is faster.
+    `visual_tokens` is a square number; entries are by the number of questions per image.
     """
     mllm = _model(llm, visual_tokens).to(device)
     features = torch.randn(
@@ -125,7 +113,7 @@ class _NoEncoder(nn.Module):
 def _training_ratio(
     mllm: MLLM, features: Tensor, count: int, repeats: int
 ) -> dict[str, float | int]:
-    """Time forward and backward of the same questions laid out both ways, and the limit.
+    """Time forward and backward of the same questions packed both ways, and the limit.
 
     The limit is the language model alone, forward and backward, on dense embeddings of as many
     tokens as the shared rows hold, in plain causal sequences.

@@ -1,7 +1,6 @@
 """What a bench found, in lines for a person: each figure beside what it should reach.
 
-What belongs here: reading the reports of the benches. Aims are those of `results/bench/README.md`;
-a figure that misses its aim is printed like any other.
+Aims are those of `results/bench/README.md`; a figure that misses its aim is printed like any other.
 """
 
 from __future__ import annotations
@@ -27,16 +26,16 @@ def summary(report: Mapping[str, Any]) -> list[str]:
 def _shared_prefix(report: Mapping[str, Any]) -> Iterator[Line]:
     for count, entry in report.get("shared_prefix", {}).items():
         aim = "aim: 2.5 or more" if count == "5" else ""
-        what = f"shared prefix over separate sequences, {count} questions an image"
+        what = f"shared prefix over separate sequences, {count} questions per image"
         yield what, entry["speed_up"], aim
-        yield "  its tokens a second, share of dense embeddings'", entry["share_of_limit"], ""
+        yield "  its tokens per second, share of dense embeddings'", entry["share_of_limit"], ""
 
 
 def _generation(report: Mapping[str, Any]) -> Iterator[Line]:
     for count, entry in report.get("generation", {}).items():
         aims = ("aim: 4 or more", "aim: 1.5 or more") if count == "5" else ("", "")
         yield (
-            f"engine over generate one at a time, {count} questions an image",
+            f"engine over generate one at a time, {count} questions per image",
             entry["speed_up_over_one_by_one"],
             aims[0],
         )
@@ -61,19 +60,13 @@ def _encoders(report: Mapping[str, Any]) -> Iterator[Line]:
     for source, entry in report.items():
         if not isinstance(entry, Mapping) or "loading_overhead" not in entry:
             continue
-        for suffix, clock in (("", "clock"), ("_cpu", "processor time")):
-            yield (
-                f"loading over {source}'s own call, overhead, {clock}",
-                entry[f"loading_overhead{suffix}"],
-                "aim: < 0.10",
-            )
-        for suffix, clock in (("", "clock"), ("_cpu", "processor time")):
-            if entry[f"throughput_ratio{suffix}"] is not None:
-                yield (
-                    f"throughput over {source}'s own forward, {clock}",
-                    entry[f"throughput_ratio{suffix}"],
-                    "aim: 1.00 or more",
-                )
+        for key, what, aim in (
+            ("loading_overhead", "loading over {}'s own call, overhead", "aim: < 0.10"),
+            ("throughput_ratio", "throughput over {}'s own forward", "aim: 1.00 or more"),
+        ):
+            for suffix, clock in (("", "clock"), ("_cpu", "processor time")):
+                if entry[key + suffix] is not None:
+                    yield f"{what.format(source)}, {clock}", entry[key + suffix], aim
 
 
 def _mfu(report: Mapping[str, Any]) -> Iterator[Line]:

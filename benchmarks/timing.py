@@ -23,7 +23,7 @@ class Times:
     cpu: list[float] = field(default_factory=list)
 
 
-def rounds(variants: Sequence[Callable[[], None]], repeats: int) -> list[Times]:
+def rounds(variants: Sequence[Callable[[], object]], repeats: int) -> list[Times]:
     """Return each variant's times; every round runs all, in turn from first and from last.
 
     Args:
@@ -43,7 +43,7 @@ def rounds(variants: Sequence[Callable[[], None]], repeats: int) -> list[Times]:
     return times
 
 
-def medians(variants: Sequence[Callable[[], None]], repeats: int) -> list[float]:
+def medians(variants: Sequence[Callable[[], object]], repeats: int) -> list[float]:
     """Return each variant's median seconds by the clock; see `rounds`."""
     return [statistics.median(times.wall) for times in rounds(variants, repeats)]
 

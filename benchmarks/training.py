@@ -1,8 +1,7 @@
 """What the feature cache saves in frozen training, and how near it comes to having no encoder.
 
-What belongs here: the loop itself, three ways on the same samples: patch tokens from the cache,
-from the encoder in every step, and ready-made in memory (the limit). Ratios within one run, from
-the medians of interleaved repeats; nothing here asserts a speed.
+The loop runs three ways on the same samples: patch tokens from the cache, from the encoder in
+every step, and ready-made in memory (the limit).
 """
 
 from __future__ import annotations
@@ -17,12 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.encoders import VIT_B, write_vit
 from encoder_bench.base.progress import QuietReporter
 from encoder_bench.data.sample import Sample
-from encoder_bench.encoders.bundled import tiny_processor
-from encoder_bench.encoders.catalog import transformers_configs
-from encoder_bench.encoders.hf_architectures import build_backbone
-from encoder_bench.encoders.loading import quiet_loading
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.pipeline.build import build_mllm
 from encoder_bench.pipeline.plan import RunPlan, make_plan
@@ -31,10 +27,9 @@ from encoder_bench.training.feature_cache import open_features
 from encoder_bench.training.summary import TrainingSummary
 from encoder_bench.training.trainer import train
 
-_REPOSITORY = "facebook/dino-vitb16"
 _DATA = "scenes:0:{images}:2:6"
-_IMAGES_A_STEP = 8
-_SAMPLES_AN_IMAGE = 5
+_IMAGES_PER_STEP = 8
+_SAMPLES_PER_IMAGE = 5
 _WAYS = ("cached", "uncached", "limit")
 
 
@@ -43,32 +38,19 @@ def run_bench(
 ) -> dict[str, Any]:
     """Measure frozen training with a tiny encoder and with a ViT-B/16, and return JSON.
 
-    Args:
-        images: training images.
-        steps: optimizer steps of one timed training, eight images each.
-        repeats: timed trainings of each way, after one that is not counted.
-        device: where to train.
-
-    Returns:
-        `settings`, and for each encoder: seconds a training for each way; `speed_up` (cached over
-        uncached); `share_of_limit` (1 means as fast as with no encoder at all); `waited_share`
-        and `waited_share_uncached` (of the trainings' time, spent waiting for batches).
+    `speed_up` is cached over uncached; a `share_of_limit` of 1 is as fast as with no encoder at
+    all; `waited_share` is of the training's time, spent waiting for batches.
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        vit = folder / "vit-b16"
-        with quiet_loading():
-            build_backbone(transformers_configs()[_REPOSITORY]["config"]).save_pretrained(vit)
-        processor = tiny_processor()
-        processor.size = {"height": 224, "width": 224}
-        processor.save_pretrained(vit)
-        encoders = {"tiny-deit": "tiny-deit", "vit-b16, random weights, 224 px": f"dir:{vit}"}
+        vit = write_vit(folder / "vit-b16", VIT_B)
+        encoders = {"tiny-deit": "tiny-deit", "vit-b16, random weights, 224 px": vit}
         return {
             "settings": {
                 "adapter": "quick, one stage, float32",
                 "images": images,
-                "images_per_step": _IMAGES_A_STEP,
-                "samples_per_image": _SAMPLES_AN_IMAGE,
+                "images_per_step": _IMAGES_PER_STEP,
+                "samples_per_image": _SAMPLES_PER_IMAGE,
                 "steps": steps,
                 "repeats": repeats,
                 "device": device,
@@ -92,7 +74,7 @@ def _plan(encoder: str, images: int, steps: int, device: str) -> RunPlan:
         settings={"training.precision": "float32", "training.checkpoint_every": steps},
     )
     stage = plan.adapter.stages[-1].model_copy(
-        update={"images_per_step": _IMAGES_A_STEP, "samples_per_image": _SAMPLES_AN_IMAGE}
+        update={"images_per_step": _IMAGES_PER_STEP, "samples_per_image": _SAMPLES_PER_IMAGE}
     )
     adapter = plan.adapter.model_copy(update={"stages": (stage,)})
     return replace(plan, adapter=adapter)

@@ -1,8 +1,8 @@
 """How much of a GPU's arithmetic a training step uses: model FLOPs utilisation (MFU).
 
-What belongs here: one real optimizer step (encoder, projector, LLM, AdamW) of a ViT-L with an LLM
-of about 1.2B parameters, both built from configurations with random weights. torch counts the
-operations as the step runs, attention in full whatever its mask hides.
+One real optimizer step (encoder, projector, LLM, AdamW) of a ViT-L with an LLM of about 1.2B
+parameters, both of random weights. torch counts the operations as the step runs, attention in full
+whatever its mask hides.
 
 Reference: Chowdhery et al. 2022, PaLM (arXiv 2204.02311), section 4.1 and appendix B. Deviation:
 what the step computes is counted, so a frozen part counts without its weight gradients.
@@ -20,6 +20,7 @@ import torch
 from accelerate import Accelerator
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.encoders import write_vit
 from benchmarks.mllm import dialogues
 from benchmarks.timing import medians
 from encoder_bench.base.recipes import (
@@ -28,11 +29,6 @@ from encoder_bench.base.recipes import (
     ProjectorSettings,
     StageSettings,
 )
-from encoder_bench.encoders.bundled import tiny_processor
-from encoder_bench.encoders.catalog import transformers_configs
-from encoder_bench.encoders.encoder import Encoder
-from encoder_bench.encoders.hf_architectures import build_backbone
-from encoder_bench.encoders.loading import quiet_loading
 from encoder_bench.encoders.registry import load_encoder
 from encoder_bench.mllm.attention import training_attention
 from encoder_bench.mllm.language import LanguageModel
@@ -83,14 +79,7 @@ LARGE = Sizes()
 def run_bench(*, device: str, repeats: int = 5, sizes: Sizes = LARGE) -> dict[str, Any]:
     """Measure frozen and joint steps in bfloat16 and return JSON.
 
-    Args:
-        device: where to measure. On a CPU the default sizes are not tried: `reason` says so.
-        repeats: timed steps, after one that is not counted.
-        sizes: what is measured.
-
-    Returns:
-        `settings`; for `frozen` and `joint` seconds, FLOPs of a step, images and answer tokens a
-        second, and `mfu`.
+    On a CPU the default sizes are not tried: `reason` says so.
     """
     place = torch.device(device)
     if place.type != "cuda" and sizes == LARGE:
@@ -126,7 +115,7 @@ def peak_flops(device: torch.device) -> tuple[float, str]:
             return peak, f"data sheet of {part}"
     size = 8192 if device.type == "cuda" else 512
     matrix = torch.ones(size, size, dtype=torch.bfloat16, device=device)
-    (seconds,) = medians([lambda: _ignore(matrix @ matrix)], 5)
+    (seconds,) = medians([lambda: matrix @ matrix], 5)
     return 2.0 * size**3 / seconds, f"a {size} x {size} bfloat16 matrix product here"
 
 
@@ -181,10 +170,9 @@ def _model(sizes: Sizes) -> MLLM:
     tokenizer = load_language_model(LanguageModelSettings(name="tiny-llama")).tokenizer
     llama = LlamaForCausalLM(LlamaConfig(**dict(sizes.llm), tie_word_embeddings=True))
     settings = LanguageModelSettings(name="llama-from-config", train="full", chat_template=False)
-    language = LanguageModel(
-        llama, tokenizer, settings, pretrained=False, source="config:llama", revision=None
-    )
-    encoder = _vit_l() if sizes.encoder is None else load_encoder(sizes.encoder)
+    language = LanguageModel(llama, tokenizer, settings, source="config:llama", pretrained=False)
+    with tempfile.TemporaryDirectory() as folder:
+        encoder = load_encoder(sizes.encoder or write_vit(Path(folder), _VIT_L))
     projector = build_projector(
         ProjectorSettings(name="mlp"),
         grid=encoder.grid,
@@ -192,16 +180,6 @@ def _model(sizes: Sizes) -> MLLM:
         llm_width=language.width,
     )
     return MLLM(encoder, projector, language)
-
-
-def _vit_l() -> Encoder:
-    with tempfile.TemporaryDirectory() as folder:
-        with quiet_loading():
-            build_backbone(transformers_configs()[_VIT_L]["config"]).save_pretrained(folder)
-        processor = tiny_processor()
-        processor.size = {"height": 224, "width": 224}
-        processor.save_pretrained(folder)
-        return load_encoder(f"dir:{Path(folder)}")
 
 
 def _micro_batch(mllm: MLLM, sizes: Sizes) -> MicroBatch:
@@ -217,7 +195,3 @@ def _micro_batch(mllm: MLLM, sizes: Sizes) -> MicroBatch:
 
 def _count(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _ignore(_: Any) -> None:
-    """Drop a result, so that a way to do something returns nothing."""
