@@ -143,7 +143,7 @@ def report_command(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Write one self-contained HTML page: table, charts, samples, patch features, proofs."""
+    """Write one self-contained HTML page: table, charts, samples, training checks, recipes."""
     from encoder_bench.base.progress import make_reporter
     from encoder_bench.base.record import read_records
     from encoder_bench.inspection.report_features import seen_features

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import altair as alt
 import numpy as np
@@ -36,11 +35,10 @@ CONFIG: dict[str, Any] = {
 """Shared look; `var(--NAME)` is a colour of `style.css`, so that charts follow its themes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(NamedTuple):
     """One encoder's value in one mode, with the half-width of its 95% interval if there is one.
 
-    `series` fixes colour and shape; `at` is a cost or a category, `samples` how many it is of.
+    `series` fixes colour and shape; `at` is a cost, step or category, `samples` how many it is of.
     """
 
     label: str
@@ -48,7 +46,7 @@ class Point:
     joint: bool
     value: float
     half_width: float | None = None
-    at: float | str = 0.0
+    at: float | str | None = None
     samples: int = 0
 
     @property
@@ -70,9 +68,12 @@ class Point:
     def row(self, **more: Any) -> dict[str, Any]:
         """Return the chart's data: value, interval, look and tooltip."""
         half = "" if self.half_width is None else f" ±{self.half_width:.1f}"
+        place = f" at {self.at:,.4g}" if isinstance(self.at, float) else f" at {self.at}"
+        name = f"{self.label}, {self.mode}"
         return {
             "label": self.label,
             "mode": self.mode,
+            "name": name,
             "at": self.at,
             "value": round(self.value, 3),
             "low": self.ends[0],
@@ -80,7 +81,7 @@ class Point:
             "colour": self.colour,
             "fill": self.colour if self.joint else "var(--paper)",
             "shape": _SHAPES[(self.series + self.series // SERIES) % len(_SHAPES)],
-            "text": f"{self.label}, {self.mode}: {self.value:.1f}{half}",
+            "text": f"{name}: {self.value:.1f}{half}{'' if self.at is None else place}",
             **more,
         }
 
@@ -150,7 +151,7 @@ def cost_chart(title: str, axis: str, points: Sequence[Point]) -> alt.LayerChart
     None where the costs differ by less than 5%. The axis is logarithmic where they differ ten
     times and more.
     """
-    costs = sorted(float(point.at) for point in points)
+    costs = sorted(point.at for point in points if isinstance(point.at, float))
     if len(costs) < 2 or costs[-1] <= _COST_SPREAD * costs[0]:
         return None
     log = costs[0] > 0 and costs[-1] / costs[0] >= _LOG_SPREAD
@@ -165,8 +166,7 @@ def cost_chart(title: str, axis: str, points: Sequence[Point]) -> alt.LayerChart
     )
     scores = _domain([end for point in points for end in point.ends])
     y = alt.Y("value:Q", scale=alt.Scale(domain=scores, nice=False), title="Avg")
-    rows = [point.row() | {"text": f"{point.row()['text']} at {point.at:,.4g}"} for point in points]
-    base = alt.Chart({"values": rows}).encode(x, y, _COLOUR)
+    base = alt.Chart({"values": [point.row() for point in points]}).encode(x, y, _COLOUR)
     best = alt.Chart({"values": [point.row() for point in frontier(points)]}).encode(x, y)
     layers = (
         best.mark_line(strokeDash=[1, 4], strokeCap="round", color="var(--soft)", aria=False),
@@ -225,15 +225,12 @@ def error_chart(
         headings: category -> its column's heading, of any number of lines.
     """
     kept = [point for point in points if point.at in headings]
-    if len(headings) < 2 or not kept:
+    if len(headings) < 2:
         return None
     rows = []
     for point in kept:
         half = "" if point.half_width is None else f" ±{point.half_width:.0f}"
-        name, heading = f"{point.label}, {point.mode}", headings[str(point.at)]
-        text = f"{point.row()['text']} at {point.at}"
-        rows.append(point.row() | {"name": name, "at": heading, "text": text})
-        rows[-1]["shown"] = f"{point.value:.0f}{half}"
+        rows.append(point.row(at=headings[str(point.at)], shown=f"{point.value:.0f}{half}"))
     lines = "split(datum.label, '\\n')"
     axis = alt.Axis(orient="top", labelAngle=0, labelPadding=18, labelExpr=lines)
     names = list(dict.fromkeys(row["name"] for row in rows))

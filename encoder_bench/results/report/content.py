@@ -105,8 +105,8 @@ def _points(
     """Return a point per encoder and mode that has a score, and a cost where one is asked for."""
     found = []
     for row in table.rows:
-        cell, at = row.cells[column], row.extra(cost) if cost else 0.0
-        if row.runs is not None and cell.value is not None and at is not None:
+        cell, at = row.cells[column], row.extra(cost) if cost else None
+        if row.runs and cell.value is not None and (cost is None or at is not None):
             look = (row.label, series[row.label], row.runs.joint)
             found.append(Point(*look, cell.value, cell.half_width, at))
     return found

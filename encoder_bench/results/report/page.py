@@ -84,12 +84,10 @@ def write_report(
 
 def _title(records: Sequence[RunRecord]) -> str:
     encoders = len({record.encoder.name for record in records})
-    modes = " and ".join(
-        mode for mode, joint in (("frozen", False), ("jointly tuned", True))
-        if joint in {record.joint for record in records}
-    )  # fmt: skip
-    plural = "s" if encoders > 1 else ""
-    return f"{encoders} visual encoder{plural} in a multimodal LLM, {modes}"
+    found = {record.joint for record in records}
+    modes = [name for joint, name in ((False, "frozen"), (True, "jointly tuned")) if joint in found]
+    named = "1 visual encoder" if encoders == 1 else f"{encoders} visual encoders"
+    return f"{named} in a multimodal LLM, {' and '.join(modes)}"
 
 
 def _template_chapter(

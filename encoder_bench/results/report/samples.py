@@ -55,28 +55,19 @@ def browse(
 def thumbnails(
     tables: Sequence[dict[str, Any]], images: Mapping[str, Path], *, budget_bytes: int
 ) -> dict[str, str]:
-    """Return image id -> data URI for the images of chosen samples, within a budget.
+    """Return image id -> data URI for the images of `browse`, until the budget is spent.
 
-    Args:
-        tables: what `browse` returned.
-        images: `str(image_id)` -> file; an id that is not there has no picture.
-        budget_bytes: the data URIs' length in all; images past it are left out.
+    An id without a file, or with an unreadable one, has no picture.
     """
-    wanted = dict.fromkeys(
-        str(sample["image"])
-        for entry in tables
-        for samples in entry["tasks"].values()
-        for sample in samples
-    )
     shown: dict[str, str] = {}
-    for image_id in wanted:
+    samples = (s for entry in tables for task in entry["tasks"].values() for s in task)
+    for image_id in dict.fromkeys(sample["image"] for sample in samples):
         uri = data_uri(images[image_id]) if image_id in images else None
-        if uri is None:
-            continue
-        budget_bytes -= len(uri)
+        budget_bytes -= len(uri or "")
         if budget_bytes < 0:
             break
-        shown[image_id] = uri
+        if uri:
+            shown[image_id] = uri
     return shown
 
 
