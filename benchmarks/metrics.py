@@ -6,7 +6,6 @@ Text is made from a random seed, the same for both ways.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +43,7 @@ def _cider(images: int, repeats: int) -> dict[str, float]:
     import numpy as np
     from pycocoevalcap.cider.cider import Cider
 
-    from encoder_bench.metrics.cider import cider_d
-    from encoder_bench.metrics.ptb import ptb_tokenize
+    from encoder_bench.metrics.caption import cider_d
 
     flat = _sentences(images * _REFERENCES, 1)
     truths = {i: flat[i * _REFERENCES : (i + 1) * _REFERENCES] for i in range(images)}
@@ -56,7 +54,7 @@ def _cider(images: int, repeats: int) -> dict[str, float]:
         repeats,
     )
     raw = [f"A {text}, and it's there." for text in flat + ours]
-    (tokenised,) = medians([lambda: _tokenise(ptb_tokenize, raw)], repeats)
+    (tokenised,) = medians([lambda: _tokenise(raw)], repeats)
     apart = np.abs(cider_d(ours, theirs) - np.array(Cider().compute_score(truths, guesses)[1]))
     return {
         "seconds": own,
@@ -80,7 +78,8 @@ def _vqa(answers: int, repeats: int) -> dict[str, float]:
     texts = [f"{rng.choice(_ANSWERS)} {i % 50}" for i in range(answers)]
 
     def scored(names: list[str]) -> None:
-        vqa.forget()
+        vqa.normalise.cache_clear()
+        vqa.strip_punctuation.cache_clear()
         references = [sample.references for sample in samples]
         for name in names:
             score_of(find_metric(name).measure(texts, references), samples, seed=0)
@@ -91,9 +90,9 @@ def _vqa(answers: int, repeats: int) -> dict[str, float]:
     return {"official_with_interval_seconds": official, "all_variants_seconds": every}
 
 
-def _tokenise(tokenize: Callable[[str], str], texts: list[str]) -> None:
-    from encoder_bench.metrics.ptb import forget
+def _tokenise(texts: list[str]) -> None:
+    from encoder_bench.metrics.ptb import ptb_tokenize
 
-    forget()
+    ptb_tokenize.cache_clear()
     for text in texts:
-        tokenize(text)
+        ptb_tokenize(text)

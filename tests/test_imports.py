@@ -30,7 +30,7 @@ def test_the_contracts_are_kept() -> None:
     [
         ("data/sample.py", "from encoder_bench.base.record import RunRecord", None),
         ("data/sample.py", "import encoder_bench.cli.app", "Imports run one way"),
-        ("metrics/yesno.py", "def f():\n    import torch", "Scoring never imports torch"),
+        ("metrics/vqa.py", "def f():\n    import torch", "Scoring never imports torch"),
         ("tasks/controls.py", "import encoder_bench.tasks.evaluate", "No cycle between modules"),
     ],
 )

@@ -1,8 +1,4 @@
-"""Caption metrics: CIDEr-D, BLEU and ROUGE-L, without Java.
-
-What belongs here: numbers an image, or sums that a corpus metric is a function of. BLEU and ROUGE
-are pycocoevalcap's own scorers, CIDEr-D is `cider.py`; the tokenizer is `ptb.py`, which equals the
-Java one on captions.
+"""Caption metrics without Java: CIDEr-D in arrays, BLEU and ROUGE-L by pycocoevalcap's scorers.
 
 Reference: Vedantam et al. 2015 (arXiv 1411.5726); Papineni et al. 2002; Lin 2004; coco-caption.
 """
@@ -12,67 +8,136 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder_bench.metrics.cider import cider_d
 from encoder_bench.metrics.ptb import ptb_tokenize
-from encoder_bench.metrics.statistics import Measure, mean_percent
+from encoder_bench.metrics.statistics import Measure, References
 
 BLEU_ORDER = 4
+ORDERS = 4
+SIGMA = 6.0
 
-Captions = Sequence[Sequence[str]]
+Floats = NDArray[np.float64]
 _Tokens = dict[int, list[str]]
 
 
-def tokenized(predictions: Sequence[str], references: Captions) -> tuple[_Tokens, _Tokens]:
-    """Return predictions and references as pycocoevalcap takes them, one key an image."""
-    guesses = {i: [ptb_tokenize(text)] for i, text in enumerate(predictions)}
-    truths = {i: [ptb_tokenize(t) for t in texts] for i, texts in enumerate(references)}
-    return guesses, truths
-
-
-def cider(predictions: Sequence[str], references: Captions) -> NDArray[np.float64]:
+def cider(predictions: Sequence[str], references: References) -> Floats:
     """Return the CIDEr-D of each image, in percent; their mean is the corpus score.
 
     Document frequencies are those of the references given, so that a subset of a split scores
     higher than the split: compare runs on the same samples only.
     """
-    return cider_full_idf(predictions, references, None)
+    return cider_full_idf(predictions, references, references)
 
 
 def cider_full_idf(
-    predictions: Sequence[str], references: Captions, corpus: Captions | None
-) -> NDArray[np.float64]:
+    predictions: Sequence[str], references: References, corpus: References
+) -> Floats:
     """Return each image's CIDEr-D, in percent, with document frequencies of a whole split.
 
     So a subset scores what it adds to the split's own score, instead of more.
+    """
+    split = None if corpus is references else _tokenized(corpus)
+    guesses = [ptb_tokenize(text) for text in predictions]
+    return 100.0 * cider_d(guesses, _tokenized(references), split)
+
+
+def cider_d(
+    predictions: Sequence[str], references: References, corpus: References | None = None
+) -> Floats:
+    """Return the CIDEr-D of each image, from 0 to 10; the D variant clips counts, weighs lengths.
+
+    Equals pycocoevalcap's `cider_scorer.py` to rounding, several times as fast.
 
     Args:
-        predictions: a caption an image.
-        references: the same images' human captions.
-        corpus: the human captions of every image of the split, those images among them.
+        predictions: one caption per image, tokens joined by spaces.
+        references: the same images' human captions, at least one each, in the same form.
+        corpus: captions of each image of the split whose document frequencies count; None for
+            `references`.
+
+    >>> cider_d(["a red bus", "a cat"], [["a red bus"], ["the cat"]]).round(2).tolist()
+    [7.5, 1.25]
     """
-    split = None if corpus is None else [[ptb_tokenize(t) for t in texts] for texts in corpus]
-    return 100.0 * cider_d(
-        [ptb_tokenize(text) for text in predictions],
-        [[ptb_tokenize(t) for t in texts] for texts in references],
-        split,
+    from scipy.sparse import csr_matrix
+
+    if not predictions:
+        return np.zeros(0)
+    count, documents = len(predictions), references if corpus is None else corpus
+    flat = [text for texts in references for text in texts]
+    others = [] if corpus is None else [text for texts in corpus for text in texts]
+    sentences = [text.split() for text in (*predictions, *flat, *others)]
+    theirs = slice(count, count + len(flat))
+    own = np.repeat(np.arange(count), [len(texts) for texts in references])  # image of a reference
+    document = np.repeat(np.arange(len(documents)), [len(texts) for texts in documents])
+    places = np.arange(len(sentences) - len(document), len(sentences))
+    members = csr_matrix(
+        (np.ones(len(document)), (document, places)), (len(documents), len(sentences))
     )
+    bigrams = np.array([max(len(words) - 1, 0) for words in sentences], dtype=np.float64)
+    penalty = np.exp(-((bigrams[own] - bigrams[theirs]) ** 2) / (2 * SIGMA**2))
+    similarity = np.zeros(len(flat))
+    for counts in _ngrams(sentences):
+        frequency = ((members @ counts) > 0).sum(axis=0)
+        idf = np.log(len(documents)) - np.log(np.maximum(1.0, frequency))
+        weights = counts.multiply(np.asarray(idf)).tocsr()
+        norms = np.sqrt(np.asarray(weights.multiply(weights).sum(axis=1)).ravel())
+        clipped = weights[own].minimum(weights[theirs]).multiply(weights[theirs])
+        dots, below = np.asarray(clipped.sum(axis=1)).ravel(), norms[own] * norms[theirs]
+        similarity += np.divide(dots, below, out=np.zeros(len(flat)), where=below != 0)
+    sums = np.bincount(own, weights=similarity * penalty, minlength=count)
+    return np.asarray(10.0 * sums / ORDERS / np.maximum(np.bincount(own, minlength=count), 1))
 
 
-def rouge_l(predictions: Sequence[str], references: Captions) -> NDArray[np.float64]:
+def _ngrams(sentences: Sequence[Sequence[str]]) -> Iterator[Any]:
+    """Yield sparse `(sentence, n-gram)` counts of order 1 to 4.
+
+    An n-gram's number follows from those of its first n - 1 words and of its last word.
+    """
+    from scipy.sparse import csr_matrix
+
+    numbers: dict[str, int] = {}
+    words = np.array([numbers.setdefault(w, len(numbers)) for row in sentences for w in row], int)
+    sentence = np.repeat(np.arange(len(sentences)), [len(row) for row in sentences])
+    gram = words
+    for order in range(1, ORDERS + 1):
+        if order > 1:
+            pairs = gram[:-1] * len(numbers) + words[order - 1 :]
+            gram = np.unique(pairs, return_inverse=True)[1]
+        first = sentence[: len(gram)]
+        whole = first == sentence[order - 1 :]  # else it runs on into the next sentence
+        shape = len(sentences), int(gram.max(initial=0)) + 1
+        yield csr_matrix((np.ones(int(whole.sum())), (first[whole], gram[whole])), shape)
+
+
+def rouge_l(predictions: Sequence[str], references: References) -> Floats:
     """Return the ROUGE-L of each image (F with beta 1.2, best over references), in percent."""
     from pycocoevalcap.rouge.rouge import Rouge
 
     guesses, truths = tokenized(predictions, references)
-    _, scores = Rouge().compute_score(truths, guesses)
-    return np.asarray(scores, dtype=np.float64) * 100.0
+    return 100.0 * np.asarray(Rouge().compute_score(truths, guesses)[1], dtype=np.float64)
 
 
-def bleu_sums(predictions: Sequence[str], references: Captions) -> NDArray[np.float64]:
+def bleu_of_order(order: int) -> Callable[[Sequence[str], References], Measure]:
+    """Return the metric BLEU of an order from 1 to 4."""
+
+    def measure(predictions: Sequence[str], references: References) -> Measure:
+        sums = _known_bleu_sums(tuple(predictions), tuple(map(tuple, references)))
+        return Measure(sums, functools.partial(bleu, order=order))
+
+    return measure
+
+
+@functools.lru_cache(maxsize=2)
+def _known_bleu_sums(predictions: tuple[str, ...], references: tuple[Sequence[str], ...]) -> Floats:
+    """Count once for all four orders."""
+    return bleu_sums(predictions, references)
+
+
+def bleu_sums(predictions: Sequence[str], references: References) -> Floats:
     """Return `(n, 10)` counts by image that corpus BLEU is a function of.
 
     Columns: matches of order 1 to 4, n-grams of order 1 to 4, length, and the reference length
@@ -82,10 +147,10 @@ def bleu_sums(predictions: Sequence[str], references: Captions) -> NDArray[np.fl
 
     guesses, truths = tokenized(predictions, references)
     scorer = BleuScorer(n=BLEU_ORDER)
-    for key, guess in guesses.items():
-        scorer += (guess[0], truths[key])
     rows = []
     with contextlib.redirect_stdout(io.StringIO()):
+        for key, guess in guesses.items():
+            scorer += (guess[0], truths[key])
         for part in scorer.ctest:
             length = part["testlen"]
             closest = min((abs(r - length), r) for r in part["reflen"])[1]
@@ -93,7 +158,7 @@ def bleu_sums(predictions: Sequence[str], references: Captions) -> NDArray[np.fl
     return np.asarray(rows, dtype=np.float64)
 
 
-def bleu(sums: NDArray[np.float64], order: int) -> NDArray[np.float64]:
+def bleu(sums: Floats, order: int) -> Floats:
     """Return corpus BLEU of the given order, in percent, from `(R, 10)` sums of `bleu_sums`.
 
     Uses coco-caption's smoothing (1e-15 above, 1e-9 below) and brevity penalty.
@@ -106,62 +171,11 @@ def bleu(sums: NDArray[np.float64], order: int) -> NDArray[np.float64]:
     return np.asarray(100.0 * mean * penalty)
 
 
-def bleu_of_order(order: int) -> Callable[[Sequence[str], Captions], Measure]:
-    """Return the metric BLEU of an order from 1 to 4."""
-
-    def measure(predictions: Sequence[str], references: Captions) -> Measure:
-        sums = _known_bleu_sums(tuple(predictions), tuple(map(tuple, references)))
-        return Measure(sums, functools.partial(bleu, order=order))
-
-    return measure
+def tokenized(predictions: Sequence[str], references: References) -> tuple[_Tokens, _Tokens]:
+    """Return predictions and references as pycocoevalcap takes them, one key per image."""
+    guesses = {i: [ptb_tokenize(text)] for i, text in enumerate(predictions)}
+    return guesses, dict(enumerate(_tokenized(references)))
 
 
-@functools.lru_cache(maxsize=2)
-def _known_bleu_sums(
-    predictions: tuple[str, ...], references: tuple[tuple[str, ...], ...]
-) -> NDArray[np.float64]:
-    """Count once for all four orders."""
-    return bleu_sums(predictions, references)
-
-
-def meteor(predictions: Sequence[str], references: Captions) -> Measure:
-    """Return METEOR 1.5, against the best reference.
-
-    Raises:
-        MissingDependencyError: no Java, or the program fails or takes too long.
-    """
-    from encoder_bench.metrics import meteor as program
-
-    return Measure(_rows_by_java("meteor", predictions, references), program.meteor)
-
-
-def spice(predictions: Sequence[str], references: Captions) -> Measure:
-    """Return the mean F-score of SPICE.
-
-    Raises:
-        MissingDependencyError: not installed, changed since, or the program fails or takes too
-            long.
-    """
-    return mean_percent(_rows_by_java("spice", predictions, references) / 100)
-
-
-_KNOWN: dict[tuple[str, str, tuple[str, ...]], NDArray[np.float64]] = {}
-"""What a Java program said of a caption and its references, which no other caption changes."""
-
-
-def _rows_by_java(
-    name: str, predictions: Sequence[str], references: Captions
-) -> NDArray[np.float64]:
-    """Return a row per caption; the program is asked only for what it has not scored before."""
-    from encoder_bench.metrics.meteor import meteor_counts
-    from encoder_bench.metrics.spice import spice
-
-    pairs = [
-        (name, text, tuple(truths)) for text, truths in zip(predictions, references, strict=True)
-    ]
-    new = [pair for pair in dict.fromkeys(pairs) if pair not in _KNOWN]
-    if new:
-        program = meteor_counts if name == "meteor" else spice
-        rows = program([text for _, text, _ in new], [truths for *_, truths in new])
-        _KNOWN.update(zip(new, rows, strict=True))
-    return np.array([_KNOWN[pair] for pair in pairs])
+def _tokenized(captions: References) -> list[list[str]]:
+    return [[ptb_tokenize(text) for text in texts] for texts in captions]

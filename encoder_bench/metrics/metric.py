@@ -10,16 +10,16 @@ from importlib import metadata
 from typing import Literal, ParamSpec, cast
 
 from encoder_bench.base.errors import MissingDependencyError, UnknownNameError
-from encoder_bench.metrics import caption, counting, vqa, yesno
-from encoder_bench.metrics.statistics import Matrix, mean_percent, unavailable
+from encoder_bench.metrics import caption, short_answers, vqa
+from encoder_bench.metrics.meteor import meteor
+from encoder_bench.metrics.spice import spice
+from encoder_bench.metrics.statistics import Matrix, References, mean_percent, unavailable
 from encoder_bench.metrics.statistics import Measure as Measure
 
 ENTRY_POINTS = "encoder_bench.metrics"
 LIKELIHOOD = "@likelihood"
 """Ends the name of a metric that scores the likeliest candidate instead of the generated answer."""
 
-References = Sequence[Sequence[str]]
-"""The human answers of each sample."""
 MetricFunction = Callable[[Sequence[str], References], Measure]
 CorpusMetricFunction = Callable[[Sequence[str], References, References], Measure]
 P = ParamSpec("P")
@@ -126,25 +126,25 @@ METRICS: dict[str, Metric] = {
         _caption("bleu3", caption.bleu_of_order(3)),
         _caption("bleu4", caption.bleu_of_order(4)),
         _caption("rouge_l", per_sample(caption.rouge_l)),
-        _caption("meteor", caption.meteor, backend="java"),
-        _caption("spice", caption.spice, backend="java", version=1),
+        _caption("meteor", meteor, backend="java"),
+        _caption("spice", spice, backend="java", version=1),
         # 2: refusals and negative numbers are parse failures
-        _count("counting_accuracy", counting.counting_accuracy, version=2),
+        _count("counting_accuracy", short_answers.counting_accuracy, version=2),
         _count(
-            "counting_error", counting.counting_error,
+            "counting_error", short_answers.counting_error,
             higher_is_better=False, unit="count", graded=True, version=2,
         ),
-        _count("counting_accuracy_gvt", counting.counting_accuracy_gvt),
+        _count("counting_accuracy_gvt", short_answers.counting_accuracy_gvt),
         _count(
-            "counting_error_gvt", counting.counting_error_gvt,
+            "counting_error_gvt", short_answers.counting_error_gvt,
             higher_is_better=False, unit="count", graded=True,
         ),
-        _yes_no("yesno_accuracy", yesno.yesno_accuracy),
-        _yes_no("yesno_precision", yesno.yesno_precision),
-        _yes_no("yesno_recall", yesno.yesno_recall),
-        _yes_no("yesno_f1", yesno.yesno_f1),
-        _yes_no("yes_rate", yesno.yes_rate, higher_is_better=None, graded=True),
-        _yes_no("yesno_accuracy_gvt", yesno.yesno_accuracy_gvt),
+        _yes_no("yesno_accuracy", short_answers.yesno_accuracy),
+        _yes_no("yesno_precision", short_answers.yesno_precision),
+        _yes_no("yesno_recall", short_answers.yesno_recall),
+        _yes_no("yesno_f1", short_answers.yesno_f1),
+        _yes_no("yes_rate", short_answers.yes_rate, higher_is_better=None, graded=True),
+        _yes_no("yesno_accuracy_gvt", short_answers.yesno_accuracy_gvt),
     )
 }  # fmt: skip
 """By name; a score is compared within one version only."""

@@ -1,7 +1,4 @@
-"""A tokenizer for captions without Java, equal to Stanford's PTB tokenizer on captions.
-
-What belongs here: the rules that captions meet, lower-casing, and the removal of punctuation that
-the COCO caption evaluation does. `ptb_java.py` compares it with the Java program.
+"""Captions to tokens without Java, as Stanford's PTB tokenizer has them.
 
 Reference: coco-caption's `ptbtokenizer.py` (PTBTokenizer of CoreNLP 3.4.1, `-preserveLines
 -lowerCase`); Marcus, Santorini and Marcinkiewicz 1993 for the conventions.
@@ -11,6 +8,11 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from encoder_bench.base.errors import MissingDependencyError
+from encoder_bench.metrics.java import run_java, scorer_folder
 
 PUNCTUATION = frozenset(("''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"))
 """Tokens that the official evaluation drops.
@@ -94,30 +96,15 @@ _ABBREVIATION = re.compile(
     r"(?:[a-z]\.)*[a-z]|ph\.d|mr|mrs|ms|dr|st|jr|sr|vs|etc|inc|co|mt|ave|blvd|ft|sq"
     r"|jan|feb|aug|sept?|oct|nov|dec|mon|tues?|wed|thurs?|fri"
 )
-_LONGEST_KEPT = 500
 
 
+@functools.lru_cache(maxsize=1 << 17)
 def ptb_tokenize(caption: str) -> str:
     """Return a caption's tokens, lower-case, without punctuation, joined by spaces.
 
     >>> ptb_tokenize("A man's dog can't see the T.V., it's well-trained!")
     "a man 's dog ca n't see the t.v. it 's well-trained"
     """
-    return _kept(caption) if len(caption) <= _LONGEST_KEPT else _tokenize(caption)
-
-
-@functools.lru_cache(maxsize=1 << 18)
-def _kept(caption: str) -> str:
-    """Tokenise once what several metrics and blind controls ask for."""
-    return _tokenize(caption)
-
-
-def forget() -> None:
-    """Drop the captions that are kept tokenised, so that a timing starts from nothing."""
-    _kept.cache_clear()
-
-
-def _tokenize(caption: str) -> str:
     text = caption.replace("\n", " ")
     if "@" not in text and "://" not in text:
         return " ".join(_tokens(text))
@@ -149,3 +136,55 @@ def _split_period(word: str) -> str:
     if word.strip(".") and word.endswith(".") and not _ABBREVIATION.fullmatch(word[:-1]):
         return f"{word[:-1]} ."
     return word
+
+
+@dataclass(frozen=True, slots=True)
+class JavaCheck:
+    """How many captions were compared, and those that CoreNLP tokenises otherwise."""
+
+    compared: int
+    different: tuple[str, ...]
+
+    @property
+    def line(self) -> str:
+        """The result in a line."""
+        first = f", the first {self.different[0]!r}" if self.different else ""
+        return (
+            f"CoreNLP's tokenizer: {self.compared} different captions compared, "
+            f"{len(self.different)} tokenised otherwise{first}"
+        )
+
+
+def check_tokens(captions: Sequence[str]) -> JavaCheck:
+    """Compare the tokens of every different caption with CoreNLP's; no score depends on it.
+
+    Raises:
+        MissingDependencyError: as `java_tokenize`.
+    """
+    texts = list(dict.fromkeys(captions))
+    pairs = zip(texts, java_tokenize(texts), strict=True)
+    return JavaCheck(len(texts), tuple(text for text, java in pairs if ptb_tokenize(text) != java))
+
+
+def java_tokenize(captions: Sequence[str]) -> list[str]:
+    """Return each caption's tokens as CoreNLP's own Java program has them.
+
+    The no-break space that it puts into a telephone number or a fraction is a space here.
+
+    Raises:
+        MissingDependencyError: no Java, or the program fails or takes too long.
+    """
+    folder = scorer_folder("tokenizer")
+    found = run_java(
+        "CoreNLP's tokenizer",
+        ["-cp", "stanford-corenlp-3.4.1.jar", "edu.stanford.nlp.process.PTBTokenizer",
+         "-preserveLines", "-lowerCase"],
+        folder, heap=2048, seconds=120 + 0.05 * len(captions),
+        text="".join(f"{' '.join(text.splitlines())}\n" for text in captions),
+    )  # fmt: skip
+    if len(found) < len(captions):
+        raise MissingDependencyError("CoreNLP's tokenizer left captions out")
+    return [
+        " ".join(token for token in line.split() if token not in PUNCTUATION)
+        for line in found[: len(captions)]
+    ]

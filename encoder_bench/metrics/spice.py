@@ -1,7 +1,4 @@
-"""SPICE, by its authors' Java program, where Stanford CoreNLP 3.6.0 has been installed for it.
-
-What belongs here: installing the two CoreNLP jars beside SPICE's own in the cache, and running the
-program outside site-packages, with the options that today's Java needs.
+"""SPICE, by its authors' Java program, once Stanford CoreNLP 3.6.0 has been installed for it.
 
 Reference: Anderson et al. 2016 (arXiv 1607.08822); coco-caption's `spice.py`.
 """
@@ -10,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import tempfile
 import zipfile
 from collections.abc import Sequence
@@ -19,22 +15,62 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder_bench.base.download import download
 from encoder_bench.base.errors import DataError, MissingDependencyError
 from encoder_bench.base.files import atomic_path, write_text
 from encoder_bench.base.hashing import hash_file
 from encoder_bench.base.paths import cache_dir
 from encoder_bench.base.progress import Reporter
-from encoder_bench.metrics.caption import Captions
-from encoder_bench.metrics.java import find_java, heap_mebibytes, scorer_folder
+from encoder_bench.metrics.java import find_java, known_rows, run_java, scorer_folder
+from encoder_bench.metrics.statistics import Measure, References, mean_percent
 
 ARCHIVE = "stanford-corenlp-full-2015-12-09"
 SOURCE = f"https://nlp.stanford.edu/software/{ARCHIVE}.zip"
 JARS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
+START_SECONDS = 300.0
+CAPTION_SECONDS = 3.0
 
-_PIECE = 1 << 20
-_SECONDS_FOR_A_START = 300.0
-_SECONDS_A_CAPTION = 3.0
+
+def spice(predictions: Sequence[str], references: References) -> Measure:
+    """Return the mean SPICE F-score.
+
+    Raises:
+        MissingDependencyError: not installed, changed since, or the program fails or takes too
+            long.
+    """
+    return mean_percent(known_rows(spice_scores, predictions, references))
+
+
+def spice_scores(predictions: Sequence[str], references: References) -> NDArray[np.float64]:
+    """Return the SPICE F-score of each caption, from 0 to 1.
+
+    Raises:
+        MissingDependencyError: not installed, changed since, or the program fails or takes too
+            long.
+    """
+    check_installed()
+    parsed = spice_folder() / "parsed"
+    parsed.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="encoder-bench-spice-") as temporary:
+        asked, answered = Path(temporary) / "input.json", Path(temporary) / "output.json"
+        rows = [
+            {"image_id": index, "test": text, "refs": list(truths)}
+            for index, (text, truths) in enumerate(zip(predictions, references, strict=True))
+        ]
+        asked.write_text(json.dumps(rows), encoding="utf-8")
+        # Java 17 and later close java.lang, into which the parser reflects, unless opened
+        opened = ["--add-opens", "java.base/java.lang=ALL-UNNAMED"] if find_java()[1] >= 9 else []
+        run_java(
+            "SPICE",
+            [f"-Djava.io.tmpdir={temporary}", *opened, "-jar", "spice.jar", str(asked),
+             "-cache", str(parsed), "-out", str(answered), "-silent"],
+            spice_folder(), heap=8192, seconds=START_SECONDS + CAPTION_SECONDS * len(rows),
+        )  # fmt: skip
+        try:
+            found = json.loads(answered.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise MissingDependencyError("SPICE's Java program failed: no output") from error
+    scores = {int(row["image_id"]): row["scores"]["All"]["f"] for row in found}
+    return np.array([float(scores.get(index) or 0.0) for index in range(len(rows))])
 
 
 def spice_folder() -> Path:
@@ -42,15 +78,25 @@ def spice_folder() -> Path:
     return cache_dir("spice")
 
 
-def missing_reason() -> str | None:
-    """Return why SPICE cannot run here; None where it can be tried."""
-    missing = [name for name in JARS if not (spice_folder() / "lib" / name).is_file()]
-    if missing:
-        return (
+def check_installed() -> None:
+    """Check that SPICE can be tried here.
+
+    Raises:
+        MissingDependencyError: it is not installed, or its jars have changed since.
+    """
+    jars = [spice_folder() / "lib" / name for name in JARS]
+    note = spice_folder() / "sha256.json"
+    if not all(file.is_file() for file in (*jars, note)):
+        raise MissingDependencyError(
             "SPICE needs the Stanford CoreNLP 3.6.0 jars (a 385 MB download): "
             "`encoder-bench setup spice`, or with `--from FILE`"
         )
-    return None
+    installed = json.loads(note.read_text(encoding="utf-8"))
+    for jar in jars:
+        if hash_file(jar) != installed.get(jar.name):
+            raise MissingDependencyError(
+                f"{jar.name} is another file than was installed; run `encoder-bench setup spice`"
+            )
 
 
 def install(
@@ -62,7 +108,7 @@ def install(
 
     Args:
         source: the CoreNLP archive, or a folder that holds its jars; None to download.
-        reporter: told the progress of the download, which resumes where an earlier one stopped.
+        reporter: shows the progress of the download, which resumes if interrupted.
         sha256: what the archive must have; nobody publishes it, but a site may know its own.
 
     Raises:
@@ -80,11 +126,7 @@ def install(
             with atomic_path(library / name) as temporary:
                 shutil.copyfile(found, temporary)
     else:
-        archive = source or _download(reporter)
-        own_hash = hash_file(archive)
-        if sha256 is not None and own_hash != sha256.lower():
-            raise DataError(f"{archive}: its sha256 is {own_hash}, --sha256 {sha256} was expected")
-        _unpack(archive, library)
+        _unpack(source or _download(reporter), library, sha256)
     for jar in sorted((own / "lib").glob("*.jar")):
         if jar.name not in JARS:
             shutil.copyfile(jar, library / jar.name)
@@ -94,68 +136,10 @@ def install(
     return hashes
 
 
-def spice(predictions: Sequence[str], references: Captions) -> NDArray[np.float64]:
-    """Return the SPICE F-score of each image, in percent; their mean is the corpus score.
-
-    Raises:
-        MissingDependencyError: not installed, changed since, or the program fails or takes too
-            long.
-    """
-    reason = missing_reason() or _changed()
-    if reason is not None:
-        raise MissingDependencyError(reason)
-    parsed = spice_folder() / "parsed"
-    parsed.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="encoder-bench-spice-") as temporary:
-        asked, answered = Path(temporary) / "input.json", Path(temporary) / "output.json"
-        rows = [
-            {"image_id": index, "test": guess, "refs": list(truths)}
-            for index, (guess, truths) in enumerate(zip(predictions, references, strict=True))
-        ]
-        asked.write_text(json.dumps(rows), encoding="utf-8")
-        limit = _SECONDS_FOR_A_START + _SECONDS_A_CAPTION * len(predictions)
-        try:
-            ended = subprocess.run(
-                [*_java(temporary), str(asked), "-cache", str(parsed), "-out", str(answered),
-                 "-silent"],
-                cwd=spice_folder(), capture_output=True, text=True, timeout=limit, check=False,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired as error:
-            raise MissingDependencyError(f"SPICE took more than {limit:.0f} s") from error
-        if ended.returncode or not answered.is_file():
-            last = (ended.stderr.strip().splitlines() or ["no message"])[-1]
-            raise MissingDependencyError(f"SPICE's Java program failed: {last}")
-        rows = json.loads(answered.read_text(encoding="utf-8"))
-    scores = {int(row["image_id"]): row["scores"]["All"]["f"] for row in rows}
-    found = [scores.get(index) for index in range(len(predictions))]
-    return np.array([100.0 * float(score or 0.0) for score in found])
-
-
-def _java(temporary: str) -> list[str]:
-    """Return the command up to SPICE's own arguments.
-
-    Java 17 and later close `java.lang`, into which the parser reflects, unless told otherwise; what
-    Java unpacks goes into the private temporary folder.
-    """
-    java, version = find_java()
-    opened = ["--add-opens", "java.base/java.lang=ALL-UNNAMED"] if version >= 9 else []
-    heap = f"-Xmx{heap_mebibytes(8192)}m"
-    return [java, heap, f"-Djava.io.tmpdir={temporary}", *opened, "-jar", "spice.jar"]
-
-
-def _changed() -> str | None:
-    """Return why the installed jars are not those that were installed; None where they are."""
-    note = spice_folder() / "sha256.json"
-    if not note.is_file():
-        return f"{note} is missing; run `encoder-bench setup spice` again"
-    kept = json.loads(note.read_text(encoding="utf-8"))
-    for name in JARS:
-        if hash_file(spice_folder() / "lib" / name) != kept.get(name):
-            return f"{name} is another file than was installed; run `encoder-bench setup spice`"
-    return None
-
-
-def _unpack(archive: Path, library: Path) -> None:
+def _unpack(archive: Path, library: Path, sha256: str | None) -> None:
+    own_hash = hash_file(archive)
+    if sha256 is not None and own_hash != sha256.lower():
+        raise DataError(f"{archive}: its sha256 is {own_hash}, --sha256 {sha256} was expected")
     try:
         with zipfile.ZipFile(archive) as packed:
             inside = {Path(name).name: name for name in packed.namelist()}
@@ -169,13 +153,14 @@ def _unpack(archive: Path, library: Path) -> None:
                     atomic_path(library / name) as temporary,
                     temporary.open("wb") as target,
                 ):
-                    shutil.copyfileobj(stream, target, _PIECE)
+                    shutil.copyfileobj(stream, target)
     except (OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{archive}: cannot be unpacked ({error})") from error
 
 
 def _download(reporter: Reporter) -> Path:
-    """Fetch the archive into the cache; a part that is there already is gone on from."""
+    from encoder_bench.base.download import download
+
     target = spice_folder() / f"{ARCHIVE}.zip"
     try:
         download(SOURCE, target, reporter)

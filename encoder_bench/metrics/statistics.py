@@ -19,6 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+References = Sequence[Sequence[str]]
+"""The human answers to each sample."""
 Matrix = NDArray[np.float64]
 Statistic = Callable[[Matrix], Matrix]
 """`(R, K)` column sums to `(R,)` values; not a number where it is not defined."""
@@ -59,7 +61,7 @@ class Measure:
         return [float(value) if np.isfinite(value) else None for value in found]
 
 
-def mean_percent(values: Sequence[float] | Matrix) -> Measure:
+def mean_percent(values: Sequence[float] | NDArray[np.generic]) -> Measure:
     """Return the measure whose score is the mean of values from 0 to 1, in percent.
 
     >>> mean_percent([1.0, 0.0]).score

@@ -1,10 +1,8 @@
-"""VQA accuracy, as the official evaluation computes it, and the variants that are about.
-
-What belongs here: pure functions of a prediction and ten human answers.
+"""VQA accuracy as the official evaluation computes it, and its common variants.
 
 Reference: Antol et al. 2015 (arXiv 1505.00468), section 3; GT-Vision-Lab/VQA,
 `PythonEvaluationTools/vqaEvaluation/vqaEval.py`, in its present form (commit a013f00) and, for
-`pre2021`, as it stood before (commit c4e6a0e).
+`pre2021`, as it was before (commit c4e6a0e).
 """
 
 from __future__ import annotations
@@ -25,7 +23,6 @@ _PERIODS_REMOVED = int(re.UNICODE)
 
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _DIGITS = {"none": "0"} | {word: str(number) for number, word in enumerate(_NUMBERS)}
-_LONGEST_KEPT = 100
 _ARTICLES = frozenset(("a", "an", "the"))
 
 # Keys are these words without the apostrophe.
@@ -57,12 +54,9 @@ def _contractions() -> dict[str, str]:
     return table
 
 
+@functools.lru_cache(maxsize=1 << 15)  # people give the same few answers to many questions
 def strip_punctuation(text: str) -> str:
     """Remove or blank punctuation, as `processPunctuation` does."""
-    return _kept_strip(text) if len(text) <= _LONGEST_KEPT else _strip(text)
-
-
-def _strip(text: str) -> str:
     out = text
     number = _COMMA.search(text) is not None
     for mark in _PUNCTUATION:
@@ -82,28 +76,14 @@ def digits_and_articles(text: str) -> str:
     return " ".join(_contractions().get(word, word) for word in words if word not in _ARTICLES)
 
 
+@functools.lru_cache(maxsize=1 << 15)
 def normalise(text: str) -> str:
     """Return an answer as the present official evaluation compares it.
 
     >>> normalise("The two red/blue dogs, isnt it?")
     "2 red blue dogs isn't it"
     """
-    return _kept_normal(text) if len(text) <= _LONGEST_KEPT else _normal(text)
-
-
-def _normal(text: str) -> str:
-    return digits_and_articles(_strip(text))
-
-
-# People give the same few answers to many questions.
-_kept_strip = functools.lru_cache(maxsize=1 << 16)(_strip)
-_kept_normal = functools.lru_cache(maxsize=1 << 16)(_normal)
-
-
-def forget() -> None:
-    """Drop the answers that are kept normalised, so that a timing starts from nothing."""
-    _kept_strip.cache_clear()
-    _kept_normal.cache_clear()
+    return digits_and_articles(strip_punctuation(text))
 
 
 def _trimmed(text: str) -> str:

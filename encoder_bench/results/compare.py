@@ -10,7 +10,7 @@ import numpy as np
 
 from encoder_bench.base.errors import RecordError
 from encoder_bench.base.record import RunRecord
-from encoder_bench.metrics.metric import Measure, recorded_metric
+from encoder_bench.metrics.metric import Measure, measure_java_once, recorded_metric
 from encoder_bench.results.grouping import setting_key, task_key
 from encoder_bench.results.paired import (
     McNemar,
@@ -193,9 +193,14 @@ def compare_metrics(
     a = [each for each in predictions_a if each.sample_id in by_id]
     if not a:
         return ()
+    b = [by_id[each.sample_id] for each in a]
+    measure_java_once(
+        (both, [each.prediction for each in side], [each.references for each in side])
+        for side in (a, b)
+    )
     try:
         measures_a = measure_again(run_a, task, a).measures
-        measures_b = measure_again(run_b, task, [by_id[each.sample_id] for each in a]).measures
+        measures_b = measure_again(run_b, task, b).measures
     except RecordError as error:
         return tuple(MetricComparison(name, None, None, None, str(error)) for name in names)
     images = [str(each.image_id) for each in a]

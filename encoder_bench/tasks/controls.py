@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from encoder_bench.data.sample import Sample
-from encoder_bench.metrics.metric import find_metric
+from encoder_bench.metrics.metric import find_metric, measure_java_once
 
 ASKS_MODEL = ("no-image", "shuffled-images")
 
@@ -47,8 +47,10 @@ def constant_answer(samples: Sequence[Sample], metric: str, *, candidates: int =
     primary = find_metric(metric)
     references = [sample.references for sample in samples]
     common = [text for text, _ in Counter(s.target for s in samples).most_common(candidates)]
+    tried = [*common, ""]
+    measure_java_once(([metric], [text] * len(samples), references) for text in tried)
     best, best_value = "", -math.inf
-    for text in [*common, ""]:
+    for text in tried:
         score = primary.measure([text] * len(samples), references).score
         value = -math.inf if score is None else -primary.loss(0.0, score)
         if value > best_value:

@@ -16,11 +16,10 @@ from encoder_bench.data.sample import Sample
 from encoder_bench.metrics.metric import (
     LIKELIHOOD,
     Measure,
-    References,
     find_metric,
     measure_java_once,
 )
-from encoder_bench.metrics.statistics import bootstrap_interval
+from encoder_bench.metrics.statistics import References, bootstrap_interval
 from encoder_bench.tasks.predict import Answers, Predictor, predict
 from encoder_bench.tasks.predictions import Prediction, write_predictions
 from encoder_bench.tasks.task import Runner, TaskSamples, find_runner

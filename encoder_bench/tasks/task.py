@@ -15,7 +15,7 @@ from encoder_bench.base.errors import (
 )
 from encoder_bench.base.recipes import TaskRecipe
 from encoder_bench.data.sample import Sample
-from encoder_bench.metrics import counting, vqa, yesno
+from encoder_bench.metrics import short_answers, vqa
 from encoder_bench.metrics.metric import LIKELIHOOD, find_metric, runner_metrics
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _vqa_export(samples: Sequence[Sample], answers: Sequence[str]) -> list[dict[
 
 
 def _parsed_count(text: str) -> str | None:
-    count = counting.parse_count(text)
+    count = short_answers.parse_count(text)
     return None if count is None else str(count)
 
 
@@ -74,7 +74,7 @@ _BUILT_IN = {
             facets=("answer", "crowding"), break_down_all=True, closed=True,
         ),
         Runner(
-            "identification", lambda text: _YES_NO[yesno.parse_yes_no(text)],
+            "identification", lambda text: _YES_NO[short_answers.parse_yes_no(text)],
             facets=("answer", "crowding", "setting"), break_down_all=True, closed=True,
         ),
     )

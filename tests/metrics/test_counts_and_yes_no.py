@@ -6,8 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from encoder_bench.metrics.counting import parse_count, parse_count_gvt
-from encoder_bench.metrics.yesno import parse_yes_no, yes_no_correct_gvt
+from encoder_bench.metrics.short_answers import (
+    parse_count,
+    parse_count_gvt,
+    parse_yes_no,
+    yes_no_correct_gvt,
+)
 
 
 @pytest.mark.parametrize(

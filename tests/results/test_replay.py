@@ -127,13 +127,13 @@ def test_a_metric_that_lower_cases_too_little_is_red(
 def test_a_metric_that_reads_a_recorded_answer_otherwise_is_red_and_names_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from encoder_bench.metrics import counting
+    from encoder_bench.metrics import short_answers
 
     baseline = folder / "baseline"
     records = baseline_records(baseline, read_baseline(baseline))
     assert all(verdict.passed for verdict in check_recorded_answers(baseline, records))
-    right = counting.parse_count
-    monkeypatch.setattr(counting, "parse_count", lambda text: (right(text) or 0) + 1)
+    right = short_answers.parse_count
+    monkeypatch.setattr(short_answers, "parse_count", lambda text: (right(text) or 0) + 1)
     result = CheckResult(5.0, tuple(check_recorded_answers(baseline, records)))
     assert "48 recorded answers otherwise, the first oc/" in failures(result)
     assert "are parsed otherwise" in failures(result)

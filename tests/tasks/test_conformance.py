@@ -13,7 +13,7 @@ from encoder_bench.base.errors import DataError, MissingDependencyError
 from encoder_bench.base.recipes import load_task
 from encoder_bench.cli.app import app
 from encoder_bench.data.sample import Sample
-from encoder_bench.metrics import caption
+from encoder_bench.metrics import meteor, spice
 from encoder_bench.tasks.answers_file import read_answers_file
 from encoder_bench.tasks.score_file import score_predictions
 
@@ -28,10 +28,11 @@ COUNTS = [
 def without_java(monkeypatch: pytest.MonkeyPatch) -> None:
     """METEOR and SPICE have tests of their own; here they would only take long."""
 
-    def absent(name: str, predictions: object, references: object) -> None:
-        raise MissingDependencyError(f"no {name} in this test")
+    def absent(*arguments: object, **limits: object) -> None:
+        raise MissingDependencyError("no Java in this test")
 
-    monkeypatch.setattr(caption, "_rows_by_java", absent)
+    monkeypatch.setattr(meteor, "run_java", absent)
+    monkeypatch.setattr(spice, "check_installed", absent)
 
 
 def write(path: Path, *texts: str) -> Path:

@@ -1,0 +1,239 @@
+"""Short answers, a number or yes and no: read strictly and as GVT's scripts do, and scored.
+
+Reference: TencentARC/GVT at commit 40532be, `modules/evaluations/count.py`, `multiclass.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoder_bench.base.errors import DataError
+from encoder_bench.metrics.statistics import Measure, References, mean_percent, plain_ratio, ratio
+
+_UNITS = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen"),
+    "nineteen",
+)
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+
+
+def _number_words() -> dict[str, int]:
+    table = {word: number for number, word in enumerate(_UNITS)}
+    for index, ten in enumerate(_TENS, start=2):
+        table[ten] = 10 * index
+        for unit in range(1, 10):
+            table[f"{ten} {_UNITS[unit]}"] = 10 * index + unit
+    return table | {"a hundred": 100, "one hundred": 100, "hundred": 100, "no": 0, "none": 0}
+
+
+_VALUES = _number_words()
+_ANY = re.compile(
+    r"(?<![\w.,])\d+(?![\w]|[.,]\d)|\b(?:"
+    + "|".join(sorted(map(re.escape, _VALUES), key=len, reverse=True))
+    + r")\b"
+)
+_REFUSAL = re.compile(
+    r"\b(?:no (?:idea|clue|way|one|answer|information|image|picture)"
+    r"|not (?:sure|able|possible|clear|certain|enough|known)"
+    r"|(?:do|does|did)(?:n't| not) (?:know|say|show|tell)"
+    r"|cannot|can't|can not|couldn't|could not|unable|unknown|unclear|uncertain|unsure|impossible"
+    r"|sorry)\b"
+)
+"""An answer with one of these is a refusal, whatever else it says."""
+_NEGATIVE = re.compile(r"(?<![\w.,])[-\u2212]\d|\b(?:minus|negative) ")
+
+
+def parse_count(answer: str) -> int | None:
+    """Return the number that an answer gives, or None where it gives none or several.
+
+    Digits or number words to a hundred, as whole words, in any case; "no", "none" and "zero" are
+    0. The same number twice is one number; a refusal is none, and neither is a negative number.
+
+    >>> [parse_count(t) for t in ("Nine.", "There are 3 dogs", "a phone", "none", "2 or 3")]
+    [9, 3, None, 0, None]
+    >>> [parse_count(t) for t in ("I have no idea", "no dogs", "I cannot see any", "-3")]
+    [None, 0, None, None]
+    """
+    text = " ".join(answer.lower().replace("\u2019", "'").split())
+    if _REFUSAL.search(text) or _NEGATIVE.search(text):
+        return None
+    words = _ANY.findall(" ".join(text.replace("-", " ").split()))
+    found = {_VALUES[word] if word in _VALUES else int(word) for word in words if len(word) < 20}
+    return found.pop() if len(found) == 1 else None
+
+
+_GVT_WORDS = {"none": 0} | {word: number for number, word in enumerate(_UNITS[:9]) if number}
+_GVT_WORDS |= {"nive": 9}  # the script's own spelling of nine
+_DIGITS = re.compile(r"\d+")
+
+
+def parse_count_gvt(prediction: str) -> int:
+    """Return the number that GVT's script reads out of an answer.
+
+    It replaces number words anywhere, inside other words too ("phone" holds "one"), misspells
+    nine, minds the case, takes the first digits, and 0 where there are none.
+
+    Reference: TencentARC/GVT, `modules/evaluations/count.py`, at commit 40532be.
+
+    >>> [parse_count_gvt(t) for t in ("a phone", "Two", "nine", "two or three")]
+    [1, 0, 0, 2]
+    """
+    for word, number in _GVT_WORDS.items():
+        prediction = prediction.replace(word, str(number))
+    digits = _DIGITS.search(prediction)
+    return int(digits.group()) if digits else 0
+
+
+_YES = re.compile(r"\b(?:yes|yeah|yep|true)\b")
+_NO = re.compile(r"\b(?:no|nope|not|false|isn't|doesn't|don't|aren't)\b")
+
+
+def parse_yes_no(answer: str) -> bool | None:
+    """Return True for yes, False for no, None where an answer is neither or both.
+
+    The first word decides where it is yes or no; otherwise exactly one of the two must occur as
+    a whole word.
+
+    >>> [parse_yes_no(t) for t in ("Yes, a notebook", "No.", "There is not", "yes no?", "maybe")]
+    [True, False, False, True, None]
+    """
+    text = answer.lower().replace("’", "'").strip()
+    first = re.match(r"\W*(yes|no)\b", text)
+    if first:
+        return first.group(1) == "yes"
+    yes, no = bool(_YES.search(text)), bool(_NO.search(text))
+    return None if yes == no else yes
+
+
+def yes_no_correct_gvt(prediction: str, truth: str) -> bool:
+    """Return whether GVT's script counts an answer as correct.
+
+    It asks whether "yes" or "no" stands anywhere in the prediction, so that "Yes, a notebook" is
+    correct where the truth is No, and "yes no" always.
+
+    Reference: TencentARC/GVT, `modules/evaluations/multiclass.py`, at commit 40532be.
+
+    >>> yes_no_correct_gvt("Yes, a notebook", "No.")
+    True
+    """
+    text = prediction.lower()
+    return ("Yes" in truth and "yes" in text) or ("No" in truth and "no" in text)
+
+
+def counting_accuracy(predictions: Sequence[str], references: References) -> Measure:
+    """Return how often the one number in the answer is the true one.
+
+    >>> counting_accuracy(["nine", "2 or 3"], [["9"], ["2"]]).score
+    50.0
+    """
+    return _equal([parse_count(text) for text in predictions], _counts(references))
+
+
+def counting_accuracy_gvt(predictions: Sequence[str], references: References) -> Measure:
+    """Return how often the number that GVT's script reads is the true one."""
+    return _equal([parse_count_gvt(text) for text in predictions], _counts(references))
+
+
+def counting_error(predictions: Sequence[str], references: References) -> Measure:
+    """Return the mean absolute error over the answers that can be parsed.
+
+    >>> counting_error(["nine", "no idea"], [["7"], ["2"]]).score
+    2.0
+    """
+    return _mean_error([parse_count(text) for text in predictions], _counts(references))
+
+
+def counting_error_gvt(predictions: Sequence[str], references: References) -> Measure:
+    """Return the mean absolute error of the numbers that GVT's script reads, over all answers."""
+    return _mean_error([parse_count_gvt(text) for text in predictions], _counts(references))
+
+
+def yesno_accuracy(predictions: Sequence[str], references: References) -> Measure:
+    """Return how often the answer is right; one that is neither yes nor no is not.
+
+    >>> yesno_accuracy(["Yes.", "maybe"], [["Yes."], ["No."]]).score
+    50.0
+    """
+    return _equal([parse_yes_no(text) for text in predictions], _truths(references).tolist())
+
+
+def yesno_accuracy_gvt(predictions: Sequence[str], references: References) -> Measure:
+    """Return how often GVT's script counts the answer as correct."""
+    pairs = zip(predictions, references, strict=True)
+    return mean_percent([yes_no_correct_gvt(text, truths[0]) for text, truths in pairs])
+
+
+def yesno_precision(predictions: Sequence[str], references: References) -> Measure:
+    """Return how many of the answers read as yes are right."""
+    said = _said_yes(predictions)
+    return _ratio_of(said & _truths(references), said)
+
+
+def yesno_recall(predictions: Sequence[str], references: References) -> Measure:
+    """Return how many of the true yes were answered with yes."""
+    truths = _truths(references)
+    return _ratio_of(_said_yes(predictions) & truths, truths)
+
+
+def yesno_f1(predictions: Sequence[str], references: References) -> Measure:
+    """Return the harmonic mean of precision and recall."""
+    said, truths = _said_yes(predictions), _truths(references)
+    return _ratio_of(2.0 * (said & truths), said + 1.0 * truths)
+
+
+def yes_rate(predictions: Sequence[str], references: References) -> Measure:
+    """Return how many answers are read as yes."""
+    return mean_percent(_said_yes(predictions))
+
+
+def _equal(guesses: Sequence[object], truths: Sequence[object]) -> Measure:
+    return mean_percent([guess == truth for guess, truth in zip(guesses, truths, strict=True)])
+
+
+def _mean_error(guesses: Sequence[int | None], truths: Sequence[int]) -> Measure:
+    pairs = zip(guesses, truths, strict=True)
+    rows = [(0.0, 0.0) if g is None else (float(abs(g - t)), 1.0) for g, t in pairs]
+    return Measure(np.asarray(rows).reshape(-1, 2), plain_ratio)
+
+
+def _ratio_of(above: NDArray[np.generic], below: NDArray[np.generic]) -> Measure:
+    return Measure(np.stack([above, below], axis=1).astype(np.float64), ratio)
+
+
+def _said_yes(predictions: Sequence[str]) -> NDArray[np.bool_]:
+    return np.array([parse_yes_no(text) is True for text in predictions], dtype=bool)
+
+
+def _counts(references: References) -> list[int]:
+    """Return the true counts.
+
+    Raises:
+        DataError: a reference is no number.
+    """
+    counts = []
+    for texts in references:
+        count = parse_count(texts[0])
+        if count is None:
+            raise DataError(f"the answer {texts[0]!r} is no count")
+        counts.append(count)
+    return counts
+
+
+def _truths(references: References) -> NDArray[np.bool_]:
+    """Return which samples are truly yes.
+
+    Raises:
+        DataError: a reference is neither yes nor no.
+    """
+    truths = []
+    for texts in references:
+        truth = parse_yes_no(texts[0])
+        if truth is None:
+            raise DataError(f"the answer {texts[0]!r} is neither yes nor no")
+        truths.append(truth)
+    return np.array(truths, dtype=bool)
