@@ -63,13 +63,12 @@ class Conformance:
 
     @property
     def lift(self) -> float | None:
-        """The primary score − the best blind one; None where one of them is n/a."""
-        own = self.scores[self.primary].value
-        known = [score.value for score in self.blind.values() if score.value is not None]
-        if own is None or not known:
+        """By how much the primary score is better than the best blind one; None where n/a."""
+        metric, own = find_metric(self.primary), self.scores[self.primary].value
+        if own is None or metric.higher_is_better is None:
             return None
-        lower = find_metric(self.primary).higher_is_better is False
-        return own - (min(known) if lower else max(known))
+        blind = (score.value for score in self.blind.values())
+        return min((metric.loss(own, value) for value in blind if value is not None), default=None)
 
     @property
     def parse_failures(self) -> int:

@@ -293,3 +293,12 @@ def test_captions_are_checked_with_java_on_request(tmp_path: Path) -> None:
     shown = json.loads(CliRunner().invoke(app, arguments, catch_exceptions=False).stdout)
     assert shown["java_check"]["different"] == []
     assert shown["java_check"]["compared"] > 50
+
+
+def test_the_lift_of_an_error_is_over_the_smallest_blind_one(tmp_path: Path) -> None:
+    recipe = load_task("oc").model_copy(update={"primary": "counting_error"})
+    found = score_predictions("oc", recipe, COUNTS, write(tmp_path / "a.jsonl", "1", "2", "9"))
+    assert found.scores["counting_error"].value == 0.0
+    # the best constant of 1, 2 and 9 is 2, which is off by 1, 0 and 7
+    assert found.blind["constant"].value == pytest.approx(8 / 3)
+    assert found.lift == pytest.approx(min(s.value or 0 for s in found.blind.values()))
