@@ -1,23 +1,28 @@
-"""encoder-bench: which pretrained visual encoder should stand inside a multimodal LLM?
-
-`load_results(folder)` reads every run of a results folder into one pandas frame.
-"""
+"""encoder-bench: which pretrained visual encoder should be inside a multimodal LLM?"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from encoder_bench.api import evaluate as evaluate
+    from encoder_bench.api import load_model as load_model
+    from encoder_bench.api import run as run
+    from encoder_bench.api import table as table
     from encoder_bench.results.export import load_results as load_results
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load_results"]
+__all__ = ["__version__", "evaluate", "load_model", "load_results", "run", "table"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import `load_results` when it is first asked for, since pandas takes its time."""
+    """Import the Python interface on first use, so that `encoder-bench --help` stays quick."""
     if name == "load_results":
         from encoder_bench.results.export import load_results
 
         return load_results
+    if name in __all__:
+        from encoder_bench import api
+
+        return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
