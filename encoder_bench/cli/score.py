@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from encoder_bench.metrics.ptb import JavaCheck
-    from encoder_bench.tasks.score_file import Conformance, Missing
+    from encoder_bench.tasks.score_file import FileScores, Missing
 
 _NAMED = 3
 _ROWS = 12
@@ -103,7 +103,7 @@ def score_command(
         typer.echo(java.line)
 
 
-def _print(found: Conformance, show: int, console: Console) -> None:
+def _print(found: FileScores, show: int, console: Console) -> None:
     rows = []
     for name, score in found.scores.items():
         own = name == found.primary
@@ -132,7 +132,7 @@ def _print(found: Conformance, show: int, console: Console) -> None:
             )
 
 
-def _print_odd(found: Conformance, console: Console) -> None:
+def _print_odd(found: FileScores, console: Console) -> None:
     """Print over how many samples the scores stand, and what is odd about the file."""
     console.print(
         f"over {len(found.samples)} of the split's {found.total} samples; parse failures: "
@@ -153,7 +153,7 @@ def _print_odd(found: Conformance, console: Console) -> None:
         console.print(line, markup=False, highlight=False)
 
 
-def _print_breakdown(found: Conformance, console: Console) -> None:
+def _print_breakdown(found: FileScores, console: Console) -> None:
     """Print broken-down metrics by facet value; long lists are cut, `--json` has them whole."""
     for facet in found.breakdown.get(found.primary, {}):
         columns = [name for name, facets in found.breakdown.items() if facet in facets]
@@ -168,7 +168,7 @@ def _print_breakdown(found: Conformance, console: Console) -> None:
             console.print(f"and {len(values) - _ROWS} more; --json has all", highlight=False)
 
 
-def _java_check(found: Conformance) -> JavaCheck:
+def _java_check(found: FileScores) -> JavaCheck:
     from encoder_bench.metrics.ptb import check_tokens
 
     texts = [entry.prediction for entry in found.samples]
@@ -180,7 +180,7 @@ def _truths(references: tuple[str, ...]) -> str:
     return ", ".join(repr(text) for text in different[:4]) + (", ..." if different[4:] else "")
 
 
-def _as_json(found: Conformance, java: JavaCheck | None) -> dict[str, Any]:
+def _as_json(found: FileScores, java: JavaCheck | None) -> dict[str, Any]:
     content: dict[str, Any] = {} if java is None else {"java_check": asdict(java)}
     return content | {
         "task": found.task,
@@ -206,7 +206,7 @@ def _as_json(found: Conformance, java: JavaCheck | None) -> dict[str, Any]:
     }
 
 
-def _csv(found: Conformance) -> str:
+def _csv(found: FileScores) -> str:
     metrics = [name for name, score in found.scores.items() if score.value is not None]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")

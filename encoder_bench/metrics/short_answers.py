@@ -78,8 +78,6 @@ def parse_count_gvt(prediction: str) -> int:
     It replaces number words anywhere, inside other words too ("phone" holds "one"), misspells
     nine, minds the case, takes the first digits, and 0 where there are none.
 
-    Reference: TencentARC/GVT, `modules/evaluations/count.py`, at commit 40532be.
-
     >>> [parse_count_gvt(t) for t in ("a phone", "Two", "nine", "two or three")]
     [1, 0, 0, 2]
     """
@@ -113,11 +111,8 @@ def parse_yes_no(answer: str) -> bool | None:
 def yes_no_correct_gvt(prediction: str, truth: str) -> bool:
     """Return whether GVT's script counts an answer as correct.
 
-    It asks whether "yes" or "no" stands anywhere in the prediction, so that "Yes, a notebook" is
+    It asks whether "yes" or "no" is anywhere in the prediction, so that "Yes, a notebook" is
     correct where the truth is No, and "yes no" always.
-
-    Reference: TencentARC/GVT, `modules/evaluations/multiclass.py`, at commit 40532be.
-
     >>> yes_no_correct_gvt("Yes, a notebook", "No.")
     True
     """

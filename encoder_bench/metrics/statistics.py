@@ -1,6 +1,4 @@
-"""Intervals: a bootstrap over images, for any metric that is a function of sums over samples.
-
-What belongs here: resampling. What is summed is each metric's business.
+"""Intervals and tests for any metric that is a function of sums over samples.
 
 Questions about one image are not independent, so whole images are resampled. A metric is a
 function of column sums of a `(samples, K)` matrix (accuracy: correct and one; BLEU: matches,
@@ -99,7 +97,7 @@ def bootstrap_interval(
     and the unbiased variance is; plain percentiles are too narrow where clusters are few.
 
     Args:
-        values: `(n, K)` one row a sample.
+        values: `(n, K)` one row per sample.
         clusters: n labels (image ids).
         statistic: of column sums.
         seed: of the resampling.
@@ -128,7 +126,7 @@ def bootstrap_interval(
 
 
 def _resamples(count: int, resamples: int, seed: int) -> Iterator[Matrix]:
-    """Yield `(r, count)` matrices: how often each cluster stands in each of r resamples."""
+    """Yield `(r, count)` matrices: how often each cluster is in each of r resamples."""
     rng = np.random.default_rng(seed)
     rows = max(1, _CHUNK_DRAWS // count)
     small = np.uint16 if count <= 1 << 16 else np.uint32
@@ -194,12 +192,11 @@ def swap_p(
 
 @dataclass(frozen=True, slots=True)
 class SeedVariance:
-    """Where the uncertainty of a mean over seeds comes from, as variances of that mean.
+    """The variance of a mean over seeds, by where it comes from.
 
     Attributes:
-        sampling: from which images are asked about; all seeds share them, so that more seeds do
-            not lessen it.
-        seed: from which seed was drawn; it falls with the number of seeds.
+        sampling: from the images, which all seeds share; more seeds do not lessen it.
+        seed: from which seeds were drawn; it falls with their number.
         seeds: how many.
     """
 
@@ -209,17 +206,13 @@ class SeedVariance:
 
     @property
     def seed_share(self) -> float:
-        """Share of the whole variance that more seeds would lessen; 0 where there is none."""
+        """Share of the variance that more seeds would lessen; 0 where there is none."""
         whole = self.sampling + self.seed
         return self.seed / whole if whole else 0.0
 
 
 def split_variance(values: Sequence[float], half_widths: Sequence[float]) -> SeedVariance:
-    """Return the variance of a mean over seeds, split into sampling and seed.
-
-    Args:
-        values: a score a seed.
-        half_widths: of their 95% intervals over images.
+    """Return the variance of the mean of one score per seed, given their 95% half-widths.
 
     >>> round(split_variance([50.0, 52.0], [1.96, 1.96]).seed_share, 3)
     0.5

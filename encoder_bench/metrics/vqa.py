@@ -131,7 +131,7 @@ def vqa_accuracy_normalised(prediction: str, answers: Sequence[str]) -> float:
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
     """Return 100 where the prediction, normalised, is one of the answers, else 0.
 
-    For sets with one answer a question (GQA), where VQA accuracy would always be 0.
+    For sets with one answer per question (GQA), where VQA accuracy would always be 0.
 
     Reference: lmms-eval's GQA task; Hudson and Manning 2019.
 

@@ -100,7 +100,7 @@ def read_answers_file(path: Path) -> AnswersFile:
     """Read JSON (a list), JSON lines, or CSV with a header.
 
     A row has an id (`sample_id`, `question_id`, `id`, `index`, `image_id` with `question`, or
-    `image_id` alone) and an answer. Rows of blind controls in our own files are skipped.
+    `image_id` alone) and an answer. Rows of blind baselines in our own files are skipped.
 
     Raises:
         DataError: malformed, or without an id or an answer; names the row.

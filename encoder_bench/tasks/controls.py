@@ -1,4 +1,4 @@
-"""Blind controls: answers given without looking at the right image.
+"""Blind baselines: answers given without looking at the right image.
 
 `no-image` and `shuffled-images` ask the model; `constant` and `majority` need none and know the
 test answers, so that they bound from above what any blind guess can reach.

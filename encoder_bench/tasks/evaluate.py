@@ -59,7 +59,7 @@ def evaluate(
         batch_images: batch size, in images.
         seed: of shuffled images and of the bootstrap.
         reporter: shows progress, and where a file to upload is.
-        controls: whether the recipes' blind controls are answered too.
+        controls: whether the recipes' blind baselines are answered too.
         timed: entered with the name of each phase.
 
     Raises:

@@ -64,7 +64,7 @@ def predict(
         model: asked what `predictions` does not answer yet.
         task: what is asked.
         predictions: the file that the answers will be in once they are scored.
-        controls: blind controls.
+        controls: blind baselines.
         batch_images: batch size, in images.
         seed: of the shuffled images.
         reporter: shows progress.

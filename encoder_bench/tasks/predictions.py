@@ -32,7 +32,7 @@ class Prediction(BaseModel):
         outcome: `scored` or `unparsable`.
         references: the human answers.
         scores: metric name -> this sample's score, in the metric's own unit.
-        control: the blind control that it belongs to; None for the model itself.
+        control: the blind baseline that it belongs to; None for the model itself.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -154,7 +154,7 @@ def predictions_content(results: Path, record: RunRecord, task: str) -> bytes:
 def read_predictions(
     results: Path, record: RunRecord, task: str, *, control: str | None = None
 ) -> list[Prediction]:
-    """Read a task's answers of the model itself, or of one of its blind controls.
+    """Read a task's answers of the model itself, or of one of its blind baselines.
 
     Raises:
         RecordError: as `read_controls`.

@@ -36,7 +36,7 @@ def measure_again(
     Args:
         record: the run.
         task: one of its tasks.
-        predictions: its answers, or those of one of its blind controls.
+        predictions: its answers, or those of one of its blind baselines.
         leave_out: metrics that are not wanted.
 
     Raises:

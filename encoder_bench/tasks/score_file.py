@@ -33,7 +33,7 @@ class ScoredSample:
 
 
 @dataclass(frozen=True, slots=True)
-class Conformance:
+class FileScores:
     """Scores by metric, and the samples behind them.
 
     Attributes:
@@ -99,7 +99,7 @@ def score_predictions(
     *,
     seed: int = 0,
     missing: Missing = "refuse",
-) -> Conformance:
+) -> FileScores:
     """Score a predictions file under every metric of the task's runner, not only the recipe's.
 
     Args:
@@ -143,7 +143,7 @@ def score_predictions(
         {n: score for n, scores in by_metric.items() if (score := scores[index]) is not None}
         for index in range(len(kept))
     ]
-    return Conformance(
+    return FileScores(
         task,
         recipe.primary,
         {name: score_of(each, kept, seed=seed) for name, each in measured.measures.items()},

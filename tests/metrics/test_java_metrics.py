@@ -191,7 +191,7 @@ def meteor_log(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 class Captioner:
-    """Says one of three things of an image, and another without one."""
+    """Says one of three things about an image, and another without one."""
 
     def answer(
         self, images: Sequence[Path] | None, prompts: Sequence[Sequence[str]], decoding: object

@@ -70,7 +70,7 @@ def yes_answers(rng: np.random.Generator, images: np.ndarray) -> np.ndarray:
 
 
 def caption_scores(rng: np.random.Generator, images: np.ndarray) -> np.ndarray:
-    """A CIDEr whose truth is 90: a mean of skewed numbers, one an image as far as it counts."""
+    """A CIDEr whose truth is 90: a mean of skewed numbers, one per image as far as it counts."""
     score = rng.gamma(2.0, 0.45, images.max() + 1)
     return np.stack([score[images], np.ones(len(images))], axis=1)
 

@@ -62,7 +62,7 @@ def test_normalisation(text: str, normal: str) -> None:
 
 
 def test_only_the_first_32_periods_go() -> None:
-    # re.UNICODE (32) stands where the count belongs.
+    # re.UNICODE (32) is passed where the count belongs.
     assert normalise("." * 40) == "." * 8
 
 

@@ -148,7 +148,7 @@ def test_precision_recall_and_rate_of_a_model_that_says_yes(tmp_path: Path) -> N
     assert values["yesno_f1"] == pytest.approx(200 / 3)
 
 
-def test_a_killed_evaluation_goes_on_and_ends_the_same(tmp_path: Path) -> None:
+def test_an_interrupted_evaluation_resumes_and_ends_the_same(tmp_path: Path) -> None:
     whole = run("oc", Model("oc"), tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         run("oc", Model("oc", fail_at=12), tmp_path / "killed")

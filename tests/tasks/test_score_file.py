@@ -40,7 +40,7 @@ def write(path: Path, *texts: str) -> Path:
     return path
 
 
-def test_variants_are_scored_side_by_side_and_show_where_they_part(tmp_path: Path) -> None:
+def test_variants_are_scored_side_by_side_and_show_where_they_disagree(tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", "one", "I see two of 4", "nigh")
     found = score_predictions("oc", load_task("oc"), COUNTS, file)
     assert found.scores["counting_accuracy"].value == pytest.approx(100 / 3)
@@ -91,7 +91,7 @@ def test_a_bad_file_is_named(tmp_path: Path, content: str, message: str) -> None
         read_answers_file(path)
 
 
-def test_missing_answers_are_refused_or_wrong_but_never_left_out(tmp_path: Path) -> None:
+def test_missing_answers_are_refused_or_wrong_but_never_dropped_silently(tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", "1", "2")
     with pytest.raises(DataError, match="no answer to 1 of 3 samples, the first oc/2"):
         score_predictions("oc", load_task("oc"), COUNTS, file)
