@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PosixPath
@@ -239,7 +240,8 @@ def _content(file: Path) -> Any:
         return {k: v for shard in _shards(file) for k, v in load_file(shard).items()}
     archive = zipfile.is_zipfile(file)
     if archive and any(n.endswith("/constants.pkl") for n in zipfile.ZipFile(file).namelist()):
-        module: Any = torch.jit.load(file, map_location="cpu")  # type: ignore[no-untyped-call]
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):
+            module: Any = torch.jit.load(file, map_location="cpu")  # type: ignore[no-untyped-call]
         return dict(module.state_dict())  # OpenAI's CLIP
     plain: list[Any] = [argparse.Namespace, PosixPath]  # arguments that training scripts save
     with torch.serialization.safe_globals(plain):

@@ -97,6 +97,7 @@ def _encoder(results: Path, row: TableRow, device: str) -> Encoder:
         layer=settings.layer,
         resolution=settings.resolution,
         dtype=settings.dtype,
+        seed=record.seed,
     )
     if encoder.fingerprint() != record.encoder.fingerprint:
         raise EncoderBenchError(f"the weights found now are not those of run {record.run_id}")

@@ -106,8 +106,8 @@ def random_weight_warnings(mllm: MLLM) -> tuple[str, ...]:
     lines = []
     if not mllm.encoder.pretrained:
         lines.append(
-            f"encoder {mllm.encoder.spec.name} has seeded random weights, not pretrained ones; "
-            "its row says nothing about the family that it is named after"
+            f"encoder {mllm.encoder.spec.name} has seeded random weights, not pretrained ones: "
+            "its row is a baseline and says nothing about the family that it is named after"
         )
     if not mllm.language.pretrained:
         lines.append("the language model has seeded random weights, not pretrained ones")
@@ -115,12 +115,13 @@ def random_weight_warnings(mllm: MLLM) -> tuple[str, ...]:
 
 
 def model_notes(mllm: MLLM) -> tuple[str, ...]:
-    """Return a line for each gap in the language model that was filled without harm."""
+    """Return a line for each gap in a model's configuration, and how it was filled."""
     language = mllm.language
     if language.tokenizer.pad_token_id is not None:
-        return ()
+        return mllm.encoder.notes
     name, filler = language.settings.name, language.tokenizer.decode([language.pad_id])
-    return (f"LLM {name} has no pad token; {filler!r} fills rows, where masks hide it",)
+    line = f"LLM {name} has no pad token; {filler!r} fills rows, where masks hide it"
+    return (*mllm.encoder.notes, line)
 
 
 def _without_folder(locator: str) -> str:
