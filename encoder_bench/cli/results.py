@@ -29,21 +29,21 @@ def list_command(
     """List the runs of a results folder; damaged records are named, and make the exit status 1."""
     from encoder_bench.results.runs import inventory
 
-    found = inventory(results)
+    records, damaged = inventory(results)
     if json_output:
-        rows = [_summary(record) for record in found.records]
-        typer.echo(json.dumps({"runs": rows, "damaged": found.damaged}, indent=1))
+        rows = [_summary(record) for record in records]
+        typer.echo(json.dumps({"runs": rows, "damaged": damaged}, indent=1))
     else:
-        for record in found.records:
+        for record in records:
             mode = "joint " if record.joint else "frozen"
             scores = ", ".join(f"{name} {_value(record, name)}" for name in record.tasks)
             typer.echo(
                 f"{record.run_id}  {record.created}  {record.encoder.name}  {mode}  "
                 f"seed {record.seed}  {scores}"
             )
-    for problem in found.damaged:
+    for problem in damaged:
         typer.echo(f"damaged: {problem}", err=True)
-    if found.damaged:
+    if damaged:
         raise typer.Exit(1)
 
 

@@ -21,7 +21,7 @@ _HEADER = (
 _PAIRED = (
     "Scores are over the samples that both runs answered. The interval is a bootstrap over images, "
     "p that of swapping A and B image by image. 50 points and more count as right, and McNemar's p "
-    "is the exact one; captions are neither right nor wrong."
+    "is the exact one; captions and errors are graded, neither right nor wrong."
 )
 _WHOLE = (
     "Every metric over the samples that both runs answered, both runs' answers scored again by "

@@ -117,8 +117,8 @@ def table_page(table: Table) -> Page:
     seeds = any(row.runs and len(row.runs.records) > 1 for row in table.rows)
     lines: list[Line] = []
     for row in table.rows:
-        entries = [Entry(MODES[row.joint]), Entry(row.supervision), _name(row, notes)]
-        entries.append(Entry(row.pretraining_images))
+        supervision, images = row.pretraining
+        entries = [Entry(MODES[row.joint]), Entry(supervision), _name(row, notes), Entry(images)]
         entries += [_score(row.cells[column], column, notes) for column in table.columns]
         entries += [_number(row.extra(column), column.digits) for column in table.extras]
         if seeds:

@@ -132,12 +132,10 @@ def shared_scores(a: SampleScores, b: SampleScores) -> SharedScores | None:
     )
 
 
-def paired_difference(
-    pairs: SharedScores, *, seed: int = 0, swaps: int = SWAPS
-) -> PairedDifference:
+def paired_difference(pairs: SharedScores, swaps: int = SWAPS) -> PairedDifference:
     """Return the mean difference B − A, see `measured_difference`."""
     a, b = _mean_columns(pairs.a), _mean_columns(pairs.b)
-    return measured_difference(a, b, pairs.images, plain_ratio, seed=seed, swaps=swaps)
+    return measured_difference(a, b, pairs.images, plain_ratio, swaps)
 
 
 def measured_difference(
@@ -145,8 +143,6 @@ def measured_difference(
     b: Matrix,
     images: Sequence[str],
     statistic: Statistic,
-    *,
-    seed: int = 0,
     swaps: int = SWAPS,
 ) -> PairedDifference:
     """Return B − A in any metric that is a function of column sums, with interval and p.
@@ -156,7 +152,6 @@ def measured_difference(
         b: `(n, K)` B's row of the same samples.
         images: each sample's image; all samples of an image are drawn, and swapped, together.
         statistic: of column sums, `(R, K)` to `(R,)`.
-        seed: of the bootstrap and of the swaps.
         swaps: of the randomisation test.
     """
     width = a.shape[1]
@@ -166,15 +161,15 @@ def measured_difference(
 
     both = np.concatenate([a, b], axis=1)
     value = float(difference(both.sum(axis=0, keepdims=True))[0])
-    low, high = bootstrap_interval(both, images, difference, seed=seed) or (None, None)
-    p = swap_p(a, b, images, statistic, seed=seed, swaps=swaps)
+    low, high = bootstrap_interval(both, images, difference) or (None, None)
+    p = swap_p(a, b, images, statistic, swaps=swaps)
     return PairedDifference(value, low, high, p)
 
 
-def randomisation_p(pairs: SharedScores, *, seed: int = 0, swaps: int = SWAPS) -> float:
+def randomisation_p(pairs: SharedScores, swaps: int = SWAPS) -> float:
     """Return the two-sided p of the mean difference, A and B swapped at random by image."""
     a, b = _mean_columns(pairs.a), _mean_columns(pairs.b)
-    return swap_p(a, b, pairs.images, plain_ratio, seed=seed, swaps=swaps)
+    return swap_p(a, b, pairs.images, plain_ratio, swaps=swaps)
 
 
 def _mean_columns(scores: Sequence[float]) -> Matrix:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from encoder_bench.base.errors import RecordError
@@ -14,16 +13,8 @@ from encoder_bench.base.record import RunRecord, read_record, record_path
 _ENCODER_MODE = re.compile(r"(.+)/(frozen|joint)(?:/(\d+))?")
 
 
-@dataclass(frozen=True, slots=True)
-class Inventory:
-    """The readable records of a folder, oldest first, and one line for each that is damaged."""
-
-    records: tuple[RunRecord, ...]
-    damaged: tuple[str, ...]
-
-
-def inventory(results: Path) -> Inventory:
-    """Return every record of a results folder; damaged ones are named instead of raised."""
+def inventory(results: Path) -> tuple[list[RunRecord], list[str]]:
+    """Return a folder's readable records, oldest first, and one line for each that is damaged."""
     records, damaged = [], []
     for path in sorted((results / "records").glob("*.json")):
         try:
@@ -31,7 +22,7 @@ def inventory(results: Path) -> Inventory:
         except RecordError as error:
             damaged.append(str(error))
     records.sort(key=lambda record: (record.created, record.run_id))
-    return Inventory(tuple(records), tuple(damaged))
+    return records, damaged
 
 
 def find_run(results: Path, name: str) -> RunRecord:
@@ -65,7 +56,7 @@ def find_run(results: Path, name: str) -> RunRecord:
 def _named_run(results: Path, name: str, encoder: str, mode: str, seed: str | None) -> RunRecord:
     found = [
         record
-        for record in inventory(results).records
+        for record in inventory(results)[0]
         if (record.encoder.name, record.joint) == (encoder, mode == "joint")
         and seed in (None, str(record.seed))
     ]

@@ -88,16 +88,12 @@ class Row:
         return marks
 
     @property
-    def supervision(self) -> str:
-        """How the encoder was pretrained; empty for a blind baseline."""
-        return self.runs.records[0].encoder.supervision if self.runs else ""
-
-    @property
-    def pretraining_images(self) -> str:
-        """How many images the encoder was pretrained on; empty for a blind baseline."""
+    def pretraining(self) -> tuple[str, str]:
+        """Supervision of the encoder's pretraining and its images; empty for a blind baseline."""
         if self.runs is None:
-            return ""
-        return self.runs.records[0].encoder.pretraining_images if self.runs.pretrained else "none"
+            return "", ""
+        encoder = self.runs.records[0].encoder
+        return encoder.supervision, encoder.pretraining_images if self.runs.pretrained else "none"
 
     def extra(self, column: ExtraColumn) -> float | None:
         """Return an optional column's number, the mean over the row's runs."""
@@ -249,13 +245,14 @@ def flat_rows(tables: Sequence[Table]) -> list[dict[str, Any]]:
 
 
 def _flat(table: Table, row: Row) -> dict[str, Any]:
+    supervision, images = row.pretraining
     flat: dict[str, Any] = {
         SETTING: table.heading,
         JOINT: row.joint,
         KIND: "encoder" if row.runs else "blind",
-        SUPERVISION: row.supervision,
+        SUPERVISION: supervision,
         ENCODER: row.label,
-        IMAGES: row.pretraining_images,
+        IMAGES: images,
         **{column: row.cells[column].value for column in table.columns},
         **{column.header: row.extra(column) for column in table.extras},
         SEEDS: len(row.runs.records) if row.runs else None,

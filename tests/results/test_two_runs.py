@@ -299,12 +299,12 @@ def test_the_commands_list_show_and_name_what_is_damaged(tmp_path: Path) -> None
 
 def test_inventory_names_what_is_damaged_and_keeps_the_rest(tmp_path: Path) -> None:
     write_record(tmp_path, make_record("a"))
-    damaged = write_record(tmp_path, make_record("b"))
-    damaged.write_text(damaged.read_text()[:100])
-    found = inventory(tmp_path)
-    assert len(found.records) == 1
-    assert len(found.damaged) == 1
-    assert damaged.name in found.damaged[0]
+    cut = write_record(tmp_path, make_record("b"))
+    cut.write_text(cut.read_text()[:100])
+    records, damaged = inventory(tmp_path)
+    assert len(records) == 1
+    assert len(damaged) == 1
+    assert cut.name in damaged[0]
 
 
 def test_remove_takes_record_predictions_and_checkpoints_or_nothing(tmp_path: Path) -> None:
@@ -312,7 +312,7 @@ def test_remove_takes_record_predictions_and_checkpoints_or_nothing(tmp_path: Pa
     (tmp_path / "checkpoints" / record.run_id).mkdir(parents=True)
     with pytest.raises(RecordError):
         remove_runs(tmp_path, [record.run_id, "zzz"])
-    assert inventory(tmp_path).records == (record,)
+    assert inventory(tmp_path) == ([record], [])
     assert remove_runs(tmp_path, [record.run_id[:8]]) == [record.run_id]
     assert not [path for path in tmp_path.rglob("*") if record.run_id in str(path)]
 
