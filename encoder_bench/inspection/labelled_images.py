@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -24,8 +23,7 @@ _TEST_SHARE = 0.25
 _INSTANCES = ("instances_train2017.json", "instances_val2017.json")
 
 
-@dataclass(frozen=True, slots=True)
-class LabelledImage:
+class LabelledImage(NamedTuple):
     """One image (opened in RGB) and the indices of its classes; `name` is unique."""
 
     name: str
@@ -33,16 +31,10 @@ class LabelledImage:
     classes: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class LabelledSet:
-    """Images to learn from and images to be measured on.
+class LabelledSet(NamedTuple):
+    """Images to learn from (`train`) and to be measured on (`test`).
 
-    Attributes:
-        name: for tables.
-        class_names: by index.
-        several: whether an image may have several classes (or none).
-        train: to learn from.
-        test: to be measured on.
+    `several` says whether an image may have several classes, or none.
     """
 
     name: str
@@ -52,8 +44,7 @@ class LabelledSet:
     test: tuple[LabelledImage, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class HubColumns:
+class HubColumns(NamedTuple):
     """Which columns and splits of a data set hold what."""
 
     image: str = "image"
@@ -91,7 +82,7 @@ def read_labelled(
     for half, images in (("train", found.train), ("test", found.test)):
         if not images:
             raise DataError(f"--data {data}: no labelled {half} images")
-    return replace(found, train=_some(found.train, limit), test=_some(found.test, limit))
+    return found._replace(train=_some(found.train, limit), test=_some(found.test, limit))
 
 
 def _some(images: Sequence[LabelledImage], limit: int | None) -> tuple[LabelledImage, ...]:

@@ -6,8 +6,9 @@ class token's accuracy print other figures. Axes: P images, D width, C classes.
 
 from __future__ import annotations
 
+import itertools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from encoder_bench.base.errors import DataError
-from encoder_bench.base.progress import Reporter
+from encoder_bench.base.progress import Phase, Reporter
 from encoder_bench.data.images import load_image
 from encoder_bench.data.sample import Sample
 from encoder_bench.encoders.encoder import Encoder, encode_images
@@ -209,14 +210,19 @@ def retrieve(
     """
     texts = [text for sample in samples for text in sample.references]
     owner = [number for number, sample in enumerate(samples) for _ in sample.references]
-    pictures, sentences = [], []
+    photos = (load_image(sample.image_path) for sample in samples)
     with reporter.phase("image embeddings", len(samples), "images") as phase:
-        for start in range(0, len(samples), batch):
-            part = [load_image(s.image_path) for s in samples[start : start + batch]]
-            pictures.append(towers.embed_images(part))
-            phase.advance(len(part))
+        pictures = _batched(towers.embed_images, photos, phase, batch)
     with reporter.phase("text embeddings", len(texts), "texts") as phase:
-        for start in range(0, len(texts), batch):
-            sentences.append(towers.embed_texts(texts[start : start + batch]))
-            phase.advance(len(texts[start : start + batch]))
-    return recall_at_one(torch.cat(pictures), torch.cat(sentences), owner)
+        sentences = _batched(towers.embed_texts, texts, phase, batch)
+    return recall_at_one(pictures, sentences, owner)
+
+
+def _batched(
+    embed: Callable[[list[Any]], Tensor], items: Iterable[Any], phase: Phase, batch: int
+) -> Tensor:
+    waiting, found = iter(items), []
+    while part := list(itertools.islice(waiting, batch)):
+        found.append(embed(part))
+        phase.advance(len(part))
+    return torch.cat(found)

@@ -18,22 +18,6 @@ _LABEL_PIXELS = 14.0
 _PADDING = 0.06
 _CURVE_POINTS = 120
 
-CONFIG: dict[str, Any] = {
-    "background": "var(--paper)",
-    "font": "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif",
-    "padding": 4,
-    "view": {"stroke": None},
-    "title": {"anchor": "start", "frame": "group", "fontSize": 13, "color": "var(--ink)"},
-    "axis": {
-        "domain": False, "ticks": False, "gridColor": "var(--line)", "labelColor": "var(--soft)",
-        "labelFontSize": 11, "labelPadding": 6, "labelLimit": 150, "titleColor": "var(--soft)",
-        "titleFontSize": 11, "titleFontWeight": "normal",
-    },
-    "text": {"fontSize": 11, "color": "var(--ink)"},
-    "point": {"size": 55, "strokeWidth": 1.75, "opacity": 1},
-}  # fmt: skip
-"""Shared look; `var(--NAME)` is a colour of `style.css`, so that charts follow its themes."""
-
 
 class Point(NamedTuple):
     """One encoder's value in one mode, with the half-width of its 95% interval if there is one.
@@ -99,14 +83,7 @@ _LOOK = {
 def score_chart(
     title: str, points: Sequence[Point], order: Sequence[str], blind: float | None
 ) -> alt.LayerChart:
-    """Return each encoder's score and interval, frozen above joint, and the best blind score.
-
-    Args:
-        title: the score's column.
-        points: at least one.
-        order: labels from top to bottom.
-        blind: None where there is none.
-    """
+    """Return each encoder's score and interval, frozen above joint, and the best blind score."""
     blinds = [] if blind is None else [round(blind, 3)]
     x = _scaled([end for point in points for end in point.ends] + blinds)
     base = _by_encoder(points, order, [point.row() for point in points]).encode(
@@ -219,10 +196,7 @@ def error_chart(
 ) -> alt.LayerChart | None:
     """Return a grid of scores, a row per encoder and mode; None without two categories.
 
-    Args:
-        title: which score by what.
-        points: in the order of the rows, at categories.
-        headings: category -> its column's heading, of any number of lines.
+    Points are at categories; `headings` are those of the categories that are shown.
     """
     kept = [point for point in points if point.at in headings]
     if len(headings) < 2:

@@ -14,7 +14,6 @@ import vl_convert
 
 from encoder_bench.base.files import write_bytes
 from encoder_bench.base.record import RunRecord
-from encoder_bench.results.report.charts import CONFIG
 from encoder_bench.results.report.content import chapters
 
 PNG_ZOOM = 2.0
@@ -29,14 +28,7 @@ _WRITERS: dict[str, Callable[[str], bytes]] = {
 def write_figures(records: Sequence[RunRecord], folder: Path) -> list[Path]:
     """Write every chart of the report as `FOLDER/TABLE-CHART.svg`, `.png` and `.pdf`.
 
-    PNG has twice the SVG's pixels and a white background.
-
-    Args:
-        records: run records.
-        folder: where the files go; those of the same name are replaced.
-
-    Returns:
-        The files.
+    PNG has twice the SVG's pixels; the background is white. Files of the same name are replaced.
 
     Raises:
         EncoderBenchError: the folder cannot be written.
@@ -58,6 +50,12 @@ def read_resource(name: str) -> str:
     return (resources.files("encoder_bench.results.report") / name).read_text(encoding="utf-8")
 
 
+def chart_config() -> dict[str, Any]:
+    """Return the charts' shared look; `var(--NAME)` in it is a colour of `style.css`."""
+    config: dict[str, Any] = json.loads(read_resource("chart_config.json"))
+    return config
+
+
 def light_colours() -> dict[str, str]:
     """Return the light theme's colours in `style.css` by name."""
     css = read_resource("style.css")
@@ -66,5 +64,5 @@ def light_colours() -> dict[str, str]:
 
 def _in_light(spec: dict[str, Any]) -> str:
     colours = light_colours()
-    text = json.dumps(spec | {"config": CONFIG})
+    text = json.dumps(spec | {"config": chart_config()})
     return re.sub(r"var\(--([a-z0-9]+)\)", lambda match: colours[match.group(1)], text)

@@ -20,9 +20,8 @@ from encoder_bench.base.files import write_text
 from encoder_bench.base.record import RunRecord, require_records
 from encoder_bench.results.formats import html_table
 from encoder_bench.results.page import Entry, Page, table_page
-from encoder_bench.results.report.charts import CONFIG
 from encoder_bench.results.report.content import Chapter, Seen, chapters, row_name
-from encoder_bench.results.report.figures import light_colours, read_resource
+from encoder_bench.results.report.figures import chart_config, light_colours, read_resource
 from encoder_bench.results.report.samples import browse, thumbnails
 
 MAX_PICTURE_BYTES = 9_000_000
@@ -38,7 +37,7 @@ def write_report(
     samples_per_task: int = 250,
     verdict: Sequence[str] = (),
 ) -> Path:
-    """Write `results/report.html` from the records and the predictions beside them.
+    """Write `results/report.html` from the records and the predictions; return its path.
 
     Predictions that cannot be read are named on the page.
 
@@ -49,9 +48,6 @@ def write_report(
         features: table heading -> pictures of what its encoders see.
         samples_per_task: max samples per task.
         verdict: sentences above everything else.
-
-    Returns:
-        The file's path.
 
     Raises:
         RecordError: there are no records, or one is damaged.
@@ -72,7 +68,7 @@ def write_report(
         problems=problems,
         has_samples=any(entry["tasks"] for entry in tables),
         samples=_embedded({"tables": tables, "images": pictures}),
-        charts=_embedded({"config": CONFIG, "light": light_colours(), "specs": specs}),
+        charts=_embedded({"config": chart_config(), "light": light_colours(), "specs": specs}),
         style=Markup(read_resource("style.css")),
         vega=Markup(_vega()) if specs else "",
         script=Markup(read_resource("script.js")),

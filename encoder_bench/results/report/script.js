@@ -16,6 +16,14 @@ for (const section of document.querySelectorAll("section[id^='table-']")) {
       for (const body of table.tBodies) sortRows(body, column, down);
     });
   });
+  const notes = new Map();
+  for (const note of section.querySelectorAll(".notes li")) {
+    const letter = note.querySelector("sup");
+    if (letter) notes.set(letter.textContent, note.textContent.slice(letter.textContent.length + 1));
+  }
+  for (const sup of table.querySelectorAll("sup")) {
+    sup.title = sup.textContent.split(",").map((letter) => notes.get(letter)).join("; ");
+  }
   const form = section.querySelector("form");
   const update = () => filterRows(table, form);
   form.addEventListener("input", update);
