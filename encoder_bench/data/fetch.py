@@ -27,16 +27,7 @@ NOTE = "fetched.json"
 
 
 class CatalogFile(BaseModel):
-    """One official download.
-
-    Attributes:
-        url: its address.
-        into: the folder of the data folder that it belongs in.
-        unpack: whether it is an archive.
-        sha256: as published; None where nobody publishes one.
-        sha1: first digits, one of which it must have.
-        size: in bytes, where known.
-    """
+    """One official download, with the hash that others publish for it; keys as in the file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,29 +39,13 @@ class CatalogFile(BaseModel):
     size: int | None = Field(default=None, gt=0, alias="bytes")
 
     @property
-    def name(self) -> str:
-        """The file's own name."""
-        return self.url.rsplit("/", 1)[-1]
-
-    @property
     def pinned(self) -> bool:
         """Whether its content is known beforehand."""
         return self.sha256 is not None or bool(self.sha1)
 
 
 class CatalogSet(BaseModel):
-    """One data set: official files, or a set of the Hub.
-
-    Attributes:
-        description: one line.
-        files: official downloads; empty for a set of the Hub.
-        hub: id of a Hub data set.
-        revision: its commit; None where none could be verified.
-        split: the Hub set's own name of the split.
-        kind: what its columns hold, as `data import` names it.
-        part: what it becomes.
-        streaming: read row by row, without keeping the whole set on disk twice.
-    """
+    """One data set: official files, or a set of the Hub for `data import`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -102,8 +77,8 @@ class CatalogSet(BaseModel):
     @property
     def size(self) -> int | None:
         """Bytes to fetch, None where not all sizes are known."""
-        sizes = [file.size for file in self.files]
-        return None if not sizes or None in sizes else sum(size for size in sizes if size)
+        sizes = [file.size or 0 for file in self.files]
+        return sum(sizes) if sizes and all(sizes) else None
 
 
 @functools.cache
@@ -114,25 +89,16 @@ def catalog() -> dict[str, CatalogSet]:
 
 
 def find_set(name: str) -> CatalogSet:
-    """Return a data set by name.
-
-    Raises:
-        UnknownNameError: there is none; the nearest are suggested.
-    """
-    if name not in catalog():
-        hint = "`encoder-bench data fetch --list` names all."
-        raise UnknownNameError("data set", name, catalog(), hint)
-    return catalog()[name]
+    """Return a data set by name; near names are suggested."""
+    if name in catalog():
+        return catalog()[name]
+    hint = "`encoder-bench data fetch --list` names all."
+    raise UnknownNameError("data set", name, catalog(), hint)
 
 
 @dataclass(frozen=True, slots=True)
 class KnownVersion:
-    """A published file that exists in several versions, or is not what it seems.
-
-    Attributes:
-        name: short, for records and tables.
-        caution: what to know before scores on it are compared; empty where there is nothing.
-    """
+    """A published file, and what to know before scores on it are compared."""
 
     name: str
     caution: str = ""
@@ -165,18 +131,10 @@ def known_version(path: Path) -> KnownVersion | None:
 def fetch(name: str, folder: Path, reporter: Reporter, *, keep_archives: bool = True) -> list[str]:
     """Fetch a data set by its name in the catalogue, and return one line per file.
 
-    A repeated command resumes where the last one stopped; what is there and right is kept.
-
-    Args:
-        name: of `catalog.toml`.
-        folder: the data folder; made where it is not there.
-        reporter: where progress goes.
-        keep_archives: keep `downloads/` of the data folder after unpacking, so that a repeated
-            command can check it again.
+    A repeated command resumes where the last one stopped, and checks the archives that were kept.
 
     Raises:
-        UnknownNameError: no such set.
-        DataError: not reachable, not the file that was meant, or a damaged archive.
+        DataError: not reachable, not the expected file, or a damaged archive.
     """
     entry = find_set(name)
     folder.mkdir(parents=True, exist_ok=True)
@@ -189,10 +147,10 @@ def _file(
     name: str, file: CatalogFile, folder: Path, reporter: Reporter, keep_archives: bool
 ) -> str:
     into = folder / file.into
-    target = (folder / ARCHIVES if file.unpack else into) / file.name
+    target = (folder / ARCHIVES if file.unpack else into) / file.url.rpartition("/")[2]
     noted = _noted(folder).get(file.url, {})
     if file.unpack and not target.is_file() and noted.get("unpacked"):
-        return f"{file.name}: unpacked into {into} before (sha256 {noted['sha256'][:12]})"
+        return f"{target.name}: unpacked into {into} before (sha256 {noted['sha256'][:12]})"
     expected = file.sha256 or (None if file.sha1 else noted.get("sha256"))
     digest = download(file.url, target, reporter, sha256=expected, sha1=file.sha1, size=file.size)
     if file.unpack:
@@ -201,20 +159,16 @@ def _file(
     if file.unpack and not keep_archives:
         target.unlink()
     known = "as published" if file.pinned else "not published anywhere, noted and compared from now"
-    return f"{file.name}: sha256 {digest[:12]}, {known}; in {into}"
+    return f"{target.name}: sha256 {digest[:12]}, {known}; in {into}"
 
 
 def unpack(archive: Path, into: Path, reporter: Reporter) -> None:
-    """Unpack a zip or tar archive; members that are there in the same size are skipped.
-
-    Raises:
-        DataError: damaged, of another kind, or with a member that leaves the folder.
-    """
+    """Unpack a zip or tar archive; members that are there in the same size are skipped."""
     into.mkdir(parents=True, exist_ok=True)
     try:
         with reporter.phase(f"unpacking {archive.name}", None, "files") as phase:
             for name, size, stream in _members(archive):
-                target = path_inside(into, name, where=str(archive))
+                target = path_inside(into, name, str(archive), into)
                 with stream:
                     if not target.is_file() or target.stat().st_size != size:
                         with atomic_path(target) as temporary, temporary.open("wb") as written:
@@ -243,16 +197,8 @@ def _from_hub(name: str, hub: str, entry: CatalogSet, folder: Path, reporter: Re
 
     noted = _noted(folder).get(hub, {})
     revision = entry.revision or noted.get("revision") or resolved_revision(hub)
-    count = import_dataset(
-        hub,
-        folder,
-        kind=entry.kind,
-        split=entry.split,
-        part=entry.part,
-        revision=revision,
-        streaming=entry.streaming,
-        reporter=reporter,
-    )
+    settings = entry.model_dump(include={"kind", "split", "part", "streaming"})
+    count = import_dataset(hub, folder, **settings, revision=revision, reporter=reporter)
     _note(folder, hub, {"set": name, "revision": revision, "rows": count})
     return f"{hub}@{revision[:12]}: {count} rows in {folder}"
 

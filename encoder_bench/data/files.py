@@ -74,11 +74,7 @@ class DataFiles:
         return None
 
     def require(self, folder: str, name: str) -> Path:
-        """Return the file as `find` does.
-
-        Raises:
-            DataError: it is in none of the places.
-        """
+        """Return the file as `find` does; none is an error."""
         path = self.find(folder, name)
         if path is None:
             raise DataError(
@@ -153,7 +149,9 @@ class DataFiles:
         return image_id, self.root / "missing" / (name or str(image_id))
 
     def _by_path(self, path: str, where: str) -> tuple[str, Path] | None:
-        places = (self._inside(self.root / folder, path, where) for folder in _PATH_FOLDERS)
+        places = (
+            path_inside(self.root / folder, path, where, self.root) for folder in _PATH_FOLDERS
+        )
         found = next((place for place in places if place.is_file()), None)
         return None if found is None else (path, found)
 
@@ -177,7 +175,7 @@ class DataFiles:
                 )
         years = [_YEARS.get(folder) for folder in {path.parent.name for path in numbered}]
         begins_again = any(years.count(year) > 1 for year in (2014, 2017))
-        path = self._inside(first.parent, first.name, where)
+        path = path_inside(first.parent, first.name, where, self.root)
         if by_id and not begins_again:
             return image_id, path
         return first.relative_to(self.root).as_posix(), path
@@ -191,9 +189,6 @@ class DataFiles:
             if found:
                 return found
         return []
-
-    def _inside(self, folder: Path, name: str, where: str) -> Path:
-        return path_inside(folder, name, where=where, root=self.root)
 
 
 def coco_id(name: str) -> int | None:
@@ -214,19 +209,13 @@ def _same_image(one: Path, other: Path) -> bool:
     return filecmp.cmp(one, other, shallow=False)
 
 
-def path_inside(folder: Path, name: str, *, where: str, root: Path | None = None) -> Path:
-    """Return the resolved path of a file that a data file or an archive names.
-
-    Args:
-        folder: in which the name is meant.
-        name: the name or relative path.
-        where: the data file and row, for the error.
-        root: the data folder, inside which links may lead; `folder` without it.
+def path_inside(folder: Path, name: str, where: str, root: Path) -> Path:
+    """Return the resolved path of a name in a folder, from which links may lead into `root`.
 
     Raises:
-        DataError: the path leaves the folder, by `..`, by being absolute, or through a link.
+        DataError: the path leaves both, by `..`, by being absolute, or through a link.
     """
-    places = {place.resolve() for place in (folder, root or folder)}
+    places = {place.resolve() for place in (folder, root)}
     path = (folder / name).resolve()
     if any(path.is_relative_to(place) for place in places):
         return path
@@ -242,11 +231,7 @@ def path_inside(folder: Path, name: str, *, where: str, root: Path | None = None
 
 
 def read_json(path: Path) -> Any:
-    """Return a JSON file's content; a `.gz` file is unpacked.
-
-    Raises:
-        DataError: missing, cut short or not JSON; names file, line and column.
-    """
+    """Return a JSON file's content, of a `.gz` file unpacked; an error names line and column."""
     try:
         data = path.read_bytes()
         text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
@@ -270,11 +255,7 @@ def rows_of(path: Path, *keys: str) -> list[Row]:
 
 
 def tables_of(path: Path, *keys: str) -> list[list[Row]]:
-    """Return the lists of rows under each key of a JSON file, or the file's own list.
-
-    Raises:
-        DataError: no such key, not a list, a row that is no object, or an empty list.
-    """
+    """Return the lists of rows under each key of a JSON file, or the file's own; none is empty."""
     content = read_json(path)
     tables: list[list[Row]] = []
     for key in keys or (None,):
@@ -301,11 +282,7 @@ def numbered(path: Path, rows: Iterable[Row]) -> Iterator[tuple[str, Row]]:
 
 
 def integer(row: Row, field: str, where: str) -> int:
-    """Return a whole number field.
-
-    Raises:
-        DataError: missing, or of another type (an id as text in one file matches nothing).
-    """
+    """Return a whole number field; a number as text is an error, since it matches nothing."""
     value = _field(row, field, where)
     if isinstance(value, bool) or not isinstance(value, int):
         raise DataError(f"{where}: '{field}' is {value!r}, not a whole number")
@@ -313,11 +290,7 @@ def integer(row: Row, field: str, where: str) -> int:
 
 
 def text(row: Row, field: str, where: str) -> str:
-    """Return a text field that is not blank.
-
-    Raises:
-        DataError: missing, of another type, or without a visible character.
-    """
+    """Return a text field with a visible character in it."""
     value = _field(row, field, where)
     if not isinstance(value, str):
         raise DataError(f"{where}: '{field}' is {value!r}, not text")
@@ -327,11 +300,7 @@ def text(row: Row, field: str, where: str) -> str:
 
 
 def entries(row: Row, field: str, where: str) -> list[Any]:
-    """Return a list field that is not empty.
-
-    Raises:
-        DataError: missing, not a list, or empty.
-    """
+    """Return a list field that is not empty."""
     values = row.get(field)
     if not isinstance(values, list) or not values:
         raise DataError(f"{where}: '{field}' is not a list with anything in it")
@@ -339,21 +308,13 @@ def entries(row: Row, field: str, where: str) -> list[Any]:
 
 
 def texts(row: Row, field: str, inner: str, where: str) -> tuple[str, ...]:
-    """Return the text field `inner` of every object in a list field that is not empty.
-
-    Raises:
-        DataError: missing, not a list, empty, or an entry is no object with such a text.
-    """
+    """Return the text field `inner` of every object in a list field that is not empty."""
     place = f"{where}, '{field}'"
     return tuple(text(entry, inner, place) for entry in entries(row, field, where))
 
 
 def unique_ids(path: Path, rows: Iterable[Row], field: str = "id") -> dict[int, Row]:
-    """Return rows by id.
-
-    Raises:
-        DataError: an id occurs twice; names it.
-    """
+    """Return rows by id; none occurs twice."""
     found: dict[int, Row] = {}
     for where, row in numbered(path, rows):
         identifier = integer(row, field, where)

@@ -48,8 +48,7 @@ def import_dataset(
         reporter: where progress goes.
 
     Raises:
-        DataError: unreachable, no such split, or columns are missing; names them.
-        EncoderBenchError: the folder cannot be written.
+        DataError: unreachable, no such split, or columns are missing.
     """
     rows = open_rows(source, split, revision, streaming=streaming)
     columns = rows.column_names or list(next(iter(rows.take(1)), {}))
@@ -67,11 +66,7 @@ def import_dataset(
 
 
 def resolved_revision(source: str) -> str:
-    """Return the commit that a Hub data set's main branch is at.
-
-    Raises:
-        DataError: the Hub cannot be reached, or has no such set.
-    """
+    """Return the commit that a Hub data set's main branch is at."""
     from huggingface_hub import HfApi
 
     try:
@@ -86,13 +81,7 @@ def resolved_revision(source: str) -> str:
 def open_rows(
     source: str, split: str, revision: str | None = None, *, streaming: bool = False
 ) -> Any:
-    """Return a split of a Hub data set, or of a folder that `Dataset.save_to_disk` wrote.
-
-    Streamed, its rows are read one by one and its length is not known.
-
-    Raises:
-        DataError: it cannot be read; says what to pass instead.
-    """
+    """Return a split of a Hub data set, or of a folder that `Dataset.save_to_disk` wrote."""
     import datasets
 
     try:
@@ -143,10 +132,9 @@ def _write_vqa(rows: Iterable[dict[str, Any]], output: Path, images: Path, part:
         questions.append({**ids, "question": row["question"]})
         columns = (name for name in _ANNOTATION_COLUMNS if name in row)
         annotations.append({**ids, **{name: row[name] for name in columns}})
-    name = output / "vqav2" / f"v2_OpenEnded_mscoco_{part}2014_questions.json"
-    _write(name, {"questions": questions})
-    name = output / "vqav2" / f"v2_mscoco_{part}2014_annotations.json"
-    _write(name, {"annotations": annotations})
+    stem = f"mscoco_{part}2014"
+    _write(output / "vqav2" / f"v2_OpenEnded_{stem}_questions.json", {"questions": questions})
+    _write(output / "vqav2" / f"v2_{stem}_annotations.json", {"annotations": annotations})
     return len(questions)
 
 

@@ -45,12 +45,7 @@ MORE_SOURCES = {
 
 
 def coco_samples(files: DataFiles, task: str, source: str, split: Split) -> list[Sample]:
-    """Return one sample per image for testing, and one per caption for training.
-
-    Raises:
-        DataError: files or images are missing or malformed, an id is duplicate or dangling, or the
-            split is not there.
-    """
+    """Return one sample per image for testing, and one per caption for training."""
     karpathy = source == "karpathy" or (source == "captions" and files.find("coco", _KARPATHY))
     samples = []
     for number, lines, image in (_karpathy if karpathy else _coco2017)(files, split):
@@ -112,11 +107,7 @@ def _karpathy(files: DataFiles, split: Split) -> _Captioned:
 
 
 def more_samples(files: DataFiles, task: str, source: str, split: Split) -> list[Sample]:
-    """Return one sample per image of the public test captions of NoCaps or Flickr30k.
-
-    Raises:
-        DataError: files or images are missing or malformed, or another split is asked for.
-    """
+    """Return one sample per image of the public test captions of NoCaps or Flickr30k."""
     if split != "test":
         raise DataError(f"{files.root}: {source} is read for testing only; train on COCO captions")
     samples = []
@@ -173,11 +164,7 @@ class Instances:
 
 
 def read_instances(path: Path) -> Instances:
-    """Return the category counts of a COCO-format instances file.
-
-    Raises:
-        DataError: missing, malformed, or an id is duplicate or dangling.
-    """
+    """Return the category counts of a COCO-format instances file."""
     image_rows, category_rows, annotations = tables_of(path, "images", "categories", "annotations")
     images, categories = unique_ids(path, image_rows), unique_ids(path, category_rows)
     labels = {key: text(row, "name", f"{path}, category {key}") for key, row in categories.items()}

@@ -25,11 +25,7 @@ _MAX_COUNT = 9
 
 
 def gvt_samples(files: DataFiles, task: str, source: str, split: Split) -> list[Sample]:
-    """Return one sample per question.
-
-    Raises:
-        DataError: files are missing or malformed, an image is missing, or no such split.
-    """
+    """Return one sample per question."""
     if split == "test":
         return _read(files, task, source)
     if split == "train":

@@ -22,11 +22,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
 
 
 def pope_samples(files: DataFiles, task: str, source: str, split: Split) -> list[Sample]:
-    """Return one sample per question of one setting, or of all three (`source = "all"`).
-
-    Raises:
-        DataError: a file or an image is missing or malformed, or another split is asked for.
-    """
+    """Return one sample per question of one setting, or of all three (`source = "all"`)."""
     if split != "test":
         raise DataError(f"{files.root}: POPE has no {split} split; train on MCI instead")
     samples = []

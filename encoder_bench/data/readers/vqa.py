@@ -54,9 +54,6 @@ def vqav2_samples(files: DataFiles, task: str, source: str, split: Split) -> lis
     The test split of `test-dev2015` and `test2015` has no references. Where a folder has training
     questions only, a fixed part of their images is the test split and the rest is the training
     split, so that no image is in both.
-
-    Raises:
-        DataError: files are missing or malformed, an id is duplicate or dangling, or no such split.
     """
     part = _part(files, source, split)
     if source in UNANSWERED and split == "test":
@@ -68,11 +65,7 @@ def vqav2_samples(files: DataFiles, task: str, source: str, split: Split) -> lis
 
 
 def more_samples(files: DataFiles, task: str, source: str, split: Split) -> list[Sample]:
-    """Return one sample per question; the public validation questions are the test split.
-
-    Raises:
-        DataError: files are missing or malformed, or no such split.
-    """
+    """Return one sample per question; the public validation questions are the test split."""
     part = _part(files, source, split)
     if source == "okvqa":
         return _paired(files, task, part, "okvqa", "")
