@@ -18,8 +18,7 @@ from PIL.Image import Image
 from encoder_bench.base.progress import Reporter
 from encoder_bench.data.scenes.build import GENERATOR_VERSION, SceneSizes, scene_stream
 from encoder_bench.data.scenes.grammar import captions, describe
-from encoder_bench.data.scenes.graph import COLOURS, KINDS, MAX_THINGS, Scene, sample_scene
-from encoder_bench.data.scenes.render import render
+from encoder_bench.data.scenes.graph import COLOURS, KINDS, MAX_THINGS, Scene, render, sample_scene
 from zoo.architecture import CAPTION_TOKENS
 from zoo.pool import ImagePool, caption_ids, stack_images
 

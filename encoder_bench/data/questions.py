@@ -40,7 +40,7 @@ def write_questions(
 
     Args:
         source: a COCO-format instances file.
-        output: the data folder that is to hold the questions beside its images.
+        output: the data folder that holds the images.
         questions: how many of each kind, at least, where the file has enough images.
         seed: of the choice of images.
         images: the image folder within `output`; needed where file names are no COCO ids.
@@ -79,7 +79,14 @@ def _counting(instances: Instances, wanted: int, rng: random.Random) -> _Asked:
     That number is one for all categories, the smallest that makes enough questions: fewer images
     per count leave room for higher counts.
     """
-    groups = {name: _images_by_count(instances, name) for name in instances.categories}
+    groups: dict[str, list[list[int]]] = {
+        name: [[] for _ in range(MAX_COUNT + 1)] for name in instances.categories
+    }
+    for image in _usable(instances):
+        for name, group in groups.items():
+            count = instances.counts[image][name]
+            if count <= MAX_COUNT:
+                group[count].append(image)
     enough, most = 0, 0
     for quota in range(1, max((len(g[0]) for g in groups.values()), default=0) + 1):
         total = sum(quota * (_highest(group, quota) + 1) for group in groups.values())
@@ -93,15 +100,6 @@ def _counting(instances: Instances, wanted: int, rng: random.Random) -> _Asked:
         for count in range(_highest(group, enough) + 1):
             asked += [(image, question, str(count)) for image in rng.sample(group[count], enough)]
     return asked
-
-
-def _images_by_count(instances: Instances, name: str) -> list[list[int]]:
-    groups: list[list[int]] = [[] for _ in range(MAX_COUNT + 1)]
-    for image in _usable(instances):
-        count = instances.counts[image][name]
-        if count <= MAX_COUNT:
-            groups[count].append(image)
-    return groups
 
 
 def _highest(group: list[list[int]], quota: int) -> int:
@@ -121,12 +119,9 @@ def _identification(instances: Instances, wanted: int, rng: random.Random) -> _A
     }
     halves = {name: min(len(own), len(usable) - len(own)) for name, own in having.items()}
     largest = max(halves.values(), default=0)
-    enough = (
-        number
-        for number in range(1, largest + 1)
-        if sum(2 * min(number, half) for half in halves.values()) >= wanted
-    )
-    quota = next(enough, largest)
+    quota = 0
+    while quota < largest and sum(2 * min(quota, half) for half in halves.values()) < wanted:
+        quota += 1
     asked: _Asked = []
     for name, own in having.items():
         half = min(quota, halves[name])

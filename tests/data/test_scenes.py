@@ -23,8 +23,7 @@ from encoder_bench.data.scenes.grammar import (
     identification_questions,
     visual_questions,
 )
-from encoder_bench.data.scenes.graph import CANVAS, KINDS, MAX_THINGS, sample_scene
-from encoder_bench.data.scenes.render import RGB, render
+from encoder_bench.data.scenes.graph import CANVAS, KINDS, MAX_THINGS, RGB, render, sample_scene
 
 
 def digest(root: Path) -> dict[str, str]:

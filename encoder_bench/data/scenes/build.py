@@ -27,8 +27,7 @@ from encoder_bench.data.scenes.grammar import (
     identification_questions,
     visual_questions,
 )
-from encoder_bench.data.scenes.graph import KINDS, Scene, sample_scene
-from encoder_bench.data.scenes.render import render
+from encoder_bench.data.scenes.graph import KINDS, Scene, render, sample_scene
 
 GENERATOR_VERSION = 2
 _STREAMS = {"train": 1, "val": 2, "test": 3}
@@ -53,11 +52,7 @@ class SceneSizes:
 
 
 def parse_sizes(name: str) -> SceneSizes:
-    """Read `scenes`, `scenes:SEED` or `scenes:SEED:TRAIN:VAL:TEST`.
-
-    Raises:
-        DataError: anything else.
-    """
+    """Read `scenes`, `scenes:SEED` or `scenes:SEED:TRAIN:VAL:TEST`."""
     parts = name.split(":")[1:]
     if len(parts) in (0, 1, 4) and all(part.isdigit() for part in parts):
         numbers = [int(part) for part in parts]
@@ -67,12 +62,7 @@ def parse_sizes(name: str) -> SceneSizes:
 
 
 def scenes_folder(name: str, reporter: Reporter) -> Path:
-    """Return the folder of an embedded data set, drawn first where the cache lacks it.
-
-    Raises:
-        DataError: the name is malformed.
-        EncoderBenchError: the cache cannot be written.
-    """
+    """Return the folder of an embedded data set, drawn first where the cache lacks it."""
     sizes = parse_sizes(name)
     folder = cache_dir("scenes", sizes.key)
     if not folder.is_dir():
@@ -137,6 +127,10 @@ class _Drawn:
     def file_name(self) -> str:
         return f"{self.image_id:012}.png"
 
+    @property
+    def row(self) -> dict[str, Any]:
+        return {"id": self.image_id, "file_name": self.file_name, "width": 64, "height": 64}
+
 
 def _draw_split(
     root: Path, seed: int, split: str, number: int, seen: set[str], advance: Callable[[], None]
@@ -158,20 +152,13 @@ def _draw_split(
     return items
 
 
-def _images(items: Sequence[_Drawn]) -> list[dict[str, Any]]:
-    return [
-        {"id": item.image_id, "file_name": item.file_name, "width": 64, "height": 64}
-        for item in items
-    ]
-
-
 def _captions(items: Sequence[_Drawn]) -> dict[str, Any]:
     rows = [(item.image_id, caption) for item in items for caption in item.captions]
     annotations = [
         {"image_id": image_id, "id": number, "caption": caption}
         for number, (image_id, caption) in enumerate(rows, start=1)
     ]
-    return {"images": _images(items), "annotations": annotations}
+    return {"images": [item.row for item in items], "annotations": annotations}
 
 
 def _instances(items: Sequence[_Drawn]) -> dict[str, Any]:
@@ -191,7 +178,11 @@ def _instances(items: Sequence[_Drawn]) -> dict[str, Any]:
                 }
             )
     categories = [{"id": number, "name": kind} for number, kind in enumerate(KINDS, start=1)]
-    return {"images": _images(items), "annotations": annotations, "categories": categories}
+    return {
+        "images": [item.row for item in items],
+        "annotations": annotations,
+        "categories": categories,
+    }
 
 
 def _karpathy(drawn: dict[str, list[_Drawn]]) -> dict[str, Any]:
@@ -220,25 +211,21 @@ def _vqa(items: Sequence[_Drawn], split: str) -> tuple[dict[str, Any], dict[str,
         candidates = visual_questions(item.scene, item.rng, 12)
         for number, question in enumerate(_balanced(candidates, per_image, used)):
             ids = {"image_id": item.image_id, "question_id": item.image_id * 100 + number}
+            answer = question.answer
+            kind = "number" if answer.isdigit() else "other"
             questions.append({**ids, "question": question.text})
             annotations.append(
                 {
                     **ids,
                     "question_type": question.kind,
-                    "answer_type": _answer_type(question.answer),
-                    "multiple_choice_answer": question.answer,
-                    "answers": _ten_answers(question.answer, item.rng),
+                    "answer_type": "yes/no" if answer in ("yes", "no") else kind,
+                    "multiple_choice_answer": answer,
+                    "answers": _ten_answers(answer, item.rng),
                 }
             )
-    subtype = {"data_type": "scenes", "data_subtype": split}
-    head = {"task_type": "Open-Ended", **subtype}
-    return {**head, "questions": questions}, {**subtype, "annotations": annotations}
-
-
-def _answer_type(answer: str) -> str:
-    if answer in ("yes", "no"):
-        return "yes/no"
-    return "number" if answer.isdigit() else "other"
+    head = {"data_type": "scenes", "data_subtype": split}
+    questions_head = {"task_type": "Open-Ended", **head}
+    return {**questions_head, "questions": questions}, {**head, "annotations": annotations}
 
 
 def _ten_answers(answer: str, rng: np.random.Generator) -> list[dict[str, Any]]:
