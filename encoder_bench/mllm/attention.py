@@ -34,10 +34,7 @@ def training_attention(
 ) -> Iterator[str]:
     """Use the fastest attention that the device has while a model trains, then what it had.
 
-    Args:
-        language: the language model, on `device` by now or later.
-        device: where it trains.
-        wanted: `sdpa` changes nothing; `auto` takes FlexAttention where it works.
+    `sdpa` changes nothing; `auto` takes FlexAttention where it works.
 
     Yields:
         The name of what is used, as transformers has it.
@@ -104,7 +101,12 @@ def _difference_from_sdpa(language: LanguageModel, device: torch.device) -> floa
     shape = (3, 1, int(language.config.num_attention_heads), _PROBE_TOKENS, language.head_width)
     inputs = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     inputs = inputs.to(device, language.dtype)
-    rows, compiled = _probe_rows().to(device), torch.compile(flex_attention)
+    half = _PROBE_TOKENS // 2  # one row of two images with two questions each, and padding
+    turn = torch.tensor([*[0] * 20, *[1] * 30, *[2] * (half - 50)] * 2)[None]
+    image = torch.tensor([*[0] * half, *[1] * (half - 5), *[-1] * 5])[None]
+    zeros, none = torch.zeros_like(turn), torch.zeros(0, dtype=torch.long)
+    rows = PackedRows(zeros, zeros - 1, image, turn, zeros, none, none, none, plain=False)
+    rows, compiled = rows.to(device), torch.compile(flex_attention)
     found = _with_gradients(inputs, lambda q, k, v: compiled(q, k, v, block_mask=rows.block_mask()))
     expected = _with_gradients(
         inputs, lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=rows.mask())
@@ -119,12 +121,3 @@ def _with_gradients(inputs: Tensor, attend: object) -> tuple[Tensor, Tensor]:
     output: Tensor = attend(*leaf)  # type: ignore[operator]
     (gradient,) = torch.autograd.grad(output.float().square().sum(), leaf)
     return output.detach().float(), gradient.float()
-
-
-def _probe_rows() -> PackedRows:
-    """Return one row of two images with two questions each, and padding."""
-    half = _PROBE_TOKENS // 2
-    turn = torch.tensor([*[0] * 20, *[1] * 30, *[2] * (half - 50)] * 2)[None]
-    image = torch.tensor([*[0] * half, *[1] * (half - 5), *[-1] * 5])[None]
-    zeros, none = torch.zeros_like(turn), torch.zeros(0, dtype=torch.long)
-    return PackedRows(zeros, zeros - 1, image, turn, zeros, none, none, none, plain=False)

@@ -33,10 +33,7 @@ def export_llava(mllm: MLLM, folder: Path, *, card: str | None = None) -> Path:
     Greedy outputs of the folder's model and processor equal `generate`'s. Low-rank adapters are
     merged into the language model.
 
-    Args:
-        mllm: the trained model.
-        folder: to be created; written whole or not at all.
-        card: content of the folder's README.md.
+    The folder is written whole or not at all; `card` becomes its README.md.
 
     Raises:
         WeightsError: a part that LLaVA's class cannot express; names it and says why.
@@ -60,7 +57,7 @@ def build_llava(mllm: MLLM) -> tuple[Any, Any]:
     Raises:
         WeightsError: a part that LLaVA's class cannot express; names it and says why.
     """
-    from transformers import LlavaConfig, LlavaForConditionalGeneration
+    from transformers import LlavaConfig, LlavaForConditionalGeneration, PreTrainedModel
 
     first, second, activation = _projector_layers(mllm)
     language = _merged(mllm.language)
@@ -69,7 +66,13 @@ def build_llava(mllm: MLLM) -> tuple[Any, Any]:
     image_id = int(tokenizer.convert_tokens_to_ids(_IMAGE_TOKEN))
     if image_id >= len(mllm.language.table):
         language.resize_token_embeddings(image_id + 1, mean_resizing=False)
-    tower = _vision_tower(mllm)
+    backbone = mllm.encoder.backbone
+    if not isinstance(backbone, PreTrainedModel):
+        raise WeightsError(
+            f"encoder: its backbone is {type(backbone).__module__}.{type(backbone).__name__}; "
+            "LLaVA's class takes vision models of transformers only"
+        )
+    tower = copy.deepcopy(backbone).cpu().float()
     config = LlavaConfig(
         vision_config=tower.config,
         text_config=language.config,
@@ -118,18 +121,6 @@ def _projector_layers(mllm: MLLM) -> tuple[nn.Linear, nn.Linear, str]:
             f"{projector.llm_width}"
         )
     return (first if whitening is None else whitening.folded_into(first)), last, activation
-
-
-def _vision_tower(mllm: MLLM) -> Any:
-    from transformers import PreTrainedModel
-
-    backbone = mllm.encoder.backbone
-    if not isinstance(backbone, PreTrainedModel):
-        raise WeightsError(
-            f"encoder: its backbone is {type(backbone).__module__}.{type(backbone).__name__}; "
-            "LLaVA's class takes vision models of transformers only"
-        )
-    return copy.deepcopy(backbone).cpu().float()
 
 
 def _merged(language: LanguageModel) -> Any:
@@ -189,7 +180,15 @@ def _processor(mllm: MLLM, tokenizer: Any, config: Any) -> Any:
             "encoder: its image transform is not one of transformers' image processors, which "
             "LLaVA's processor needs"
         )
-    _check_transform(mllm, image_processor)
+    noise = np.random.default_rng(0)
+    for size in ((90, 120), (130, 70)):  # landscape and portrait
+        image = Image.fromarray(noise.integers(0, 256, (*size, 3), dtype=np.uint8))
+        theirs = image_processor(image, return_tensors="pt")["pixel_values"][0]
+        if not _close(theirs, mllm.encoder.transform(image)):
+            raise WeightsError(
+                "encoder: its image transform and its image processor make different pixels "
+                f"({mllm.encoder.transform_description}); the export would not answer as we do"
+            )
     leading = 1 if config.vision_feature_select_strategy == "default" else 0
     return LlavaProcessor(
         image_processor=image_processor,
@@ -200,20 +199,6 @@ def _processor(mllm: MLLM, tokenizer: Any, config: Any) -> Any:
         chat_template=_chat_template(mllm.language),
         image_token=_IMAGE_TOKEN,
     )
-
-
-def _check_transform(mllm: MLLM, image_processor: Any) -> None:
-    """Compare pixels of a landscape and a portrait probe image."""
-    noise = np.random.default_rng(0)
-    for size in ((90, 120), (130, 70)):
-        image = Image.fromarray(noise.integers(0, 256, (*size, 3), dtype=np.uint8))
-        theirs = image_processor(image, return_tensors="pt")["pixel_values"][0]
-        ours = mllm.encoder.transform(image)
-        if not _close(theirs, ours):
-            raise WeightsError(
-                "encoder: its image transform and its image processor make different pixels "
-                f"({mllm.encoder.transform_description}); the export would not answer as we do"
-            )
 
 
 def _close(left: Tensor, right: Tensor) -> bool:

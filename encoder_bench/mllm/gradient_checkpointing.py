@@ -16,12 +16,8 @@ _TIMM_AND_OPEN_CLIP = "set_grad_checkpointing"
 def enable_gradient_checkpointing(module: nn.Module, *, key: str) -> None:
     """Switch gradient checkpointing on in a model, or in every model that it is joined from.
 
-    Args:
-        module: a part of an MLLM, changed in place.
-        key: of the recipe that asks for it, for the error.
-
     Raises:
-        RecipeError: a model in it cannot recompute; names its class.
+        RecipeError: a model in it cannot recompute; names its class and the recipe's `key`.
     """
     if _switch_on(module, key):
         return

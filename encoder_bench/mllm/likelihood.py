@@ -30,12 +30,7 @@ def score(
     """Return the log-probability (nats) of each candidate as the whole answer to each prompt.
 
     The sum runs over the candidate's tokens and the end of turn, so that "1" and "10" compare.
-
-    Args:
-        mllm: the model.
-        visual: `(B, M, E)`, or None for no image.
-        prompts: for each image, its prompts.
-        candidates: the answers among which to choose, none of them empty.
+    Without `visual` `(B, M, E)` no image is shown; `prompts` are grouped by image.
 
     Raises:
         DataError: an empty prompt or candidate, or one too long for the context.

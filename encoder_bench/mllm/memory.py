@@ -6,8 +6,7 @@ takes them again); other decoders of the same shape differ by a few tensors per 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,18 +17,15 @@ ADAMW_BYTES = 12
 """Gradient and both moments of one float32 parameter."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decoder:
+class Decoder(NamedTuple):
     """The shape of a stack of transformer blocks, under transformers' names."""
 
     hidden_size: int
     num_hidden_layers: int
     num_attention_heads: int
-    intermediate_size: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryEstimate:
+class MemoryEstimate(NamedTuple):
     """Bytes of one training step of the language model.
 
     Attributes:
@@ -47,7 +43,7 @@ class MemoryEstimate:
     @property
     def total(self) -> int:
         """The sum of all."""
-        return self.weights + self.optimizer + self.activations + self.logits
+        return sum(self)
 
 
 def estimate(
@@ -60,16 +56,9 @@ def estimate(
     answer_tokens: int = 4,
     shared_prefix: bool = True,
 ) -> MemoryEstimate | None:
-    """Return the memory of one forward pass on `images`; None without a configuration at hand.
+    """Return the memory of one step; None without a configuration at hand.
 
-    Args:
-        settings: the recipe's `[llm]`.
-        images: images in one forward pass.
-        questions_per_image: questions on each.
-        visual_tokens: visual tokens per image.
-        question_tokens: tokens of a question with its template.
-        answer_tokens: tokens of an answer.
-        shared_prefix: whether an image's questions stand in one row.
+    Tokens are counted per image (visual) and per question, whose template counts too.
     """
     config, parameters = find_config(settings.name), count_parameters(settings)
     if config is None or parameters is None:
@@ -109,12 +98,12 @@ def activation_bytes(
 
     Args:
         config: of a Llama-like decoder, or a `Decoder`.
-        rows: of the forward pass.
+        rows: of the forward pass, each of `length` tokens.
         length: tokens of a row.
         size: bytes of one activation.
         trained: whether its own weights get gradients; if not, inputs of linear maps are not kept.
         masked: whether attention takes a mask, of which each layer keeps a copy.
-        recomputed: whether layers are recomputed (gradient checkpointing).
+        recomputed: whether gradient checkpointing is on.
     """
     width, layers = config.hidden_size, config.num_hidden_layers
     inner = getattr(config, "intermediate_size", None) or 4 * width

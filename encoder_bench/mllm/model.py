@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.mllm.attention import FLEX, training_kernel
 from encoder_bench.mllm.language import LanguageModel
-from encoder_bench.mllm.packing import PackedRows, TrainingBatch, pack
+from encoder_bench.mllm.packing import TrainingBatch, pack
 from encoder_bench.mllm.projectors.projector import Projector
 
 
@@ -79,17 +79,14 @@ class MLLM(nn.Module):
     def loss(self, batch: TrainingBatch) -> LossSum:
         """Return the cross-entropy of the answers, summed over their tokens.
 
-        Only answer tokens, each with its end token, are taught; the head of the language model is
-        applied at the positions that predict them and nowhere else.
+        Only answer tokens, each with its end token, are taught.
 
         Raises:
             DataError: a question is longer than the context; names the image.
         """
-        rows, visual = self._pack(batch)
-        with training_kernel(rows, self.language):
-            logits_TV = self.answer_logits(rows, visual)
-        total = F.cross_entropy(logits_TV.float(), rows.targets, reduction="sum")
-        return LossSum(total, len(rows.targets))
+        logits_TV, targets_T = self._predict(batch)
+        total = F.cross_entropy(logits_TV.float(), targets_T, reduction="sum")
+        return LossSum(total, len(targets_T))
 
     def forward(self, batch: TrainingBatch) -> Tensor:
         """Return the sum of `loss(batch)` alone: wrappers such as FSDP follow tensors only."""
@@ -101,41 +98,36 @@ class MLLM(nn.Module):
         Raises:
             DataError: a question is longer than the context; names the image.
         """
-        return self.answer_logits(*self._pack(batch))
+        return self._predict(batch)[0]
 
-    def answer_logits(self, rows: PackedRows, visual: Tensor | None) -> Tensor:
-        """Return `(T, V)` logits that predict the answer tokens of `rows`.
+    def _predict(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
+        """Return `(T, V)` logits and the answer tokens `(T,)` that they predict.
 
-        Args:
-            rows: on the language model's device.
-            visual: `(B, M, E)`, None for text only.
+        Text is embedded and visual tokens are spliced into their places; the head is applied at
+        the positions that predict an answer token and nowhere else.
         """
-        flexible = self.language.attention == FLEX
-        logits_TV: Tensor = self.language(
-            self.splice(rows, visual),
-            mask=rows.block_mask() if flexible else rows.mask(),
-            position_ids=rows.position_ids,
-            at=(rows.loss_rows, rows.loss_columns),
-        )
-        return logits_TV
-
-    def _pack(self, batch: TrainingBatch) -> tuple[PackedRows, Tensor | None]:
-        visual = None
+        visual_BME = None
         if batch.features is not None:
-            visual = self.visual_tokens(batch.features)
+            visual_BME = self.visual_tokens(batch.features)
         elif batch.pixels is not None:
-            visual = self.visual_tokens(self.features(batch.pixels))
-        rows = pack(batch, visual_tokens=0 if visual is None else visual.shape[1])
-        return rows.to(self.language.device), visual
-
-    def splice(self, rows: PackedRows, visual: Tensor | None) -> Tensor:
-        """Return `(R, L, E)` input embeddings: text embedded, visual tokens in their places."""
-        text_RLE = self.language.embed(rows.input_ids)
-        if visual is None:
-            return text_RLE
-        is_visual_RL = rows.visual_index >= 0
-        spliced = visual.flatten(0, 1).to(text_RLE.dtype)[rows.visual_index[is_visual_RL]]
-        return text_RLE.index_put(is_visual_RL.nonzero(as_tuple=True), spliced)
+            visual_BME = self.visual_tokens(self.features(batch.pixels))
+        rows = pack(batch, visual_tokens=0 if visual_BME is None else visual_BME.shape[1])
+        rows = rows.to(self.language.device)
+        input_RLE = self.language.embed(rows.input_ids)
+        if visual_BME is not None:
+            is_visual_RL = rows.visual_index >= 0
+            flat = visual_BME.flatten(0, 1).to(input_RLE.dtype)
+            input_RLE = input_RLE.index_put(
+                is_visual_RL.nonzero(as_tuple=True), flat[rows.visual_index[is_visual_RL]]
+            )
+        with training_kernel(rows, self.language):
+            logits_TV: Tensor = self.language(
+                input_RLE,
+                mask=rows.block_mask() if self.language.attention == FLEX else rows.mask(),
+                position_ids=rows.position_ids,
+                at=(rows.loss_rows, rows.loss_columns),
+            )
+        return logits_TV, rows.targets
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode; a part without trainable parameters stays in eval mode."""

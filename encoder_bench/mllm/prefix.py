@@ -38,12 +38,7 @@ class Prefix:
     """
 
     def __init__(self, language: LanguageModel, visual: Tensor | None) -> None:
-        """Join template and visual tokens.
-
-        Args:
-            language: the language model.
-            visual: `(B, M, E)`, or None for one prefix of text alone.
-        """
+        """Join template and visual tokens `(B, M, E)`; None is one prefix of text alone."""
         ids = language.prefix_ids(image=visual is not None)
         text = language.embed(torch.tensor([ids], dtype=torch.long, device=language.device))
         if visual is not None:
@@ -112,12 +107,8 @@ class Prefix:
         """Cut questions, sorted by length, into batches whose keys and values fit into memory.
 
         Where a row is longer than the model's sliding window, only equally long questions share
-        a batch: padding would shift what the window sees.
-
-        Args:
-            questions: sorted by length.
-            new_tokens: tokens that are added to each row.
-            copies: rows that a question becomes (beams).
+        a batch: padding would shift what the window sees. A question becomes `copies` rows
+        (beams), to each of which `new_tokens` are added.
         """
         window = self._language.sliding_window
         token_bytes = self._language.cache_bytes_per_token

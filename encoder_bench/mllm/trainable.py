@@ -28,11 +28,6 @@ def set_trainable(mllm: MLLM, *, encoder: bool, llm: Literal["frozen", "lora", "
     dropout, whatever `.train()` is called on. Under `lora` the language model's own weights are
     frozen and low-rank adapters (float32) are put into it alone.
 
-    Args:
-        mllm: the model, changed in place.
-        encoder: whether the encoder trains jointly.
-        llm: what of the language model trains.
-
     Raises:
         RecipeError: `lora.target_modules` names nothing in the language model.
         ProofError: an adapter is found outside the language model.
@@ -44,7 +39,10 @@ def set_trainable(mllm: MLLM, *, encoder: bool, llm: Literal["frozen", "lora", "
         add_lora(language, mllm.language.settings.lora)
     for name, parameter in language.named_parameters():
         parameter.requires_grad_(llm == "full" or (llm == "lora" and _ADAPTER in name))
-    check_lora_confined(mllm)
+    for part in ("encoder", "projector"):
+        strays = [name for name in mllm.parts()[part].state_dict() if _ADAPTER in name]
+        if strays:
+            raise ProofError(f"{part}: a LoRA adapter lies outside the LLM: {_some(strays)}")
     mllm.train(mllm.training)
 
 
@@ -75,18 +73,6 @@ def add_lora(language: Any, settings: LoraSettings) -> None:
     for name, parameter in language.named_parameters():
         if _ADAPTER in name:
             parameter.data = parameter.data.float()
-
-
-def check_lora_confined(mllm: MLLM) -> None:
-    """Check that no adapter is in the encoder or the projector.
-
-    Raises:
-        ProofError: one is; names it.
-    """
-    for part in ("encoder", "projector"):
-        strays = [name for name in mllm.parts()[part].state_dict() if _ADAPTER in name]
-        if strays:
-            raise ProofError(f"{part}: a LoRA adapter lies outside the LLM: {_some(strays)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +120,7 @@ def prove(
 ) -> dict[str, PartProof]:
     """Compare every part with its snapshot and return what training did to it.
 
-    Args:
-        mllm: the model after training.
-        before: its snapshot from before.
-        should_train: part name -> whether the recipe trains it.
-        gradient_norms: part name -> its (first, last) gradient norm, where they were measured.
+    `gradient_norms` are (first, last) by part, where they were measured.
 
     Raises:
         ProofError: a part that should be frozen has trainable parameters or differs in one bit;

@@ -57,11 +57,7 @@ def build_projector(
 ) -> Projector:
     """Return a freshly initialised projector; torch's generator decides its weights.
 
-    Args:
-        settings: the recipe's `[projector]`.
-        grid: (h, w) patches of the encoder.
-        width: D, the encoder's width.
-        llm_width: E, the language model's width.
+    `grid` is (h, w) of the encoder's patches, `width` its D, `llm_width` the LLM's E.
 
     Raises:
         UnknownNameError: no such projector.
