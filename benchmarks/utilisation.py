@@ -44,7 +44,7 @@ from encoder_bench.training.step import Stepper
 
 _VIT_L = "openai/clip-vit-large-patch14"
 _PEAKS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12}
-"""Dense bfloat16 operations a second, from the vendor's data sheets; the first name that fits."""
+"""Dense bfloat16 operations per second, from the vendor's data sheets; the first name that fits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Sizes:
         encoder: a registered name; None for a ViT-L/14 at 224 px from its configuration.
         llm: keys of transformers' `LlamaConfig`; the default has 1.2B parameters.
         images: images of a step.
-        questions: questions an image, behind one prefix.
+        questions: questions per image, behind one prefix.
     """
 
     encoder: str | None = None
@@ -105,7 +105,7 @@ def run_bench(*, device: str, repeats: int = 5, sizes: Sizes = LARGE) -> dict[st
 
 
 def peak_flops(device: torch.device) -> tuple[float, str]:
-    """Return a device's dense bfloat16 operations a second, and where the figure is from.
+    """Return a device's dense bfloat16 operations per second, and where the figure is from.
 
     A device that is not in the list is measured by a large matrix product.
     """

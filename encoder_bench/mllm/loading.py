@@ -20,8 +20,8 @@ from encoder_bench.base.hub import is_reachable
 from encoder_bench.base.paths import cache_dir
 from encoder_bench.base.recipes import LanguageModelSettings
 from encoder_bench.encoders.loading import quiet_loading
-from encoder_bench.mllm.gradient_checkpointing import enable_gradient_checkpointing
 from encoder_bench.mllm.language import LanguageModel
+from encoder_bench.mllm.trainable import enable_gradient_checkpointing
 
 _NAMES = ("smollm2-135m", "tiny-llama")
 _SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -34,10 +34,8 @@ def load_language_model(
 ) -> LanguageModel:
     """Load the language model that a recipe names, in eval mode, on the CPU.
 
-    Args:
-        settings: `name` is a registered name (`tiny-llama`, `smollm2-135m`), a folder, a `.gguf`
-            file, or a Hub id.
-        weights: a folder or `.gguf` file to load instead of the name's own source.
+    The name is `tiny-llama`, `smollm2-135m`, a folder, a `.gguf` file, or a Hub id; `weights`, a
+    folder or a `.gguf` file, is loaded instead of the name's own source.
 
     Raises:
         UnknownNameError: not a name, a folder, a file or the form of a Hub id.
@@ -68,10 +66,7 @@ def find_config(name: str) -> Any | None:
 
 
 def count_parameters(settings: LanguageModelSettings) -> int | None:
-    """Return a language model's parameters from its configuration alone; None if not at hand.
-
-    No weights are read and the network is not used.
-    """
+    """Return a language model's parameters from its local configuration; None without one."""
     from transformers import AutoModelForCausalLM
 
     config = find_config(settings.name)

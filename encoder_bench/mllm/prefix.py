@@ -1,4 +1,4 @@
-"""The shared prefix of generation: what stands before every question on an image, computed once.
+"""The shared prefix of generation: what comes before every question on an image, computed once.
 
 Axes: G prefixes (one per image, or one for text only), P tokens each, R rows (questions), Q
 question tokens, B images, M visual tokens, E LLM width.
@@ -34,7 +34,7 @@ class Prefix:
     Attributes:
         embeddings: `(G, P, E)`.
         length: P.
-        with_image: whether visual tokens stand in it.
+        with_image: whether it holds visual tokens.
     """
 
     def __init__(self, language: LanguageModel, visual: Tensor | None) -> None:

@@ -1,4 +1,4 @@
-"""What trains and what stays frozen, low-rank adapters, and the proof of it after training."""
+"""What trains and what stays frozen, how (adapters, gradient checkpointing), and its proof."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from encoder_bench.base.record import PartProof
 from encoder_bench.mllm.model import MLLM
 
 _ADAPTER = "lora_"
+_TRANSFORMERS = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+"""The later name first."""
+_TIMM_AND_OPEN_CLIP = "set_grad_checkpointing"
 _SHOWN = 3
 
 
@@ -42,7 +45,7 @@ def set_trainable(mllm: MLLM, *, encoder: bool, llm: Literal["frozen", "lora", "
     for part in ("encoder", "projector"):
         strays = [name for name in mllm.parts()[part].state_dict() if _ADAPTER in name]
         if strays:
-            raise ProofError(f"{part}: a LoRA adapter lies outside the LLM: {_some(strays)}")
+            raise ProofError(f"{part}: a LoRA adapter is outside the LLM: {_some(strays)}")
     mllm.train(mllm.training)
 
 
@@ -73,6 +76,38 @@ def add_lora(language: Any, settings: LoraSettings) -> None:
     for name, parameter in language.named_parameters():
         if _ADAPTER in name:
             parameter.data = parameter.data.float()
+
+
+def enable_gradient_checkpointing(module: nn.Module, *, key: str) -> None:
+    """Switch gradient checkpointing on in a model, or in every model that it is joined from.
+
+    Raises:
+        RecipeError: a model in it cannot recompute; names its class and the recipe's `key`.
+    """
+    if _switch_on(module, key):
+        return
+    children = list(module.children())
+    if not children or any(True for _ in module.parameters(recurse=False)):
+        raise RecipeError(f"{key}: a {type(module).__name__} cannot recompute its activations")
+    for child in children:
+        if any(True for _ in child.parameters()):
+            enable_gradient_checkpointing(child, key=key)
+
+
+def _switch_on(model: Any, key: str) -> bool:
+    enable = next((getattr(model, name) for name in _TRANSFORMERS if hasattr(model, name)), None)
+    if enable is not None:
+        try:
+            enable({"use_reentrant": False})
+        except ValueError:
+            raise RecipeError(
+                f"{key}: transformers' {type(model).__name__} cannot recompute its activations"
+            ) from None
+    elif hasattr(model, _TIMM_AND_OPEN_CLIP):
+        getattr(model, _TIMM_AND_OPEN_CLIP)(True)
+    else:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,10 @@ import torch
 from encoder_bench.base.record import EncoderFacts
 from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.encoders.registry import load_encoder
-from encoder_bench.mllm.gradient_checkpointing import enable_gradient_checkpointing
 from encoder_bench.mllm.loading import load_language_model
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.projectors import build_projector
-from encoder_bench.mllm.trainable import set_trainable
+from encoder_bench.mllm.trainable import enable_gradient_checkpointing, set_trainable
 from encoder_bench.pipeline.plan import RunPlan
 
 

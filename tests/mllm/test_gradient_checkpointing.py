@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from encoder_bench.base.errors import RecipeError
-from encoder_bench.mllm.gradient_checkpointing import enable_gradient_checkpointing
+from encoder_bench.mllm.trainable import enable_gradient_checkpointing
 from encoder_bench.pipeline.build import build_mllm
 from encoder_bench.pipeline.plan import make_plan
 

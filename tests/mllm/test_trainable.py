@@ -172,7 +172,7 @@ def test_lora_is_confined_to_the_language_model() -> None:
 def test_lora_in_the_encoder_is_refused() -> None:
     mllm = small_mllm()
     add_lora(mllm.encoder.backbone, LoraSettings(target_modules=("q_proj", "query")))
-    with pytest.raises(ProofError, match="encoder: a LoRA adapter lies outside the LLM"):
+    with pytest.raises(ProofError, match="encoder: a LoRA adapter is outside the LLM"):
         set_trainable(mllm, encoder=False, llm="frozen")
 
 
