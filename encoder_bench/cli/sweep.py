@@ -2,46 +2,111 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from encoder_bench.base.errors import UnknownNameError
 from encoder_bench.cli import options
-from encoder_bench.cli.sweep_launch import launch, print_sweep
+from encoder_bench.cli.printing import grid, print_lines
+from encoder_bench.cli.status import coloured_state, status_table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from encoder_bench.pipeline.estimate import RunEstimate
+    from encoder_bench.sweep.jobs import Job
+    from encoder_bench.sweep.slurm import SlurmOptions
 
 EPILOG = (
-    "Killed and repeated, a sweep goes on where it was: finished cells are found, interrupted ones "
-    "go on from their last checkpoint. `encoder-bench status --watch` in another terminal follows "
+    "An interrupted sweep resumes when it is repeated: finished runs are found, interrupted ones "
+    "resume from their last checkpoint. `encoder-bench status --watch` in another terminal follows "
     "it; `encoder-bench table` shows what is done so far."
 )
-_MATRIX, _SHARED, _WHERE, _SLURM = "The matrix", "What all cells share", "Where", "SLURM"
-_LAUNCHERS = ("inline", "local", "slurm")
+_MATRIX, _SLURM = "The matrix", "SLURM"
+_LAUNCHERS = ("local", "slurm")
+
+Encoders = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME,...", help="Encoders, as `run --encoder` takes them.", rich_help_panel=_MATRIX
+    ),
+]
+Modes = Annotated[
+    str,
+    typer.Option(
+        metavar="frozen,joint", help="Encoder frozen, tuned, or both.", rich_help_panel=_MATRIX
+    ),
+]
+Seeds = Annotated[str, typer.Option(metavar="N,...", help="Random seeds.", rich_help_panel=_MATRIX)]
+Adapters = Annotated[
+    str,
+    typer.Option(metavar="NAME,...", help="Adapter recipes or files.", rich_help_panel=_MATRIX),
+]
+Launcher = Annotated[
+    str,
+    typer.Option(
+        metavar="local|slurm",
+        help="Processes of this machine, or SLURM jobs.",
+        rich_help_panel=options.WHERE,
+    ),
+]
+Slots = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        metavar="N",
+        help="local: runs at a time; else one per GPU, or what CPU cores and memory allow.",
+        rich_help_panel=options.WHERE,
+    ),
+]
+Gpus = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        min=0,
+        help="GPUs per run; on several it runs through torchrun.",
+        rich_help_panel=options.WHERE,
+    ),
+]
+Partition = Annotated[
+    str | None, typer.Option(metavar="NAME", help="sbatch's.", rich_help_panel=_SLURM)
+]
+Cpus = Annotated[int, typer.Option(metavar="N", help="CPU cores per run.", rich_help_panel=_SLURM)]
+Minutes = Annotated[
+    int,
+    typer.Option(
+        metavar="MIN",
+        help="Time limit; a run that reaches it is queued again and resumes.",
+        rich_help_panel=_SLURM,
+    ),
+]
+AtOnce = Annotated[
+    int, typer.Option(metavar="N", help="Runs of the array at a time.", rich_help_panel=_SLURM)
+]
+Sbatch = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="Any other option of sbatch (mem=64GB, account=NAME); repeatable.",
+        rich_help_panel=_SLURM,
+    ),
+]
+Wait = Annotated[
+    bool,
+    typer.Option("--wait/--no-wait", help="Stay until all have ended.", rich_help_panel=_SLURM),
+]
 
 
 def sweep_command(
-    encoders: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME,...",
-            help="Encoders, as `run --encoder` takes them.",
-            rich_help_panel=_MATRIX,
-        ),
-    ],
-    modes: Annotated[
-        str,
-        typer.Option(
-            metavar="frozen,joint", help="Encoder frozen, tuned, or both.", rich_help_panel=_MATRIX
-        ),
-    ] = "frozen,joint",
-    seeds: Annotated[
-        str, typer.Option(metavar="N,...", help="Seeds.", rich_help_panel=_MATRIX)
-    ] = "0",
-    adapter: Annotated[
-        str,
-        typer.Option(metavar="NAME,...", help="Adapter recipes or files.", rich_help_panel=_MATRIX),
-    ] = "quick",
+    encoders: Encoders,
+    modes: Modes = "frozen,joint",
+    seeds: Seeds = "0",
+    adapter: Adapters = "quick",
     data: options.Data = "scenes",
     train_data: options.TrainData = None,
     tasks: options.Tasks = options.DEFAULT_TASKS,
@@ -56,117 +121,163 @@ def sweep_command(
     weights: options.WeightsByName = None,
     device: options.Device = "auto",
     trust_remote_code: options.TrustRemoteCode = False,
-    launcher: Annotated[
-        str,
-        typer.Option(
-            metavar="inline|local|slurm",
-            help="One after another here; local processes; SLURM jobs.",
-            rich_help_panel=_WHERE,
-        ),
-    ] = "inline",
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", help="local: processes at a time; else what fits.", rich_help_panel=_WHERE
-        ),
-    ] = None,
+    launcher: Launcher = "local",
+    slots: Slots = None,
     results: options.Results = Path("results"),
-    partition: Annotated[
-        str | None, typer.Option(metavar="NAME", help="sbatch's.", rich_help_panel=_SLURM)
-    ] = None,
-    gpus: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            min=0,
-            help="GPUs a cell; on several it runs through accelerate launch.",
-            rich_help_panel=_WHERE,
-        ),
-    ] = 1,
-    cpus: Annotated[
-        int, typer.Option(metavar="N", help="CPU cores a cell.", rich_help_panel=_SLURM)
-    ] = 4,
-    memory: Annotated[
-        int | None, typer.Option(metavar="GIB", help="Memory a cell.", rich_help_panel=_SLURM)
-    ] = None,
-    minutes: Annotated[
-        int,
-        typer.Option(
-            metavar="MIN",
-            help="Time limit; a cell that reaches it is queued again and goes on.",
-            rich_help_panel=_SLURM,
-        ),
-    ] = 240,
-    at_once: Annotated[
-        int, typer.Option(metavar="N", help="Cells of the array at a time.", rich_help_panel=_SLURM)
-    ] = 16,
-    account: Annotated[
-        str | None, typer.Option(metavar="NAME", help="sbatch's.", rich_help_panel=_SLURM)
-    ] = None,
-    sbatch: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE",
-            help="Any other option of sbatch; repeatable.",
-            rich_help_panel=_SLURM,
-        ),
-    ] = None,
-    wait: Annotated[
-        bool,
-        typer.Option("--wait/--no-wait", help="Stay until all have ended.", rich_help_panel=_SLURM),
-    ] = True,
+    partition: Partition = None,
+    gpus: Gpus = 1,
+    cpus: Cpus = 4,
+    minutes: Minutes = 240,
+    at_once: AtOnce = 16,
+    sbatch: Sbatch = None,
+    wait: Wait = True,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Run every encoder in every mode with every seed; one cell that fails stops no other.
+    """Run every encoder in every mode with every seed; a failed run does not stop the rest.
 
     encoder-bench sweep --encoders dinov2-l,clip-l --modes frozen,joint --seeds 0,1,2
     """
     if launcher not in _LAUNCHERS:
         raise UnknownNameError("launcher", launcher, _LAUNCHERS)
-    from encoder_bench.sweep.cells import make_cells
+    from encoder_bench.sweep.jobs import make_jobs
+    from encoder_bench.sweep.slurm import SlurmOptions
 
+    names = options.listed(encoders)
     settings = {
-        "data": data,
-        "training_data": train_data,
-        "tasks": options.listed(tasks),
-        "limit": limit,
-        "llm": llm,
-        "projector": projector,
-        "visual_tokens": visual_tokens,
-        "layer": options.whole_numbers("--layer", layer) or None,
-        "resolution": resolution,
-        "steps": steps,
-        "settings": options.settings(set_) or None,
-        "device": device,
+        "data": data, "training_data": train_data, "tasks": options.listed(tasks), "limit": limit,
+        "llm": llm, "projector": projector, "visual_tokens": visual_tokens,
+        "layer": options.whole_numbers("--layer", layer) or None, "resolution": resolution,
+        "steps": steps, "settings": options.settings(set_) or None, "device": device,
         "trust_remote_code": trust_remote_code,
-    }
-    cells = make_cells(
-        options.listed(encoders),
+    }  # fmt: skip
+    jobs = make_jobs(
+        names,
         options.listed(modes),
         options.whole_numbers("--seeds", seeds),
         options.listed(adapter),
         settings={name: value for name, value in settings.items() if value is not None},
-        weights=dict(options.pair("--weights", text) for text in weights or []),
+        weights={n: str(path) for n, path in options.weights_by_name(names, weights).items()},
     )
-    from encoder_bench.sweep.plan import Sweep
-    from encoder_bench.sweep.slurm import SlurmOptions
+    missing = _print_plan(jobs, results, force=force)
+    extra = dict(options.pair("--sbatch", text) for text in sbatch or [])
+    slurm = SlurmOptions(partition, gpus, cpus, minutes, at_once, extra)
+    if missing and not dry_run:
+        _launch(missing, results, launcher, slurm, slots=slots, force=force, wait=wait, quiet=quiet)
 
-    slurm = SlurmOptions(
-        partition=partition,
-        gpus=gpus,
-        cpus=cpus,
-        memory_gib=memory,
-        minutes=minutes,
-        at_once=at_once,
-        account=account,
-        extra=dict(options.pair("--sbatch", text) for text in sbatch or []),
-        wait=wait,
+
+def _print_plan(
+    jobs: Sequence[Job], results: Path, *, force: bool
+) -> list[tuple[Job, RunEstimate]]:
+    """Print every job with its state and estimated cost, and return those that are to do."""
+    from rich.console import Console
+
+    from encoder_bench.pipeline.estimate import duration_text, estimate_run, size_text
+    from encoder_bench.sweep.jobs import job_status
+
+    estimates = [estimate_run(job.plan(results)) for job in jobs]
+    states = [job_status(job.folder(results), results, job).state for job in jobs]
+    rows = [
+        (
+            job.name,
+            coloured_state(state),
+            duration_text(estimate.seconds),
+            size_text(estimate.memory_bytes),
+            size_text(estimate.disk_bytes),
+        )
+        for job, state, estimate in zip(jobs, states, estimates, strict=True)
+    ]
+    Console().print(grid(("Run", "State", "Time", "Memory", "Disk"), rows, left=2))
+    skipped = {"running"} if force else {"running", "done"}
+    missing = [
+        (job, estimate)
+        for job, state, estimate in zip(jobs, states, estimates, strict=True)
+        if state not in skipped
+    ]
+    seconds = [estimate.seconds for _, estimate in missing]
+    known = [value for value in seconds if value is not None]
+    total = duration_text(sum(known) if len(known) == len(seconds) else None)
+    elsewhere = f", {states.count('running')} running elsewhere" if "running" in states else ""
+    print_lines(
+        [
+            f"{len(jobs)} runs, {len(missing)} to do{elsewhere}; training one after another "
+            f"{total} (estimated, to a factor of about three)"
+        ]
     )
-    sweep = Sweep.planned(cells, results, force=force)
-    print_sweep(sweep)
-    if dry_run or not sweep.missing:
+    return missing
+
+
+def _launch(
+    missing: Sequence[tuple[Job, RunEstimate]],
+    results: Path,
+    launcher: str,
+    slurm: SlurmOptions,
+    *,
+    slots: int | None,
+    force: bool,
+    wait: bool,
+    quiet: bool,
+) -> None:
+    """Do jobs, and name those that did not end well.
+
+    Raises:
+        Exit: 1, where a run is not done.
+    """
+    from encoder_bench.sweep.jobs import job_status, write_job
+    from encoder_bench.sweep.local import run_local
+    from encoder_bench.sweep.slurm import submit, wait_for
+
+    folders = [write_job(job, results) for job, _ in missing]
+    if launcher == "slurm":
+        submit(folders, results, slurm, force=force)
+        if not wait:
+            print_lines([f"queued {len(folders)} runs; encoder-bench status --results {results}"])
+            return
+        ended = wait_for(folders, results)
+    else:
+        memory = max((estimate.memory_bytes or 0 for _, estimate in missing), default=0)
+        ended = run_local(
+            folders,
+            results,
+            slots=slots,
+            gpus_per_job=slurm.gpus,
+            memory_bytes=memory or None,
+            force=force,
+        )
+    failed = []
+    with contextlib.closing(ended), _live_table(folders, results, quiet=quiet) as console:
+        for count, folder in enumerate(ended, start=1):
+            status = job_status(folder, results)
+            line = f"{status.state}: {status.name}"
+            if status.state != "done":
+                failed.append(f"{line}: {status.message}")
+            console.print(
+                f"[{count}/{len(folders)}] {line}", markup=False, highlight=False, soft_wrap=True
+            )
+    for line in failed:
+        typer.echo(line, err=True)
+    done = len(folders) - len(failed)
+    print_lines([f"{done} of {len(folders)} runs done; encoder-bench table --results {results}"])
+    if failed:
+        raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _live_table(folders: Sequence[Path], results: Path, *, quiet: bool) -> Iterator[Console]:
+    """Show on a terminal how jobs stand while the block runs; yield where else to print."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from encoder_bench.sweep.jobs import job_status
+
+    def table() -> Table:
+        return status_table(job_status(folder, results) for folder in folders)
+
+    console = Console(stderr=True, quiet=quiet)
+    if quiet or not console.is_terminal:
+        yield console
         return
-    launch(sweep, launcher, slurm, jobs=jobs, quiet=quiet)
+    with Live(get_renderable=table, console=console, refresh_per_second=0.5, transient=True):
+        yield console

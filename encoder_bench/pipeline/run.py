@@ -325,7 +325,7 @@ def _only_this_process(results: Path, identity: str) -> Iterator[None]:
         raise EncoderBenchError(f"--results {results}: {error.strerror or error}") from error
     lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=1)  # `status` holds it for a moment
     except Timeout:
         raise EncoderBenchError(
             f"run {identity} is being done by another process now; wait for it, or use another "

@@ -1,1 +1,1 @@
-"""Many runs: the matrix of a comparison, where its cells run, and how they stand."""
+"""Many runs: the matrix of a comparison, where its runs are done, and how they stand."""

@@ -1,4 +1,4 @@
-"""A sweep on a real SLURM of one node; one cell is preempted, queued again, and goes on.
+"""A sweep on a real SLURM of one node; one run is preempted, queued again, and resumes.
 
 tests/sweep/slurm/start_one_node.sh /tmp/one-node     (as root; installs slurm-wlm where missing)
 SLURM_CONF=/tmp/one-node/slurm.conf pytest -m slurm
@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from encoder_bench.base.errors import EncoderBenchError
 from encoder_bench.base.recipes import recipe_folder
-from encoder_bench.sweep.cells import make_cells
-from encoder_bench.sweep.status import CellStatus, read_all
+from encoder_bench.sweep.jobs import all_runs, make_jobs, write_job
+from encoder_bench.sweep.slurm import SlurmOptions, submit
 
 pytestmark = [
     pytest.mark.slurm,
@@ -29,10 +30,6 @@ pytestmark = [
 ]
 
 
-def states(results: Path) -> list[CellStatus]:
-    return [status for *_, status in read_all(results)]
-
-
 def wait_for(condition: object, seconds: float) -> None:
     assert callable(condition)
     end = time.monotonic() + seconds
@@ -41,7 +38,7 @@ def wait_for(condition: object, seconds: float) -> None:
         time.sleep(1)
 
 
-def test_a_sweep_finishes_though_a_cell_is_preempted(
+def test_a_sweep_finishes_though_a_run_is_preempted(
     tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     cores = str(os.cpu_count())
@@ -67,12 +64,12 @@ def test_a_sweep_finishes_though_a_cell_is_preempted(
     subprocess.run([*urgent, "--output", "/dev/null"], check=True)
     output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, output
-    assert "2 of 2 cells done" in output
-    assert sorted(status.attempts for status in states(tmp_path)) == [1, 2]
-    assert {status.state for status in states(tmp_path)} == {"done"}
+    assert "2 of 2 runs done" in output
+    assert sorted(status.starts for status in all_runs(tmp_path)) == [1, 2]
+    assert {status.state for status in all_runs(tmp_path)} == {"done"}
 
 
-def test_a_sweep_that_was_killed_waits_for_its_queued_cells(tmp_path: Path) -> None:
+def test_a_sweep_that_was_killed_waits_for_its_queued_runs(tmp_path: Path) -> None:
     sweep = [
         *(sys.executable, "-m", "encoder_bench", "sweep", "--encoders", "tiny-mae"),
         *("--modes", "frozen", "--steps", "2", "--data", "scenes:5:64:2:12", "--tasks", "oc"),
@@ -80,24 +77,18 @@ def test_a_sweep_that_was_killed_waits_for_its_queued_cells(tmp_path: Path) -> N
         *("--launcher", "slurm", "--partition", "low", "--gpus", "0", "--cpus", "1"),
     ]
     subprocess.run([*sweep, "--no-wait", "--sbatch", "begin=now+8"], check=True)
-    (status,) = states(tmp_path)
+    (status,) = all_runs(tmp_path)
     assert status.state == "queued"
     again = subprocess.run(sweep, capture_output=True, text=True, check=True)
-    assert "1 of 1 cells done" in again.stdout
-    (status,) = states(tmp_path)
-    assert (status.state, status.attempts) == ("done", 1)
+    assert "1 of 1 runs done" in again.stdout
+    (status,) = all_runs(tmp_path)
+    assert (status.state, status.starts) == ("done", 1)
 
 
 def test_what_sbatch_refuses_is_passed_on(tmp_path: Path) -> None:
-    from encoder_bench.base.errors import EncoderBenchError
-    from encoder_bench.sweep.cells import write_cell
-    from encoder_bench.sweep.slurm import SlurmOptions, run_slurm
-
-    (cell,) = make_cells(["tiny-mae"], ["frozen"], [0], ["quick"], settings={}, weights={})
-    folder = write_cell(cell, tmp_path)
+    (job,) = make_jobs(["tiny-mae"], ["frozen"], [0], ["quick"], settings={}, weights={})
+    folder = write_job(job, tmp_path)
     options = SlurmOptions(partition="no-such-partition", gpus=0)
     with pytest.raises(EncoderBenchError, match="invalid partition"):
-        run_slurm(
-            [folder], tmp_path, options, force=False, on_start=print, on_end=print
-        )  # fmt: skip
-    assert [status.state for status in states(tmp_path)] == ["planned"]
+        submit([folder], tmp_path, options, force=False)
+    assert [status.state for status in all_runs(tmp_path)] == ["planned"]

@@ -1,0 +1,245 @@
+"""The runs of a sweep: the matrix, and how each run stands by the files of its folder.
+
+A job's folder `RESULTS/sweep/ID` holds `job.json` (what to run), `log.txt` (its output), `.lock`
+(held while it runs), and `run_id.txt` or `error.txt` once it has ended; `slurm.txt` names its job
+in a SLURM queue. Nothing else keeps state, so a killed process leaves nothing stale.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+
+from encoder_bench.base.errors import RecipeError, RecordError
+from encoder_bench.base.files import write_text
+from encoder_bench.base.hashing import hash_json
+from encoder_bench.base.record import read_record, record_path
+from encoder_bench.pipeline.plan import RunPlan, make_plan
+
+MODES = ("frozen", "joint")
+STARTED = "started on "
+"""Begins the line that a job's log gets at each start."""
+
+State = Literal["planned", "queued", "running", "interrupted", "failed", "done", "damaged"]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run of a sweep; `settings` are further arguments of `make_plan`, as JSON."""
+
+    encoder: str
+    joint: bool
+    seed: int
+    adapter: str
+    settings: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """A line for people: `dinov2-l frozen seed 0 (quick)`."""
+        mode, adapter = MODES[self.joint], Path(self.adapter).stem
+        return f"{self.encoder} {mode} seed {self.seed} ({adapter})"
+
+    @property
+    def command(self) -> str:
+        """A command that does this run; what else was set is in the record's recipe."""
+        words = ["encoder-bench", "sweep", "--encoders", self.encoder, "--modes", MODES[self.joint]]
+        words += ["--seeds", str(self.seed), "--adapter", Path(self.adapter).name]
+        data = self.settings.get("data") or "scenes"
+        return shlex.join([*words, "--data", data if data.startswith("scenes") else "DIR"])
+
+    def plan(self, results: Path) -> RunPlan:
+        """Return the run's resolved plan.
+
+        Raises:
+            RecipeError: a recipe or a setting is wrong.
+            UnknownNameError: no such encoder, recipe, projector or task.
+        """
+        weights = self.settings.get("weights")
+        settings = {**self.settings, "weights": Path(weights) if weights else None}
+        return make_plan(
+            encoder=self.encoder,
+            joint=self.joint,
+            seed=self.seed,
+            adapter=self.adapter,
+            results=results,
+            **settings,
+        )
+
+    def folder(self, results: Path) -> Path:
+        """Return the job's folder, named by the hash of all that could change its scores."""
+        plan = self.plan(results)
+        content = {
+            **plan.scoring_settings(),
+            "data": plan.data,
+            "training_data": plan.training_data,
+            "weights": str(plan.weights) if plan.weights else None,
+            "device": plan.device,
+        }
+        return results / "sweep" / hash_json(content)[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """How a run stands; `starts` is 0 and `job` None for one that no sweep started.
+
+    `queued` is in a SLURM queue; `interrupted` resumes when it is run again. The message is the
+    error, or the last line of the log.
+    """
+
+    name: str
+    state: State
+    message: str = ""
+    run_id: str = ""
+    starts: int = 0
+    job: Job | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether no process will change it."""
+        return self.state in ("done", "failed", "damaged")
+
+
+def make_jobs(
+    encoders: Sequence[str],
+    modes: Sequence[str],
+    seeds: Sequence[int],
+    adapters: Sequence[str],
+    *,
+    settings: Mapping[str, Any],
+    weights: Mapping[str, str],
+) -> list[Job]:
+    """Return the matrix, encoder by encoder, so that cached features are used while warm.
+
+    Raises:
+        RecipeError: an empty or repeated entry, an unknown mode, or weights of no encoder.
+    """
+    axes = {"encoders": encoders, "modes": modes, "seeds": seeds, "adapter": adapters}
+    for flag, values in axes.items():
+        if not values:
+            raise RecipeError(f"--{flag} is empty; name at least one")
+        if len(set(values)) < len(values):
+            raise RecipeError(f"--{flag} names one twice: {', '.join(map(str, values))}")
+    for mode in set(modes) - set(MODES):
+        raise RecipeError(f"--modes {mode}: choose from {', '.join(MODES)}")
+    for name in set(weights) - set(encoders):
+        raise RecipeError(f"--weights {name}=...: --encoders does not name {name}")
+    own = {name: {"weights": path} for name, path in weights.items()}
+    return [
+        Job(encoder, mode == "joint", seed, adapter, {**settings, **own.get(encoder, {})})
+        for encoder, adapter, mode, seed in itertools.product(encoders, adapters, modes, seeds)
+    ]
+
+
+def write_job(job: Job, results: Path) -> Path:
+    """Write down what a job is, so that another process can do it, and return its folder."""
+    folder = job.folder(results)
+    write_text(folder / "job.json", json.dumps(asdict(job), indent=1) + "\n")
+    return folder
+
+
+def read_job(folder: Path) -> Job:
+    """Return the job that a folder describes.
+
+    Raises:
+        RecordError: `job.json` is missing or damaged.
+    """
+    path = folder / "job.json"
+    try:
+        return Job(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise RecordError(f"{path}: not a sweep's job ({error}); run the sweep again") from error
+
+
+def job_status(folder: Path, results: Path, job: Job | None = None) -> RunStatus:
+    """Return how a job stands now; one whose record was removed is `planned` again.
+
+    Where `job` is passed, the folder may not be there yet.
+
+    Raises:
+        RecordError: `job.json` is missing or damaged.
+    """
+    job = job or read_job(folder)
+    log = text_of(folder / "log.txt").splitlines()
+    starts, last = sum(line.startswith(STARTED) for line in log), log[-1] if log else ""
+    run_id, error = text_of(folder / "run_id.txt"), text_of(folder / "error.txt")
+    state: State = "planned" if run_id or not starts else "interrupted"
+    message = last if state == "interrupted" else ""
+    if _is_locked(folder):
+        state, message = "running", last
+    elif run_id and record_path(results, run_id).is_file():
+        return RunStatus(job.name, "done", "", run_id, starts, job)
+    elif error:
+        state, message = "failed", error
+    elif (folder / "slurm.txt").is_file():
+        state, message = "queued", ""
+    return RunStatus(job.name, state, message, "", starts, job)
+
+
+def all_runs(results: Path) -> list[RunStatus]:
+    """Return every run of a results folder: jobs of sweeps oldest first, then the others.
+
+    Unfinished runs that no sweep started are known by their checkpoints alone; they are left out
+    while a job is unfinished, whose checkpoints they may be.
+
+    Raises:
+        RecordError: a `job.json` is damaged.
+    """
+    paths = list((results / "sweep").glob("*/job.json"))
+    paths.sort(key=lambda path: path.stat().st_mtime)
+    found = [job_status(path.parent, results) for path in paths]
+    of_jobs = {run.run_id for run in found}
+    records = sorted((results / "records").glob("*.json"))
+    folders = sorted((results / "checkpoints").glob("*"))
+    if any(run.state != "done" for run in found):
+        folders = []
+    found += [_recorded(path) for path in records if path.stem not in of_jobs]
+    finished = {path.stem for path in records}
+    found += [_unfinished(each) for each in folders if each.is_dir() and each.name not in finished]
+    return found
+
+
+def text_of(path: Path) -> str:
+    """Return a file's text without the blanks around it; nothing where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _recorded(path: Path) -> RunStatus:
+    try:
+        record = read_record(path)
+    except RecordError as error:
+        return RunStatus(path.name, "damaged", str(error))
+    adapter = str(record.adapter.get("name"))
+    name = Job(record.encoder.name, record.joint, record.seed, adapter, {}).name
+    return RunStatus(name, "done", record.created, record.run_id)
+
+
+def _unfinished(folder: Path) -> RunStatus:
+    message = "trained, being scored" if (folder / "final").is_dir() else "training"
+    if _is_locked(folder):
+        return RunStatus(f"run {folder.name}", "running", message)
+    message += "; the same command resumes it"
+    return RunStatus(f"run {folder.name}", "interrupted", message)
+
+
+def _is_locked(folder: Path) -> bool:
+    """Return whether a process holds the folder's lock; the system releases a dead one's."""
+    path = folder / ".lock"
+    try:
+        if path.is_file():
+            with FileLock(path, timeout=0):
+                return False
+    except Timeout:
+        return True
+    except OSError:  # another user's folder
+        pass
+    return False
