@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from encoder_bench.base.errors import EncoderBenchError, UnknownNameError
 from encoder_bench.cli import options
 
-if TYPE_CHECKING:
-    from encoder_bench.gate.verdicts import CheckResult
-
 EPILOG = (
-    "--rerun quick takes minutes on two cores and needs no fresh runs: recorded and awkward "
-    "answers are scored again, kept models answer again, and training begins again."
+    "--rerun quick takes about a minute on two cores and needs no fresh runs: recorded answers are "
+    "scored again, and kept models answer again."
 )
 _RERUNS = ("quick", "full")
 
 baseline_app = typer.Typer(
     help="The accepted scores that `check` compares with.",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=options.HELP_NAMES,
     no_args_is_help=True,
 )
+BaselineFolder = Annotated[
+    Path, typer.Option("--baseline", metavar="DIR", help="The baseline's folder.")
+]
 
 
 def check_command(
@@ -42,36 +42,43 @@ def check_command(
         float | None, typer.Option(metavar="POINTS", help="Largest loss that may pass.")
     ] = None,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Pass over accepted runs that were not run again.")
+        bool, typer.Option("--partial", help="Skip accepted runs that were not run again.")
     ] = False,
     data: Annotated[
         str | None,
         typer.Option(metavar="DIR", help="--rerun: where the data are, if they are a folder."),
     ] = None,
-    device: Annotated[str, typer.Option(help="--rerun: auto, cpu, cuda, mps.")] = "auto",
-    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML too.")] = None,
+    device: options.Device = "auto",
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
     """Fail (exit status 1) where scores are worse than the accepted ones. For CI.
 
-    Prints every failure and the samples that flipped; under GitHub Actions also a step summary.
+    Prints Markdown: every failure and the samples that flipped; under GitHub Actions also as a step
+    summary.
     """
-    from encoder_bench.gate import report as regression_report
+    from encoder_bench.base.progress import make_reporter
+    from encoder_bench.gate.check import check, rerun_full, rerun_quick
 
     if rerun is not None and rerun not in _RERUNS:
         raise UnknownNameError("rerun", rerun, _RERUNS)
     if rerun and partial:
         raise EncoderBenchError("--partial is for runs in --results; a rerun chooses its part")
-    result = _checked(baseline, results, rerun, margin, partial, data, device, quiet)
-    for line in regression_report.lines(result):
-        typer.echo(line)
-    if junit is not None:
-        regression_report.write_junit(result, junit)
-    summary = os.environ.get("GITHUB_STEP_SUMMARY")
-    if summary:
-        regression_report.append_step_summary(result, Path(summary))
-    raise typer.Exit(result.exit_code)
+    reporter = make_reporter(quiet=quiet)
+    if rerun == "quick":
+        result = rerun_quick(baseline, reporter, margin=margin, data=data, device=device)
+    elif rerun == "full":
+        result = rerun_full(baseline, results, reporter, margin=margin, data=data, device=device)
+    else:
+        result = check(baseline, results, margin=margin, partial=partial)
+    typer.echo(result.markdown(text=str))
+    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+        try:
+            with Path(summary).open("a", encoding="utf-8") as stream:
+                stream.write(result.markdown())
+        except OSError as error:
+            raise EncoderBenchError(f"{summary}: {error.strerror or error}") from error
+    raise typer.Exit(0 if result.passed else 1)
 
 
 @baseline_app.command("accept")
@@ -93,16 +100,14 @@ def accept_command(
             help="Keep the trained weights too, for `check --rerun quick`; a few runs are enough.",
         ),
     ] = False,
-    folder: Annotated[
-        Path, typer.Option("--baseline", metavar="DIR", help="The baseline's folder.")
-    ] = Path("results/baseline"),
+    folder: BaselineFolder = Path("results/baseline"),
     margin: Annotated[
         float | None, typer.Option(metavar="POINTS", help="A new margin; kept otherwise.")
     ] = None,
     results: options.Results = Path("results"),
     debug: options.Debug = False,
 ) -> None:
-    """Take runs into the baseline, in place of those of the same identity."""
+    """Put runs into the baseline, in place of those of the same identity."""
     from encoder_bench.base.record import read_records
     from encoder_bench.gate.baseline import accept, identity
 
@@ -119,10 +124,7 @@ def accept_command(
 
 @baseline_app.command("ls")
 def list_command(
-    folder: Annotated[
-        Path, typer.Option("--baseline", metavar="DIR", help="The baseline's folder.")
-    ] = Path("results/baseline"),
-    debug: options.Debug = False,
+    folder: BaselineFolder = Path("results/baseline"), debug: options.Debug = False
 ) -> None:
     """List the accepted runs, and when and why they were accepted."""
     from encoder_bench.gate.baseline import baseline_records, read_baseline, weights_folder
@@ -133,27 +135,3 @@ def list_command(
         typer.echo(f"{record.run_id}  {name}{kept}")
     for entry in known.history:
         typer.echo(f"{entry.when}  {len(entry.runs)} runs: {entry.reason}")
-
-
-def _checked(
-    baseline: Path,
-    results: Path,
-    rerun: str | None,
-    margin: float | None,
-    partial: bool,
-    data: str | None,
-    device: str,
-    quiet: bool,
-) -> CheckResult:
-    from encoder_bench.base.progress import make_reporter
-
-    if rerun is None:
-        from encoder_bench.gate.check import check
-
-        return check(baseline, results, margin=margin, partial=partial)
-    from encoder_bench.gate import replay
-
-    reporter = make_reporter(quiet=quiet)
-    if rerun == "quick":
-        return replay.rerun_quick(baseline, reporter, margin=margin, data=data, device=device)
-    return replay.rerun_full(baseline, results, reporter, margin=margin, data=data, device=device)

@@ -1,8 +1,7 @@
 """A committed baseline: runs that were accepted, why, and how much worse others may be.
 
-What belongs here: the baseline's folder and its own file. It is a results folder (records, packed
-predictions, trained weights of a few runs, so that every tool reads it) with `baseline.json` and
-`canaries.json` beside them.
+It is a results folder (records, packed predictions, trained weights of a few runs), so that every
+tool reads it, with `baseline.json` beside them.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from encoder_bench.base.errors import RecordError
 from encoder_bench.base.files import write_bytes, write_text
 from encoder_bench.base.hashing import hash_json
 from encoder_bench.base.record import RunRecord, read_record, record_path, write_record
-from encoder_bench.gate.canaries import write_canaries
 from encoder_bench.results.runs import find_run
 from encoder_bench.tasks.predictions import (
     predictions_content,
@@ -29,43 +27,39 @@ from encoder_bench.tasks.predictions import (
     read_predictions,
 )
 
-DEFAULT_MARGIN = 5.0
-"""Points of score that no accepted interval may excuse, unless `baseline.json` says otherwise."""
 
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Acceptance(_Frozen):
+class Acceptance(BaseModel):
     """When which runs were accepted, and why."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     when: str
     runs: tuple[str, ...]
     reason: str
 
 
-class Baseline(_Frozen):
+class Baseline(BaseModel):
     """The content of `baseline.json`.
 
     Attributes:
-        margin: points that a score may never fall, whatever its interval.
-        runs: what a run is compared on (`identity`) -> the accepted run's id.
+        margin: points that a score may never get worse by, whatever its interval.
+        runs: `identity` -> the accepted run's id.
         history: every acceptance, oldest first.
     """
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     schema_version: int = 1
-    margin: float = Field(default=DEFAULT_MARGIN, gt=0)
+    margin: float = Field(default=5.0, gt=0)
     runs: dict[str, str] = Field(default_factory=dict)
     history: tuple[Acceptance, ...] = ()
 
 
 def identity(record: RunRecord) -> str:
     """Return what a run is found by in a baseline: names, not hashes, so that a hash may differ."""
-    mode = "joint" if record.joint else "frozen"
     parts = [
         record.encoder.name,
-        mode,
+        "joint" if record.joint else "frozen",
         f"adapter {record.adapter.get('name')}",
         f"LLM {record.language_model.name}",
         f"data {record.data.get('name')}",
@@ -77,7 +71,7 @@ def identity(record: RunRecord) -> str:
 
 
 def read_baseline(folder: Path) -> Baseline:
-    """Read `FOLDER/baseline.json`.
+    """Return the content of `FOLDER/baseline.json`.
 
     Raises:
         RecordError: it is missing, damaged or edited; names the file.
@@ -107,7 +101,7 @@ def baseline_records(folder: Path, baseline: Baseline) -> dict[str, RunRecord]:
 
 
 def weights_folder(folder: Path, record: RunRecord) -> Path:
-    """Return where a run's trained weights lie, in a baseline as in any results folder."""
+    """Return where a run's trained weights are, in a baseline as in any results folder."""
     return folder / "checkpoints" / record.run_id / "final"
 
 
@@ -120,7 +114,7 @@ def accept(
     margin: float | None = None,
     keep_weights: bool = False,
 ) -> Baseline:
-    """Take runs into a baseline, in place of those of the same identity, and say why.
+    """Put runs into a baseline, in place of those of the same identity, and say why.
 
     Several processes may accept at once; each one's runs and reason are kept.
 
@@ -130,7 +124,7 @@ def accept(
         names: run ids or their beginnings.
         reason: one line for the history.
         margin: a new margin; None keeps the one there.
-        keep_weights: take the trained weights too, so that `check --rerun quick` asks the trained
+        keep_weights: keep the trained weights too, so that `check --rerun quick` asks the trained
             model again. Weights that are kept already stay.
 
     Raises:
@@ -154,50 +148,41 @@ def accept(
         known = read_baseline(folder) if (folder / "baseline.json").is_file() else Baseline()
         for record in records:
             _copy(folder, results, record, keep_weights=keep_weights)
-        updated = _updated(known, records, reason.strip(), margin)
-        write_canaries(
-            folder, baseline_records(folder, updated).values(), [r.run_id for r in records]
+        runs = known.runs | {identity(record): record.run_id for record in records}
+        entry = Acceptance(
+            when=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            runs=tuple(record.run_id for record in records),
+            reason=reason.strip(),
         )
-        _write(folder, updated)
+        updated = Baseline(
+            margin=known.margin if margin is None else margin,
+            runs=dict(sorted(runs.items())),
+            history=(*known.history, entry),
+        )
+        body = updated.model_dump(mode="json")
+        outer = {"sha256": hash_json(body), "baseline": body}
+        write_text(folder / "baseline.json", json.dumps(outer, indent=1, ensure_ascii=False) + "\n")
         for replaced in set(known.runs.values()) - set(updated.runs.values()):
             record_path(folder, replaced).unlink(missing_ok=True)
-            for room in ("predictions", "checkpoints"):
-                shutil.rmtree(folder / room / replaced, ignore_errors=True)
+            for kind in ("predictions", "checkpoints"):
+                shutil.rmtree(folder / kind / replaced, ignore_errors=True)
     return updated
-
-
-def _updated(
-    known: Baseline, records: Sequence[RunRecord], reason: str, margin: float | None
-) -> Baseline:
-    runs = known.runs | {identity(record): record.run_id for record in records}
-    when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    entry = Acceptance(when=when, runs=tuple(r.run_id for r in records), reason=reason)
-    return Baseline(
-        margin=known.margin if margin is None else margin,
-        runs=dict(sorted(runs.items())),
-        history=(*known.history, entry),
-    )
 
 
 def _copy(folder: Path, results: Path, record: RunRecord, *, keep_weights: bool) -> None:
     """Copy a run; predictions are packed, to a twentieth or so, since they are committed."""
+    if folder.resolve() == results.resolve():
+        return
     for task in record.tasks:
         target = predictions_path(folder, record, task)
-        if target.is_file() or folder.resolve() == results.resolve():
-            continue
-        packed = gzip.compress(predictions_content(results, record, task), mtime=0)
-        write_bytes(target.with_name(target.name + ".gz"), packed)
-    if keep_weights and folder.resolve() != results.resolve():
+        if not target.is_file():
+            packed = gzip.compress(predictions_content(results, record, task), mtime=0)
+            write_bytes(target.with_name(target.name + ".gz"), packed)
+    if keep_weights:
         target = weights_folder(folder, record)
-        beside = target.with_name(".final.partial")
-        for place in (beside, target):
+        partial = target.with_name(".final.partial")
+        for place in (partial, target):
             shutil.rmtree(place, ignore_errors=True)
-        shutil.copytree(weights_folder(results, record), beside)
-        beside.rename(target)
+        shutil.copytree(weights_folder(results, record), partial)
+        partial.rename(target)
     write_record(folder, record)
-
-
-def _write(folder: Path, baseline: Baseline) -> None:
-    body = baseline.model_dump(mode="json")
-    text = json.dumps({"sha256": hash_json(body), "baseline": body}, indent=1, ensure_ascii=False)
-    write_text(folder / "baseline.json", text + "\n")

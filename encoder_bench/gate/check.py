@@ -1,61 +1,126 @@
-"""The gate: are fresh runs the accepted ones, and do they score no worse?
-
-What belongs here: how a verdict is reached. Its shape is `verdicts.py`, its printing
-`regression_report.py`.
-"""
+"""The gate: are runs the accepted ones, do they score no worse, do metrics read answers alike?"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from encoder_bench.base.errors import EncoderBenchError, RecordError
+from encoder_bench.base.progress import Reporter
 from encoder_bench.base.recipes import TaskRecipe, scoring_settings
 from encoder_bench.base.record import RunRecord, TaskScores, read_records
-from encoder_bench.gate.baseline import baseline_records, identity, read_baseline
-from encoder_bench.gate.verdicts import CheckResult, RunVerdict, TaskVerdict
-from encoder_bench.metrics.metric import Metric, recorded_metric
+from encoder_bench.gate.baseline import baseline_records, identity, read_baseline, weights_folder
+from encoder_bench.metrics.metric import recorded_metric
 from encoder_bench.metrics.statistics import holm
+from encoder_bench.pipeline.plan import RunPlan, make_plan
 from encoder_bench.results.compare import TaskComparison, compare_task
+from encoder_bench.results.formats import escape_markdown
 from encoder_bench.results.grouping import data_key, scoring_recipe
-from encoder_bench.results.paired import PairedDifference
-from encoder_bench.tasks.predictions import read_predictions
+from encoder_bench.tasks.predictions import Prediction, read_predictions
+from encoder_bench.tasks.rescore import measure_again, prepare_recorded
 
 LEVEL = 0.05
-"""Of the test that a score fell, corrected over all scores that are checked together."""
+"""Of the test that a score got worse, corrected over all scores that are checked together."""
+MAX_CHANGED = 0.03
+"""Share of a kept model's answers that rounding may change. Answers are decoded greedily, so that
+only a near tie between two words can turn."""
+MAX_FLIPS = 10
+"""Flipped samples that are printed per task."""
+TOLERANCE = 1e-6
+"""Points; float64 sums of thousands of scores differ by less on any machine."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pairing:
-    """An accepted run and the one held against it.
+class Verdict:
+    """What was compared of an accepted run, by its identity, and what is wrong, a line each.
 
-    Attributes:
-        name: the run's identity in the baseline.
-        accepted: the accepted record; its predictions lie in the baseline.
-        fresh: the record held against it.
-        results: the results folder of `fresh`.
-        label: of what was done with a task, put behind its name; empty for a plain run.
+    `comparison` is of accepted answers (A) and present ones (B); `notes` are allowed differences.
+    """
+
+    run: str
+    what: str
+    failures: tuple[str, ...] = ()
+    comparison: TaskComparison | None = None
+    notes: tuple[str, ...] = ()
+
+    def lines(self, text: Callable[[str], str]) -> Iterator[str]:
+        """Yield the verdict, its failures and the samples that flipped, as a Markdown list."""
+        comparison, outcome = self.comparison, "FAILED" if self.failures else "passed"
+        if comparison is not None and (difference := comparison.difference) is not None:
+            outcome += (
+                f", {comparison.column} {comparison.score_a:.2f} -> {comparison.score_b:.2f} "
+                f"({difference.value:+.2f} {difference.interval(2)}, p {difference.p:.3g}, "
+                f"{len(comparison.flips)} of {comparison.samples} flipped)"
+            )
+        yield f"- {text(self.what)}: {text(outcome)}"
+        yield from (f"  - **{text(failure)}**" for failure in self.failures)
+        yield from (f"  - note: {text(note)}" for note in self.notes)
+        flips = comparison.flips if comparison else ()
+        for flip in sorted(flips, key=lambda f: (f.score_b - f.score_a, f.sample_id))[:MAX_FLIPS]:
+            references = " / ".join(dict.fromkeys(flip.references))
+            yield "  - " + text(
+                f"{flip.sample_id} (image {flip.image_id}): {flip.question!r}, people "
+                f"{references!r}, was {flip.prediction_a!r} ({flip.score_a:g}), "
+                f"now {flip.prediction_b!r} ({flip.score_b:g})"
+            )
+        if len(flips) > MAX_FLIPS:
+            yield f"  - and {len(flips) - MAX_FLIPS} more"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """All verdicts; `unknown` names fresh runs that no baseline entry is about."""
+
+    margin: float
+    verdicts: tuple[Verdict, ...]
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing failed, and something was compared."""
+        return bool(self.verdicts) and not any(verdict.failures for verdict in self.verdicts)
+
+    def markdown(self, text: Callable[[str], str] = escape_markdown) -> str:
+        """Return the verdicts run by run as Markdown; `text` escapes what they quote."""
+        failed = {verdict.run for verdict in self.verdicts if verdict.failures}
+        runs = sorted({verdict.run for verdict in self.verdicts})
+        lines = ["## Scores against the baseline", ""]
+        for run in runs:
+            lines += [f"### {text(run)}: {'FAILED' if run in failed else 'passed'}", ""]
+            lines += [line for v in self.verdicts if v.run == run for line in v.lines(text)]
+            lines.append("")
+        lines += [f"Unknown to the baseline: {text(name)}" for name in self.unknown]
+        if not runs:
+            lines.append("FAILED: no accepted run was run again")
+        elif failed:
+            lines.append(f"FAILED: {len(failed)} of {len(runs)} runs")
+        else:
+            lines.append(f"passed: {len(runs)} runs, margin {self.margin:g} points")
+        return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """An accepted run and the one compared with it, whose predictions are in `results`.
+
+    `same_weights`: its kept model was asked again, so that only rounding may change an answer.
     """
 
     name: str
     accepted: RunRecord
     fresh: RunRecord
     results: Path
-    label: str = ""
+    same_weights: bool = False
 
 
 def check(
     baseline: Path, results: Path, *, margin: float | None = None, partial: bool = False
 ) -> CheckResult:
-    """Compare the newest fresh run of each identity with the accepted one.
+    """Compare the newest run of each identity in `results` with the accepted one; see `judge`.
 
-    See `judge` for what fails.
-
-    Args:
-        baseline: the baseline's folder.
-        results: the results folder with fresh runs.
-        margin: points; None takes the baseline's own.
-        partial: pass over accepted runs that were not run again, unless none was.
+    `margin` None takes the baseline's own; `partial` skips accepted runs that were not run again.
 
     Raises:
         RecordError: the baseline, a record or predictions are missing or damaged.
@@ -63,145 +128,295 @@ def check(
     known = read_baseline(baseline)
     limit = known.margin if margin is None else margin
     fresh = {identity(record): record for record in read_records(results)}
-    pairings, absent = [], []
-    for name, accepted in baseline_records(baseline, known).items():
-        record = fresh.get(name)
-        if record is not None:
-            pairings.append(Pairing(name, accepted, record, results))
-        elif not partial:
-            absent.append(RunVerdict(name, accepted.run_id, None, ("it was not run again",), ()))
-    unknown = tuple(sorted(set(fresh) - set(known.runs)))
-    verdicts = [*judge(baseline, pairings, limit), *absent]
-    return CheckResult(limit, tuple(sorted(verdicts, key=lambda run: run.name)), unknown)
+    accepted = baseline_records(baseline, known)
+    again = [name for name in accepted if name in fresh]
+    pairs = [Pair(name, accepted[name], fresh[name], results) for name in again]
+    verdicts = judge(baseline, pairs, limit)
+    if not partial:
+        absent = accepted.keys() - fresh.keys()
+        verdicts += [Verdict(name, "run", ("it was not run again",)) for name in absent]
+    return CheckResult(limit, tuple(verdicts), tuple(sorted(fresh.keys() - accepted.keys())))
 
 
-def judge(baseline: Path, pairings: Sequence[Pairing], margin: float) -> list[RunVerdict]:
-    """Return a verdict on each pairing.
+def rerun_quick(
+    baseline: Path,
+    reporter: Reporter,
+    *,
+    margin: float | None = None,
+    data: str | None = None,
+    device: str = "auto",
+) -> CheckResult:
+    """Do the cheap part of every accepted run again: about a minute on two cores.
 
-    Exact-replay fields (data, weights, recipes, metric versions, the samples) must be equal. A
-    task's primary score fails when the 95% interval of the paired difference lies below zero and
-    its p, corrected by Holm's method over all pairings and tasks, is below 0.05; or when the score
-    falls by more than the margin. Other metrics and parse failures fail by the margin alone. So a
-    few answers flipped by another processor's rounding pass, however many scores are checked, and
-    a loss that the samples bear out does not.
+    All recorded answers are scored again. Runs whose trained weights the baseline keeps answer
+    every test question again, which is judged like a fresh run.
 
     Args:
         baseline: the baseline's folder.
-        pairings: accepted runs and those held against them.
-        margin: points that no score may fall.
+        reporter: of progress.
+        margin: points that no score may get worse by; None takes the baseline's own.
+        data: where the data are, for runs on a folder; None for what the record names.
+        device: of the model.
+
+    Raises:
+        RecordError: the baseline or its predictions are missing or damaged.
+    """
+    known = read_baseline(baseline)
+    records = baseline_records(baseline, known)
+    with reporter.phase("recorded answers", len(records), "runs") as phase:
+        verdicts = check_recorded_answers(baseline, records)
+        phase.advance(len(records))
+    pairs = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for name, record in records.items():
+            if not weights_folder(baseline, record).is_dir():
+                continue
+            try:
+                plan = todays_plan(record, results=baseline, data=data, device=device)
+                now = scoring_recipe(plan.adapter.model_dump(mode="json"))
+                if changed := _changed_keys(scoring_recipe(record.adapter), now):
+                    failure = f"adapter recipe '{plan.adapter_name}' differs now in {changed}"
+                    verdicts.append(Verdict(name, "recipe", (failure,)))
+                fresh = answer_again(baseline, record, plan, Path(temporary), reporter)
+            except EncoderBenchError as error:  # of this run, not of the gate
+                verdicts.append(Verdict(name, "run again", (str(error),)))
+                continue
+            pairs.append(Pair(name, record, fresh, Path(temporary), same_weights=True))
+        limit = known.margin if margin is None else margin
+        verdicts += judge(baseline, pairs, limit)
+    if not pairs:
+        reporter.warn(f"{baseline}: no model was asked; accept a run with --keep-weights")
+    return CheckResult(limit, tuple(verdicts))
+
+
+def rerun_full(
+    baseline: Path,
+    results: Path,
+    reporter: Reporter,
+    *,
+    margin: float | None = None,
+    data: str | None = None,
+    device: str = "auto",
+) -> CheckResult:
+    """Train and score every accepted run into `results`, unless it is there, and check that.
+
+    On another processor a training ends a little elsewhere, as with another seed. Arguments are
+    those of `rerun_quick`.
+
+    Raises:
+        EncoderBenchError: as `run`.
+    """
+    from encoder_bench.pipeline.run import run
+
+    for record in baseline_records(baseline, read_baseline(baseline)).values():
+        run(todays_plan(record, results=results, data=data, device=device), reporter)
+    return check(baseline, results, margin=margin)
+
+
+def todays_plan(
+    record: RunRecord, *, results: Path, data: str | None = None, device: str = "auto"
+) -> RunPlan:
+    """Return the plan of a recorded run as today's recipes of the same names make it.
+
+    Raises:
+        RecipeError: a recipe is not there any more, or wrong.
+        UnknownNameError: the encoder or the adapter is not there any more.
+    """
+    return make_plan(
+        encoder=record.encoder.name,
+        joint=record.joint,
+        adapter=str(record.adapter.get("name")),
+        data=data or str(record.data.get("name")),
+        training_data=data or str(record.training_data.get("name")),
+        tasks=list(record.tasks),
+        seed=record.seed,
+        limit=record.limit,
+        results=results,
+        device=device,
+    )
+
+
+def answer_again(
+    baseline: Path, record: RunRecord, plan: RunPlan, folder: Path, reporter: Reporter
+) -> RunRecord:
+    """Ask a run's kept model every test question again, without the blind baselines.
+
+    Predictions go to the results folder `folder`.
+
+    Returns:
+        The record with today's scores and data in place of its own.
+
+    Raises:
+        WeightsError: the encoder or the LLM found now is not the one of the run.
+        DataError: the data cannot be read.
+    """
+    from encoder_bench.data.folder import open_data
+    from encoder_bench.pipeline.load import load_run
+    from encoder_bench.pipeline.predictor import ImagePredictor
+    from encoder_bench.tasks.evaluate import evaluate
+    from encoder_bench.tasks.task import read_samples
+
+    source = open_data(plan.data, reporter)
+    tasks = evaluate(
+        ImagePredictor(load_run(baseline, record, device=plan.device)),
+        [
+            read_samples(source, name, recipe, limit=plan.limit, seed=plan.seed)
+            for name, recipe in plan.tasks.items()
+        ],
+        folder / "predictions" / record.run_id,
+        controls=False,
+        batch_images=plan.adapter.evaluation_batch_images,
+        seed=plan.seed,
+        reporter=reporter,
+    )
+    return record.model_copy(update={"tasks": tasks, "data": source.description()})
+
+
+def check_recorded_answers(baseline: Path, records: Mapping[str, RunRecord]) -> list[Verdict]:
+    """Score every recorded answer again: each must score and parse exactly as it did.
 
     Raises:
         RecordError: predictions are missing or damaged.
     """
-    compared = [_comparisons(baseline, pairing) for pairing in pairings]
-    tested = [c for of_run in compared for c in of_run.values() if c.difference is not None]
-    corrected = dict(
-        zip(
-            (id(comparison) for comparison in tested),
-            holm([c.difference.p for c in tested if c.difference is not None]),
-            strict=True,
-        )
-    )
-    return [
-        _run_verdict(pairing, comparisons, corrected, margin)
-        for pairing, comparisons in zip(pairings, compared, strict=True)
-    ]
+    prepare_recorded(baseline, records.values())
+    verdicts = []
+    for name, record in records.items():
+        for task in record.tasks:
+            failures = _rescored(record, task, read_predictions(baseline, record, task))
+            verdicts.append(Verdict(name, f"{task}, recorded answers scored again", (*failures,)))
+    return verdicts
 
 
-def _comparisons(baseline: Path, pairing: Pairing) -> dict[str, TaskComparison]:
-    accepted, fresh = pairing.accepted, pairing.fresh
-    return {
-        task: compare_task(
-            task,
-            accepted,
-            fresh,
-            read_predictions(baseline, accepted, task),
-            read_predictions(pairing.results, fresh, task),
-        )
-        for task in accepted.tasks
-        if task in fresh.tasks
-    }
-
-
-def _run_verdict(
-    pairing: Pairing,
-    comparisons: Mapping[str, TaskComparison],
-    corrected: Mapping[int, float],
-    margin: float,
-) -> RunVerdict:
-    accepted, fresh = pairing.accepted, pairing.fresh
-    failures = [
-        f"{what}: {_change(a, b)}"
-        for what, (a, b) in _replay_fields(accepted, fresh).items()
-        if a != b
-    ]
-    tasks = []
-    for task in accepted.tasks:
-        label = f"{task}, {pairing.label}" if pairing.label else task
-        comparison = comparisons.get(task)
-        if comparison is None:
-            tasks.append(TaskVerdict(label, None, ("the task was not run again",)))
+def _rescored(record: RunRecord, task: str, answers: Sequence[Prediction]) -> Iterator[str]:
+    """Yield a line for each metric that scores recorded answers differently, and for parsing."""
+    try:
+        measured = measure_again(record, task, answers)
+    except RecordError as error:
+        yield str(error)
+        return
+    for metric, recorded in record.tasks[task].metrics.items():
+        measure = measured.measures.get(metric)
+        if recorded.value is None or (measure is None and record.limit is not None):
+            continue  # with a limit, a metric of the whole split cannot be computed again
+        if measure is None or measure.score is None:
+            reason = "it is gone" if measure is None else measure.reason or "not defined"
+            yield f"{metric} was {recorded.value:.2f} and is n/a now: {reason}"
             continue
-        p = corrected.get(id(comparison), 1.0)
-        scores = accepted.tasks[task], fresh.tasks[task]
-        found = tuple(_task_failures(*scores, comparison, p, margin))
-        tasks.append(TaskVerdict(label, comparison, found))
-    notes = tuple(_notes(accepted, fresh))
-    return RunVerdict(
-        pairing.name, accepted.run_id, fresh.run_id, tuple(failures), tuple(tasks), notes
-    )
+        changed = [
+            each.sample_id
+            for each, now in zip(answers, measure.sample_scores(), strict=True)
+            if metric in each.scores and _differ(each.scores[metric], now)
+        ]
+        if changed or _differ(recorded.value, measure.score):
+            yield (
+                f"{metric} scores {len(changed)} of {len(answers)} recorded answers differently, "
+                f"{recorded.value:.2f} was recorded, {measure.score:.2f} now; the first: "
+                f"{(changed or ['none'])[0]}"
+            )
+    pairs = zip(answers, measured.parsed, strict=True)
+    if changed := [each.sample_id for each, now in pairs if each.parsed != now]:
+        yield f"{len(changed)} of {len(answers)} answers are parsed differently: {changed[0]}"
 
 
-def _replay_fields(a: RunRecord, b: RunRecord) -> Mapping[str, tuple[object, object]]:
-    """Return what must be equal for scores to be comparable at all."""
-    return {
-        "test data": (data_key(a.data), data_key(b.data)),
-        "training data": (data_key(a.training_data), data_key(b.training_data)),
-        "encoder weights": (a.encoder.weights_sha256, b.encoder.weights_sha256),
-        "encoder preprocessing or layer": (
-            (a.encoder.transform, a.encoder.layer),
-            (b.encoder.transform, b.encoder.layer),
-        ),
-        "LLM weights": (a.language_model.weights_sha256, b.language_model.weights_sha256),
-        "adapter recipe": (scoring_recipe(a.adapter), scoring_recipe(b.adapter)),
-    }
+def judge(baseline: Path, pairs: Sequence[Pair], margin: float) -> list[Verdict]:
+    """Return a verdict on each pair of runs and on each of their tasks.
+
+    Data, weights, recipes, metric versions and samples must be equal. A task's primary score fails
+    where the 95% interval of the paired difference lies on the worse side of zero and its p,
+    corrected by Holm's method over all pairs and tasks, is below 0.05; or where the score gets
+    worse by more than the margin. Other metrics and parse failures fail by the margin alone. So a
+    few answers flipped by another processor's rounding pass, however many scores are checked, and
+    a loss that the samples bear out does not.
+
+    Raises:
+        RecordError: predictions are missing or damaged.
+    """
+    compared: dict[tuple[str, str], TaskComparison] = {}
+    of_runs: dict[str, list[str]] = {}
+    for pair in pairs:
+        a, b = pair.accepted, pair.fresh
+        answers = {
+            task: (read_predictions(baseline, a, task), read_predictions(pair.results, b, task))
+            for task in a.tasks
+            if task in b.tasks
+        }
+        for task, both in answers.items():
+            compared[pair.name, task] = compare_task(task, a, b, *both)
+        changed = _changed_answers(answers.values()) if pair.same_weights else ()
+        of_runs[pair.name] = [*_run_failures(a, b), *changed]
+    tested = {key: c.difference.p for key, c in compared.items() if c.difference is not None}
+    corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
+    verdicts = []
+    for pair in pairs:
+        notes = tuple(_notes(pair.accepted, pair.fresh))
+        verdicts.append(Verdict(pair.name, "run", tuple(of_runs[pair.name]), notes=notes))
+        for task, scores in pair.accepted.tasks.items():
+            key, failures = (pair.name, task), ["the task was not run again"]
+            if key in compared:
+                now, p = pair.fresh.tasks[task], corrected.get(key, 1.0)
+                failures = [*_task_failures(scores, now, compared[key], p, margin)]
+            what = f"{task}, kept model asked again" if pair.same_weights else task
+            verdicts.append(Verdict(pair.name, what, tuple(failures), compared.get(key)))
+    return verdicts
+
+
+def _changed_answers(
+    tasks: Iterable[tuple[Sequence[Prediction], Sequence[Prediction]]],
+) -> Iterator[str]:
+    """Yield a line where more answers of a kept model changed than rounding explains.
+
+    Scores alone would not show it in a model that does not score much.
+    """
+    asked = [
+        (then, now)
+        for before, after in tasks
+        for then, now in zip(before, after, strict=False)
+        if then.sample_id == now.sample_id
+    ]
+    changed = [(then, now) for then, now in asked if then.prediction != now.prediction]
+    if len(changed) > MAX_CHANGED * len(asked):
+        then, now = changed[0]
+        yield (
+            f"{len(changed)} of {len(asked)} answers changed, more than the {MAX_CHANGED:.0%} that "
+            f"rounding may change; the first {then.sample_id}: was {then.prediction!r}, now "
+            f"{now.prediction!r}"
+        )
+
+
+def _run_failures(a: RunRecord, b: RunRecord) -> Iterator[str]:
+    """Yield what must be equal for scores to be comparable at all, and is not."""
+    for what, then, now in (
+        ("test data", data_key(a.data), data_key(b.data)),
+        ("training data", data_key(a.training_data), data_key(b.training_data)),
+        ("encoder weights", a.encoder.weights_sha256, b.encoder.weights_sha256),
+        ("encoder preprocessing", a.encoder.transform, b.encoder.transform),
+        ("encoder layer", a.encoder.layer, b.encoder.layer),
+        ("LLM weights", a.language_model.weights_sha256, b.language_model.weights_sha256),
+    ):
+        if then != now:
+            yield f"{what}: accepted {then!s:.60}, now {now!s:.60}"
+    if changed := _changed_keys(scoring_recipe(a.adapter), scoring_recipe(b.adapter)):
+        yield f"adapter recipe: differs in {changed}"
 
 
 def _task_failures(
-    accepted: TaskScores,
-    fresh: TaskScores,
-    comparison: TaskComparison,
-    p: float,
-    margin: float,
+    accepted: TaskScores, fresh: TaskScores, comparison: TaskComparison, p: float, margin: float
 ) -> Iterator[str]:
-    if accepted.metric_versions != fresh.metric_versions:
-        yield (
-            f"metric versions differ: accepted {_brief(accepted.metric_versions)}, "
-            f"now {_brief(fresh.metric_versions)}"
-        )
-    then, now = (scoring_settings(TaskRecipe, s.definition) for s in (accepted, fresh))
-    changed = sorted(key for key in then.keys() | now.keys() if then.get(key) != now.get(key))
-    if changed:
-        yield f"the task recipe differs in {', '.join(changed)}"
+    if changed := _changed_keys(accepted.metric_versions, fresh.metric_versions):
+        yield f"metric versions differ: {changed}"
+    scoring = [scoring_settings(TaskRecipe, scores.definition) for scores in (accepted, fresh)]
+    if changed := _changed_keys(*scoring):
+        yield f"the task recipe differs in {changed}"
     if comparison.only_a or comparison.only_b:
-        yield (f"the samples differ: {comparison.only_a} are gone, {comparison.only_b} are new")
-    difference, metric = comparison.difference, recorded_metric(comparison.metric)
-    if difference is not None and _is_loss(metric, difference) and p < LEVEL:
-        moved = "fell" if difference.value < 0 else "rose"
-        yield (
-            f"{metric.name} {moved} by {abs(difference.value):.2f}, 95% interval "
-            f"{difference.interval(2)}, corrected p {p:.2g}"
-        )
-    yield from _margin_failures(accepted, fresh, margin)
-
-
-def _is_loss(metric: Metric, difference: PairedDifference) -> bool:
-    """Return whether the whole 95% interval of a difference is on the metric's worse side."""
-    ends = (difference.low, difference.high)
-    return all(end is not None and metric.loss(0.0, end) > 0 for end in ends)
-
-
-def _margin_failures(accepted: TaskScores, fresh: TaskScores, margin: float) -> Iterator[str]:
+        yield f"the samples differ: {comparison.only_a} are gone, {comparison.only_b} are new"
+    difference, loss = comparison.difference, recorded_metric(comparison.metric).loss
+    if difference is not None and difference.low is not None and difference.high is not None:
+        least = min(loss(0.0, difference.low), loss(0.0, difference.high))
+        if least > 0 and p < LEVEL:
+            yield (
+                f"{comparison.metric} got worse by {abs(difference.value):.2f}, 95% interval "
+                f"{difference.interval(2)}, corrected p {p:.2g}"
+            )
     for name, score in accepted.metrics.items():
         metric, now = recorded_metric(name), fresh.metrics.get(name)
         if score.value is None or metric.higher_is_better is None:
@@ -210,10 +425,9 @@ def _margin_failures(accepted: TaskScores, fresh: TaskScores, margin: float) -> 
             reason = "it is gone" if now is None else now.reason or "no reason given"
             yield f"{name} was {score.value:.2f} and is n/a now: {reason}"
         elif metric.loss(score.value, now.value) > margin:
-            moved = "fell" if now.value < score.value else "rose"
             yield (
-                f"{name} {moved} from {score.value:.2f} to {now.value:.2f}, more than the margin "
-                f"of {margin:g}"
+                f"{name} got worse, from {score.value:.2f} to {now.value:.2f}, more than the "
+                f"margin of {margin:g}"
             )
     before, after = _unparsed(accepted), _unparsed(fresh)
     if after - before > margin:
@@ -234,14 +448,11 @@ def _notes(accepted: RunRecord, fresh: RunRecord) -> Iterator[str]:
         yield "the hardware differs"
 
 
-def _change(a: object, b: object) -> str:
-    """Name the keys in which two tables differ, or show both values."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        keys = sorted(str(key) for key in a.keys() | b.keys() if a.get(key) != b.get(key))
-        return f"differs in {', '.join(keys)}"
-    return f"accepted {_brief(a)}, now {_brief(b)}"
+def _changed_keys(a: Mapping[str, object], b: Mapping[str, object]) -> str:
+    return ", ".join(sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key)))
 
 
-def _brief(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _differ(before: float | None, after: float | None) -> bool:
+    if before is None or after is None:
+        return before is not after
+    return abs(before - after) > TOLERANCE

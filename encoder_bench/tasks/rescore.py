@@ -22,13 +22,7 @@ from encoder_bench.tasks.predictions import Prediction, read_predictions
 from encoder_bench.tasks.task import Runner, find_runner
 
 
-def measure_again(
-    record: RunRecord,
-    task: str,
-    predictions: Sequence[Prediction],
-    *,
-    leave_out: Collection[str] = (),
-) -> Measured:
+def measure_again(record: RunRecord, task: str, predictions: Sequence[Prediction]) -> Measured:
     """Return a task's metrics over recorded answers as today's code computes them.
 
     Metrics that depend on the whole split are left out where only a part of it was scored.
@@ -37,7 +31,6 @@ def measure_again(
         record: the run.
         task: one of its tasks.
         predictions: its answers, or those of one of its blind baselines.
-        leave_out: metrics that are not wanted.
 
     Raises:
         RecordError: the recorded recipe cannot be read, or its runner is not installed.
@@ -48,7 +41,6 @@ def measure_again(
         name
         for name in recipe.metrics
         if name.removesuffix(LIKELIHOOD) in known
-        and name not in leave_out
         and not (record.limit is not None and recorded_metric(name).needs_corpus)
     ]
     answers = Answers(

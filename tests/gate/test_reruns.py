@@ -1,33 +1,64 @@
-"""The gate's reruns on a small real run: red on what is planted, green on another processor."""
+"""Accepted runs done again in part: red on what is planted, green on another processor.
+
+The committed baseline is checked by `make check-scores`; faults are planted in a small real run.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from result_builders import make_record, task_scores, write_predictions
 from torch import Tensor
+from typer.testing import CliRunner
 
-from encoder_bench.base.progress import QuietReporter
+from encoder_bench.base.progress import Phase, QuietReporter
 from encoder_bench.base.recipes import recipe_folder
 from encoder_bench.base.record import RunRecord, read_records
+from encoder_bench.cli.app import app
 from encoder_bench.gate.baseline import accept, baseline_records, read_baseline
-from encoder_bench.gate.canaries import check_canaries
-from encoder_bench.gate.replay import rerun_full, rerun_quick
-from encoder_bench.gate.report import lines
-from encoder_bench.gate.rescore import check_recorded_answers
-from encoder_bench.gate.same_answers import check_same_answers
-from encoder_bench.gate.verdicts import CheckResult
-from encoder_bench.metrics import vqa
+from encoder_bench.gate.check import (
+    CheckResult,
+    Pair,
+    check_recorded_answers,
+    judge,
+    rerun_full,
+    rerun_quick,
+    todays_plan,
+)
 from encoder_bench.mllm.projectors.linear import MLPProjector
+from encoder_bench.pipeline.build import build_mllm
 from encoder_bench.pipeline.plan import make_plan
 from encoder_bench.pipeline.run import run
-from encoder_bench.training import batches as order
+from encoder_bench.pipeline.run_data import read_data
+from encoder_bench.training import batches
+from encoder_bench.training.trainer import train
 
 DATA = "scenes:5:64:2:24"
+COMMITTED = Path(__file__).parents[2] / "results" / "baseline"
+PINNED = "tiny-deit, frozen, adapter quick, LLM tiny-llama, data scenes, seed 0"
+STEPS = 6
+TOLERANCE = 0.02
+"""Of a loss, relative. Other vector instructions stay within it; a projector in column order moved
+the loss by 4 to 15% within six steps, and images in another order move the first one already."""
+
+
+@pytest.mark.scores
+def test_the_committed_baseline_passes() -> None:
+    done = CliRunner().invoke(app, ["check", str(COMMITTED), "--rerun", "quick", "--quiet"])
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.scores
+def test_training_begins_with_the_losses_of_the_committed_baseline(tmp_path: Path) -> None:
+    record = baseline_records(COMMITTED, read_baseline(COMMITTED))[PINNED]
+    assert other_losses(record, tmp_path) == {}
 
 
 @pytest.fixture(scope="module")
@@ -65,18 +96,85 @@ def quick(folder: Path) -> CheckResult:
 
 
 def failures(result: CheckResult) -> str:
-    of_tasks = [line for run in result.runs for task in run.tasks for line in task.failures]
-    return "\n".join([*(line for run in result.runs for line in run.failures), *of_tasks])
+    return "\n".join(line for verdict in result.verdicts for line in verdict.failures)
+
+
+class EnoughError(Exception):
+    """Ends a training whose first steps are all that is wanted."""
+
+
+class FirstLosses(QuietReporter):
+    """Keeps the losses that a training reports, and stops it after the first few."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    @contextlib.contextmanager
+    def phase(self, name: str, total: int | None = None, unit: str = "it") -> Iterator[Phase]:
+        yield self
+
+    def advance(self, amount: int = 1, **fields: str) -> None:
+        if "loss" in fields:
+            self.losses.append(float(fields["loss"]))
+            if len(self.losses) == STEPS:
+                raise EnoughError
+
+
+def other_losses(record: RunRecord, place: Path) -> dict[int, tuple[float, float]]:
+    """Train the first steps of a run again; return step -> recorded and new loss where they differ.
+
+    This holds data order, initialisation, prompts, masks and optimizer in seconds. Rounding grows
+    with every step, so that only the first ones are compared.
+    """
+    plan, reporter = todays_plan(record, results=place, device="cpu"), FirstLosses()
+    with contextlib.suppress(EnoughError):
+        train(
+            build_mllm(plan),
+            read_data(plan, QuietReporter()).training,
+            plan.adapter,
+            plan.training_recipes,
+            folder=place,
+            seed=plan.seed,
+            reporter=reporter,
+            device=torch.device("cpu"),
+        )
+    recorded = record.training["losses"][:STEPS]
+    steps = enumerate(zip(recorded, reporter.losses, strict=True), start=1)
+    return {n: (then, now) for n, (then, now) in steps if abs(now - then) > TOLERANCE * abs(then)}
+
+
+def columns_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plant a projector that takes the grid of patches in the wrong order."""
+    right = MLPProjector.forward
+
+    def forward(self: MLPProjector, features: Tensor) -> Tensor:
+        batch, tokens, width = features.shape
+        side = int(tokens**0.5)
+        grid = features.reshape(batch, side, side, width).transpose(1, 2)
+        return right(self, grid.reshape(batch, tokens, width))
+
+    monkeypatch.setattr(MLPProjector, "forward", forward)
+
+
+def test_training_that_begins_otherwise_is_red(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (record,) = read_records(folder / "baseline")
+    assert other_losses(record, tmp_path / "same") == {}
+    with monkeypatch.context() as planted:
+        columns_first(planted)
+        assert other_losses(record, tmp_path / "columns")
+    right = batches.StageOrder.step
+    monkeypatch.setattr(batches.StageOrder, "step", lambda self, step: right(self, step + 1))
+    assert 1 in other_losses(record, tmp_path / "order")
 
 
 def test_the_same_code_passes_and_says_what_it_did(folder: Path) -> None:
     result = quick(folder)
-    text = "\n".join(lines(result))
+    text = result.markdown(str)
     assert result.passed, text
-    assert "recorded answers scored again" in text
-    assert "answered again from the kept weights" in text
-    assert "answers changed when the kept model was asked again" in text
-    assert "losses are at most 0.0" in text
+    assert "vqa, recorded answers scored again: passed" in text
+    assert "vqa, kept model asked again: passed, VQA Acc" in text
 
 
 def test_another_processors_rounding_passes(folder: Path) -> None:
@@ -96,47 +194,27 @@ def test_another_processors_rounding_passes(folder: Path) -> None:
 def test_a_projector_with_a_wrong_grid_order_is_red(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = MLPProjector.forward
-
-    def columns_first(self: MLPProjector, features: Tensor) -> Tensor:
-        batch, tokens, width = features.shape
-        side = int(tokens**0.5)
-        grid = features.reshape(batch, side, side, width).transpose(1, 2)
-        return right(self, grid.reshape(batch, tokens, width))
-
-    monkeypatch.setattr(MLPProjector, "forward", columns_first)
-    result = quick(folder)
-    assert result.exit_code == 1
-    assert "the loss of training step" in failures(result)
+    columns_first(monkeypatch)
+    assert "answers changed, more than the 3%" in failures(quick(folder))
 
 
-def test_a_metric_that_lower_cases_too_little_is_red(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    right = vqa.normalise
-    monkeypatch.setattr(vqa, "normalise", lambda text: right(text) if text.islower() else text)
-    baseline = folder / "baseline"
-    records = baseline_records(baseline, read_baseline(baseline))
-    result = CheckResult(5.0, tuple(check_canaries(baseline, records)))
-    assert result.exit_code == 1
-    assert "right answers written 'in capitals' otherwise: 100 was accepted, 0 now" in failures(
-        result
-    )
-
-
-def test_a_metric_that_reads_a_recorded_answer_otherwise_is_red_and_names_it(
+def test_a_metric_that_reads_recorded_answers_differently_is_red_and_names_one(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from encoder_bench.metrics import short_answers
 
     baseline = folder / "baseline"
     records = baseline_records(baseline, read_baseline(baseline))
-    assert all(verdict.passed for verdict in check_recorded_answers(baseline, records))
+
+    def rescored() -> str:
+        return failures(CheckResult(5.0, tuple(check_recorded_answers(baseline, records))))
+
+    assert not rescored()
     right = short_answers.parse_count
     monkeypatch.setattr(short_answers, "parse_count", lambda text: (right(text) or 0) + 1)
-    result = CheckResult(5.0, tuple(check_recorded_answers(baseline, records)))
-    assert "48 recorded answers otherwise, the first oc/" in failures(result)
-    assert "are parsed otherwise" in failures(result)
+    assert "of 48 recorded answers differently" in rescored()
+    assert "the first: oc/" in rescored()
+    assert "48 of 48 answers are parsed differently: oc/" in rescored()
 
 
 @pytest.mark.parametrize(("changed", "passes"), [(1, True), (3, True), (4, False), (60, False)])
@@ -151,18 +229,11 @@ def test_only_a_few_answers_may_change(tmp_path: Path, changed: int, passes: boo
         return draft.model_copy(update={"tasks": {"oc": task_scores("oc", 50.0, sha256=sha)}})
 
     accepted, fresh = recorded(tmp_path / "a", 0), recorded(tmp_path / "b", changed)
-    verdict = check_same_answers("run", tmp_path / "a", accepted, tmp_path / "b", fresh)
-    assert verdict.passed is passes
-    assert f"{changed} of 100 answers changed" in verdict.notes[0]
-
-
-def test_training_that_begins_otherwise_is_red(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    right = order.StageOrder.step
-    monkeypatch.setattr(order.StageOrder, "step", lambda self, step: right(self, step + 1))
-    result = quick(folder)
-    assert "the loss of training step 1 was" in failures(result)
+    pair = Pair("run", accepted, fresh, tmp_path / "b", same_weights=True)
+    (verdict, _) = judge(tmp_path / "a", [pair], margin=5.0)
+    assert (not verdict.failures) is passes
+    if not passes:
+        assert f"{changed} of 100 answers changed" in verdict.failures[0]
 
 
 def test_other_encoder_weights_are_a_failure_of_the_run_and_not_of_the_gate(
@@ -172,7 +243,7 @@ def test_other_encoder_weights_are_a_failure_of_the_run_and_not_of_the_gate(
 
     monkeypatch.setattr(finished, "hash_parameters", lambda module: "0" * 64)
     result = quick(folder)
-    assert result.exit_code == 1
+    assert not result.passed
     assert "weights found now are not those of run" in failures(result)
 
 

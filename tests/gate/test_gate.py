@@ -5,22 +5,16 @@ from __future__ import annotations
 import multiprocessing
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
-from result_builders import make_record, task_scores, write_predictions
+from result_builders import make_record, score, task_scores, write_predictions
+from typer.testing import CliRunner
 
 from encoder_bench.base.errors import RecordError
 from encoder_bench.base.record import RunRecord, write_record
+from encoder_bench.cli.app import app
 from encoder_bench.gate.baseline import accept, identity, read_baseline
-from encoder_bench.gate.check import check
-from encoder_bench.gate.report import (
-    append_step_summary,
-    lines,
-    to_junit,
-    to_step_summary,
-    write_junit,
-)
+from encoder_bench.gate.check import CheckResult, Verdict, check
 
 SAMPLES = 120
 
@@ -56,6 +50,15 @@ def scored_run(
     return record
 
 
+def run_failures(result: CheckResult) -> str:
+    return "; ".join(f for v in result.verdicts if v.what == "run" for f in v.failures)
+
+
+def of_task(result: CheckResult) -> Verdict:
+    (verdict,) = [verdict for verdict in result.verdicts if verdict.what == "oc"]
+    return verdict
+
+
 @pytest.fixture
 def baseline(tmp_path: Path) -> Path:
     record = scored_run(tmp_path / "first")
@@ -67,8 +70,7 @@ def test_the_same_scores_pass(baseline: Path, tmp_path: Path) -> None:
     scored_run(tmp_path / "fresh")
     result = check(baseline, tmp_path / "fresh")
     assert result.passed
-    assert result.exit_code == 0
-    assert lines(result)[-1].startswith("passed: 1 runs")
+    assert "passed: 1 runs" in result.markdown()
 
 
 def test_a_few_answers_flipped_by_rounding_pass(baseline: Path, tmp_path: Path) -> None:
@@ -76,15 +78,15 @@ def test_a_few_answers_flipped_by_rounding_pass(baseline: Path, tmp_path: Path) 
     scored_run(tmp_path / "fresh", wrong=range(2, 43), torch="2.10.0")
     result = check(baseline, tmp_path / "fresh")
     assert result.passed
-    assert any("torch was 2.9.0, is 2.10.0" in note for note in result.runs[0].notes)
+    assert "note: torch was 2.9.0, is 2.10.0" in result.markdown(str)
 
 
 def test_a_loss_that_the_samples_bear_out_fails(baseline: Path, tmp_path: Path) -> None:
     scored_run(tmp_path / "fresh", wrong=range(0, 46), text="wrong now")
     result = check(baseline, tmp_path / "fresh", margin=50.0)
-    assert result.exit_code == 1
-    text = "\n".join(lines(result))
-    assert "counting_accuracy fell by 5.00" in text
+    assert not result.passed
+    text = result.markdown(str)
+    assert "counting_accuracy got worse by 5.00" in text
     assert "oc/40" in text
     assert "'wrong now' (0)" in text
 
@@ -100,7 +102,7 @@ def test_no_interval_excuses_more_than_the_margin(baseline: Path, tmp_path: Path
     assert check(baseline, tmp_path / "fresh", margin=3.0).passed
     result = check(baseline, tmp_path / "fresh", margin=2.0)
     assert not result.passed
-    assert "more than the margin of 2" in result.runs[0].tasks[0].failures[0]
+    assert "more than the margin of 2" in "; ".join(of_task(result).failures)
 
 
 @pytest.mark.parametrize(
@@ -121,22 +123,23 @@ def test_other_weights_or_preprocessing_fail_even_with_equal_scores(
     write_record(tmp_path / "fresh", record.model_copy(update=parts))
     result = check(baseline, tmp_path / "fresh")
     assert not result.passed
-    assert field in result.runs[0].failures[0]
+    assert field in run_failures(result)
 
 
 def test_other_data_of_the_same_name_fail(baseline: Path, tmp_path: Path) -> None:
     record = scored_run(tmp_path / "fresh")
     data = {"name": "scenes", "fingerprint": "other"}
     write_record(tmp_path / "fresh", record.model_copy(update={"data": data}))
-    assert "test data" in check(baseline, tmp_path / "fresh").runs[0].failures[0]
+    assert "test data" in run_failures(check(baseline, tmp_path / "fresh"))
 
 
 def test_a_changed_recipe_names_its_keys(baseline: Path, tmp_path: Path) -> None:
     record = scored_run(tmp_path / "fresh")
     changed = {**record.adapter, "projector": {"name": "linear"}}
     write_record(tmp_path / "fresh", record.model_copy(update={"adapter": changed}))
-    failure = check(baseline, tmp_path / "fresh").runs[0].failures[0]
-    assert failure == "adapter recipe: differs in projector"
+    assert (
+        run_failures(check(baseline, tmp_path / "fresh")) == "adapter recipe: differs in projector"
+    )
 
 
 def test_a_metric_of_another_version_and_another_prompt_fail(
@@ -150,7 +153,7 @@ def test_a_metric_of_another_version_and_another_prompt_fail(
         }
     )
     write_record(tmp_path / "fresh", record.model_copy(update={"tasks": {"oc": scores}}))
-    failures = "; ".join(check(baseline, tmp_path / "fresh").runs[0].tasks[0].failures)
+    failures = "; ".join(of_task(check(baseline, tmp_path / "fresh")).failures)
     assert "metric versions differ" in failures
     assert "task recipe differs in prompt" in failures
 
@@ -164,10 +167,10 @@ def test_a_run_that_was_not_repeated_fails_unless_a_part_was_asked_for(tmp_path:
     assert check(tmp_path / "baseline", tmp_path / "fresh", partial=True).passed
     nothing = check(tmp_path / "baseline", tmp_path / "empty", partial=True)
     assert not nothing.passed
-    assert "no accepted run was run again" in lines(nothing)[-1]
+    assert "no accepted run was run again" in nothing.markdown()
 
 
-def test_a_run_that_the_baseline_does_not_know_is_told(baseline: Path, tmp_path: Path) -> None:
+def test_a_run_that_the_baseline_does_not_know_is_named(baseline: Path, tmp_path: Path) -> None:
     scored_run(tmp_path / "fresh")
     other = scored_run(tmp_path / "fresh", encoder="mae")
     result = check(baseline, tmp_path / "fresh")
@@ -207,28 +210,40 @@ def test_no_baseline_says_how_to_make_one(tmp_path: Path) -> None:
         check(tmp_path, tmp_path)
 
 
-def test_step_summary_and_junit_tell_the_same(baseline: Path, tmp_path: Path) -> None:
-    hostile = "a|b <script> \x07 </details>"
-    scored_run(tmp_path / "fresh", wrong=range(0, 60), text=hostile)
-    result = check(baseline, tmp_path / "fresh")
-    target = tmp_path / "summary.md"
-    target.write_text("before\n")
-    append_step_summary(result, target)
-    text = target.read_text()
-    assert text.startswith("before\n## Scores against the baseline: failed")
+def test_the_command_prints_markdown_and_appends_an_escaped_step_summary(
+    baseline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored_run(tmp_path / "fresh", wrong=range(0, 60), text="a|b <script> \x07 *c*")
+    summary = tmp_path / "summary.md"
+    summary.write_text("before\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    command = ["check", str(baseline), "--results", str(tmp_path / "fresh")]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 1
+    assert "FAILED: 1 of 1 runs" in done.stdout
+    assert "a|b <script>" in done.stdout
+    text = summary.read_text()
+    assert text.startswith("before\n## Scores against the baseline")
     assert "<script>" not in text
-    assert text.count("</details>") == text.count("<details>") == 1
-    write_junit(result, tmp_path / "junit.xml")
-    root = ElementTree.parse(tmp_path / "junit.xml").getroot()
-    assert [suite.get("failures") for suite in root] == ["1"]
-    assert root.find("testsuite/testcase/failure") is not None
+    assert "a\\|b &lt;script&gt;" in text
+    assert "FAILED: 1 of 1 runs" in text
+    assert "and 10 more" in text
 
 
-def test_a_pass_has_no_failure_in_junit(baseline: Path, tmp_path: Path) -> None:
-    scored_run(tmp_path / "fresh")
-    result = check(baseline, tmp_path / "fresh")
-    assert ElementTree.fromstring(to_junit(result)).findall(".//failure") == []
-    assert "passed" in to_step_summary(result)
+@pytest.mark.parametrize(("before", "after", "passes"), [(9.0, 0.03, True), (0.03, 9.0, False)])
+def test_a_smaller_error_is_an_improvement(
+    tmp_path: Path, before: float, after: float, passes: bool
+) -> None:
+    for folder, value in (("first", before), ("fresh", after)):
+        record = scored_run(tmp_path / folder)
+        oc = record.tasks["oc"]
+        metrics = {**oc.metrics, "counting_error_gvt": score(value), "yes_rate": score(90 - value)}
+        oc = oc.model_copy(update={"metrics": metrics})
+        write_record(tmp_path / folder, record.model_copy(update={"tasks": {"oc": oc}}))
+    accept(tmp_path / "baseline", tmp_path / "first", [record.run_id], reason="first")
+    result = check(tmp_path / "baseline", tmp_path / "fresh")
+    assert result.passed is passes
+    assert ("counting_error_gvt got worse" in "; ".join(of_task(result).failures)) is not passes
 
 
 def _accept_one(folder: Path, results: Path, run: str) -> None:
@@ -278,4 +293,4 @@ def test_a_description_may_change(baseline: Path, tmp_path: Path) -> None:
 
 def test_flips_are_printed_though_the_gate_passes(baseline: Path, tmp_path: Path) -> None:
     scored_run(tmp_path / "fresh", wrong=range(2, 43), text="no")
-    assert any("oc/40 (image 40)" in line for line in lines(check(baseline, tmp_path / "fresh")))
+    assert "oc/40 (image 40)" in check(baseline, tmp_path / "fresh").markdown(str)
