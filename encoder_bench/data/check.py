@@ -40,11 +40,8 @@ def check_folder(
 ) -> CheckedFolder:
     """Read both splits of all tasks, as a run would, and count missing images.
 
-    Args:
-        folder: opened so that missing images are no error.
-        tasks: recipes by name.
-        decode_images: decode every image that is there.
-        reporter: where progress goes.
+    The folder is opened so that missing images are no error; those that are there are decoded on
+    request.
     """
     found = CheckedFolder()
     samples: dict[Split, list[Sample]] = {"train": [], "test": []}
@@ -87,11 +84,8 @@ def lint_folder(
 ) -> tuple[list[Finding], list[str]]:
     """Return the findings of every task, and a line for each split that could not be read.
 
-    Args:
-        folder: opened so that missing images are no error.
-        tasks: recipes by name.
-        compare_images: read every image, for overlap, near duplicates and damage.
-        reporter: where progress goes.
+    The folder is opened so that missing images are no error; those that are there are compared on
+    request, for overlap, near duplicates and damage.
     """
     findings: list[Finding] = []
     skipped: list[str] = []
@@ -146,8 +140,9 @@ def _image_findings(train: list[Sample], test: list[Sample], reporter: Reporter)
         found.append(("overlap", message))
     ours, theirs = _files(train), _files(test)
     read, unreadable = fingerprints(sorted({*ours, *theirs}), reporter)
-    sides = ({path: read[path] for path in paths if path in read} for paths in (ours, theirs))
-    trained, tested = sides
+    trained, tested = (
+        {path: read[path] for path in paths if path in read} for paths in (ours, theirs)
+    )
     pairs = same_files(trained, tested)
     if pairs:
         first = " and ".join(path.name for path in pairs[0])

@@ -45,7 +45,6 @@ class DataFiles:
     """
 
     def __init__(self, root: Path, *, images_required: bool = True) -> None:
-        """Nothing is read yet."""
         self.root = root
         self.images_required = images_required
         self.missing: dict[int | str, str] = {}

@@ -27,7 +27,6 @@ class DataFolder:
     """
 
     def __init__(self, name: str, root: Path, *, images_required: bool = True) -> None:
-        """Name the folder; nothing is read yet."""
         self.name = name
         self.root = root
         self.files = DataFiles(root, images_required=images_required)
@@ -46,8 +45,7 @@ class DataFolder:
 
         Args:
             task: the task's name, which the samples carry.
-            reader: `coco-captions`, `vqav2`, `gvtbench`, `pope`, `more-vqa`, `more-captions`, or
-                another package's.
+            reader: a name of the readers' table, or another package's.
             source: which part of the reader's data (`coco_oc`, `coco_mci`...).
             split: train, val or test.
             limit: keep so many, chosen by a hash of seed and sample id, whatever the order.
@@ -55,7 +53,6 @@ class DataFolder:
 
         Raises:
             DataError: files are missing, malformed or unsafe, or the split is empty.
-            UnknownNameError: no such reader.
         """
         samples = find_reader(reader).samples(self.files, task, source, split)
         if split == "train":
@@ -127,9 +124,6 @@ def open_data(
         name: `scenes` (drawn once into the cache), `coco` (the folder in $COCO), or a folder.
         reporter: where progress of drawing goes.
         images_required: whether a missing image is an error; scoring needs none.
-
-    Raises:
-        DataError: no such folder, or $COCO is not set.
     """
     if name == "scenes" or name.startswith("scenes:"):
         from encoder_bench.data.scenes.build import scenes_folder
@@ -152,11 +146,7 @@ def open_data(
 
 
 def check_disjoint(train: Sequence[Sample], test: Sequence[Sample]) -> None:
-    """Check that no image is both trained on and tested on, by identity.
-
-    Raises:
-        DataError: some are; names the first and counts them.
-    """
+    """Raise a DataError if an image is both trained on and tested on, by identity."""
     shared = {s.image_id for s in train} & {s.image_id for s in test}
     if shared:
         first = min(shared, key=str)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -141,17 +142,8 @@ def missing_classes(samples: Sequence[Sample]) -> str | None:
     return f"no sample has the answer {', '.join(missing)} ({span})"
 
 
-def duplicates(samples: Sequence[Sample]) -> str | None:
-    """Report the same question about the same image, with the same answer."""
-    return _repeats(samples, "the same answer", conflicting=False)
-
-
-def conflicts(samples: Sequence[Sample]) -> str | None:
-    """Report the same question about the same image, with another answer."""
-    return _repeats(samples, "different answers", conflicting=True)
-
-
-def _repeats(samples: Sequence[Sample], words: str, *, conflicting: bool) -> str | None:
+def repeats(samples: Sequence[Sample], *, conflicting: bool = False) -> str | None:
+    """Report the same question about the same image, with one answer or with different ones."""
     groups: dict[tuple[str, str], list[Sample]] = defaultdict(list)
     for sample in samples:
         groups[str(sample.image_id), " ".join(sample.question.split()).lower()].append(sample)
@@ -163,6 +155,7 @@ def _repeats(samples: Sequence[Sample], words: str, *, conflicting: bool) -> str
     if not chosen:
         return None
     count, first = sum(len(group) - 1 for group in chosen), chosen[0]
+    words = "different answers" if conflicting else "the same answer"
     return (
         f"{count} samples repeat a question about the same image with {words}, the first "
         f"{first[1].sample_id} ({first[0].question!r})"
@@ -174,8 +167,8 @@ _CHECKS: dict[str, Callable[[Sequence[Sample]], str | None]] = {
     "majority-leak": majority_leak,
     "skew": skew,
     "missing-class": missing_classes,
-    "duplicate": duplicates,
-    "conflict": conflicts,
+    "duplicate": repeats,
+    "conflict": functools.partial(repeats, conflicting=True),
 }
 
 

@@ -36,7 +36,8 @@ class Reader:
         """Return the samples of a source's split, in file order.
 
         Raises:
-            DataError: no such source or split, or files are missing or malformed.
+            DataError: no such source or split, files or images are missing or malformed, or an id
+                is duplicate or dangling.
         """
         if source not in self.sources:
             known = ", ".join(self.sources)
@@ -61,11 +62,7 @@ _BUILT_IN = (
 
 
 def readers() -> dict[str, Reader]:
-    """Return all readers by name, those of other packages last.
-
-    Raises:
-        DataError: an entry point cannot be loaded, is no reader, or takes a name that is taken.
-    """
+    """Return all readers by name, those of other packages last; one that is broken is an error."""
     found = {reader.name: reader for reader in _BUILT_IN}
     for entry in metadata.entry_points(group=ENTRY_POINTS):
         try:
@@ -81,11 +78,7 @@ def readers() -> dict[str, Reader]:
 
 
 def find_reader(name: str) -> Reader:
-    """Return a reader by name.
-
-    Raises:
-        UnknownNameError: there is none; the nearest are suggested.
-    """
+    """Return a reader by name; near names are suggested."""
     known = readers()
     if name not in known:
         raise UnknownNameError("data reader", name, known)
