@@ -57,11 +57,6 @@ class FileScores:
     odd: dict[str, list[str]]
 
     @property
-    def missing(self) -> tuple[str, ...]:
-        """Samples of the split that the file does not answer."""
-        return tuple(self.odd.get("missing", ()))
-
-    @property
     def lift(self) -> float | None:
         """By how much the primary score is better than the best blind one; None where n/a."""
         metric, own = find_metric(self.primary), self.scores[self.primary].value

@@ -97,7 +97,7 @@ def test_missing_answers_are_refused_or_wrong_but_never_dropped_silently(tmp_pat
         score_predictions("oc", load_task("oc"), COUNTS, file)
     found = score_predictions("oc", load_task("oc"), COUNTS, file, missing="wrong")
     assert found.scores["counting_accuracy"].value == pytest.approx(200 / 3)
-    assert found.missing == ("oc/2",)
+    assert found.odd["missing"] == ["oc/2"]
     found = score_predictions("oc", load_task("oc"), COUNTS, file, missing="leave-out")
     score = found.scores["counting_accuracy"]
     assert (score.value, score.samples, found.total) == (100.0, 2, 3)
@@ -226,7 +226,7 @@ def test_rows_are_matched_by_image_and_question_or_in_order(
     file.write_text(json.dumps(rows))
     found = score_predictions("mci", load_task("mci"), QUESTIONS, file)
     assert [entry.parsed for entry in found.samples] == ["yes", "no", "yes"]
-    assert found.missing == ()
+    assert "missing" not in found.odd
 
 
 def test_images_with_several_questions_need_more_than_the_image(tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_an_id_that_is_text_where_a_number_is_meant_is_counted(tmp_path: Path) -
     file.write_text(json.dumps(rows))
     found = score_predictions("c", load_task("captioning"), samples, file)
     assert len(found.odd["id is text"]) == 2
-    assert found.missing == ()
+    assert "missing" not in found.odd
 
 
 def test_samples_without_references_are_not_scored_as_wrong(tmp_path: Path) -> None:
