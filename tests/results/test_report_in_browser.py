@@ -280,6 +280,11 @@ def test_a_phone_scrolls_the_table_and_not_the_page(visit: Visit) -> None:
     page = visit.page
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
     assert page.locator(".compared").evaluate("(box) => box.scrollWidth > box.clientWidth")
+    for kind in ("small", "fit"):
+        figures = page.locator(f".charts.{kind} figure")
+        wide = figures.evaluate_all("(all) => all.filter((f) => f.scrollWidth > f.clientWidth)")
+        assert figures.count() > 1
+        assert wide == []
     score = page.locator("#table-1 tbody tr").first.locator("td").nth(4)
     assert score.evaluate("(cell) => cell.getBoundingClientRect().right") <= PHONE[0]
 
