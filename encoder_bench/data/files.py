@@ -158,7 +158,7 @@ class DataFiles:
         self, image_id: int, where: str, split: str, name: str
     ) -> tuple[int | str, Path] | None:
         numbered = self.coco_images.get(image_id, [])
-        candidates = self._named(name, split) if name else []
+        candidates = self._named(name, where, split) if name else []
         by_id = not name or coco_id(name) == image_id
         if not candidates and by_id:
             own = [path for path in numbered if split and path.parent.name.startswith(split)]
@@ -179,14 +179,16 @@ class DataFiles:
             return image_id, path
         return first.relative_to(self.root).as_posix(), path
 
-    def _named(self, name: str, split: str) -> list[Path]:
+    def _named(self, name: str, where: str, split: str) -> list[Path]:
         """Return the files of that name in the split's own folders, or in the common ones."""
         own = [folder for folder in self.image_folders if folder.name.startswith(split or "-")]
         common = [folder for folder in self.image_folders if folder.name == "images"]
         for folders in (own, [*common, self.root / "coco", self.root]):
-            found = [folder / name for folder in folders if (folder / name).is_file()]
+            found = [folder for folder in folders if (folder / name).is_file()]
+            for folder in found:
+                path_inside(folder, name, where, self.root)
             if found:
-                return found
+                return [folder / name for folder in found]
         return []
 
 

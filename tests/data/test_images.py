@@ -125,6 +125,16 @@ def test_links_are_followed_inside_the_folder_and_beyond_it_on_request(
     assert shade(read(root)[0]) == 6
 
 
+@pytest.mark.parametrize("name", ["../../../outside.png", "{}/outside.png"])
+def test_a_file_name_that_leaves_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    root = tmp_path / "data"
+    picture(tmp_path / "outside.png", 6)
+    (root / "coco" / "val2017").mkdir(parents=True)
+    captions(root, "val", {1: name.format(tmp_path)})
+    with pytest.raises(DataError, match="leaves the folder"):
+        read(root)
+
+
 def test_check_counts_missing_images_and_score_needs_none(damaged: Path, tmp_path: Path) -> None:
     shutil.rmtree(damaged / "coco" / "val2017")
     checked = CliRunner().invoke(app, ["data", "check", str(damaged), "--images"])
