@@ -1,8 +1,4 @@
-"""Putting a plan's encoder, projector and language model together, and saying which they are.
-
-What belongs here: construction from a plan, always the same for the same seed, and the record's
-facts about what was built.
-"""
+"""Building a plan's encoder, projector and language model, and the record's facts about them."""
 
 from __future__ import annotations
 

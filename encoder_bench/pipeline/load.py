@@ -1,7 +1,4 @@
-"""A finished run's model, built again from its record and its saved weights.
-
-What belongs here: record to model, and the check that it is that very model.
-"""
+"""A finished run's model, built again from its record and its saved weights."""
 
 from __future__ import annotations
 
@@ -11,9 +8,8 @@ from typing import TYPE_CHECKING
 from encoder_bench.base.errors import RecordError, WeightsError
 from encoder_bench.base.hardware import choose_device
 from encoder_bench.base.hashing import hash_parameters
-from encoder_bench.base.recipes import recorded_adapter
 from encoder_bench.base.record import RunRecord
-from encoder_bench.pipeline.plan import RunPlan
+from encoder_bench.pipeline.plan import recorded_plan
 
 if TYPE_CHECKING:
     from encoder_bench.mllm.model import MLLM
@@ -40,22 +36,7 @@ def load_run(
     final = results / "checkpoints" / record.run_id / "final"
     if not final.is_dir():
         raise RecordError(f"{final}: the trained weights of run {record.run_id} are not there")
-    plan = RunPlan(
-        encoder=record.encoder.name,
-        adapter_name=str(record.adapter["name"]),
-        adapter=recorded_adapter(record.adapter),
-        tasks={},
-        training_recipes={},
-        data="",
-        training_data="",
-        seed=record.seed,
-        limit=record.limit,
-        weights=weights,
-        results=results,
-        device=device,
-        trust_remote_code=False,
-    )
-    mllm = build_mllm(plan)
+    mllm = build_mllm(recorded_plan(record, results=results, weights=weights, device=device))
     if hash_parameters(mllm.encoder.backbone) != record.encoder.weights_sha256:
         raise WeightsError(
             f"encoder {record.encoder.name}: the weights found now are not those of run "

@@ -1,7 +1,4 @@
-"""What a run will do, resolved before anything heavy is loaded.
-
-What belongs here: flags and recipes merged into one frozen plan. Doing it is `run.py`'s job.
-"""
+"""What a run will do: flags and recipes merged before anything heavy is loaded."""
 
 from __future__ import annotations
 
@@ -17,7 +14,9 @@ from encoder_bench.base.recipes import (
     TaskRecipe,
     load_adapter,
     load_task,
+    recorded_adapter,
 )
+from encoder_bench.base.record import RunRecord
 
 DEFAULT_ENCODER = "tiny-deit"
 DEFAULT_TASKS = ("vqa", "captioning", "oc", "mci")
@@ -101,36 +100,15 @@ def make_plan(
 ) -> RunPlan:
     """Merge flags over recipes and check what can be checked without loading anything.
 
-    Args:
-        encoder: see `RunPlan`.
-        joint: tune the encoder too (`--joint-tune`).
-        adapter: an adapter recipe's name or TOML file.
-        projector: overrides `projector.name`.
-        visual_tokens: overrides `projector.visual_tokens`.
-        llm: overrides `llm.name`.
-        llm_train: overrides `llm.train` (frozen, lora, full).
-        layer: overrides `encoder.layer`.
-        resolution: overrides `encoder.resolution`, in pixels.
-        steps: overrides the optimizer steps of every stage.
-        data: test data.
-        training_data: training data; None for the same.
-        tasks: task recipes' names or TOML files, each at most once.
-        seed: see `RunPlan`.
-        limit: see `RunPlan`.
-        weights: see `RunPlan`.
-        results: see `RunPlan`.
-        device: see `RunPlan`.
-        settings: any other dotted adapter key (`--set training.precision=bfloat16`).
-        trust_remote_code: see `RunPlan`.
+    `joint` (tune the encoder too), `layer`, `resolution`, `projector`, `visual_tokens`, `llm` and
+    `llm_train` override the recipe's keys, `steps` every stage's, `settings` any other dotted key
+    (`{"training.precision": "bfloat16"}`). `adapter` and `tasks` are names or TOML files; without
+    `training_data` it is `data`. All others are `RunPlan`'s.
 
     Raises:
         RecipeError: a recipe or an override is wrong.
         UnknownNameError: no such encoder, recipe, projector or task.
     """
-    from encoder_bench.encoders.registry import find_spec
-    from encoder_bench.mllm.projectors import projector_names
-
-    find_spec(encoder)
     flags = {
         "encoder.trainable": joint or None,
         "encoder.layer": list(layer) if layer else None,
@@ -142,14 +120,8 @@ def make_plan(
     }
     given = {key: value for key, value in flags.items() if value is not None}
     recipe = load_adapter(adapter, {**(settings or {}), **given})
-    if recipe.projector.name not in projector_names():
-        raise UnknownNameError("projector", recipe.projector.name, projector_names())
-    if steps is not None:
-        stages = tuple(_with_steps(stage, steps) for stage in recipe.stages)
-        recipe = recipe.model_copy(update={"stages": stages})
-    recipe = _only_trained_parts(recipe, adapter)
-    if limit is not None and limit < 1:
-        raise RecipeError(f"--limit {limit}: give at least 1")
+    _check(encoder, recipe.projector.name, limit)
+    recipe = _resolve_stages(recipe, adapter, steps)
     tested = _task_recipes(tasks)
     trained = dict.fromkeys(task for stage in recipe.stages for task in stage.tasks)
     return RunPlan(
@@ -169,22 +141,53 @@ def make_plan(
     )
 
 
-def _with_steps(stage: StageSettings, steps: int) -> StageSettings:
-    return stage.model_copy(update={"steps": steps, "epochs": None})
+def recorded_plan(
+    record: RunRecord, *, results: Path, weights: Path | None, device: str
+) -> RunPlan:
+    """Return the plan by which a recorded run's model is built; it has neither tasks nor data.
 
-
-def _only_trained_parts(recipe: AdapterRecipe, name: str) -> AdapterRecipe:
-    """Drop optimizers of parts that the recipe freezes; refuse a part that would never train."""
-    joint, llm = recipe.encoder.trainable, recipe.llm.train != "frozen"
-    stages = tuple(
-        stage.model_copy(
-            update={
-                "encoder": stage.encoder if joint else None,
-                "llm": stage.llm if llm else None,
-            }
-        )
-        for stage in recipe.stages
+    Raises:
+        RecipeError: the recorded recipe does not fit the present keys.
+    """
+    return RunPlan(
+        encoder=record.encoder.name,
+        adapter_name=str(record.adapter["name"]),
+        adapter=recorded_adapter(record.adapter),
+        tasks={},
+        training_recipes={},
+        data="",
+        training_data="",
+        seed=record.seed,
+        limit=record.limit,
+        weights=weights,
+        results=results,
+        device=device,
+        trust_remote_code=False,
     )
+
+
+def _check(encoder: str, projector: str, limit: int | None) -> None:
+    from encoder_bench.encoders.registry import find_spec
+    from encoder_bench.mllm.projectors import projector_names
+
+    find_spec(encoder)
+    if projector not in projector_names():
+        raise UnknownNameError("projector", projector, projector_names())
+    if limit is not None and limit < 1:
+        raise RecipeError(f"--limit {limit}: give at least 1")
+
+
+def _resolve_stages(recipe: AdapterRecipe, name: str, steps: int | None) -> AdapterRecipe:
+    """Set `--steps`, drop optimizers of frozen parts, refuse a part that would never train."""
+    joint, llm = recipe.encoder.trainable, recipe.llm.train != "frozen"
+
+    def resolved(stage: StageSettings) -> StageSettings:
+        update: dict[str, Any] = {} if steps is None else {"steps": steps, "epochs": None}
+        update |= {} if joint else {"encoder": None}
+        update |= {} if llm else {"llm": None}
+        return stage.model_copy(update=update)
+
+    stages = tuple(resolved(stage) for stage in recipe.stages)
     if joint and not any(stage.encoder for stage in stages):
         raise RecipeError(
             f"adapter '{name}': joint tuning needs a stage with an [encoder] optimizer; "

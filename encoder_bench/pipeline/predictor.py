@@ -1,8 +1,4 @@
-"""A trained MLLM that answers questions about image files: what the task runners ask.
-
-What belongs here: image paths to visual tokens (from the feature cache or the encoder), visual
-tokens to answers. Prompts come from the tasks, decoding from their recipes.
-"""
+"""A trained MLLM that answers questions about image files, for evaluation."""
 
 from __future__ import annotations
 

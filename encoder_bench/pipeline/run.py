@@ -1,7 +1,4 @@
-"""One run, from an encoder's name to a record: read the numbered steps of `run`.
-
-What belongs here: the order of things, and gathering what each room returns into the record.
-"""
+"""One run, from an encoder's name to a record: read the numbered steps, 1 to 7."""
 
 from __future__ import annotations
 
@@ -23,9 +20,9 @@ from encoder_bench.base.processes import Processes
 from encoder_bench.base.progress import QuietReporter, Reporter
 from encoder_bench.base.record import (
     SCHEMA_VERSION,
+    EncoderFacts,
     LanguageModelFacts,
     RunRecord,
-    TaskScores,
     read_record,
     record_path,
     run_id,
@@ -60,7 +57,7 @@ class RunOutcome:
 
 
 @dataclass(slots=True)
-class Stopwatch:
+class _Stopwatch:
     """Seconds spent, by phase."""
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -76,6 +73,19 @@ class Stopwatch:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 3)
 
 
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """Data and untrained model of a run, and the identity that they give it."""
+
+    data: RunData
+    mllm: MLLM
+    encoder: EncoderFacts
+    language: LanguageModelFacts
+    identity: str
+    warnings: tuple[str, ...]
+    device: torch.device
+
+
 def run(
     plan: RunPlan,
     reporter: Reporter,
@@ -88,13 +98,13 @@ def run(
 ) -> RunOutcome:
     """Train an adapter on an encoder, score it on every task, and write the record.
 
-    A finished run of the same identity is returned as it is. A run that was killed goes on from
-    its last checkpoint and its last written prediction.
+    A finished run of the same identity is returned as it is. An interrupted one resumes from its
+    last checkpoint and its last written prediction.
 
     Args:
         plan: what to run.
         reporter: where progress goes.
-        force: discard what an earlier run of the same identity left, and do it again.
+        force: discard what an earlier run of the same identity left, and run it again.
         trackers: experiment trackers that accelerate knows (`tensorboard`, `wandb`...).
         cache_limit_bytes: most that this run may add to the feature cache; None for 80% of the
             free disk.
@@ -102,17 +112,41 @@ def run(
         command: what the record says was called; this process's own arguments by default.
 
     Raises:
-        EncoderBenchError: bad input, a failed proof, a full disk...: one line, nothing lost.
+        EncoderBenchError: bad input, a failed check, a full disk...: one line, nothing lost.
     """
+    from encoder_bench.pipeline.verify import is_trained
+
+    watch = _Stopwatch()
+    loaded = _load(plan, reporter, watch)
+
+    # 3. The same run may be finished already.
+    path = record_path(plan.results, loaded.identity)
+    if path.is_file() and not force:
+        processes.broadcast(None)
+        return RunOutcome(read_record(path), path, found=True)
+    folder = plan.results / "checkpoints" / loaded.identity
+    with _only_this_process(folder):
+        if force:
+            _discard(plan.results, loaded.identity)
+
+        # 4. A frozen encoder sees each image once; its patch tokens serve training and tasks.
+        with watch.phase("features"):
+            features = _features(plan, loaded, reporter, cache_limit_bytes)
+        processes.broadcast(None if is_trained(folder) else folder)
+        record = _train_and_score(plan, loaded, features, reporter, watch, trackers)
+        if command:
+            record = record.model_copy(update={"command": command})
+        return RunOutcome(record, write_record(plan.results, record), found=False)
+
+
+def _load(plan: RunPlan, reporter: Reporter, watch: _Stopwatch) -> _Loaded:
     from encoder_bench.pipeline.build import (
         build_mllm,
         encoder_facts,
         model_notes,
         random_weight_warnings,
     )
-    from encoder_bench.pipeline.verify import is_trained, train_and_verify
 
-    watch = Stopwatch()
     device = choose_device(plan.device)
 
     # 1. Data: each task's test samples and the training samples, which never share an image.
@@ -122,78 +156,83 @@ def run(
     # 2. Model: encoder, language model, projector. All that is initialised follows the seed.
     with watch.phase("load"):
         mllm = build_mllm(plan)
-        facts = encoder_facts(mllm.encoder, hash_parameters(mllm.encoder.backbone))
+        encoder = encoder_facts(mllm.encoder, hash_parameters(mllm.encoder.backbone))
         language = LanguageModelFacts.model_validate(mllm.language.facts())
-        identity = run_id(_determinants(plan, facts.fingerprint, language, data, device))
+        identity = run_id(_determinants(plan, encoder.fingerprint, language, data, device))
     warnings = random_weight_warnings(mllm)
     for line in warnings:
         reporter.warn(line)
     for line in model_notes(mllm):
         reporter.note(line)
+    return _Loaded(data, mllm, encoder, language, identity, warnings, device)
 
-    # 3. The same run may be finished already.
-    path = record_path(plan.results, identity)
-    if path.is_file() and not force:
-        processes.broadcast(None)
-        return RunOutcome(read_record(path), path, found=True)
 
-    folder = plan.results / "checkpoints" / identity
-    with _only_this_process(plan.results, identity):
-        if force:
-            _discard(plan.results, identity)
+def _train_and_score(
+    plan: RunPlan,
+    loaded: _Loaded,
+    features: Mapping[Path, Tensor] | None,
+    reporter: Reporter,
+    watch: _Stopwatch,
+    trackers: Sequence[str],
+) -> RunRecord:
+    from encoder_bench.pipeline.predictor import ImagePredictor
+    from encoder_bench.pipeline.verify import train_and_verify
+    from encoder_bench.tasks.evaluate import evaluate
 
-        # 4. A frozen encoder sees each image once; its patch tokens serve training and tasks.
-        with watch.phase("features"):
-            features = _features(plan, mllm, data, device, reporter, cache_limit_bytes)
-
-        # 5. Train, save, read back, and prove what trained; scores come from what was read back.
-        processes.broadcast(None if is_trained(folder) else folder)
-        with watch.phase("training"):
-            trained = train_and_verify(
-                plan,
-                mllm,
-                data.training,
-                folder=folder,
-                features=features,
-                device=device,
-                reporter=reporter,
-                trackers=trackers,
-            )
-
-        # 6. Score every task and its blind controls.
-        scores = _score_tasks(plan, trained.mllm, data, features, identity, reporter, watch)
-
-        # 7. The record is written last of all, so that there is one only of a whole run.
-        record = RunRecord(
-            run_id=identity,
-            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            encoder=facts,
-            joint=plan.joint,
-            language_model=language,
-            adapter={"name": plan.adapter_name, **plan.adapter.model_dump(mode="json")},
-            visual_tokens=trained.mllm.projector.num_tokens(facts.tokens),
-            data=data.folder.description(),
-            training_data=data.training_description(),
-            seed=plan.seed,
-            limit=plan.limit,
-            tasks=scores,
-            proof=trained.proof,
-            training=trained.summary,
-            versions=package_versions(),
-            hardware=hardware_facts(device),
-            seconds=watch.seconds,
-            peak_memory_bytes=peak_memory(device),
-            command=command or shlex.join(["encoder-bench", *sys.argv[1:]]),
-            warnings=warnings,
+    # 5. Train, save, load, and check what trained; scores come from the weights as loaded.
+    with watch.phase("training"):
+        trained = train_and_verify(
+            plan,
+            loaded.mllm,
+            loaded.data.training,
+            folder=plan.results / "checkpoints" / loaded.identity,
+            features=features,
+            device=loaded.device,
+            reporter=reporter,
+            trackers=trackers,
         )
-        return RunOutcome(record, write_record(plan.results, record), found=False)
+
+    # 6. Score every task and its blind baselines.
+    scores = evaluate(
+        ImagePredictor(trained.mllm, features),
+        list(loaded.data.test.values()),
+        plan.results / "predictions" / loaded.identity,
+        batch_images=plan.adapter.evaluation_batch_images,
+        seed=plan.seed,
+        reporter=reporter,
+        timed=watch.phase,
+    )
+
+    # 7. The record comes last, so that there is one only of a whole run.
+    return RunRecord(
+        run_id=loaded.identity,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        encoder=loaded.encoder,
+        joint=plan.joint,
+        language_model=loaded.language,
+        adapter={"name": plan.adapter_name, **plan.adapter.model_dump(mode="json")},
+        visual_tokens=trained.mllm.projector.num_tokens(loaded.encoder.tokens),
+        data=loaded.data.folder.description(),
+        training_data=loaded.data.training_description(),
+        seed=plan.seed,
+        limit=plan.limit,
+        tasks=scores,
+        proof=trained.proof,
+        training=trained.summary,
+        versions=package_versions(),
+        hardware=hardware_facts(loaded.device),
+        seconds=watch.seconds,
+        peak_memory_bytes=peak_memory(loaded.device),
+        command=shlex.join(["encoder-bench", *sys.argv[1:]]),
+        warnings=loaded.warnings,
+    )
 
 
 def run_worker(plan: RunPlan, processes: Processes, *, trackers: Sequence[str] = ()) -> None:
-    """Do the share of a run's training of a process that is not the main one.
+    """Do the training share of a process that is not the main one.
 
-    Data and model are the same as the main process', by the seed; features are those that it has
-    written by then. Everything else of the run, scores included, is the main process' work.
+    Data and model are the main process's, by the seed; features are those that it has written by
+    then. Everything else of the run, scores included, is the main process's work.
 
     Raises:
         EncoderBenchError: as `run`; or another process has stopped.
@@ -253,12 +292,7 @@ def _caches_features(plan: RunPlan) -> bool:
 
 
 def _features(
-    plan: RunPlan,
-    mllm: MLLM,
-    data: RunData,
-    device: torch.device,
-    reporter: Reporter,
-    limit_bytes: int | None,
+    plan: RunPlan, loaded: _Loaded, reporter: Reporter, limit_bytes: int | None
 ) -> Mapping[Path, Tensor] | None:
     """Return the frozen encoder's patch tokens of every image, or None where they would move.
 
@@ -271,9 +305,9 @@ def _features(
 
     storage = plan.adapter.training.feature_storage
     features = open_features(
-        mllm.encoder,
-        data.images(),
-        device=device,
+        loaded.mllm.encoder,
+        loaded.data.images(),
+        device=loaded.device,
         reporter=reporter,
         limit_bytes=limit_bytes,
         storage=storage,
@@ -286,55 +320,29 @@ def _features(
     return features
 
 
-def _score_tasks(
-    plan: RunPlan,
-    mllm: MLLM,
-    data: RunData,
-    features: Mapping[Path, Tensor] | None,
-    identity: str,
-    reporter: Reporter,
-    watch: Stopwatch,
-) -> dict[str, TaskScores]:
-    from encoder_bench.pipeline.predictor import ImagePredictor
-    from encoder_bench.tasks.evaluate import evaluate
-
-    return evaluate(
-        ImagePredictor(mllm, features),
-        list(data.test.values()),
-        plan.results / "predictions" / identity,
-        batch_images=plan.adapter.evaluation_batch_images,
-        seed=plan.seed,
-        reporter=reporter,
-        timed=watch.phase,
-    )
-
-
 @contextlib.contextmanager
-def _only_this_process(results: Path, identity: str) -> Iterator[None]:
+def _only_this_process(folder: Path) -> Iterator[None]:
     """Hold a lock on the run; the system drops it when the process ends, however it ends.
 
     Raises:
-        EncoderBenchError: another process is doing the same run now, or the folder is read-only.
+        EncoderBenchError: another process has the run, or the results folder is read-only.
     """
     from filelock import FileLock, Timeout
 
-    folder = results / "checkpoints" / identity
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        results = folder.parent.parent
         raise EncoderBenchError(f"--results {results}: {error.strerror or error}") from error
-    lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=1)  # `status` holds it for a moment
+        lock = FileLock(folder / ".lock").acquire(timeout=1)  # `status` holds it for a moment
     except Timeout:
         raise EncoderBenchError(
-            f"run {identity} is being done by another process now; wait for it, or use another "
+            f"run {folder.name} is in progress in another process; wait for it, or use another "
             "--results folder"
         ) from None
-    try:
+    with lock:
         yield
-    finally:
-        lock.release()
 
 
 def _discard(results: Path, identity: str) -> None:

@@ -1,7 +1,4 @@
-"""What a run reads: samples to train on and to test, which never share an image.
-
-What belongs here: gathering them for a plan. Folders and readers are `data/`'s business.
-"""
+"""What a run reads: samples to train on and to test, which never share an image."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""From an untrained model to one that was trained, saved, read back and proved.
-
-What belongs here: the order of snapshot, training, saving, reloading and proof. Each is done by
-its own module in `training/` and `mllm/`.
-"""
+"""Train, save, load what was saved, and check both: what trained, and that nothing was lost."""
 
 from __future__ import annotations
 
@@ -20,13 +16,12 @@ from encoder_bench.base.errors import ProofError
 from encoder_bench.base.files import write_text
 from encoder_bench.base.progress import Reporter
 from encoder_bench.base.record import TrainingProof
-from encoder_bench.data.images import load_image
 from encoder_bench.data.sample import Sample
 from encoder_bench.mllm.model import MLLM
-from encoder_bench.mllm.packing import ImageDialogue, make_batch
 from encoder_bench.mllm.trainable import prove, snapshot
 from encoder_bench.pipeline.build import build_mllm
 from encoder_bench.pipeline.plan import RunPlan
+from encoder_bench.training.batches import BatchMaker, ImageSamples
 from encoder_bench.training.checkpoint import (
     load_mllm_weights,
     remove_checkpoints,
@@ -40,7 +35,7 @@ _FINISHED = "training.json"
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A model as it was read back from disk, the proof of its training, and its summary."""
+    """A model as it was loaded from disk, the checks of its training, and its summary."""
 
     mllm: MLLM
     proof: TrainingProof
@@ -48,7 +43,7 @@ class Trained:
 
 
 def is_trained(folder: Path) -> bool:
-    """Return whether a training with its proof is finished in this folder."""
+    """Return whether a training with its checks is finished in this folder."""
     return (folder / _FINISHED).is_file()
 
 
@@ -63,30 +58,22 @@ def train_and_verify(
     reporter: Reporter,
     trackers: Sequence[str] = (),
 ) -> Trained:
-    """Train `mllm`, save it, drop it, read it back from disk, and prove what happened.
+    """Train `mllm`, save it, drop it, load it from disk, and check what happened.
 
-    Args:
-        plan: the run's plan; builds the second model exactly as the first was built.
-        mllm: the model as `build_mllm(plan)` made it. It is used up.
-        samples: training samples.
-        folder: where checkpoints and final weights go. A finished training there is read back
-            instead of being repeated; an unfinished one goes on.
-        features: the frozen encoder's patch tokens by image path, or None.
-        device: where to train.
-        reporter: where progress goes.
-        trackers: experiment trackers that follow the training.
+    A finished training in `folder` is loaded instead of being repeated; an unfinished one resumes.
+    `mllm`, as `build_mllm(plan)` made it, is not to be used afterwards.
 
     Raises:
-        ProofError: a frozen part changed, a trained part did not, or the model read back
+        ProofError: a frozen part changed, a trained part did not, or the loaded model
             disagrees with the trained one.
-        TrainingError: training cannot start or go on.
+        TrainingError: training cannot start or resume.
     """
     finished, final = folder / _FINISHED, folder / "final"
     if is_trained(folder):
         content = json.loads(finished.read_text(encoding="utf-8"))
         reporter.note(f"training was finished before; reading {final}")
         proof = TrainingProof.model_validate(content["proof"])
-        return Trained(_read_back(plan, final, device), proof, content["summary"])
+        return Trained(_load_saved(plan, final, device), proof, content["summary"])
 
     before = snapshot(mllm)
     summary = train(
@@ -104,7 +91,11 @@ def train_and_verify(
     parts = prove(
         mllm,
         before,
-        should_train=_should_train(plan),
+        should_train={
+            "encoder": plan.joint,
+            "projector": True,
+            "llm": plan.adapter.llm.train != "frozen",
+        },
         gradient_norms=summary.gradient_norms,
     )
     save_mllm(mllm, final)
@@ -112,9 +103,8 @@ def train_and_verify(
     expected = _probe_logits(mllm.to(device), plan, probe, device)
     del mllm
     gc.collect()
-
-    reloaded = _read_back(plan, final, device)
-    difference = (_probe_logits(reloaded, plan, probe, device) - expected).abs().max().item()
+    loaded = _load_saved(plan, final, device)
+    difference = (_probe_logits(loaded, plan, probe, device) - expected).abs().max().item()
     if difference != 0.0:
         raise ProofError(
             f"{final}: the model read back disagrees with the trained one (largest difference of "
@@ -124,18 +114,10 @@ def train_and_verify(
     content = {"proof": proof.model_dump(mode="json"), "summary": summary.as_json()}
     write_text(finished, json.dumps(content, indent=1) + "\n")
     remove_checkpoints(folder)
-    return Trained(reloaded, proof, content["summary"])
+    return Trained(loaded, proof, content["summary"])
 
 
-def _should_train(plan: RunPlan) -> dict[str, bool]:
-    return {
-        "encoder": plan.joint,
-        "projector": True,
-        "llm": plan.adapter.llm.train != "frozen",
-    }
-
-
-def _read_back(plan: RunPlan, final: Path, device: torch.device) -> MLLM:
+def _load_saved(plan: RunPlan, final: Path, device: torch.device) -> MLLM:
     mllm = build_mllm(plan)
     load_mllm_weights(mllm, final)
     return mllm.to(device).eval()
@@ -150,13 +132,9 @@ def _probe_logits(
     The pixels go through the encoder, cached features or not, so that all parts are compared.
     """
     mllm.eval()
-    pixels = mllm.encoder.pixels(load_image(sample.image_path) for sample in samples)
-    dialogues = [ImageDialogue(sample.image_id, (_turn(plan, sample),)) for sample in samples]
-    batch = make_batch(mllm.language, dialogues, shared_prefix=False, pixels=pixels)
-    return mllm.logits(batch.to(device)).float().cpu()
-
-
-def _turn(plan: RunPlan, sample: Sample) -> tuple[str, str]:
-    recipe = plan.training_recipes[sample.task]
-    prompt = recipe.fill_prompt(sample.question)
-    return prompt, recipe.fill_answer(sample.target)
+    maker = BatchMaker(
+        mllm, plan.training_recipes, micro_batch_images=len(samples), shared_prefix=False
+    )
+    (micro,) = maker.make([ImageSamples(s.image_id, s.image_path, (s,)) for s in samples])
+    maker.close()
+    return mllm.logits(micro.batch.to(device)).float().cpu()

@@ -50,13 +50,8 @@ def open_features(
     Of several processes that want the same features one computes them and the others wait. A
     process that is killed leaves the shards that it has written.
 
-    Args:
-        encoder: frozen; moved to `device` where something has to be computed.
-        images: files, repeats allowed.
-        device: where to encode.
-        reporter: gets the size before a byte is written, then the progress.
-        limit_bytes: most that may be written now; None for 80% of the free disk.
-        storage: `exact`, or float16 with an error that is measured and reported.
+    The frozen encoder is moved to `device` where something has to be computed. At most `limit_bytes`
+    are written now; None for 80% of the free disk. Under float16 `storage` the error is reported.
 
     Returns:
         The store. Where the disk fills up it holds what could be written. None where the rest

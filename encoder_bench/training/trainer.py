@@ -73,19 +73,9 @@ def train(
     order, on CPUs bit for bit. The last checkpoint stays until `remove_checkpoints` is called, so
     that a kill between the end of training and the writing of the final weights loses nothing.
 
-    Args:
-        mllm: with its parts frozen or open; moved to `device`. Where the launcher asks for shards
-            it stays where it is, a sharded copy trains, and its weights are loaded at the end.
-        samples: training samples of all tasks.
-        adapter: the recipe.
-        tasks: recipes of the tasks that are trained on, for their prompts.
-        folder: where checkpoints go.
-        seed: of the order and of dropout.
-        reporter: where progress goes.
-        device: where to train.
-        features: the frozen encoder's patch tokens by image path; images that it lacks are
-            encoded in every step.
-        trackers: names of experiment trackers that accelerate knows (`tensorboard`, `wandb`...).
+    `features` are the frozen encoder's patch tokens by image path; images that it lacks are encoded
+    in every step. `trackers` are names that accelerate knows (`tensorboard`, `wandb`...). Where the
+    launcher asks for shards, a sharded copy of `mllm` trains and its weights are loaded at the end.
 
     Raises:
         TrainingError: nothing to train, no samples, a non-finite loss (names the samples), or a
@@ -173,15 +163,7 @@ class Trainer:
         """
         stage, training = self.adapter.stages[number], self.adapter.training
         order, steps = self._order(number, stage)
-        maker = BatchMaker(
-            self.mllm,
-            self.tasks,
-            micro_batch_images=stage.micro_batch_images or stage.images_per_step,
-            shared_prefix=training.shared_prefix,
-            row_length=training.row_length,
-            features=self.features,
-            pin_memory=self.device.type == "cuda",
-        )
+        maker = self._batch_maker(stage)
         done = resumed.step if resumed else 0
         batches = prefetch(lambda i: maker.make(self._share(order.step(i))), range(done, steps))
         with only_parts(self.mllm, stage) as parameters:
@@ -275,6 +257,17 @@ class Trainer:
         )
         epochs = stage.epochs or 1.0
         return order, stage.steps or math.ceil(epochs * len(groups) / stage.images_per_step)
+
+    def _batch_maker(self, stage: StageSettings) -> BatchMaker:
+        return BatchMaker(
+            self.mllm,
+            self.tasks,
+            micro_batch_images=stage.micro_batch_images or stage.images_per_step,
+            shared_prefix=self.adapter.training.shared_prefix,
+            row_length=self.adapter.training.row_length,
+            features=self.features,
+            pin_memory=self.device.type == "cuda",
+        )
 
     def _share(self, images: Sequence[ImageSamples]) -> Sequence[ImageSamples]:
         return images[self.accelerator.process_index :: self.accelerator.num_processes]
