@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -120,6 +120,7 @@ def test_a_layer_may_be_a_number_or_a_list(minimal: Path) -> None:
     assert load_adapter(str(minimal), {"encoder.layer": [-2, -8]}).encoder.layer == (-2, -8)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=12))
 def test_no_unknown_key_is_ever_accepted(key: str) -> None:
     import tempfile

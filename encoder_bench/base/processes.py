@@ -1,9 +1,4 @@
-"""The processes that do one run together, as `accelerate launch` or `torchrun` started them.
-
-What belongs here: which of them this is, waiting for the others, and hearing what the main one
-decided. What each does is `run.py`'s and `helping.py`'s business; how a step is divided among
-them is `training/`'s.
-"""
+"""The processes that do one run together, as `accelerate launch` or `torchrun` started them."""
 
 from __future__ import annotations
 
@@ -16,17 +11,13 @@ from encoder_bench.base.errors import EncoderBenchError
 
 T = TypeVar("T")
 
-_PATIENCE = timedelta(days=2)
+_TIMEOUT = timedelta(days=2)
+"""The main process may encode a large data set while the others wait for its features."""
 
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """This process among those of one run.
-
-    Attributes:
-        index: of this process; 0 is the main one, which reads, writes, scores and prints.
-        count: how many there are.
-    """
+    """This process among those of one run; index 0 is the main one, which writes and scores."""
 
     index: int = 0
     count: int = 1
@@ -45,7 +36,7 @@ class Processes:
         self.broadcast(None)
 
     def broadcast(self, value: T) -> T:
-        """Return the main process' value to every process; the others' own is not used.
+        """Return the main process's value on every process; the others' own is not used.
 
         Raises:
             EncoderBenchError: another process has stopped.
@@ -69,9 +60,6 @@ class Processes:
 def join_processes(*, cpu: bool) -> Processes:
     """Connect to the other processes of this run, if it was launched as several.
 
-    Waiting has no short time limit, since the main process may encode a large data set while the
-    others wait for its features.
-
     Args:
         cpu: whether the model stays on the CPU although there is an accelerator.
     """
@@ -79,5 +67,5 @@ def join_processes(*, cpu: bool) -> Processes:
         return Processes()
     from accelerate import PartialState
 
-    state = PartialState(cpu=cpu, timeout=_PATIENCE)
+    state = PartialState(cpu=cpu, timeout=_TIMEOUT)
     return Processes(state.process_index, state.num_processes)

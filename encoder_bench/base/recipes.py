@@ -42,9 +42,12 @@ FeatureStorage = Literal["exact", "float16"]
 """How the feature cache keeps patch tokens; `exact` keeps the encoder's dtype."""
 
 
-def not_scoring(default: Any = ..., **constraints: Any) -> Any:
+_NOT_SCORING: dict[str, Any] = {"scoring": False}
+
+
+def not_scoring(default: Any = ..., *, gt: int | None = None) -> Any:
     """Return a field that changes time, memory or wording, never a score."""
-    return Field(default, json_schema_extra={"scoring": False}, **constraints)
+    return Field(default, gt=gt, json_schema_extra=_NOT_SCORING)
 
 
 class _Frozen(BaseModel):
@@ -62,25 +65,20 @@ def scoring_settings(model: type[BaseModel], recorded: Mapping[str, Any]) -> dic
     was off (None), so that runs that used it stay apart from those that cannot.
     """
     fields = model.model_fields
-    defaults = {
-        name: to_jsonable_python(field.default)
-        for name, field in fields.items()
-        if not field.is_required()
-    }
-    kept = {}
-    for key, value in (defaults | dict(recorded)).items():
+    optional = {name: field for name, field in fields.items() if not field.is_required()}
+    settings = {name: to_jsonable_python(field.default) for name, field in optional.items()}
+    kept: dict[str, Any] = {}
+    for key, value in (settings | dict(recorded)).items():
         field = fields.get(key)
-        extra = field.json_schema_extra if field else None
-        if (isinstance(extra, dict) and extra.get("scoring") is False) or (
-            field is None and value is None
-        ):
-            continue
-        inner = _model_in(field.annotation) if field else None
-        if inner and isinstance(value, Mapping):
-            value = scoring_settings(inner, value)
-        elif inner and isinstance(value, Sequence) and not isinstance(value, str):
-            value = [scoring_settings(inner, entry) for entry in value]
-        kept[key] = value
+        if field is None:
+            kept |= {} if value is None else {key: value}
+        elif field.json_schema_extra != _NOT_SCORING:
+            inner = _model_in(field.annotation)
+            if inner and isinstance(value, Mapping):
+                value = scoring_settings(inner, value)
+            elif inner and isinstance(value, Sequence):
+                value = [scoring_settings(inner, entry) for entry in value]
+            kept[key] = value
     return kept
 
 
@@ -306,11 +304,9 @@ def find_recipe(kind: Kind, name: str) -> Path:
 
 
 def load_adapter(name: str, overrides: Mapping[str, Any] | None = None) -> AdapterRecipe:
-    """Read `adapters/NAME.toml` (or a path) with dotted-key overrides applied.
+    """Return `adapters/NAME.toml` (or a path ending in `.toml`) with dotted-key overrides applied.
 
-    Args:
-        name: a shipped recipe's name or a path ending in `.toml`.
-        overrides: `{"projector.visual_tokens": 16}`; a value of None is passed over.
+    An override of None (`{"projector.visual_tokens": None}`) is skipped.
 
     Raises:
         RecipeError: unreadable TOML, an unknown key (the nearest is suggested), a bad value.
@@ -320,12 +316,7 @@ def load_adapter(name: str, overrides: Mapping[str, Any] | None = None) -> Adapt
 
 
 def load_task(name: str, overrides: Mapping[str, Any] | None = None) -> TaskRecipe:
-    """Read `tasks/NAME.toml` (or a path) with dotted-key overrides applied.
-
-    Raises:
-        RecipeError: unreadable TOML, an unknown key (the nearest is suggested), a bad value.
-        UnknownNameError: no such recipe.
-    """
+    """Return `tasks/NAME.toml` (or a path) with dotted-key overrides applied, as `load_adapter`."""
     return _load("tasks", name, TaskRecipe, overrides or {})
 
 
@@ -344,7 +335,7 @@ def _load(kind: Kind, name: str, model: type[ModelT], overrides: Mapping[str, An
         raise RecipeError(f"{path}: {_explain(error, model)}") from error
 
 
-def _set(content: dict[str, Any], dotted: str, value: Any) -> None:
+def _set(content: Any, dotted: str, value: Any) -> None:
     *parents, last = dotted.split(".")
     for key in parents:
         content = content.setdefault(key, {})
@@ -357,34 +348,21 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     """Turn pydantic's list into one line, with the nearest key for an unknown one."""
     lines = []
     for problem in error.errors():
-        where = ".".join(str(part) for part in problem["loc"])
+        *parents, last = (str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            parent = _model_at(model, problem["loc"][:-1])
-            known = parent.model_fields if parent else ()
-            message = unknown_name_message("key", str(problem["loc"][-1]), known)
-            prefix = ".".join(str(part) for part in problem["loc"][:-1])
-            lines.append(f"{prefix}: {message}" if prefix else message)
+            parent: type[BaseModel] | None = model
+            for name in parents:
+                if parent and name in parent.model_fields:
+                    parent = _model_in(parent.model_fields[name].annotation)
+            message = unknown_name_message("key", last, parent.model_fields if parent else ())
+            lines.append(": ".join([".".join(parents), message] if parents else [message]))
         else:
-            lines.append(f"'{where}': {problem['msg']}")
+            lines.append(f"'{'.'.join([*parents, last])}': {problem['msg']}")
     return "; ".join(lines)
-
-
-def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel] | None:
-    """Follow field names (list indices are passed over) to the model that holds them."""
-    current: type[BaseModel] | None = model
-    for part in location:
-        if isinstance(part, int) or current is None:
-            continue
-        field = current.model_fields.get(part)
-        current = _model_in(field.annotation) if field else None
-    return current
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    for argument in getattr(annotation, "__args__", ()):
-        found = _model_in(argument)
-        if found is not None:
-            return found
-    return None
+    found = (_model_in(argument) for argument in getattr(annotation, "__args__", ()))
+    return next((model for model in found if model), None)

@@ -105,16 +105,20 @@ def train_and_verify(
     gc.collect()
     loaded = _load_saved(plan, final, device)
     difference = (_probe_logits(loaded, plan, probe, device) - expected).abs().max().item()
-    if difference != 0.0:
-        raise ProofError(
-            f"{final}: the model read back disagrees with the trained one (largest difference of "
-            f"logits {difference:.3g}); its scores would not be the trained model's"
-        )
+    _check_same(difference, final)
     proof = TrainingProof(parts=parts, reload_identical=True, reload_max_difference=difference)
     content = {"proof": proof.model_dump(mode="json"), "summary": summary.as_json()}
     write_text(finished, json.dumps(content, indent=1) + "\n")
     remove_checkpoints(folder)
     return Trained(loaded, proof, content["summary"])
+
+
+def _check_same(difference: float, final: Path) -> None:
+    if difference != 0.0:
+        raise ProofError(
+            f"{final}: the model read back disagrees with the trained one (largest difference of "
+            f"logits {difference:.3g}); its scores would not be the trained model's"
+        )
 
 
 def _load_saved(plan: RunPlan, final: Path, device: torch.device) -> MLLM:

@@ -50,8 +50,9 @@ def open_features(
     Of several processes that want the same features one computes them and the others wait. A
     process that is killed leaves the shards that it has written.
 
-    The frozen encoder is moved to `device` where something has to be computed. At most `limit_bytes`
-    are written now; None for 80% of the free disk. Under float16 `storage` the error is reported.
+    The frozen encoder is moved to `device` where something has to be computed. At most
+    `limit_bytes` are written now; None for 80% of the free disk. The error of float16 `storage` is
+    reported.
 
     Returns:
         The store. Where the disk fills up it holds what could be written. None where the rest
