@@ -154,13 +154,9 @@ def sweep_command(
         "trust_remote_code": trust_remote_code,
     }  # fmt: skip
     jobs = make_jobs(
-        names,
-        options.listed(modes),
-        options.whole_numbers("--seeds", seeds),
-        options.listed(adapter),
-        settings={name: value for name, value in settings.items() if value is not None},
-        weights={n: str(path) for n, path in options.weights_by_name(names, weights).items()},
-    )
+        names, options.listed(modes), options.whole_numbers("--seeds", seeds),
+        options.listed(adapter), settings, options.weights_by_name(names, weights),
+    )  # fmt: skip
     missing = _print_plan(jobs, results, force=force)
     extra = dict(options.pair("--sbatch", text) for text in sbatch or [])
     slurm = SlurmOptions(partition, gpus, cpus, minutes, at_once, extra)

@@ -118,14 +118,8 @@ def accept(
 
     Several processes may accept at once; each one's runs and reason are kept.
 
-    Args:
-        folder: the baseline's folder; made where there is none.
-        results: the results folder that holds the runs.
-        names: run ids or their beginnings.
-        reason: one line for the history.
-        margin: a new margin; None keeps the one there.
-        keep_weights: keep the trained weights too, so that `check --rerun quick` asks the trained
-            model again. Weights that are kept already stay.
+    `names` are run ids or their beginnings; a margin of None keeps the one there. Kept weights let
+    `check --rerun quick` ask the trained model again.
 
     Raises:
         RecordError: no reason, no run, no weights, or damaged predictions; nothing is changed then.

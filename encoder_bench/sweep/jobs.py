@@ -111,9 +111,8 @@ def make_jobs(
     modes: Sequence[str],
     seeds: Sequence[int],
     adapters: Sequence[str],
-    *,
     settings: Mapping[str, Any],
-    weights: Mapping[str, str],
+    weights: Mapping[str, Path],
 ) -> list[Job]:
     """Return the matrix, encoder by encoder, so that cached features are used while warm.
 
@@ -130,7 +129,7 @@ def make_jobs(
         raise RecipeError(f"--modes {mode}: choose from {', '.join(MODES)}")
     for name in set(weights) - set(encoders):
         raise RecipeError(f"--weights {name}=...: --encoders does not name {name}")
-    own = {name: {"weights": path} for name, path in weights.items()}
+    own = {name: {"weights": str(path)} for name, path in weights.items()}
     return [
         Job(encoder, mode == "joint", seed, adapter, {**settings, **own.get(encoder, {})})
         for encoder, adapter, mode, seed in itertools.product(encoders, adapters, modes, seeds)

@@ -62,7 +62,7 @@ def test_the_matrix_is_complete_and_goes_encoder_by_encoder() -> None:
         [0, 1],
         ["quick"],
         settings=SMALL,
-        weights={"tiny-clip": "/w"},
+        weights={"tiny-clip": Path("/w")},
     )
     assert [(j.encoder, j.joint, j.seed) for j in made[:4]] == [
         ("tiny-mae", False, 0),
