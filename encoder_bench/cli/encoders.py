@@ -71,8 +71,8 @@ def list_command(
     from rich.table import Table
 
     console = Console()
-    extra = ["encoder"] * (console.width >= _ROOM_FOR_NAMES)
-    extra += ["pretraining"] * (console.width >= _ROOM_FOR_DATA)
+    extra = ["encoder"] * (console.width >= _MIN_WIDTH_NAMES)
+    extra += ["pretraining"] * (console.width >= _MIN_WIDTH_DATA)
     table = Table(box=None, pad_edge=False)
     for column in ("name", *extra, "supervision"):
         table.add_column(column, no_wrap=True)
@@ -118,7 +118,7 @@ def show_command(
             typer.echo(f"{label:<{_WIDTH}}  {_shown(key, card)}")
 
 
-_ROOM_FOR_NAMES, _ROOM_FOR_DATA = 105, 170
+_MIN_WIDTH_NAMES, _MIN_WIDTH_DATA = 105, 170
 _WIDTH = max(len(label) for label, _ in _CARD)
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
-
+    from encoder_bench.encoders.encoder import LoadOptions
     from encoder_bench.encoders.hf import HfEncoder
     from encoder_bench.encoders.spec import EncoderSpec
 
@@ -47,14 +46,7 @@ def has_bundled_weights(name: str) -> bool:
     return (bundled_folder(name) / "model.safetensors").is_file()
 
 
-def load_bundled(
-    spec: EncoderSpec,
-    *,
-    layer: tuple[int, ...] = (-1,),
-    resolution: int | None = None,
-    dtype: torch.dtype,
-    random_weights: bool = False,
-) -> HfEncoder:
+def load_bundled(spec: EncoderSpec, options: LoadOptions) -> HfEncoder:
     """Return a tiny encoder, pretrained where its weights ship, else with seeded random weights.
 
     Raises:
@@ -63,14 +55,9 @@ def load_bundled(
     from encoder_bench.encoders.hf import HfEncoder, load_hf
 
     if has_bundled_weights(spec.locator):
-        return load_hf(
-            spec, str(bundled_folder(spec.locator)), layer=layer, resolution=resolution,
-            dtype=dtype, random_weights=random_weights,
-        )  # fmt: skip
-    backbone = tiny_backbone(spec.family) if random_weights else seeded_backbone(spec.family)
-    encoder = HfEncoder(
-        spec, backbone.to(dtype).eval(), tiny_processor(), layer=layer, resolution=resolution
-    )
+        return load_hf(spec, str(bundled_folder(spec.locator)), options)
+    backbone = (tiny_backbone if options.random_weights else seeded_backbone)(spec.family)
+    encoder = HfEncoder(spec, backbone.to(options.dtype).eval(), tiny_processor(), options)
     encoder.pretrained = False
     return encoder
 

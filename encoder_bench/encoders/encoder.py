@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,25 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from encoder_bench.encoders.spec import EncoderSpec
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How an encoder is loaded, whatever its library.
+
+    Attributes:
+        layer: blocks whose tokens are returned, joined along channels; -1 is the last.
+        resolution: pixels of a side; None for the checkpoint's own.
+        dtype: of the weights.
+        random_weights: build with the library's own initialisation and read no weights.
+        trust_remote_code: let a Hub repository run its own code.
+    """
+
+    layer: tuple[int, ...] = (-1,)
+    resolution: int | None = None
+    dtype: torch.dtype = torch.float32
+    random_weights: bool = False
+    trust_remote_code: bool = False
 
 
 class Encoder(nn.Module, ABC):

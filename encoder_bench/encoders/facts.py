@@ -13,18 +13,17 @@ import torch
 from encoder_bench.base.errors import WeightsError
 from encoder_bench.base.files import write_text
 from encoder_bench.encoders.catalog import CATALOG, FACTS_FILE, transformers_configs
-from encoder_bench.encoders.encoder import Encoder
+from encoder_bench.encoders.encoder import Encoder, LoadOptions
 from encoder_bench.encoders.spec import EncoderSpec
 
 _NAMES = ("parameters", "width", "depth", "patch", "resolution", "tokens", "prefix_tokens")
 
 
-def build_without_weights(spec: EncoderSpec, *, layer: tuple[int, ...] = (-1,)) -> Encoder:
+def build_without_weights(spec: EncoderSpec) -> Encoder:
     """Return the encoder of a source on the meta device.
 
     Args:
         spec: `source` and `locator` say which; `hf` repositories must be in `configs.toml`.
-        layer: blocks whose tokens are returned.
 
     Raises:
         UnknownNameError: the library has no such architecture.
@@ -35,14 +34,14 @@ def build_without_weights(spec: EncoderSpec, *, layer: tuple[int, ...] = (-1,)) 
 
     with torch.device("meta"):
         if spec.source == "timm":
-            return TimmEncoder(spec, build_timm(spec).eval(), layer=layer)
+            return TimmEncoder(spec, build_timm(spec).eval(), LoadOptions())
         if spec.source == "open_clip":
             model, transform = build_open_clip(spec, device="meta")
-            return OpenClipEncoder(spec, model.visual.eval(), transform, layer=layer)
-        return _hf(spec, layer)
+            return OpenClipEncoder(spec, model.visual.eval(), transform, LoadOptions())
+        return _hf(spec)
 
 
-def _hf(spec: EncoderSpec, layer: tuple[int, ...]) -> Encoder:
+def _hf(spec: EncoderSpec) -> Encoder:
     from transformers import ViTImageProcessor
 
     from encoder_bench.encoders.bundled import tiny_backbone, tiny_processor
@@ -57,7 +56,7 @@ def _hf(spec: EncoderSpec, layer: tuple[int, ...]) -> Encoder:
         processor = ViTImageProcessor(size={"height": side, "width": side})
     else:
         raise WeightsError(f"encoder {spec.name}: the shape of {spec.locator} is not known")
-    return HfEncoder(spec, backbone.eval(), processor, layer=layer)
+    return HfEncoder(spec, backbone.eval(), processor, LoadOptions())
 
 
 def can_be_computed(spec: EncoderSpec) -> bool:

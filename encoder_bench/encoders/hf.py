@@ -11,7 +11,7 @@ from torch import Tensor
 
 from encoder_bench.base.errors import UnknownNameError, WeightsError
 from encoder_bench.base.hub import is_cached, is_reachable
-from encoder_bench.encoders.encoder import Encoder, check_layers
+from encoder_bench.encoders.encoder import Encoder, LoadOptions, check_layers
 from encoder_bench.encoders.hf_architectures import (
     ARCHITECTURES,
     FAMILY_TYPES,
@@ -34,25 +34,12 @@ _DESCRIBED = (
 def load_hf(
     spec: EncoderSpec,
     place: str,
-    *,
-    layer: tuple[int, ...] = (-1,),
-    resolution: int | None = None,
-    dtype: torch.dtype = torch.float32,
-    trust_remote_code: bool = False,
-    random_weights: bool = False,
+    options: LoadOptions,
 ) -> HfEncoder:
-    """Load a vision tower from the Hub or a folder in transformers' layout.
+    """Load a vision tower from a Hub repository or a folder in transformers' layout.
 
-    Args:
-        spec: the catalogue's record.
-        place: a Hub repository or a folder.
-        layer: see `HfEncoder`.
-        resolution: see `HfEncoder`.
-        dtype: of the weights.
-        trust_remote_code: let the repository run its own code; a model class of its own is used
-            where the architecture is not known here.
-        random_weights: build the architecture with transformers' own initialisation instead of
-            reading the weights.
+    With `trust_remote_code` a repository's own model class is used where its architecture is not
+    known here.
 
     Raises:
         WeightsError: unreachable, damaged, of an architecture that is not known, of another
@@ -62,17 +49,18 @@ def load_hf(
 
     if not Path(place).is_dir() and not is_cached(place, spec.revision) and not is_reachable(place):
         raise unreachable(spec.name, place)
-    arguments = {"revision": spec.revision, "trust_remote_code": trust_remote_code}
+    trusted = options.trust_remote_code
+    arguments = {"revision": spec.revision, "trust_remote_code": trusted}
     with explained(spec.name, place):
         config = AutoConfig.from_pretrained(place, **arguments)
-        architecture = _architecture(spec, config, place, own_class=trust_remote_code)
+        architecture = _architecture(spec, config, place, own_class=trusted)
         processor = AutoImageProcessor.from_pretrained(place, **arguments)
-        if random_weights:
-            backbone = build_backbone(config).to(dtype)
+        if options.random_weights:
+            backbone = build_backbone(config).to(options.dtype)
         else:
-            backbone = _read(spec, place, architecture, config, dtype, arguments)
+            backbone = _read(spec, place, architecture, config, options.dtype, arguments)
     folder = _folder(place, spec.revision)
-    if folder is not None and not random_weights:
+    if folder is not None and not options.random_weights:
         verify_weights(spec.name, folder)
     _check_size(spec, backbone.config, place)
     backbone.eval()
@@ -80,11 +68,10 @@ def load_hf(
         backbone.config.mask_ratio = 0.0
     if architecture is REMOTE:
         size = output_size(processor)
-        architecture = remote_architecture(spec.name, place, backbone, size, layer)
-    encoder = HfEncoder(spec, backbone, processor, architecture, layer=layer, resolution=resolution)
-    encoder.pretrained = not random_weights
-    encoder.weights_revision = None if random_weights else _revision(folder, place)
-    encoder.remote_code = trust_remote_code and bool(getattr(config, "auto_map", None))
+        architecture = remote_architecture(spec.name, place, backbone, size, options.layer)
+    encoder = HfEncoder(spec, backbone, processor, options, architecture)
+    encoder.weights_revision = _revision(folder, place)
+    encoder.remote_code = trusted and bool(getattr(config, "auto_map", None))
     return encoder
 
 
@@ -186,20 +173,10 @@ class HfEncoder(Encoder):
         spec: EncoderSpec,
         backbone: Any,
         processor: Any,
+        options: LoadOptions,
         architecture: Architecture | None = None,
-        *,
-        layer: tuple[int, ...] = (-1,),
-        resolution: int | None = None,
     ) -> None:
-        """Wrap a loaded tower.
-
-        Args:
-            spec: the catalogue's record.
-            backbone: transformers' module.
-            processor: its image processor.
-            architecture: how its tokens are laid out; by default what is known of its model type.
-            layer: blocks whose tokens are returned, joined along channels.
-            resolution: pixels of a side; None for the processor's own.
+        """Wrap a loaded tower; `architecture` is by default what is known of its model type.
 
         Raises:
             WeightsError: a layer or a resolution that this tower does not have.
@@ -208,9 +185,11 @@ class HfEncoder(Encoder):
         config = backbone.config
         self.backbone = backbone
         self._architecture = architecture or ARCHITECTURES[config.model_type]
-        self.processor = resized(processor, resolution) if resolution else processor
+        self.processor = processor
+        if options.resolution:
+            self.processor = resized(processor, options.resolution)
         self.resolution = output_size(self.processor)
-        self.layer = layer
+        self.layer = options.layer
         registers = int(getattr(config, "num_register_tokens", 0) or 0)
         self._prefix_tokens = self._architecture.prefix_tokens + registers
         self._resized = config.image_size not in (self.resolution[0], list(self.resolution))
@@ -220,12 +199,12 @@ class HfEncoder(Encoder):
                 f"not {self.resolution[0]}; leave --resolution out, or use its timm source"
             )
         depth = None if self._architecture.hierarchical else int(config.num_hidden_layers)
-        check_layers(spec.name, layer, depth)
+        check_layers(spec.name, self.layer, depth)
         width, patch = self._measure_last_stage() if depth is None else self._plain_grid(spec.name)
         self._set_shape(
             spec, width=width, depth=depth, patch=patch, prefix_tokens=self._prefix_tokens
         )
-        if not resolution:
+        if not options.resolution:
             self.notes = self._size_notes(spec)
 
     def _plain_grid(self, name: str) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from encoder_bench.base.errors import UnknownNameError, WeightsError
-from encoder_bench.encoders.encoder import Encoder, check_layers
+from encoder_bench.encoders.encoder import Encoder, LoadOptions, check_layers
 from encoder_bench.encoders.loading import (
     NoRandomFill,
     TokensAndGrid,
@@ -121,33 +121,20 @@ def _folder_notes(spec: EncoderSpec, weights: Path | None) -> tuple[str, ...]:
 def load_open_clip(
     spec: EncoderSpec,
     weights: Path | None,
-    *,
-    layer: tuple[int, ...] = (-1,),
-    resolution: int | None = None,
-    dtype: torch.dtype = torch.float32,
-    random_weights: bool = False,
+    options: LoadOptions,
 ) -> OpenClipEncoder:
-    """Load the vision tower of an open_clip model.
-
-    Args:
-        spec: the catalogue's record; `locator` is `ARCH/PRETRAINED`.
-        weights: a checkpoint of the whole model or its folder, instead of the download.
-        layer: blocks whose tokens are returned.
-        resolution: pixels of a side; open_clip interpolates the position embeddings.
-        dtype: of the weights.
-        random_weights: leave open_clip's own initialisation.
+    """Load the vision tower of an open_clip model from the Hub, or a checkpoint on disk.
 
     Raises:
         UnknownNameError: open_clip has no such architecture or tag.
         WeightsError: unreachable, damaged, or no patch tokens.
     """
-    if random_weights:
-        model, transform = build_open_clip(spec, weights, resolution)
-        revision = None
+    revision, side = None, options.resolution
+    if options.random_weights:
+        model, transform = build_open_clip(spec, weights, side)
     else:
-        model, transform, revision = read_open_clip(spec, weights, resolution, vision_only=True)
-    encoder = OpenClipEncoder(spec, model.visual.to(dtype).eval(), transform, layer=layer)
-    encoder.pretrained = not random_weights
+        model, transform, revision = read_open_clip(spec, weights, side, vision_only=True)
+    encoder = OpenClipEncoder(spec, model.visual.to(options.dtype).eval(), transform, options)
     encoder.weights_revision = revision
     encoder.notes = _folder_notes(spec, weights)
     return encoder
@@ -199,7 +186,7 @@ class OpenClipEncoder(Encoder):
     """The vision tower of an open_clip model; its text tower is dropped."""
 
     def __init__(
-        self, spec: EncoderSpec, backbone: Any, transform: Any, *, layer: tuple[int, ...] = (-1,)
+        self, spec: EncoderSpec, backbone: Any, transform: Any, options: LoadOptions
     ) -> None:
         """Wrap a vision tower with its evaluation transform; its projection is dropped.
 
@@ -220,12 +207,12 @@ class OpenClipEncoder(Encoder):
             )
         _drop_heads(backbone)
         self.backbone = backbone
-        self.layer = layer
+        self.layer = options.layer
         size = backbone.image_size
         self.resolution = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
         self._transform = transform
         self._blocks = len(blocks)
-        check_layers(spec.name, layer, self._blocks)
+        check_layers(spec.name, self.layer, self._blocks)
         width, self.grid = token_shape(backbone, self._first_map, self.resolution)
         self._set_shape(
             spec,

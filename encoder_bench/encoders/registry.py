@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from encoder_bench.base.errors import EncoderBenchError, UnknownNameError, WeightsError
 from encoder_bench.encoders.catalog import CATALOG, parse_source
 from encoder_bench.encoders.spec import EncoderSpec, Source
 
 if TYPE_CHECKING:
-    from encoder_bench.encoders.encoder import Encoder
+    from encoder_bench.encoders.encoder import Encoder, LoadOptions
 
 ENTRY_POINTS = "encoder_bench.encoders"
 RANDOM = "random:"
@@ -178,37 +177,23 @@ def load_encoder(
     """
     import torch
 
+    from encoder_bench.encoders.encoder import LoadOptions
+
     spec = find_spec(name)
     if weights is not None and not weights.exists():
         raise WeightsError(f"--weights {weights}: no such file or folder")
-    if spec.source == "combined":
-        from encoder_bench.encoders.combine import CombinedEncoder
-
-        if weights is not None:
-            raise WeightsError("--weights works on one encoder; name folders as dir:A+dir:B")
-        prefix = RANDOM if spec.random_weights else ""
-        parts = [
-            load_encoder(
-                prefix + part,
-                layer=layer,
-                resolution=resolution,
-                dtype=dtype,
-                trust_remote_code=trust_remote_code,
-                seed=seed,
-            )
-            for part in name.removeprefix(RANDOM).split("+")
-        ]
-        return CombinedEncoder(spec, parts)
+    if spec.source == "combined" and weights is not None:
+        raise WeightsError("--weights works on one encoder; name folders as dir:A+dir:B")
+    options = LoadOptions(
+        layer, resolution, getattr(torch, dtype), spec.random_weights, trust_remote_code
+    )
     if not spec.random_weights:
-        spec, weights = _by_file(spec, weights)
-    if spec.sources and parse_source(spec.sources[0])[0] != spec.source:
-        resolution = resolution or spec.resolution  # another library's own may be another
-    load = partial(_load, layer=layer, resolution=resolution, dtype=getattr(torch, dtype))
-    if not spec.random_weights:
-        return load(spec, weights, trust_remote_code=trust_remote_code)
+        return _load(spec, weights, options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return load(spec, weights, trust_remote_code=trust_remote_code, random_weights=True)
+        encoder = _load(spec, weights, options)
+    encoder.pretrained, encoder.weights_revision = False, None
+    return encoder
 
 
 def _by_file(spec: EncoderSpec, weights: Path | None) -> tuple[EncoderSpec, Path | None]:
@@ -234,24 +219,32 @@ def _by_file(spec: EncoderSpec, weights: Path | None) -> tuple[EncoderSpec, Path
     )
 
 
-def _load(
-    spec: EncoderSpec, weights: Path | None, *, trust_remote_code: bool, **options: Any
-) -> Encoder:
+def _load(spec: EncoderSpec, weights: Path | None, options: LoadOptions) -> Encoder:
+    if spec.source == "combined":
+        from encoder_bench.encoders.combine import CombinedEncoder
+
+        parts = [find_spec(part) for part in spec.locator.split("+")]
+        return CombinedEncoder(spec, [_load(part, None, options) for part in parts])
+    if not spec.random_weights:
+        spec, weights = _by_file(spec, weights)
+    if spec.sources and parse_source(spec.sources[0])[0] != spec.source:
+        # Another library's record of these weights may state another size than the name.
+        options = replace(options, resolution=options.resolution or spec.resolution)
     if spec.source == "timm":
         from encoder_bench.encoders.timm import load_timm
 
-        return load_timm(spec, weights, **options)
+        return load_timm(spec, weights, options)
     if spec.source == "open_clip":
         from encoder_bench.encoders.open_clip import load_open_clip
 
-        return load_open_clip(spec, weights, **options)
+        return load_open_clip(spec, weights, options)
     if spec.source == "bundled" and weights is None:
         from encoder_bench.encoders.bundled import load_bundled
 
-        return load_bundled(spec, **options)
+        return load_bundled(spec, options)
     from encoder_bench.encoders.hf import load_hf
 
     place = str(weights or spec.locator)
     if spec.source == "dir" and not Path(place).is_dir():
         raise WeightsError(f"encoder {spec.name}: no such folder {place}")
-    return load_hf(spec, place, trust_remote_code=trust_remote_code, **options)
+    return load_hf(spec, place, options)

@@ -15,7 +15,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from encoder_bench.base.errors import UnknownNameError, WeightsError
-from encoder_bench.encoders.encoder import Encoder, check_layers
+from encoder_bench.encoders.encoder import Encoder, LoadOptions, check_layers
 from encoder_bench.encoders.loading import (
     NoRandomFill,
     TokensAndGrid,
@@ -95,21 +95,9 @@ def build_timm(spec: EncoderSpec, resolution: int | None = None) -> Any:
 def load_timm(
     spec: EncoderSpec,
     weights: Path | None,
-    *,
-    layer: tuple[int, ...] = (-1,),
-    resolution: int | None = None,
-    dtype: torch.dtype = torch.float32,
-    random_weights: bool = False,
+    options: LoadOptions,
 ) -> TimmEncoder:
-    """Load a timm model.
-
-    Args:
-        spec: the catalogue's record; see `timm_name`.
-        weights: a checkpoint or the folder that holds it, instead of the download.
-        layer: blocks whose tokens are returned.
-        resolution: pixels of a side; position embeddings are interpolated by timm.
-        dtype: of the weights.
-        random_weights: leave timm's own initialisation.
+    """Load a timm model from the Hub, an address, or a checkpoint or folder on disk.
 
     Raises:
         UnknownNameError: timm has no such model.
@@ -117,8 +105,8 @@ def load_timm(
     """
     name, place = timm_name(spec)
     own, notes = _of_folder(spec, weights)
-    side = resolution or (own.preprocessing.get("input_size") or (0, 0))[1] or None
-    if random_weights:
+    side = options.resolution or (own.preprocessing.get("input_size") or (0, 0))[1] or None
+    if options.random_weights:
         backbone, revision = build_timm(own, side), None
     else:
         file, revision = _find(spec, name, place, weights)
@@ -126,8 +114,7 @@ def load_timm(
             with NoRandomFill():
                 backbone = build_timm(own, side)
             _read(spec.name, file, backbone, name)
-    encoder = TimmEncoder(own, backbone.to(dtype).eval(), layer=layer, resolution=resolution)
-    encoder.pretrained = not random_weights
+    encoder = TimmEncoder(own, backbone.to(options.dtype).eval(), options)
     encoder.weights_revision = revision
     encoder.notes = notes
     return encoder
@@ -247,14 +234,7 @@ def state_filter(name: str) -> Callable[[dict[str, Tensor], Any], dict[str, Tens
 class TimmEncoder(Encoder):
     """A timm backbone without its head; hierarchical ones give their last stage as tokens."""
 
-    def __init__(
-        self,
-        spec: EncoderSpec,
-        backbone: Any,
-        *,
-        layer: tuple[int, ...] = (-1,),
-        resolution: int | None = None,
-    ) -> None:
+    def __init__(self, spec: EncoderSpec, backbone: Any, options: LoadOptions) -> None:
         """Wrap a backbone; its heads, which no patch token depends on, are dropped.
 
         Raises:
@@ -267,18 +247,18 @@ class TimmEncoder(Encoder):
         config = timm.data.resolve_model_data_config(backbone)
         _drop_heads(backbone)
         self.backbone = backbone
-        self.layer = layer
-        if resolution:
-            config["input_size"] = (3, resolution, resolution)
+        self.layer = options.layer
+        if options.resolution:
+            config["input_size"] = (3, options.resolution, options.resolution)
         self._data_config = config
         self._transform = timm.data.create_transform(**config, is_training=False)
         self.resolution = (int(config["input_size"][1]), int(config["input_size"][2]))
         self._blocks = _plain_blocks(backbone)
-        check_layers(spec.name, layer, self._blocks)
+        check_layers(spec.name, self.layer, self._blocks)
         width, self.grid = token_shape(backbone, self._tokens, self.resolution)
         self._set_shape(
             spec,
-            width=width // len(layer),
+            width=width // len(self.layer),
             depth=self._blocks,
             patch=self.resolution[0] // self.grid[0],
             prefix_tokens=int(getattr(backbone, "num_prefix_tokens", 0) or 0),

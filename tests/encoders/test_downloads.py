@@ -201,12 +201,11 @@ def test_an_address_is_fetched_once_and_resumed(
 def test_another_file_than_the_pinned_one_is_refused(tmp_path: Path) -> None:
     from dataclasses import replace
 
+    from encoder_bench.encoders.encoder import LoadOptions
     from encoder_bench.encoders.registry import find_spec
     from encoder_bench.encoders.timm import load_timm
 
     torch.save({"a": torch.zeros(1)}, tmp_path / "checkpoint.pth")
     spec = replace(find_spec(NAME), revision=f"sha256:{'0' * 64}")
     with pytest.raises(WeightsError, match="the catalogue names sha256:0000"):
-        load_timm(
-            spec, tmp_path / "checkpoint.pth", layer=(-1,), resolution=None, dtype=torch.float32
-        )
+        load_timm(spec, tmp_path / "checkpoint.pth", LoadOptions())

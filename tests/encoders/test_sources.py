@@ -15,6 +15,7 @@ from torch import Tensor
 from encoder_bench.base.errors import UnknownNameError
 from encoder_bench.encoders.bundled import tiny_processor
 from encoder_bench.encoders.catalog import CATALOG, parse_source, transformers_configs
+from encoder_bench.encoders.encoder import LoadOptions
 from encoder_bench.encoders.hf_architectures import build_backbone
 from encoder_bench.encoders.registry import find_spec, load_encoder
 from encoder_bench.encoders.timm import load_timm
@@ -224,9 +225,8 @@ def test_architectures_too_large_to_write_agree_when_they_are_small(
     whole = SMALL | config | {"image_size": side}
     hf_folder = write_backbone(whole, state, tmp_path / "hf", side)
     spec = replace(find_spec(f"timm:{architecture}"), architecture=SMALL_TIMM)
-    layers: dict[str, Any] = {"layer": (-2, -1), "resolution": None}
-    ours = load_timm(spec, tmp_path, dtype=torch.float32, **layers)
-    theirs = load_encoder(f"dir:{hf_folder}", **layers)
+    ours = load_timm(spec, tmp_path, LoadOptions(layer=(-2, -1)))
+    theirs = load_encoder(f"dir:{hf_folder}", layer=(-2, -1))
     assert ours.grid == theirs.grid
     pixels = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
