@@ -148,10 +148,7 @@ def encode_images(
 def check_layers(name: str, layer: tuple[int, ...], blocks: int | None) -> None:
     """Check that an encoder has the blocks that are asked for.
 
-    Args:
-        name: the encoder, for errors.
-        layer: indices of blocks, -1 the last.
-        blocks: how many it has; None for hierarchical models.
+    `blocks` is how many it has; None for hierarchical models.
 
     Raises:
         WeightsError: no such block, or no plain stack of blocks.

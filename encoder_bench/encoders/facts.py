@@ -22,9 +22,6 @@ _NAMES = ("parameters", "width", "depth", "patch", "resolution", "tokens", "pref
 def build_without_weights(spec: EncoderSpec) -> Encoder:
     """Return the encoder of a source on the meta device.
 
-    Args:
-        spec: `source` and `locator` say which; `hf` repositories must be in `configs.toml`.
-
     Raises:
         UnknownNameError: the library has no such architecture.
         WeightsError: the repository's shape is not written down.
@@ -65,12 +62,7 @@ def can_be_computed(spec: EncoderSpec) -> bool:
 
 
 def architecture_facts(spec: EncoderSpec, *, gflops: bool = True) -> dict[str, Any]:
-    """Return what `EncoderSpec` states of an architecture.
-
-    Args:
-        spec: see `build_without_weights`.
-        gflops: whether operations are counted too, which takes most of the time.
-    """
+    """Return what `EncoderSpec` states of an architecture; counting operations takes longest."""
     encoder = build_without_weights(spec)
     facts = {name: getattr(encoder.spec, name) for name in _NAMES}
     return facts | ({"gflops": count_gflops(encoder)} if gflops else {})

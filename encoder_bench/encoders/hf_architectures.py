@@ -116,9 +116,7 @@ _NEEDED = ("hidden_size", "num_hidden_layers", "patch_size", "image_size")
 def loading_options(architecture: Architecture, config: Any) -> dict[str, Any]:
     """Return the arguments with which a checkpoint's vision tower is built.
 
-    Args:
-        architecture: of the checkpoint.
-        config: its configuration; `architectures` says with which heads it was saved.
+    The configuration's `architectures` says with which heads it was saved.
     """
     saved_as = getattr(config, "architectures", None) or ()
     masked = any("MaskedImageModeling" in str(name) for name in saved_as)

@@ -134,7 +134,7 @@ def strict_loading(
 
     Args:
         name: the encoder, for errors.
-        place: the file, for errors.
+        place: its file, for errors.
         module: built, its values unset.
         tensors: by the module's names.
         ignored_keys: beginnings of names (heads) that may be missing or unexpected.

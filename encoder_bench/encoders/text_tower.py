@@ -33,7 +33,6 @@ class DualEncoder:
     """Both towers of one checkpoint.
 
     Attributes:
-        name: the encoder.
         embed_images: images to `(P, E)`.
         embed_texts: texts to `(T, E)`.
     """
@@ -47,11 +46,6 @@ def load_dual_encoder(
     name: str, *, weights: Path | None = None, device: torch.device | None = None
 ) -> DualEncoder:
     """Load image and text tower of an encoder from the first of its sources that has both.
-
-    Args:
-        name: a registered name or a general form.
-        weights: the checkpoint on disk instead of the Hub.
-        device: where it runs; the CPU by default.
 
     Raises:
         UnknownNameError: no such encoder.
