@@ -161,5 +161,4 @@ def test_an_answer_that_is_no_object_is_named(damaged: Path, entry: Any) -> None
     content["annotations"][4]["answers"][2] = entry
     path.write_text(json.dumps(content))
     checked = CliRunner().invoke(app, ["data", "check", str(damaged)])
-    assert "row 4, 'answers': " in checked.stdout
-    assert "is not an object with 'answer'" in checked.stdout
+    assert f"{path}: annotations row 4: 'answers.2' is {entry!r}, not an object" in checked.stdout

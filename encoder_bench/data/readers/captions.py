@@ -11,26 +11,19 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from encoder_bench.base.errors import DataError
-from encoder_bench.data.files import (
-    DataFiles,
-    Row,
-    integer,
-    numbered,
-    tables_of,
-    text,
-    texts,
-    unique_ids,
-)
+from encoder_bench.data.files import DataFiles
+from encoder_bench.data.rows import Rows, Text, numbered, read_json, read_rows, unique
 from encoder_bench.data.sample import Sample, Split
 
 _KARPATHY = "dataset_coco.json"
 _COCO_PARTS: dict[Split, str] = {"train": "train", "test": "val"}
-_KARPATHY_SPLITS: dict[Split, frozenset[str]] = {
-    "train": frozenset({"train", "restval"}),
-    "val": frozenset({"val"}),
-    "test": frozenset({"test"}),
+_KARPATHY_SPLITS: dict[Split, tuple[str, ...]] = {
+    "train": ("train", "restval"),
+    "val": ("val",),
+    "test": ("test",),
 }
 COCO_SOURCES: dict[str, tuple[str, ...]] = {
     "captions": (),
@@ -42,6 +35,65 @@ MORE_SOURCES = {
     "nocaps": ("nocaps/nocaps_val_4500_captions.json",),
     "flickr30k": ("flickr30k/dataset_flickr30k.json",),
 }
+
+
+@dataclass(slots=True)
+class _Image:
+    id: int
+    file_name: Text = ""
+    domain: str = ""
+    neg_category_ids: Any = None
+
+
+@dataclass(slots=True)
+class _Caption:
+    id: int
+    image_id: int
+    caption: Text
+
+
+@dataclass(slots=True)
+class _CaptionFile:
+    images: Rows[_Image]
+    annotations: Rows[_Caption]
+
+
+@dataclass(slots=True)
+class _Sentence:
+    raw: Text
+
+
+@dataclass(slots=True)
+class _SplitImage:
+    split: Text
+    sentences: Rows[_Sentence]
+    cocoid: int = -1
+    filepath: str = ""
+    filename: str = ""
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        return tuple(sentence.raw for sentence in self.sentences)
+
+
+@dataclass(slots=True)
+class _Category:
+    id: int
+    name: Text
+
+
+@dataclass(slots=True)
+class _Object:
+    image_id: int
+    category_id: int
+    iscrowd: bool | int = 0
+
+
+@dataclass(slots=True)
+class _InstancesFile:
+    images: Rows[_Image]
+    categories: Rows[_Category]
+    annotations: Rows[_Object]
 
 
 def coco_samples(files: DataFiles, task: str, source: str, split: Split) -> list[Sample]:
@@ -66,42 +118,36 @@ def _coco2017(files: DataFiles, split: Split) -> _Captioned:
         raise DataError(f"{files.root}: a {split} split of captions needs {_KARPATHY}")
     part = _COCO_PARTS[split]
     path = files.require("coco", f"captions_{part}2017.json")
-    for number, (row, lines) in _grouped(path).items():
-        where = f"{path}, image {number}"
-        yield number, lines, files.image(number, where, split=part, name=_file_name(row, where))
+    for row, lines in _captioned(path):
+        where = f"{path}: image {row.id}"
+        yield row.id, lines, files.image(row.id, where, split=part, name=row.file_name)
 
 
-def _grouped(path: Path) -> dict[int, tuple[Row, tuple[str, ...]]]:
-    """Return the image rows that have captions, with these in file order."""
-    image_rows, annotations = tables_of(path, "images", "annotations")
-    images = unique_ids(path, image_rows)
-    unique_ids(path, annotations)
+def _captioned(path: Path) -> Iterator[tuple[_Image, tuple[str, ...]]]:
+    """Yield the images that have captions, with these in file order."""
+    content = read_json(path, _CaptionFile)
+    images = unique(path, content.images)
+    unique(path, content.annotations)
     captions: dict[int, list[str]] = {number: [] for number in images}
-    for where, row in numbered(path, annotations):
-        number = integer(row, "image_id", where)
-        if number not in captions:
-            raise DataError(f"{where}: 'image_id' {number} is not among the file's images")
-        captions[number].append(text(row, "caption", where))
-    return {number: (images[number], tuple(lines)) for number, lines in captions.items() if lines}
-
-
-def _file_name(row: Row, where: str) -> str:
-    return text(row, "file_name", where) if "file_name" in row else ""
+    for where, row in numbered(path, content.annotations):
+        if row.image_id not in captions:
+            raise DataError(f"{where}: 'image_id' {row.image_id} is not among the file's images")
+        captions[row.image_id].append(row.caption)
+    return ((images[number], tuple(lines)) for number, lines in captions.items() if lines)
 
 
 def _karpathy(files: DataFiles, split: Split) -> _Captioned:
     path = files.require("coco", _KARPATHY)
     seen: set[int] = set()
-    for where, row in numbered(path, *tables_of(path, "images")):
-        if text(row, "split", where) not in _KARPATHY_SPLITS[split]:
+    for where, row in numbered(path, read_rows(path, _SplitImage, "images")):
+        if row.split not in _KARPATHY_SPLITS[split]:
             continue
-        number = integer(row, "cocoid", where)
-        if number in seen:
-            raise DataError(f"{where}: duplicate 'cocoid' {number}")
+        number = row.cocoid
+        if number < 0 or number in seen:
+            raise DataError(f"{where}: {'no' if number < 0 else 'duplicate'} 'cocoid' {number}")
         seen.add(number)
-        part = "train" if str(row.get("filepath")).startswith("train") else "val"
-        image = files.image(number, where, split=part, name=str(row.get("filename", "")))
-        yield number, texts(row, "sentences", "raw", where), image
+        part = "train" if row.filepath.startswith("train") else "val"
+        yield number, row.captions, files.image(number, where, split=part, name=row.filename)
     if not seen:
         raise DataError(f"{path}: its {split} split is empty")
 
@@ -111,25 +157,30 @@ def more_samples(files: DataFiles, task: str, source: str, split: Split) -> list
     if split != "test":
         raise DataError(f"{files.root}: {source} is read for testing only; train on COCO captions")
     samples = []
-    for name, lines, domain, where in (_nocaps if source == "nocaps" else _flickr30k)(files):
+    for where, name, lines, facets in (_nocaps if source == "nocaps" else _flickr30k)(files):
+        if not name:
+            raise DataError(f"{where}: no file name")
         image = files.image(f"{source}/images/{name}", where)
-        facets = {"domain": domain} if domain else {}
         samples.append(Sample(f"{task}/{name}", task, *image, "", lines, lines[0], facets))
     return samples
 
 
-def _nocaps(files: DataFiles) -> Iterator[tuple[str, tuple[str, ...], str, str]]:
+_Named = Iterator[tuple[str, str, tuple[str, ...], dict[str, str | int]]]
+"""Row in words, file name, captions and facets."""
+
+
+def _nocaps(files: DataFiles) -> _Named:
     path = files.require("nocaps", "nocaps_val_4500_captions.json")
-    for number, (row, lines) in _grouped(path).items():
-        where = f"{path}, image {number}"
-        yield text(row, "file_name", where), lines, str(row.get("domain", "")), where
+    for row, lines in _captioned(path):
+        facets: dict[str, str | int] = {"domain": row.domain} if row.domain else {}
+        yield f"{path}: image {row.id}", row.file_name, lines, facets
 
 
-def _flickr30k(files: DataFiles) -> Iterator[tuple[str, tuple[str, ...], str, str]]:
+def _flickr30k(files: DataFiles) -> _Named:
     path = files.require("flickr30k", "dataset_flickr30k.json")
-    for where, row in numbered(path, *tables_of(path, "images")):
-        if text(row, "split", where) == "test":
-            yield text(row, "filename", where), texts(row, "sentences", "raw", where), "", where
+    for where, row in numbered(path, read_rows(path, _SplitImage, "images")):
+        if row.split == "test":
+            yield where, row.filename, row.captions, {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,31 +210,28 @@ class Instances:
             DataError: it is not in the data folder.
         """
         split = "train" if "train" in self.path.name else "val"
-        where = f"{self.path}, image {number}"
+        where = f"{self.path}: image {number}"
         return files.image(number, where, split=split, name=self.names[number])
 
 
 def read_instances(path: Path) -> Instances:
     """Return the category counts of a COCO-format instances file."""
-    image_rows, category_rows, annotations = tables_of(path, "images", "categories", "annotations")
-    images, categories = unique_ids(path, image_rows), unique_ids(path, category_rows)
-    labels = {key: text(row, "name", f"{path}, category {key}") for key, row in categories.items()}
+    content = read_json(path, _InstancesFile)
+    images, categories = unique(path, content.images), unique(path, content.categories)
     counts: dict[int, Counter[str]] = {number: Counter() for number in images}
-    crowded = set()
-    for where, row in numbered(path, annotations):
-        number, category = integer(row, "image_id", where), integer(row, "category_id", where)
-        if number not in counts:
-            raise DataError(f"{where}: 'image_id' {number} is not among the file's images")
-        if category not in labels:
-            raise DataError(f"{where}: 'category_id' {category} is not among the file's categories")
-        counts[number][labels[category]] += 1
-        if row.get("iscrowd"):
-            crowded.add(number)
+    for where, row in numbered(path, content.annotations):
+        for field, known in (("image_id", images), ("category_id", categories)):
+            if getattr(row, field) not in known:
+                kind = "images" if known is images else "categories"
+                raise DataError(
+                    f"{where}: '{field}' {getattr(row, field)} is not among the file's {kind}"
+                )
+        counts[row.image_id][categories[row.category_id].name] += 1
     return Instances(
         path,
-        categories=tuple(labels.values()),
-        names={key: _file_name(row, f"{path}, image {key}") for key, row in images.items()},
+        categories=tuple(category.name for category in categories.values()),
+        names={number: image.file_name for number, image in images.items()},
         counts=counts,
-        crowded=frozenset(crowded),
-        federated="neg_category_ids" in image_rows[0],
+        crowded=frozenset(row.image_id for row in content.annotations if row.iscrowd),
+        federated=content.images[0].neg_category_ids is not None,
     )

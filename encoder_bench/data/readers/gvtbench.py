@@ -9,12 +9,17 @@ Reference: Wang et al. 2023 (arXiv 2305.12223), repository TencentARC/GVT.
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import BeforeValidator
 
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.hashing import hash_text
-from encoder_bench.data.files import DataFiles, integer, numbered, rows_of, text
+from encoder_bench.data.files import DataFiles
 from encoder_bench.data.plurals import plural
 from encoder_bench.data.readers.captions import Instances, read_instances
+from encoder_bench.data.rows import Text, numbered, read_json
 from encoder_bench.data.sample import Sample, Split
 
 SOURCES = {
@@ -22,6 +27,20 @@ SOURCES = {
 }
 _QUESTIONS_PER_IMAGE = 4
 _MAX_COUNT = 9
+
+
+def _number_or_path(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError("not a number or a path")
+    return value
+
+
+@dataclass(slots=True)
+class _Question:
+    image_id: Annotated[int | str, BeforeValidator(_number_or_path)]
+    text_in: Text
+    text_out: Text
+    n_obj_exist: int
 
 
 def gvt_samples(files: DataFiles, task: str, source: str, split: Split) -> list[Sample]:
@@ -36,15 +55,11 @@ def gvt_samples(files: DataFiles, task: str, source: str, split: Split) -> list[
 def _read(files: DataFiles, task: str, source: str) -> list[Sample]:
     path = files.require("gvtbench", f"{source}.json")
     samples: list[Sample] = []
-    for where, row in numbered(path, rows_of(path)):
-        image_id = row.get("image_id")
-        if isinstance(image_id, bool) or not isinstance(image_id, int | str):
-            raise DataError(f"{where}: 'image_id' is {image_id!r}, not a number or a path")
-        image = files.image(image_id, where, split="val")
-        asked, answer = text(row, "text_in", where), text(row, "text_out", where)
-        facets = _facets(integer(row, "n_obj_exist", where), answer)
+    for where, row in numbered(path, read_json(path, list[_Question])):
+        image = files.image(row.image_id, where, split="val")
+        answer, facets = row.text_out, _facets(row.n_obj_exist, row.text_out)
         name = f"{task}/{len(samples)}"
-        samples.append(Sample(name, task, *image, asked, (answer,), answer, facets))
+        samples.append(Sample(name, task, *image, row.text_in, (answer,), answer, facets))
     return samples
 
 

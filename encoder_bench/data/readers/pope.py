@@ -6,12 +6,14 @@ Reference: Li et al. 2023, "Evaluating Object Hallucination in Large Vision-Lang
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import BeforeValidator
 
 from encoder_bench.base.errors import DataError
-from encoder_bench.data.files import DataFiles, coco_id, text
+from encoder_bench.data.files import DataFiles, coco_id
+from encoder_bench.data.rows import Text, parse_json
 from encoder_bench.data.sample import Sample, Split
 
 SETTINGS = ("random", "popular", "adversarial")
@@ -21,6 +23,21 @@ SOURCES: dict[str, tuple[str, ...]] = {
 }
 
 
+def _yes_or_no(value: object) -> str:
+    label = str(value).lower()
+    if label not in ("yes", "no"):
+        raise ValueError("neither yes nor no")
+    return label
+
+
+@dataclass(slots=True)
+class _Question:
+    image: Text
+    label: Annotated[str, BeforeValidator(_yes_or_no)]
+    text: Text
+    question_id: int | str | None = None
+
+
 def pope_samples(files: DataFiles, task: str, source: str, split: Split) -> list[Sample]:
     """Return one sample per question of one setting, or of all three (`source = "all"`)."""
     if split != "test":
@@ -28,42 +45,19 @@ def pope_samples(files: DataFiles, task: str, source: str, split: Split) -> list
     samples = []
     for setting in SETTINGS if source == "all" else (source,):
         path = files.require("pope", f"coco_pope_{setting}.json")
-        for index, (where, row) in enumerate(_lines(path)):
-            name = text(row, "image", where)
-            number = coco_id(name)
-            label = text(row, "label", where).lower()
-            if label not in ("yes", "no"):
-                raise DataError(f"{where}: 'label' is {label!r}, neither yes nor no")
-            image_id = name if number is None else number
-            image = files.image(image_id, where, split="val", name=name)
-            answer = f"{label.capitalize()}."
-            samples.append(
-                Sample(
-                    f"{task}/{setting}/{row.get('question_id', index)}",
-                    task,
-                    *image,
-                    question=text(row, "text", where),
-                    references=(answer,),
-                    target=answer,
-                    facets={"setting": setting, "answer": label},
-                )
-            )
+        lines = [
+            (f"{path}:{number}", line)
+            for number, line in enumerate(path.read_bytes().split(b"\n"), start=1)
+            if line.strip()
+        ]
+        if not lines:
+            raise DataError(f"{path}: is empty")
+        for index, (where, line) in enumerate(lines):
+            row = parse_json(line, _Question, where)
+            number = coco_id(row.image)
+            image_id = row.image if number is None else number
+            image = files.image(image_id, where, split="val", name=row.image)
+            name = f"{task}/{setting}/{index if row.question_id is None else row.question_id}"
+            answer, facets = f"{row.label.capitalize()}.", {"setting": setting, "answer": row.label}
+            samples.append(Sample(name, task, *image, row.text, (answer,), answer, {**facets}))
     return samples
-
-
-def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{where}: not valid JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{where}: not an object")
-        rows.append((where, row))
-    if not rows:
-        raise DataError(f"{path}: no questions in it")
-    return rows

@@ -8,23 +8,13 @@ al. 2019 (arXiv 1904.08920); Gurari et al. 2018 (arXiv 1802.08218); Hudson and M
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.hashing import hash_text
-from encoder_bench.data.files import (
-    DataFiles,
-    Row,
-    entries,
-    integer,
-    numbered,
-    read_json,
-    rows_of,
-    text,
-    texts,
-    unique_ids,
-)
+from encoder_bench.data.files import DataFiles
+from encoder_bench.data.rows import Rows, Text, numbered, read_json, read_rows, unique
 from encoder_bench.data.sample import Sample, Split
 
 HELD_OUT_SHARE = 0.6
@@ -48,6 +38,57 @@ MORE_SOURCES = {
 _PARTS: dict[Split, str] = {"train": "train", "test": "val"}
 
 
+@dataclass(slots=True)
+class _Question:
+    question_id: int
+    image_id: int
+    question: Text
+
+
+@dataclass(slots=True)
+class _Answer:
+    answer: Text
+
+
+@dataclass(slots=True)
+class _Annotation:
+    question_id: int
+    image_id: int
+    answers: Rows[_Answer]
+    multiple_choice_answer: Text = ""
+    answer_type: str = ""
+    question_type: str = ""
+
+
+@dataclass(slots=True)
+class _TextVqaRow:
+    image_id: Text
+    question_id: int
+    question: Text
+    answers: Rows[str]
+
+
+@dataclass(slots=True)
+class _VizWizRow:
+    image: Text
+    question: Text
+    answers: Rows[_Answer]
+    answer_type: str = ""
+
+
+@dataclass(slots=True)
+class _GqaTypes:
+    structural: str = ""
+
+
+@dataclass(slots=True)
+class _GqaRow:
+    imageId: Text  # noqa: N815  (the file's own name)
+    question: Text
+    answer: Text
+    types: _GqaTypes = field(default_factory=_GqaTypes)
+
+
 def vqav2_samples(files: DataFiles, task: str, source: str, split: Split) -> list[Sample]:
     """Return one sample per question; the public validation questions are the test split.
 
@@ -57,19 +98,17 @@ def vqav2_samples(files: DataFiles, task: str, source: str, split: Split) -> lis
     """
     part = _part(files, source, split)
     if source in UNANSWERED and split == "test":
-        return _unanswered(files, task, source)
+        path = files.require("vqav2", f"v2_OpenEnded_mscoco_{source}_questions.json")
+        rows, samples = read_rows(path, _Question, "questions"), []
+        unique(path, rows, "question_id")
+        for where, row in numbered(path, rows):
+            image = files.image(row.image_id, where, split="test")
+            samples.append(Sample(f"{task}/{row.question_id}", task, *image, row.question, (), ""))
+        return samples
     if any(files.find("vqav2", f"v2_{name}.json") for name in _names("val")):
-        return _paired(files, task, part, "vqav2", "v2_")
-    samples = _paired(files, task, "train", "vqav2", "v2_")
+        return _paired(files, task, part, "vqav2")
+    samples = _paired(files, task, "train", "vqav2")
     return [s for s in samples if is_held_out(s.image_id) == (split == "test")]
-
-
-def more_samples(files: DataFiles, task: str, source: str, split: Split) -> list[Sample]:
-    """Return one sample per question; the public validation questions are the test split."""
-    part = _part(files, source, split)
-    if source == "okvqa":
-        return _paired(files, task, part, "okvqa", "")
-    return {"textvqa": _textvqa, "vizwiz": _vizwiz, "gqa": _gqa}[source](files, task, part)
 
 
 def is_held_out(image_id: int | str) -> bool:
@@ -87,12 +126,13 @@ def _names(part: str) -> tuple[str, str]:
     return f"OpenEnded_mscoco_{part}2014_questions", f"mscoco_{part}2014_annotations"
 
 
-def _paired(files: DataFiles, task: str, part: str, folder: str, prefix: str) -> list[Sample]:
+def _paired(files: DataFiles, task: str, part: str, folder: str) -> list[Sample]:
     """Return the samples of a file of questions and one of annotations, VQAv2's or OK-VQA's."""
-    asked, answered = (files.require(folder, f"{prefix}{name}.json") for name in _names(part))
-    questions = unique_ids(asked, rows_of(asked, "questions"), "question_id")
-    annotations = rows_of(answered, "annotations")
-    missing = sorted(questions.keys() - unique_ids(answered, annotations, "question_id").keys())
+    own = folder == "vqav2"
+    asked, answered = (files.require(folder, f"{'v2_' * own}{name}.json") for name in _names(part))
+    questions = unique(asked, read_rows(asked, _Question, "questions"), "question_id")
+    annotations = read_rows(answered, _Annotation, "annotations")
+    missing = sorted(questions.keys() - unique(answered, annotations, "question_id").keys())
     if missing:
         raise DataError(
             f"{answered}: no annotation for {len(missing)} questions, the first 'question_id' "
@@ -100,98 +140,75 @@ def _paired(files: DataFiles, task: str, part: str, folder: str, prefix: str) ->
         )
     samples = []
     for where, row in numbered(answered, annotations):
-        number = row["question_id"]
-        if number not in questions:
-            raise DataError(f"{where}: 'question_id' {number} has no question")
-        question, image_id = questions[number], integer(row, "image_id", where)
-        if integer(question, "image_id", str(asked)) != image_id:
+        question = questions.get(row.question_id)
+        if question is None:
+            raise DataError(f"{where}: 'question_id' {row.question_id} has no question")
+        if question.image_id != row.image_id:
             raise DataError(f"{where}: another 'image_id' than its question has in {asked}")
-        answers = texts(row, "answers", "answer", where)
-        common = folder == "okvqa"
-        facets = ("question_type",) if common else ("answer_type", "question_type")
+        answers = tuple(each.answer for each in row.answers)
+        facets = {"answer_type": row.answer_type} if own else {}
+        if own and not row.multiple_choice_answer:
+            raise DataError(f"{where}: no 'multiple_choice_answer'")
         samples.append(
             Sample(
-                f"{task}/{number}",
+                f"{task}/{row.question_id}",
                 task,
-                *files.image(image_id, where, split=part),
-                question=text(question, "question", str(asked)),
+                *files.image(row.image_id, where, split=part),
+                question=question.question,
                 references=answers,
-                target=_commonest(answers)
-                if common
-                else text(row, "multiple_choice_answer", where),
-                facets={facet: str(row.get(facet, "")) for facet in facets},
+                target=row.multiple_choice_answer if own else _commonest(answers),
+                facets={**facets, "question_type": row.question_type},
             )
         )
     return samples
 
 
-def _unanswered(files: DataFiles, task: str, source: str) -> list[Sample]:
-    path = files.require("vqav2", f"v2_OpenEnded_mscoco_{source}_questions.json")
-    rows = rows_of(path, "questions")
-    unique_ids(path, rows, "question_id")
+def more_samples(files: DataFiles, task: str, source: str, split: Split) -> list[Sample]:
+    """Return one sample per question; the public validation questions are the test split."""
+    part = _part(files, source, split)
+    if source == "okvqa":
+        return _paired(files, task, part, "okvqa")
+    read = {"textvqa": _textvqa, "vizwiz": _vizwiz, "gqa": _gqa}[source]
     samples = []
-    for where, row in numbered(path, rows):
-        image = files.image(integer(row, "image_id", where), where, split="test")
-        asked = text(row, "question", where)
-        samples.append(Sample(f"{task}/{row['question_id']}", task, *image, asked, (), ""))
+    for where, number, folders, name, question, answers, facets in read(files, part):
+        there = (folder for folder in folders if (files.root / folder / name).is_file())
+        image = files.image(f"{next(there, folders[0])}/{name}", where)
+        target = _commonest(answers)
+        samples.append(
+            Sample(f"{task}/{number}", task, *image, question, tuple(answers), target, facets)
+        )
     return samples
 
 
-def _textvqa(files: DataFiles, task: str, part: str) -> list[Sample]:
+_Asked = Iterator[
+    tuple[str, int | str, tuple[str, ...], str, str, Sequence[str], dict[str, str | int]]
+]
+"""Row in words, number, folders and name of the image, question, answers and facets."""
+
+
+def _textvqa(files: DataFiles, part: str) -> _Asked:
     path = files.require("textvqa", f"TextVQA_0.5.1_{part}.json")
     folders = ("textvqa/train_images", "train_images", "textvqa/images")
-    samples = []
-    for where, row in numbered(path, rows_of(path, "data")):
-        image = files.image_in(folders, f"{text(row, 'image_id', where)}.jpg", where)
-        answers = [str(answer) for answer in entries(row, "answers", where)]
-        number = integer(row, "question_id", where)
-        samples.append(_sample(task, number, image, row, answers, {}, where))
-    return samples
+    for where, row in numbered(path, read_rows(path, _TextVqaRow, "data")):
+        name = f"{row.image_id}.jpg"
+        yield where, row.question_id, folders, name, row.question, row.answers, {}
 
 
-def _vizwiz(files: DataFiles, task: str, part: str) -> list[Sample]:
+def _vizwiz(files: DataFiles, part: str) -> _Asked:
     path = files.require("vizwiz", f"{part}.json")
     folders = (f"vizwiz/{part}", part, "vizwiz/images")
-    samples = []
-    for number, (where, row) in enumerate(numbered(path, rows_of(path))):
-        image = files.image_in(folders, text(row, "image", where), where)
-        answers = texts(row, "answers", "answer", where)
-        facets = {"answer_type": str(row.get("answer_type", ""))}
-        samples.append(_sample(task, number, image, row, answers, facets, where))
-    return samples
+    for number, (where, row) in enumerate(numbered(path, read_json(path, list[_VizWizRow]))):
+        answers, facets = [each.answer for each in row.answers], {"answer_type": row.answer_type}
+        yield where, number, folders, row.image, row.question, answers, {**facets}
 
 
-def _gqa(files: DataFiles, task: str, part: str) -> list[Sample]:
+def _gqa(files: DataFiles, part: str) -> _Asked:
     name = "testdev" if part == "val" else part
     path = files.require("gqa", f"{name}_balanced_questions.json")
-    content = read_json(path)
-    if not isinstance(content, dict) or not content:
-        raise DataError(f"{path}: not an object of questions by id")
-    samples = []
-    for number, row in content.items():
-        where = f"{path}, question {number}"
-        if not isinstance(row, dict):
-            raise DataError(f"{where}: not an object")
-        folders = ("gqa/images", "images")
-        image = files.image_in(folders, f"{text(row, 'imageId', where)}.jpg", where)
-        types = row.get("types")
-        kind = str(types.get("structural", "")) if isinstance(types, dict) else ""
-        answers = [text(row, "answer", where)]
-        samples.append(_sample(task, number, image, row, answers, {"question_type": kind}, where))
-    return samples
-
-
-def _sample(
-    task: str,
-    number: int | str,
-    image: tuple[int | str, Path],
-    row: Row,
-    answers: Sequence[str],
-    facets: dict[str, str],
-    where: str,
-) -> Sample:
-    asked, target = text(row, "question", where), _commonest(answers)
-    return Sample(f"{task}/{number}", task, *image, asked, tuple(answers), target, facets)
+    folders = ("gqa/images", "images")
+    for number, row in read_json(path, dict[str, _GqaRow]).items():
+        where, facets = f"{path}: question {number}", {"question_type": row.types.structural}
+        yield where, number, folders, f"{row.imageId}.jpg", row.question, [row.answer], {**facets}
 
 
 def _commonest(answers: Sequence[str]) -> str:
