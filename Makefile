@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-RESULTS ?= results
+RESULTS ?= runs
 BASELINE ?= results/baseline
 BASELINE_RUNS ?= runs/baseline
 BASELINE_ENCODERS ?= tiny-deit,tiny-clip,tiny-siglip,tiny-mae,tiny-dino,tiny-dinov2
@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "encoder-bench needs Python 3.11 or newer; this is %s. Try: make PYTHON=python3.11 $(MAKECMDGOALS)" % sys.version.split()[0])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV): a few minutes the first time, several GB with PyTorch"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)
 
 setup: $(STAMP)  ## create .venv and install the project with pinned versions
@@ -69,14 +69,14 @@ baseline: $(STAMP)  ## run the embedded default of every tiny encoder, both mode
 	git add $(BASELINE)
 	git commit --message "Accept the baseline: $(REASON)"
 
-table: $(STAMP)  ## rewrite results/table.* from the records and nothing else
+table: $(STAMP)  ## rewrite table.* of RESULTS (runs/) from its records and nothing else
 	$(BIN)/encoder-bench table --results $(RESULTS) --write
 
-report: $(STAMP)  ## write results/report.html from the records
+report: $(STAMP)  ## write report.html of RESULTS (runs/) from its records
 	$(BIN)/encoder-bench report --results $(RESULTS)
 
 bench: $(STAMP)  ## measure speed as ratios of two ways in one run; writes results/bench/
-	$(BIN)/python -m benchmarks --results $(RESULTS)
+	$(BIN)/python -m benchmarks --results results
 
 zoo: $(STAMP)  ## pretrain the tiny encoders and the tiny LLM again (an hour or two on two cores)
 	$(BIN)/python -m zoo --all

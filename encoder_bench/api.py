@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from encoder_bench.base.paths import RESULTS
 from encoder_bench.base.progress import make_reporter
 from encoder_bench.base.record import RunRecord, TaskScores
 from encoder_bench.pipeline.plan import DEFAULT_ENCODER, DEFAULT_TASKS, make_plan
@@ -31,7 +32,7 @@ def run(
     limit: int | None = None,
     steps: int | None = None,
     weights: str | Path | None = None,
-    results: str | Path = "results",
+    results: str | Path = RESULTS,
     device: str = "auto",
     settings: Mapping[str, Any] | None = None,
     quiet: bool = False,
@@ -71,8 +72,8 @@ def run(
         seed=seed,
         limit=limit,
         steps=steps,
-        weights=None if weights is None else Path(weights),
-        results=Path(results),
+        weights=None if weights is None else Path(weights).expanduser(),
+        results=Path(results).expanduser(),
         device=device,
         settings=settings,
     )
@@ -82,7 +83,7 @@ def run(
 def load_model(
     run: str | RunRecord,
     *,
-    results: str | Path = "results",
+    results: str | Path = RESULTS,
     weights: str | Path | None = None,
     device: str = "auto",
 ) -> MLLM:
@@ -100,8 +101,9 @@ def load_model(
     """
     from encoder_bench.pipeline.load import load_run
 
-    path = None if weights is None else Path(weights)
-    return load_run(Path(results), _record(run, Path(results)), weights=path, device=device)
+    path = None if weights is None else Path(weights).expanduser()
+    folder = Path(results).expanduser()
+    return load_run(folder, _record(run, folder), weights=path, device=device)
 
 
 def evaluate(
@@ -110,7 +112,7 @@ def evaluate(
     tasks: Sequence[str],
     output: str | Path,
     data: str = "scenes",
-    results: str | Path = "results",
+    results: str | Path = RESULTS,
     limit: int | None = None,
     weights: str | Path | None = None,
     device: str = "auto",
@@ -138,7 +140,7 @@ def evaluate(
     from encoder_bench.tasks.evaluate import evaluate as evaluate_tasks
     from encoder_bench.tasks.task import read_samples
 
-    reporter, record = make_reporter(quiet=quiet), _record(run, Path(results))
+    reporter, record = make_reporter(quiet=quiet), _record(run, Path(results).expanduser())
     folder = open_data(data, reporter)
     asked = [
         read_samples(folder, Path(name).stem, load_task(name), seed=record.seed, limit=limit)
@@ -148,14 +150,14 @@ def evaluate(
     return evaluate_tasks(
         ImagePredictor(model),
         asked,
-        Path(output),
+        Path(output).expanduser(),
         batch_images=record.adapter["evaluation_batch_images"],
         seed=record.seed,
         reporter=reporter,
     )
 
 
-def table(results: str | Path = "results") -> pd.DataFrame:
+def table(results: str | Path = RESULTS) -> pd.DataFrame:
     """Return the comparison table of a results folder, one row per encoder and mode.
 
     Raises:
@@ -164,7 +166,7 @@ def table(results: str | Path = "results") -> pd.DataFrame:
     from encoder_bench.base.record import read_records
     from encoder_bench.results.table import table as make_table
 
-    return make_table(read_records(Path(results)))
+    return make_table(read_records(Path(results).expanduser()))
 
 
 def _record(run: str | RunRecord, results: Path) -> RunRecord:

@@ -159,7 +159,7 @@ def test_plans_refuse_what_cannot_be() -> None:
         run(plan(results, data="/nowhere/at/all"), QuietReporter())
 
 
-def test_an_estimate_counts_what_trains() -> None:
+def test_an_estimate_counts_what_trains_and_what_is_asked(frozen: Path) -> None:
     from encoder_bench.pipeline.estimate import estimate_run
 
     small, large = (estimate_run(plan(Path("unused"), joint=flag)) for flag in (False, True))
@@ -169,6 +169,18 @@ def test_an_estimate_counts_what_trains() -> None:
     assert small.memory_bytes is not None
     assert large.memory_bytes is not None
     assert large.memory_bytes > small.memory_bytes
+    counted = estimate_run(plan(Path("unused"))).test_samples
+    recorded = read_records(frozen)[0].tasks.values()
+    assert counted == sum(scores.metrics[scores.primary].samples for scores in recorded)
+    one, many = (estimate_run(plan(Path("unused"), limit=limit)) for limit in (2, None))
+    assert one.task_seconds is not None
+    assert many.task_seconds is not None
+    assert many.task_seconds > one.task_seconds
+    assert one.seconds == pytest.approx((one.training_seconds or 0) + one.task_seconds)
+    assert one.test_samples == 2 * len(plan(Path("unused")).tasks)
+    unreadable = estimate_run(plan(Path("unused"), data="/nowhere"))
+    assert unreadable.seconds is None
+    assert any("/nowhere" in line for line in unreadable.lines())
     unknown = estimate_run(plan(Path("unused"), adapter="gvt", steps=10))
     assert unknown.seconds is None
     assert any("vicuna" in line for line in unknown.lines())

@@ -1,9 +1,12 @@
-"""The cache folder; what is in it can always be computed again."""
+"""Where results go by default, and the cache folder, whose content can be computed again."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+RESULTS = Path("runs")
+"""The results folder where none is given."""
 
 
 def cache_dir(*parts: str) -> Path:

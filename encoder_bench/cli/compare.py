@@ -26,7 +26,7 @@ CONTRASTS_EPILOG = (
 def compare_command(
     run_a: options.Run,
     run_b: options.Run,
-    results: options.Results = Path("results"),
+    results: options.Results = options.RESULTS,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a page with the flipped samples too.")
     ] = None,
@@ -34,9 +34,9 @@ def compare_command(
     json_output: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Compare two runs: paired differences with intervals, McNemar's table, flipped samples.
+    r"""Compare two runs: paired differences with intervals, McNemar's table, flipped samples.
 
-    A run is an id or the start of it, or ENCODER/MODE[/SEED], as in tiny-deit/joint.
+    A run is an id or the start of it, or ENCODER/MODE\[/SEED], as in tiny-deit/joint.
     """
     from rich.console import Console
 
@@ -59,7 +59,7 @@ def compare_command(
 
 
 def contrasts_command(
-    results: options.Results = Path("results"),
+    results: options.Results = options.RESULTS,
     write: Annotated[
         Path | None,
         typer.Option("--write", metavar="FILE.csv", help="Write them as CSV too."),
@@ -123,7 +123,7 @@ def _contrast_row(each: Contrast) -> tuple[str, ...]:
 
 
 def report_command(
-    results: options.Results = Path("results"),
+    results: options.Results = options.RESULTS,
     output: Annotated[
         Path | None, typer.Option("--output", metavar="FILE", help="Instead of DIR/report.html.")
     ] = None,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -69,29 +71,26 @@ def list_command(
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console()
-    extra = ["encoder"] * (console.width >= _MIN_WIDTH_NAMES)
-    extra += ["pretraining"] * (console.width >= _MIN_WIDTH_DATA)
-    table = Table(box=None, pad_edge=False)
-    for column in ("name", *extra, "supervision"):
-        table.add_column(column, no_wrap=True)
-    for column in ("params", "GFLOPs", "px", "tokens"):
-        table.add_column(column, no_wrap=True, justify="right")
-    for row in rows:
-        table.add_row(
-            row["name"],
-            *(row[column] for column in extra),
-            row["supervision"],
-            _millions(row["parameters"]),
-            "?" if row["gflops"] is None else f"{row['gflops']:.1f}",
-            str(row["resolution"] or "?"),
-            str(row["patch_tokens"] or "?"),
-        )
-    console.print(table)
+    cells = {name: [shown(row) for row in rows] for name, shown in _COLUMNS.items()}
+    widths = {n: 2 + max(map(len, (n, *texts))) for n, texts in cells.items()}
+    kept = ["name", "weights"]
+    for name in (name for name in _COLUMNS if name not in kept):
+        if sum(widths[each] for each in (*kept, name)) - 2 <= console.width:
+            kept.append(name)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in (name for name in _COLUMNS if name in kept):
+        table.add_column(name, no_wrap=True, justify="right" if name in _NUMBERS else "left")
+    for place in range(len(rows)):
+        table.add_row(*(Text(cells[name][place]) for name in _COLUMNS if name in kept))
+    Console(width=max(console.width, sum(widths[name] for name in kept))).print(table)
+    lacking = ", ".join(name for name in _COLUMNS if name not in kept)
+    narrow = f" A wider terminal (or --json) also shows: {lacking}." if lacking else ""
     console.print(
-        f"{len(rows)} encoders; ? is known once it is loaded. `encoders show NAME` prints sources "
-        "and weights. Besides these names: timm:NAME, open_clip:ARCH/PRETRAINED, hf:REPO[@REV], "
+        f"{len(rows)} encoders; ? is known once it is loaded.{narrow} `encoders show NAME` prints "
+        "all sources. Besides these names: timm:NAME, open_clip:ARCH/PRETRAINED, hf:REPO[@REV], "
         "dir:PATH, NAME@SOURCE, A+B, or random:NAME (fresh weights).",
         markup=False,
         highlight=False,
@@ -118,7 +117,18 @@ def show_command(
             typer.echo(f"{label:<{_WIDTH}}  {_shown(key, card)}")
 
 
-_MIN_WIDTH_NAMES, _MIN_WIDTH_DATA = 105, 170
+_COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "name": lambda row: str(row["name"]),
+    "weights": lambda row: re.sub(r"@https?://.*/", "@", row["sources"][0]),
+    "params": lambda row: _millions(row["parameters"]),
+    "GFLOPs": lambda row: "?" if row["gflops"] is None else f"{row['gflops']:.1f}",
+    "px": lambda row: str(row["resolution"] or "?"),
+    "tokens": lambda row: str(row["patch_tokens"] or "?"),
+    "supervision": lambda row: str(row["supervision"]),
+    "encoder": lambda row: str(row["encoder"]),
+    "pretraining": lambda row: str(row["pretraining"]),
+}
+_NUMBERS = frozenset({"params", "GFLOPs", "px", "tokens"})
 _WIDTH = max(len(label) for label, _ in _CARD)
 
 

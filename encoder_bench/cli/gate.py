@@ -29,7 +29,7 @@ BaselineFolder = Annotated[
 
 def check_command(
     baseline: Annotated[Path, typer.Argument(help="A folder that `baseline accept` made.")],
-    results: options.Results = Path("results"),
+    results: options.Results = options.RESULTS,
     rerun: Annotated[
         str | None,
         typer.Option(
@@ -104,7 +104,7 @@ def accept_command(
     margin: Annotated[
         float | None, typer.Option(metavar="POINTS", help="A new margin; kept otherwise.")
     ] = None,
-    results: options.Results = Path("results"),
+    results: options.Results = options.RESULTS,
     debug: options.Debug = False,
 ) -> None:
     """Put runs into the baseline, in place of those of the same identity."""

@@ -91,7 +91,7 @@ def probe_command(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Measure frozen features cheaply: k-NN, linear probe, image-text retrieval."""
+    """Rank frozen features cheaply: linear probe (best first), k-NN, image-text retrieval."""
     from encoder_bench.base.hardware import choose_device
     from encoder_bench.base.progress import make_reporter
     from encoder_bench.inspection.labelled_images import HubColumns, read_labelled
@@ -182,7 +182,7 @@ def _print(reports: list[dict[str, Any]]) -> None:
 
     rows = []
     reasons: dict[str, list[str]] = {}
-    for report in reports:
+    for report in sorted(reports, key=lambda each: -each["linear_probe"]["percent"]):
         found = report.get("retrieval", {"n/a": "not asked for"})
         if "n/a" in found:
             reason = found["n/a"].removeprefix(f"encoder {report['encoder']}: ")

@@ -30,7 +30,7 @@ def ask_command(
     max_new_tokens: Annotated[
         int, typer.Option(metavar="N", min=1, help="Max new tokens per answer.")
     ] = 64,
-    results: options.Results = Path("results"),
+    results: options.Results = options.RESULTS,
     weights: options.Weights = None,
     device: options.Device = "auto",
     debug: options.Debug = False,
@@ -63,7 +63,7 @@ def _next_question() -> str:
 def export_command(
     run: options.Run,
     folder: Annotated[Path, typer.Argument(help="A folder that does not exist yet.")],
-    results: options.Results = Path("results"),
+    results: options.Results = options.RESULTS,
     weights: options.Weights = None,
     push_to_hub: Annotated[
         str | None,

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from encoder_bench.base.errors import RecipeError
+from encoder_bench.base.paths import RESULTS as RESULTS
 from encoder_bench.pipeline import plan
 
 debug = os.environ.get("ENCODER_BENCH_DEBUG", "") not in ("", "0")
@@ -108,7 +109,7 @@ Pictures = Annotated[
 ]
 Run = Annotated[
     str,
-    typer.Argument(metavar="RUN", help="A run: its id or the start of it, or ENCODER/MODE[/SEED]."),
+    typer.Argument(metavar="RUN", help=r"A run: its id, the start of it, or ENCODER/MODE\[/SEED]."),
 ]
 
 # How to train

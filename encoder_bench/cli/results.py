@@ -22,7 +22,7 @@ results_app = typer.Typer(
 
 @results_app.command("ls")
 def list_command(
-    results: options.Results = Path("results"),
+    results: options.Results = options.RESULTS,
     json_output: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -50,7 +50,7 @@ def list_command(
 @results_app.command("show")
 def show_command(
     run: options.Run,
-    results: options.Results = Path("results"),
+    results: options.Results = options.RESULTS,
     json_output: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -75,7 +75,7 @@ def show_command(
 @results_app.command("rm")
 def remove_command(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...")],
-    results: options.Results = Path("results"),
+    results: options.Results = options.RESULTS,
     debug: options.Debug = False,
 ) -> None:
     """Remove runs: record, predictions and checkpoints."""
@@ -91,7 +91,7 @@ def export_command(
     run: Annotated[
         str | None, typer.Option(metavar="RUN", help="For JSON in the lm-eval harness's shape.")
     ] = None,
-    results: options.Results = Path("results"),
+    results: options.Results = options.RESULTS,
     debug: options.Debug = False,
 ) -> None:
     """Export all predictions as Parquet, or one run's scores as lm-eval style JSON."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from encoder_bench.base.progress import QuietReporter, Reporter
 from encoder_bench.cli import options
 from encoder_bench.cli.printing import print_lines
 from encoder_bench.pipeline.plan import DEFAULT_ENCODER, RunPlan, make_plan
@@ -42,7 +44,7 @@ def run_command(
     train_data: options.TrainData = None,
     limit: options.Limit = None,
     weights: options.Weights = None,
-    results: options.Results = Path("results"),
+    results: options.Results = options.RESULTS,
     device: options.Device = "auto",
     projector: options.Projector = None,
     visual_tokens: options.VisualTokens = None,
@@ -94,6 +96,7 @@ def run_command(
         settings=options.settings(set_),
         trust_remote_code=trust_remote_code,
     )
+    warn_of_drawn_scenes([encoder], data, QuietReporter())
     if dry_run:
         _print_plan(plan, json_output=json_output)
         return
@@ -120,25 +123,73 @@ def run_command(
         _print_outcome(outcome, results)
 
 
+def warn_of_drawn_scenes(encoders: Sequence[str], data: str, reporter: Reporter) -> None:
+    """Warn where published encoders are to be compared on drawings that say nothing of them."""
+    from encoder_bench.encoders.registry import find_spec
+
+    real = [name for name in encoders if find_spec(name).source != "bundled"]
+    if not data.startswith("scenes") or not real or all(n.startswith("random:") for n in real):
+        return
+    reporter.warn(
+        f"{', '.join(real)}: the default data are drawn 64 px scenes; they test the set-up and say "
+        "nothing about a published encoder. On real data: encoder-bench run --encoder "
+        f"{real[0]} --adapter laptop --data DIR (README, 'On real data', says what DIR holds)"
+    )
+
+
 def _print_plan(plan: RunPlan, *, json_output: bool) -> None:
+    from encoder_bench.data.folder import open_data
+    from encoder_bench.data.scenes.build import parse_sizes
     from encoder_bench.pipeline.estimate import estimate_run
 
     estimate = estimate_run(plan)
-    settings = {
-        **plan.scoring_settings(),
-        "data": plan.data,
-        "training_data": plan.training_data,
-        "results": str(plan.results),
-        "device": plan.device,
-    }
+    if plan.training_data.startswith("scenes"):
+        parse_sizes(plan.training_data, "--train-data")
+    else:
+        open_data(plan.training_data, images_required=False, flag="--train-data")
     if json_output:
+        settings = {
+            **plan.scoring_settings(),
+            "data": plan.data,
+            "training_data": plan.training_data,
+            "results": str(plan.results),
+            "device": plan.device,
+        }
         typer.echo(json.dumps({"plan": settings, "estimate": estimate.as_json()}, indent=2))
         return
-    from rich.console import Console
-    from rich.pretty import Pretty
+    print_lines([*estimate.lines(), "", *_plan_lines(plan), "", "every setting: add --json"])
 
-    print_lines(estimate.lines())
-    Console().print(Pretty(settings, expand_all=False, max_depth=6))
+
+def _plan_lines(plan: RunPlan) -> list[str]:
+    """Return what a run would do, in one line per part, stage and task."""
+    recipe = plan.adapter
+    layers = ", ".join(map(str, recipe.encoder.layer))
+    tokens = recipe.projector.visual_tokens or "the encoder's"
+    rows = [
+        (
+            "encoder",
+            f"{plan.encoder}, {'jointly tuned' if plan.joint else 'frozen'}, layer {layers}",
+        ),
+        ("projector", f"{recipe.projector.name}, {tokens} visual tokens"),
+        ("LLM", f"{recipe.llm.name}, trained: {recipe.llm.train}"),
+        ("adapter", f"{plan.adapter_name}, {recipe.training.precision}"),
+    ]
+    for stage in recipe.stages:
+        length = f"{stage.epochs:g} epochs" if stage.steps is None else f"{stage.steps:,} steps"
+        parts = {"projector": stage.projector, "LLM": stage.llm, "encoder": stage.encoder}
+        rates = ", ".join(f"{n} {part.learning_rate:g}" for n, part in parts.items() if part)
+        text = f"{stage.name}: {length} of {stage.images_per_step} images x at most "
+        text += f"{stage.samples_per_image} samples of {', '.join(stage.tasks)}"
+        rows += [("stage", text), ("", f"learning rates: {rates}")]
+    for name, task in plan.tasks.items():
+        more = f" and {len(task.metrics) - 1} more metrics" if len(task.metrics) > 1 else ""
+        rows.append(("task", f"{name}: {task.primary}{more}"))
+    limit = "every sample" if plan.limit is None else f"at most {plan.limit} samples per task"
+    rows += [
+        ("data", f"{plan.data}, {limit}; training on {plan.training_data}; seed {plan.seed}"),
+        ("results", f"{plan.results}; device {plan.device}"),
+    ]
+    return [f"{name:<10}  {text}" for name, text in rows]
 
 
 def _print_outcome(outcome: RunOutcome, results: Path) -> None:
@@ -151,7 +202,7 @@ def _print_outcome(outcome: RunOutcome, results: Path) -> None:
         print_lines([f"This run was done on {record.created}; --force runs it again."])
     print_table([record], Console())
     joint = "" if record.joint else " --joint-tune"
-    folder = "" if results == Path("results") else f" --results {results}"
+    folder = "" if results == options.RESULTS else f" --results {results}"
     print_lines(
         [
             f"record       {outcome.path}",

@@ -7,7 +7,6 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -33,7 +32,7 @@ _POLL_SECONDS, _IDLE_POLLS = 2.0, 5
 
 
 def status_command(
-    results: options.Results = Path("results"),
+    results: options.Results = options.RESULTS,
     watch: Annotated[
         bool, typer.Option("--watch", help="Again every two seconds, until all have ended.")
     ] = False,

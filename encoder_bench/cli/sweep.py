@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from encoder_bench.base.errors import UnknownNameError
+from encoder_bench.base.progress import QuietReporter
 from encoder_bench.cli import options
 from encoder_bench.cli.printing import grid, print_lines
+from encoder_bench.cli.run import warn_of_drawn_scenes
 from encoder_bench.cli.status import coloured_state, status_table
 
 if TYPE_CHECKING:
@@ -123,7 +125,7 @@ def sweep_command(
     trust_remote_code: options.TrustRemoteCode = False,
     launcher: Launcher = "local",
     slots: Slots = None,
-    results: options.Results = Path("results"),
+    results: options.Results = options.RESULTS,
     partition: Partition = None,
     gpus: Gpus = 1,
     cpus: Cpus = 4,
@@ -157,6 +159,7 @@ def sweep_command(
         names, options.listed(modes), options.whole_numbers("--seeds", seeds),
         options.listed(adapter), settings, options.weights_by_name(names, weights),
     )  # fmt: skip
+    warn_of_drawn_scenes(names, data, QuietReporter())
     missing = _print_plan(jobs, results, force=force)
     extra = dict(options.pair("--sbatch", text) for text in sbatch or [])
     slurm = SlurmOptions(partition, gpus, cpus, minutes, at_once, extra)
@@ -198,7 +201,7 @@ def _print_plan(
     elsewhere = f", {states.count('running')} running elsewhere" if "running" in states else ""
     print_lines(
         [
-            f"{len(jobs)} runs, {len(missing)} to do{elsewhere}; training one after another "
+            f"{len(jobs)} runs, {len(missing)} to do{elsewhere}; one after another "
             f"{total} (estimated, to a factor of about three)"
         ]
     )

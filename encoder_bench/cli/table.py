@@ -17,7 +17,7 @@ _FORMATS = ("terminal", "md", "csv", "tex", "html", "json")
 
 
 def table_command(
-    results: options.Results = Path("results"),
+    results: options.Results = options.RESULTS,
     write: Annotated[
         bool,
         typer.Option(

@@ -116,7 +116,11 @@ class DataFolder:
 
 
 def open_data(
-    name: str, reporter: Reporter | None = None, *, images_required: bool = True
+    name: str,
+    reporter: Reporter | None = None,
+    *,
+    images_required: bool = True,
+    flag: str = "--data",
 ) -> DataFolder:
     """Return the data that `--data` names.
 
@@ -124,24 +128,24 @@ def open_data(
         name: `scenes` (drawn once into the cache), `coco` (the folder in $COCO), or a folder.
         reporter: where progress of drawing goes.
         images_required: whether a missing image is an error; scoring needs none.
+        flag: the option that named it, for errors.
     """
     if name == "scenes" or name.startswith("scenes:"):
         from encoder_bench.data.scenes.build import scenes_folder
 
-        root = scenes_folder(name, reporter or QuietReporter())
+        root = scenes_folder(name, reporter or QuietReporter(), flag)
     elif name == "coco":
         if not os.environ.get("COCO"):
             raise DataError(
-                "--data coco: set the environment variable COCO to the folder that holds coco/, "
-                "vqav2/ and gvtbench/, or pass that folder as --data"
+                f"{flag} coco: set the environment variable COCO to the folder that holds coco/, "
+                f"vqav2/ and gvtbench/, or pass that folder as {flag}"
             )
-        root = Path(os.environ["COCO"])
+        root = Path(os.environ["COCO"]).expanduser()
     else:
         root = Path(name).expanduser()
         name = root.resolve().name
     if not root.is_dir():
-        flag = "COCO" if name == "coco" else "--data"
-        raise DataError(f"{flag} {root}: no such folder")
+        raise DataError(f"{'COCO' if name == 'coco' else flag} {root}: no such folder")
     return DataFolder(name, root, images_required=images_required)
 
 

@@ -1,7 +1,7 @@
 """What a run will cost, before it starts: time, memory and disk, from its plan alone.
 
-No weights are loaded; the only thing measured is a short matrix product, to learn how fast this
-machine multiplies.
+No weights are loaded; test questions are counted, and a short matrix product is measured, to learn
+how fast this machine multiplies.
 """
 
 from __future__ import annotations
@@ -11,17 +11,20 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from encoder_bench.base.recipes import LanguageModelSettings, StageSettings
+from encoder_bench.base.errors import EncoderBenchError
+from encoder_bench.base.recipes import LanguageModelSettings, StageSettings, TaskRecipe
 from encoder_bench.pipeline.plan import RunPlan
 
 _TURN_TOKENS = 24
 """Tokens of one training prompt with its answer, about; scenes have 12, VQAv2 15, captions 30."""
 _SMOLLM2_PARAMETERS = 134_515_008
 """Known without its configuration."""
+_SCENE_QUESTIONS = {"vqav2": 3, "captions": 1, "coco_oc": 2, "coco_mci": 2}
+"""Test questions per drawn scene, by the source that a task reads."""
 _PROGRAM_BYTES = 2**30
 """Python with its libraries, about."""
-_EFFICIENCY = 0.35
-"""Share of a large matrix product's rate that training and decoding reach, about."""
+_TRAINING_EFFICIENCY, _TASK_EFFICIENCY = 0.35, 0.1
+"""Shares of a large matrix product's rate that training and answering reach, about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,9 @@ class RunEstimate:
         visual_tokens: a sequence's image prefix, in tokens.
         training_images: images shown in training, repeats counted.
         training_flops: floating-point operations of training.
-        seconds: of training, at the rate measured on this machine's CPU; None on other devices.
+        training_seconds: at the rate measured on this machine's CPU; None on other devices.
+        task_seconds: of answering every test question, blind baselines included; likewise.
+        test_samples: of all tasks.
         memory_bytes: of one training step: weights, gradients, optimizer state, activations.
         disk_bytes: checkpoint and final weights of what trains.
         unknown: what could not be counted, and why.
@@ -45,28 +50,36 @@ class RunEstimate:
     visual_tokens: int | None
     training_images: int | None
     training_flops: float | None
-    seconds: float | None
+    training_seconds: float | None
+    task_seconds: float | None
+    test_samples: int | None
     memory_bytes: int | None
     disk_bytes: int | None
     unknown: tuple[str, ...]
 
+    @property
+    def seconds(self) -> float | None:
+        """Training and tasks; None where one is not known."""
+        if self.training_seconds is None or self.task_seconds is None:
+            return None
+        return self.training_seconds + self.task_seconds
+
     def as_json(self) -> dict[str, Any]:
         """Return the fields as a JSON object."""
-        return asdict(self)
+        return asdict(self) | {"seconds": self.seconds}
 
     def lines(self) -> list[str]:
         """Return the estimate as lines for a person; `n/a` where a count is not known."""
-        flops, tokens = self.training_flops, self.visual_tokens
+        training, tasks = duration_text(self.training_seconds), duration_text(self.task_seconds)
+        asked = "" if self.test_samples is None else f" on {self.test_samples:,} samples"
         rows = {
-            "training time": duration_text(self.seconds),
+            "time": f"{duration_text(self.seconds)}: training {training}, tasks{asked} {tasks}",
             "memory": size_text(self.memory_bytes),
             "disk": size_text(self.disk_bytes),
-            "training": "n/a" if flops is None else f"{flops:.2g} FLOPs",
-            "visual tokens": "n/a" if tokens is None else str(tokens),
         }
-        head = "estimated, to a factor of about three, tasks and controls not counted:"
-        body = [f"  {name:<14} {value}" for name, value in rows.items()]
-        return [head, *body, *(f"  n/a because {reason}" for reason in self.unknown)]
+        body = [f"  {name:<10} {value}" for name, value in rows.items()]
+        reasons = (f"  n/a because {reason}" for reason in self.unknown)
+        return ["estimated, to a factor of about three", *body, *reasons]
 
 
 def estimate_run(plan: RunPlan) -> RunEstimate:
@@ -85,24 +98,29 @@ def estimate_run(plan: RunPlan) -> RunEstimate:
     encoder, llm = spec.parameters, _llm_parameters(recipe.llm)
     counted = all(stage.steps for stage in recipe.stages)
     on_cpu = (plan.device if plan.device != "auto" else choose_device("auto").type) == "cpu"
-    reasons = {
+    reasons: dict[str, object] = {
         f"the parameter count of {plan.encoder} is known only once it is loaded": encoder,
         f"the patch grid of {plan.encoder} is known only once it is loaded": patches,
         f"the configuration of {recipe.llm.name} is not on this machine": llm,
         "a stage is given in epochs, and the data is not read for an estimate": counted or None,
         "time is estimated on CPUs only": on_cpu or None,
     }
-    flops = memory = trained = None
+    asked, fault = _test_questions(plan.data, tuple(plan.tasks.items()), plan.limit, plan.seed)
+    if fault:
+        reasons[f"the test data cannot be read: {fault}"] = None
+    flops = answering = memory = trained = None
     if encoder is not None and patches is not None and visual is not None:
         needs = [_step_memory(plan, stage, encoder, patches, visual) for stage in recipe.stages]
         memory = max(n for n in needs if n is not None) if None not in needs else None
         if llm is not None and counted:
             flops = sum(_flops(plan, s, encoder, llm, patches, visual) for s in recipe.stages)
+        if llm is not None and asked is not None:
+            answering = 2.0 * encoder * patches * asked.images + 2.0 * llm * asked.tokens(visual)
     tuned = [encoder] if plan.joint else []
     tuned += [llm] if recipe.llm.train == "full" else []
     if None not in tuned:
         trained = sum(count or 0 for count in tuned)
-    rate = _cpu_flops(recipe.training.precision) * _EFFICIENCY if flops and on_cpu else None
+    rate = _cpu_flops(recipe.training.precision) if (flops or answering) and on_cpu else None
     return RunEstimate(
         encoder_parameters=encoder,
         llm_parameters=llm,
@@ -113,11 +131,67 @@ def estimate_run(plan: RunPlan) -> RunEstimate:
             else None
         ),
         training_flops=flops,
-        seconds=flops / rate if flops and rate else None,
+        training_seconds=flops / rate / _TRAINING_EFFICIENCY if flops and rate else None,
+        task_seconds=answering / rate / _TASK_EFFICIENCY if answering and rate else None,
+        test_samples=None if asked is None else asked.samples,
         memory_bytes=memory,
         disk_bytes=None if trained is None else 16 * trained,
         unknown=tuple(reason for reason, count in reasons.items() if count is None),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Questions:
+    """What the tasks ask: distinct images, samples, and what the LLM reads and writes for them."""
+
+    images: int
+    samples: int
+    images_read: int
+    text_tokens: int
+
+    def tokens(self, visual: int) -> int:
+        return self.images_read * visual + self.text_tokens
+
+
+@functools.cache
+def _test_questions(
+    data: str, tasks: tuple[tuple[str, TaskRecipe], ...], limit: int | None, seed: int
+) -> tuple[_Questions | None, str]:
+    """Return what the tasks ask, blind baselines of the model included, or why it is not known."""
+    from encoder_bench.tasks.controls import ASKS_MODEL
+
+    images: set[object] = set()
+    samples = read = tokens = 0
+    try:
+        for name, recipe in tasks:
+            found = _asked_images(data, name, recipe, limit, seed)
+            own = set(found)
+            written = min(recipe.decoding.max_new_tokens, _TURN_TOKENS) * recipe.decoding.num_beams
+            each = _TURN_TOKENS // 2 + written + 2 * len(recipe.candidates)
+            passes = 1 + len(set(recipe.controls) & set(ASKS_MODEL))
+            images |= own
+            samples += len(found)
+            read += passes * len(own)
+            tokens += passes * len(found) * each
+    except EncoderBenchError as error:
+        return None, str(error)
+    return _Questions(len(images), samples, read, tokens), ""
+
+
+def _asked_images(
+    data: str, name: str, recipe: TaskRecipe, limit: int | None, seed: int
+) -> list[int | str]:
+    """Return the image of each test sample; scenes are counted without drawing them."""
+    from encoder_bench.data.folder import open_data
+    from encoder_bench.data.scenes.build import parse_sizes
+
+    if data.startswith("scenes"):
+        each = _SCENE_QUESTIONS.get(recipe.source, 1)
+        return [image for image in range(parse_sizes(data).test) for _ in range(each)][:limit]
+    samples = open_data(data, images_required=False).samples(
+        name, reader=recipe.reader, source=recipe.source, split="test", limit=limit, seed=seed
+    )
+    return [sample.image_id for sample in samples]
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from encoder_bench.base.errors import RecipeError, UnknownNameError
+from encoder_bench.base.paths import RESULTS
 from encoder_bench.base.recipes import (
     AdapterRecipe,
     StageSettings,
@@ -93,7 +94,7 @@ def make_plan(
     seed: int = 0,
     limit: int | None = None,
     weights: Path | None = None,
-    results: Path = Path("results"),
+    results: Path = RESULTS,
     device: str = "auto",
     settings: Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,

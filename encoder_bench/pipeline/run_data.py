@@ -51,7 +51,9 @@ def read_data(plan: RunPlan, reporter: Reporter) -> RunData:
 
     folder = open_data(plan.data, reporter=reporter)
     training_folder = (
-        folder if plan.training_data == plan.data else open_data(plan.training_data, reporter)
+        folder
+        if plan.training_data == plan.data
+        else open_data(plan.training_data, reporter, flag="--train-data")
     )
     with reporter.phase("data", len(plan.tasks) + len(plan.training_recipes), "sets") as phase:
         test: dict[str, TaskSamples] = {}

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from encoder_bench.base.files import atomic_path
+from encoder_bench.base.paths import RESULTS
 from encoder_bench.base.record import RunRecord, Score, read_records
 from encoder_bench.metrics.metric import recorded_metric
 from encoder_bench.tasks.predictions import predictions_path, read_controls
@@ -23,7 +24,7 @@ _SCORE_COLUMNS = (
 )  # fmt: skip
 
 
-def load_results(results: str | Path = "results") -> pd.DataFrame:
+def load_results(results: str | Path = RESULTS) -> pd.DataFrame:
     """Return every recorded score, one per row, from a results folder's records.
 
     Args:
@@ -42,7 +43,7 @@ def load_results(results: str | Path = "results") -> pd.DataFrame:
         `load_results().query("primary and control == ''").pivot_table("value", "encoder",
         "column")`
     """
-    folder = Path(results)
+    folder = Path(results).expanduser()
     rows = [row for record in read_records(folder) for row in _score_rows(record, folder)]
     return pd.DataFrame(rows, columns=list(_SCORE_COLUMNS))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -88,7 +89,9 @@ def test_debug_shows_the_traceback() -> None:
         (["--tasks", "vqa,vqa"], "twice"),
         (["--tasks", "vqq"], "did you mean 'vqa'"),
         (["--adapter", "quik"], "did you mean 'quick'"),
-        (["--data", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["--data", "/nowhere/at/all"], "--data /nowhere/at/all"),
+        (["--train-data", "/nowhere/at/all", "--dry-run"], "--train-data /nowhere/at/all"),
+        (["--train-data", "scenes:1:2", "--dry-run"], "--train-data scenes:1:2"),
         (["--device", "cuda:99"], "--device cuda:99"),
     ],
 )
@@ -106,3 +109,26 @@ def test_a_table_of_nothing_says_what_to_do(tmp_path: Path) -> None:
     result = encoder_bench("table", "--results", str(tmp_path))
     assert result.returncode == 1
     assert "encoder-bench run" in result.stderr
+
+
+def test_a_published_encoder_on_drawn_scenes_is_warned_of_and_the_plan_is_one_page() -> None:
+    result = encoder_bench("run", "--encoder", "dinov2-l", "--dry-run", COLUMNS="80")
+    assert result.returncode == 0, result.stderr
+    assert "encoder-bench run --encoder dinov2-l --adapter laptop --data DIR" in result.stderr
+    lines = result.stdout.splitlines()
+    assert len(lines) < 40
+    assert max(map(len, lines)) < 110
+    assert "time" in lines[1]
+    assert re.search(r"tasks on [\d,]+ samples \d+", lines[1]), lines[1]
+    for data in ("scenes", "/anywhere"):
+        quiet = encoder_bench("run", "--data", data, "--dry-run")
+        assert "warning" not in quiet.stderr
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 250])
+def test_the_list_of_encoders_shows_weights_and_names_the_columns_it_lacks(width: int) -> None:
+    output = encoder_bench("encoders", COLUMNS=str(width)).stdout
+    assert "hf:openai/clip-vit-large-patch14 " in output.replace("\n", " \n")
+    header, text = output.splitlines()[0], " ".join(output.split())
+    for column in ("params", "GFLOPs", "px", "tokens", "supervision", "encoder", "pretraining"):
+        assert (column in header.split()) != (column in text.partition("also shows: ")[2])

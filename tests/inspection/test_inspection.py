@@ -243,3 +243,17 @@ def test_probe_command_reports_every_number_or_why_not(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, [*common, "-e", "tiny-random"])
     assert "random weights" in shown.output
     assert "n/a" in shown.output
+
+
+def test_the_best_linear_probe_is_printed_first(capsys: pytest.CaptureFixture[str]) -> None:
+    from encoder_bench.cli.inspection import _print
+
+    def report(encoder: str, percent: float) -> dict[str, object]:
+        score = {"percent": percent, "interval": None}
+        facts = {"train_images": 9, "test_images": 9, "classes": 3, "chance_percent": 33.3}
+        head = {"encoder": encoder, "pretrained": True, "measure": "accuracy", "data": "scenes"}
+        return {**head, **facts, "knn": score, "linear_probe": score}
+
+    _print([report("low", 40.0), report("high", 70.0), report("middle", 55.0)])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == ["high", "middle", "low"]

@@ -51,19 +51,19 @@ class SceneSizes:
         return f"v{GENERATOR_VERSION}-seed{self.seed}-{self.train}-{self.val}-{self.test}"
 
 
-def parse_sizes(name: str) -> SceneSizes:
+def parse_sizes(name: str, flag: str = "--data") -> SceneSizes:
     """Read `scenes`, `scenes:SEED` or `scenes:SEED:TRAIN:VAL:TEST`."""
     parts = name.split(":")[1:]
     if len(parts) in (0, 1, 4) and all(part.isdigit() for part in parts):
         numbers = [int(part) for part in parts]
         if all(number > 0 for number in numbers[1:]):
             return SceneSizes(*numbers)
-    raise DataError(f"--data {name}: give scenes, scenes:SEED or scenes:SEED:TRAIN:VAL:TEST")
+    raise DataError(f"{flag} {name}: give scenes, scenes:SEED or scenes:SEED:TRAIN:VAL:TEST")
 
 
-def scenes_folder(name: str, reporter: Reporter) -> Path:
+def scenes_folder(name: str, reporter: Reporter, flag: str = "--data") -> Path:
     """Return the folder of an embedded data set, drawn first where the cache lacks it."""
-    sizes = parse_sizes(name)
+    sizes = parse_sizes(name, flag)
     folder = cache_dir("scenes", sizes.key)
     if not folder.is_dir():
         with atomic_folder(folder) as partial:
