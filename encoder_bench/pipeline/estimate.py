@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -180,7 +181,7 @@ def _test_questions(
 
 def _asked_images(
     data: str, name: str, recipe: TaskRecipe, limit: int | None, seed: int
-) -> list[int | str]:
+) -> Sequence[object]:
     """Return the image of each test sample; scenes are counted without drawing them."""
     from encoder_bench.data.folder import open_data
     from encoder_bench.data.scenes.build import parse_sizes
