@@ -93,7 +93,7 @@ def run_bench(*, device: str, repeats: int = 5, sizes: Sizes = LARGE) -> dict[st
             "peak_from": source,
             "encoder_parameters": _count(mllm.encoder),
             "llm_parameters": _count(mllm.language),
-            "visual_tokens": mllm.visual_tokens_per_image,
+            "visual_tokens": mllm.projector.visual_tokens,
             "images": sizes.images,
             "questions": sizes.questions,
             "repeats": repeats,

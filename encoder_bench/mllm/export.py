@@ -77,7 +77,7 @@ def build_llava(mllm: MLLM) -> tuple[Any, Any]:
         vision_config=tower.config,
         text_config=language.config,
         image_token_index=image_id,
-        image_seq_length=mllm.visual_tokens_per_image,
+        image_seq_length=mllm.projector.visual_tokens,
         projector_hidden_act=activation,
         tie_word_embeddings=language.config.tie_word_embeddings,
     )
@@ -109,7 +109,7 @@ def _projector_layers(mllm: MLLM) -> tuple[nn.Linear, nn.Linear, str]:
         first, last = (layer for layer in projector.layers if isinstance(layer, nn.Linear))
         activation = "gelu"
     else:
-        detail = f" with {mllm.visual_tokens_per_image} visual tokens" if pooled else ""
+        detail = f" with {mllm.projector.visual_tokens} visual tokens" if pooled else ""
         raise WeightsError(
             f"projector {name}{detail}: LLaVA's class has one or two linear layers on each patch "
             "token and nothing else; only 'linear' and 'mlp' of depth 2, unpooled, can be exported"

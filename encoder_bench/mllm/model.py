@@ -52,11 +52,6 @@ class MLLM(nn.Module):
         """Return the parts that are trained, frozen and verified each on its own."""
         return {"encoder": self.encoder, "projector": self.projector, "llm": self.language.model}
 
-    @property
-    def visual_tokens_per_image(self) -> int:
-        """M, the visual tokens that the language model sees of one image."""
-        return self.projector.num_tokens(self.encoder.num_tokens)
-
     def features(self, pixels: Tensor) -> Tensor:
         """Return patch tokens `(B, N, D)` of `(B, 3, H, W)` pixels.
 

@@ -211,7 +211,7 @@ def _train_and_score(
         joint=plan.joint,
         language_model=loaded.language,
         adapter={"name": plan.adapter_name, **plan.adapter.model_dump(mode="json")},
-        visual_tokens=trained.mllm.projector.num_tokens(loaded.encoder.tokens),
+        visual_tokens=trained.mllm.projector.visual_tokens,
         data=loaded.data.folder.description(),
         training_data=loaded.data.training_description(),
         seed=plan.seed,

@@ -24,9 +24,9 @@ def test_shape_and_gradients(name: str, budget: int | None, grid: tuple[int, int
     projector = build_projector(settings, grid=grid, width=24, llm_width=40)
     patches = grid[0] * grid[1]
     tokens = projector(torch.randn(2, patches, 24))
-    assert tokens.shape == (2, projector.num_tokens(patches), 40)
+    assert tokens.shape == (2, projector.visual_tokens, 40)
     if budget is not None:
-        assert projector.num_tokens(patches) == budget
+        assert projector.visual_tokens == budget
     tokens.square().mean().backward()
     silent = [name for name, p in projector.named_parameters() if p.grad is None]
     assert not silent
@@ -122,9 +122,8 @@ from encoder_bench.mllm.projectors.projector import Projector
 class FirstToken(Projector):
     visual_tokens = 1
 
-    def __init__(self, settings, *, grid, width, llm_width):
-        super().__init__(settings, grid=grid, width=width, llm_width=llm_width)
-        self.linear = nn.Linear(width, llm_width)
+    def build(self):
+        self.linear = nn.Linear(self.width, self.llm_width)
 
     def forward(self, features):
         return self.linear(features[:, :1])
@@ -152,7 +151,7 @@ def test_another_package_adds_a_projector(
     settings = {"projector.whiten": whiten}
     plan = make_plan(encoder="tiny-deit", projector="first-token", settings=settings)
     projector = build_projector(plan.adapter.projector, grid=(4, 4), width=24, llm_width=40)
-    assert projector.num_tokens(16) == 1
+    assert projector.visual_tokens == 1
     assert projector(torch.randn(2, 16, 24)).shape == (2, 1, 40)
 
 

@@ -75,7 +75,7 @@ def test_every_projector_may_have_it_in_front(name: str) -> None:
     tokens = lopsided(24, 16 * 30, 3).reshape(30, 16, 24)
     projector.whitening.fit(tokens.flatten(0, 1))
     visual = projector(tokens)
-    assert visual.shape == (30, projector.num_tokens(16), 40)
+    assert visual.shape == (30, projector.visual_tokens, 40)
     torch.testing.assert_close(visual, projector.inner(projector.whitening(tokens)))
     assert not any("whitening" in name for name, _ in projector.named_parameters())
 

@@ -21,10 +21,10 @@ _PROJECTORS = {
     "c-abstractor": "c_abstractor:CAbstractor",
     "linear": "linear:LinearProjector",
     "mlp": "linear:MLPProjector",
-    "pixel-shuffle": "pixel_shuffle:PixelShuffle",
-    "pixel-shuffle-mlp": "pixel_shuffle:PixelShuffleMLP",
-    "qformer": "qformer:QFormer",
-    "resampler": "resampler:Resampler",
+    "pixel-shuffle": "linear:PixelShuffle",
+    "pixel-shuffle-mlp": "linear:PixelShuffleMLP",
+    "qformer": "queries:QFormer",
+    "resampler": "queries:Resampler",
 }
 
 

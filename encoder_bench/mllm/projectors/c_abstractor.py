@@ -13,14 +13,8 @@ from timm.models.regnet import RegStage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from encoder_bench.base.recipes import ProjectorSettings
-from encoder_bench.mllm.projectors.projector import (
-    POOLED_TOKENS,
-    Projector,
-    grid_of,
-    to_map,
-    to_tokens,
-)
+from encoder_bench.mllm.projectors.linear import POOLED_TOKENS
+from encoder_bench.mllm.projectors.projector import Projector, to_tokens
 
 
 class CAbstractor(Projector):
@@ -32,34 +26,22 @@ class CAbstractor(Projector):
     Reference: Cha et al. 2023, Honeybee (arXiv 2312.06742); blocks are timm's, as there.
     """
 
-    def __init__(
-        self, settings: ProjectorSettings, *, grid: tuple[int, int], width: int, llm_width: int
-    ) -> None:
-        super().__init__(settings, grid=grid, width=width, llm_width=llm_width)
-        patches = grid[0] * grid[1]
-        self.visual_tokens = settings.visual_tokens or min(POOLED_TOKENS, patches)
-        self.target = grid_of(self.visual_tokens, grid)
-        self.positions = nn.Parameter(torch.empty(patches, width))
+    def build(self) -> None:
+        """Make both stages and the MLP."""
+        width, llm_width = self.width, self.llm_width
+        self.set_target(default=min(POOLED_TOKENS, self.patches))
+        self.positions = nn.Parameter(torch.empty(self.patches, width))
         nn.init.trunc_normal_(self.positions, std=0.02)
-        stage = partial(
-            RegStage,
-            settings.depth,
-            width,
-            width,
-            stride=1,
-            dilation=1,
-            act_layer=nn.SiLU,
-            norm_layer=LayerNorm2d,
-        )
-        self.before = stage()
-        self.after = stage()
+        stage = partial(RegStage, self.settings.depth, width, width, stride=1, dilation=1)
+        self.before = stage(act_layer=nn.SiLU, norm_layer=LayerNorm2d)
+        self.after = stage(act_layer=nn.SiLU, norm_layer=LayerNorm2d)
         self.readout = nn.Sequential(
             nn.Linear(width, llm_width), nn.SiLU(), nn.Linear(llm_width, llm_width)
         )
 
     def forward(self, features: Tensor) -> Tensor:
         """Return `(B, M, E)`."""
-        map_BDhw = self.before(to_map(features + self.positions, self.grid))
+        map_BDhw = self.before(self.to_map(features + self.positions))
         pooled_BDhw = F.adaptive_avg_pool2d(map_BDhw, self.target)
         projected: Tensor = self.readout(to_tokens(self.after(pooled_BDhw)))
         return projected

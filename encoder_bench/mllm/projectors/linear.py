@@ -1,6 +1,6 @@
-"""Projectors that map each patch token, or averages over the grid, by linear layers.
+"""Projectors that map patch tokens, averages of them, or squares of them, by linear layers.
 
-Axes: B images, N patch tokens, D encoder width, M visual tokens, E language model width.
+Axes: B images, N patch tokens on a grid (h, w), D encoder width, M visual tokens, E LLM width.
 """
 
 from __future__ import annotations
@@ -8,9 +8,13 @@ from __future__ import annotations
 from itertools import pairwise
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from encoder_bench.base.recipes import ProjectorSettings
-from encoder_bench.mllm.projectors.projector import POOLED_TOKENS, Projector, grid_of, pool_to
+from encoder_bench.mllm.projectors.projector import Projector, grid_of, to_tokens
+
+POOLED_TOKENS = 64
+"""M of the projectors that always pool, where the recipe does not set it and N is not less."""
 
 
 def perceptron(settings: ProjectorSettings, width: int, llm_width: int) -> nn.Sequential:
@@ -32,17 +36,14 @@ class LinearProjector(Projector):
     Reference: Liu et al. 2023, Visual Instruction Tuning (arXiv 2304.08485).
     """
 
-    def __init__(
-        self, settings: ProjectorSettings, *, grid: tuple[int, int], width: int, llm_width: int
-    ) -> None:
-        super().__init__(settings, grid=grid, width=width, llm_width=llm_width)
-        self.visual_tokens = settings.visual_tokens or grid[0] * grid[1]
-        self.target = grid_of(self.visual_tokens, grid)
-        self.linear = nn.Linear(width, llm_width)
+    def build(self) -> None:
+        """Make one linear layer."""
+        self.set_target(default=self.patches)
+        self.linear = nn.Linear(self.width, self.llm_width)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return `(B, M, E)`."""
-        projected: Tensor = self.linear(pool_to(features, self.grid, self.target))
+        projected: Tensor = self.linear(self.pooled(features))
         return projected
 
 
@@ -55,17 +56,14 @@ class MLPProjector(Projector):
     (arXiv 2310.03744).
     """
 
-    def __init__(
-        self, settings: ProjectorSettings, *, grid: tuple[int, int], width: int, llm_width: int
-    ) -> None:
-        super().__init__(settings, grid=grid, width=width, llm_width=llm_width)
-        self.visual_tokens = settings.visual_tokens or grid[0] * grid[1]
-        self.target = grid_of(self.visual_tokens, grid)
-        self.layers = perceptron(settings, width, llm_width)
+    def build(self) -> None:
+        """Make `perceptron`."""
+        self.set_target(default=self.patches)
+        self.layers = perceptron(self.settings, self.width, self.llm_width)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return `(B, M, E)`."""
-        projected: Tensor = self.layers(pool_to(features, self.grid, self.target))
+        projected: Tensor = self.layers(self.pooled(features))
         return projected
 
 
@@ -75,15 +73,74 @@ class AveragePool(Projector):
     Reference: Yao et al. 2024, DeCo (arXiv 2405.20985): pooling beside learned compressors.
     """
 
-    def __init__(
-        self, settings: ProjectorSettings, *, grid: tuple[int, int], width: int, llm_width: int
-    ) -> None:
-        super().__init__(settings, grid=grid, width=width, llm_width=llm_width)
-        self.visual_tokens = settings.visual_tokens or min(POOLED_TOKENS, grid[0] * grid[1])
-        pooled = settings.model_copy(update={"visual_tokens": self.visual_tokens})
-        self.mlp = MLPProjector(pooled, grid=grid, width=width, llm_width=llm_width)
+    def build(self) -> None:
+        """Make the MLP with its pooling."""
+        self.set_target(default=min(POOLED_TOKENS, self.patches))
+        settings = self.settings.model_copy(update={"visual_tokens": self.visual_tokens})
+        self.mlp = MLPProjector(
+            settings, grid=self.grid, width=self.width, llm_width=self.llm_width
+        )
 
     def forward(self, features: Tensor) -> Tensor:
         """Return `(B, M, E)`."""
         projected: Tensor = self.mlp(features)
+        return projected
+
+
+class PixelShuffle(Projector):
+    """Joins each square of patches into one token, then maps it linearly (SmolVLM's connector).
+
+    The side of the squares is the rounded ratio of both grids, 2 without `visual_tokens`. A grid
+    that the side does not divide is resized bilinearly to the next one that it does.
+
+    Reference: Shi et al. 2016 (arXiv 1609.05158); Marafioti et al. 2025, SmolVLM
+    (arXiv 2504.05299).
+    """
+
+    def build(self) -> None:
+        """Find the squares and make the layers."""
+        tokens, side = self.settings.visual_tokens, 2
+        if tokens is not None:
+            side = max(1, round((self.patches / tokens) ** 0.5))
+            self.target = grid_of(tokens, self.grid)
+        else:
+            self.target = (-(-self.grid[0] // side), -(-self.grid[1] // side))
+        self.side, self.visual_tokens = side, self.target[0] * self.target[1]
+        self.build_layers(self.width * side**2)
+
+    def build_layers(self, width: int) -> None:
+        """Make one linear layer on joined tokens of `width`."""
+        self.linear = nn.Linear(width, self.llm_width)
+
+    def joined(self, features: Tensor) -> Tensor:
+        """Return `(B, M, D * side**2)`: space to depth."""
+        map_BDhw = self.to_map(features)
+        size = (self.target[0] * self.side, self.target[1] * self.side)
+        if size != self.grid:
+            map_BDhw = F.interpolate(map_BDhw, size, mode="bilinear", align_corners=False)
+        return to_tokens(F.pixel_unshuffle(map_BDhw, self.side))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return `(B, M, E)`."""
+        projected: Tensor = self.linear(self.joined(features))
+        return projected
+
+
+class PixelShuffleMLP(PixelShuffle):
+    """Joins each square of patches into one token, norms it, and maps it by `depth` linear layers.
+
+    The norm puts encoders whose features differ in scale on one footing.
+
+    Reference: Chen et al. 2024, InternVL 1.5 (arXiv 2404.16821), section 3.1, whose `mlp1` this is
+    at depth 2.
+    """
+
+    def build_layers(self, width: int) -> None:
+        """Make the norm and `perceptron`."""
+        layers = perceptron(self.settings, width, self.llm_width)
+        self.layers = nn.Sequential(nn.LayerNorm(width), *layers)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return `(B, M, E)`."""
+        projected: Tensor = self.layers(self.joined(features))
         return projected

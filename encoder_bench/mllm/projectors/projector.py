@@ -13,8 +13,6 @@ from torch.nn import functional as F
 from encoder_bench.base.errors import RecipeError
 from encoder_bench.base.recipes import ProjectorSettings
 
-POOLED_TOKENS = 64
-"""M of the projectors that always pool, where the recipe does not set it and N is not less."""
 _MAX_STRETCH = 2.0 + 1e-9
 
 
@@ -27,26 +25,53 @@ class Projector(nn.Module, ABC):
         width: D.
         llm_width: E.
         visual_tokens: M; subclasses set it.
+        target: (h, w) of the visual tokens, where they are on a grid.
     """
 
     visual_tokens: int
+    target: tuple[int, int]
 
     def __init__(
         self, settings: ProjectorSettings, *, grid: tuple[int, int], width: int, llm_width: int
     ) -> None:
         super().__init__()
-        self.settings = settings
-        self.grid = grid
-        self.width = width
-        self.llm_width = llm_width
+        self.settings, self.grid = settings, grid
+        self.width, self.llm_width = width, llm_width
+        self.build()
+
+    def build(self) -> None:
+        """Make the layers and set `visual_tokens`, from the attributes."""
 
     @abstractmethod
     def forward(self, features: Tensor) -> Tensor:
         """Return `(B, M, E)` visual tokens of `(B, N, D)` patch tokens, row-major."""
 
-    def num_tokens(self, patch_tokens: int) -> int:
-        """Return M for N `patch_tokens`."""
-        return self.visual_tokens
+    @property
+    def patches(self) -> int:
+        """N."""
+        return self.grid[0] * self.grid[1]
+
+    def set_target(self, *, default: int) -> None:
+        """Set `visual_tokens`, the recipe's or `default`, and the `target` grid of so many."""
+        self.visual_tokens = self.settings.visual_tokens or default
+        self.target = grid_of(self.visual_tokens, self.grid)
+
+    def to_map(self, tokens_BND: Tensor) -> Tensor:
+        """Return `(B, D, h, w)` of row-major `(B, N, D)`."""
+        if tokens_BND.shape[1] != self.patches:
+            raise ValueError(f"{tokens_BND.shape[1]} patch tokens are no grid of {self.grid}")
+        return tokens_BND.transpose(1, 2).reshape(len(tokens_BND), -1, *self.grid)
+
+    def pooled(self, tokens_BND: Tensor) -> Tensor:
+        """Average `(B, N, D)` on `grid` down (or up) to `target`: `(B, M, D)`."""
+        if self.grid == self.target:
+            return tokens_BND
+        return to_tokens(F.adaptive_avg_pool2d(self.to_map(tokens_BND), self.target))
+
+
+def to_tokens(map_BDhw: Tensor) -> Tensor:
+    """Return row-major `(B, h * w, D)` of `(B, D, h, w)`."""
+    return map_BDhw.flatten(2).transpose(1, 2)
 
 
 def grid_of(tokens: int, like: tuple[int, int]) -> tuple[int, int]:
@@ -75,22 +100,3 @@ def _nearest_grid(tokens: int, like: tuple[int, int]) -> tuple[float, tuple[int,
     grids = [(h, tokens // h) for h in range(1, tokens + 1) if tokens % h == 0]
     ratios = [(w / h / aspect, (h, w)) for h, w in grids]
     return min((max(ratio, 1 / ratio), grid) for ratio, grid in ratios)
-
-
-def to_map(tokens_BND: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Return `(B, D, h, w)` of row-major `(B, N, D)`."""
-    if tokens_BND.shape[1] != grid[0] * grid[1]:
-        raise ValueError(f"{tokens_BND.shape[1]} patch tokens do not fill a grid of {grid}")
-    return tokens_BND.transpose(1, 2).reshape(len(tokens_BND), tokens_BND.shape[2], *grid)
-
-
-def to_tokens(map_BDhw: Tensor) -> Tensor:
-    """Return row-major `(B, h * w, D)` of `(B, D, h, w)`."""
-    return map_BDhw.flatten(2).transpose(1, 2)
-
-
-def pool_to(tokens_BND: Tensor, grid: tuple[int, int], target: tuple[int, int]) -> Tensor:
-    """Average `(B, N, D)` on `grid` down (or up) to `target`: `(B, target h * w, D)`."""
-    if grid == target:
-        return tokens_BND
-    return to_tokens(F.adaptive_avg_pool2d(to_map(tokens_BND, grid), target))

@@ -77,12 +77,9 @@ class WhitenedProjector(Projector):
         )
         self.whitening = Whitening(inner.width)
         self.inner = inner
+        self.visual_tokens = inner.visual_tokens
 
     def forward(self, features: Tensor) -> Tensor:
         """Return `(B, M, E)`."""
         projected: Tensor = self.inner(self.whitening(features))
         return projected
-
-    def num_tokens(self, patch_tokens: int) -> int:
-        """Return the inner projector's M."""
-        return self.inner.num_tokens(patch_tokens)
