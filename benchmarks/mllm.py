@@ -123,7 +123,7 @@ def _training_ratio(
         shared: make_batch(mllm.language, items, shared_prefix=shared, features=features)
         for shared in (False, True)
     }
-    rows = pack(batches[True], visual_tokens=features.shape[1]).to(features.device)
+    rows = pack(batches[True], mllm.language, visual_tokens=features.shape[1]).to(features.device)
     shape = (*rows.input_ids.shape, mllm.language.width)
     dense = torch.randn(shape, device=features.device, requires_grad=True)
     at = (rows.loss_rows, rows.loss_columns)
@@ -141,15 +141,16 @@ def _training_ratio(
         "limit_seconds": fastest,
         "speed_up": separate / shared,
         "share_of_limit": fastest / shared,
-        "separate_tokens": pack(batches[False], visual_tokens=features.shape[1]).image.numel(),
+        "separate_tokens": pack(
+            batches[False], mllm.language, visual_tokens=features.shape[1]
+        ).image.numel(),
         "shared_tokens": rows.image.numel(),
     }
 
 
 def _step(mllm: MLLM, batch: TrainingBatch) -> None:
     mllm.zero_grad()
-    loss = mllm.loss(batch)
-    (loss.total / loss.tokens).backward()  # type: ignore[no-untyped-call]
+    (mllm(batch) / batch.answer_tokens).backward()
 
 
 def _generation_ratios(

@@ -27,7 +27,7 @@ from encoder_bench.mllm.packing import (
     PackedRows,
     TrainingBatch,
     pack,
-    tokenize_dialogue,
+    tokenize_dialogues,
 )
 
 
@@ -78,17 +78,9 @@ def encode_pages(language: LanguageModel, pages: Sequence[Page]) -> PageBatch:
     for page, row in enumerate(ids):
         for cell, content in enumerate(row):
             words[page, cell, : len(content)] = torch.tensor(content, dtype=torch.long)
-    batch = TrainingBatch(
-        dialogues=tuple(
-            tokenize_dialogue(language, ImageDialogue(page.name, page.turns), image=True)
-            for page in pages
-        ),
-        prefix=tuple(language.prefix_ids(image=True)),
-        pad_id=language.pad_id,
-        max_length=language.max_length,
-        shared_prefix=True,
-    )
-    return PageBatch(words, pack(batch, visual_tokens=cells)).to(language.device)
+    dialogues = [ImageDialogue(page.name, page.turns) for page in pages]
+    batch = TrainingBatch(tokenize_dialogues(language, dialogues, image=True), shared_prefix=True)
+    return PageBatch(words, pack(batch, language, visual_tokens=cells)).to(language.device)
 
 
 def cell_embeddings(table: Tensor, words: Tensor) -> Tensor:

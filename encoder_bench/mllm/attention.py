@@ -7,7 +7,7 @@ may be seen. Which tokens may see each other is the same for both, see `packing.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
@@ -16,8 +16,6 @@ from torch.nn import functional as F
 
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.packing import PackedRows
-
-Attention = Literal["auto", "sdpa"]
 
 FLEX = "flex_attention"
 _PROBE_TOKENS = 160
@@ -30,7 +28,7 @@ _TOLERANCE = {torch.float32: 1e-2, torch.bfloat16: 5e-2, torch.float16: 2e-2}
 
 @contextlib.contextmanager
 def training_attention(
-    language: LanguageModel, device: torch.device, wanted: Attention
+    language: LanguageModel, device: torch.device, wanted: Literal["auto", "sdpa"]
 ) -> Iterator[str]:
     """Use the fastest attention that the device has while a model trains, then what it had.
 
@@ -40,13 +38,12 @@ def training_attention(
         The name of what is used, as transformers has it.
     """
     before = language.attention
-    flex = wanted == "auto" and why_not_flex(language, device) is None
-    if flex:
+    if wanted == "auto" and trains_with_flex(language, device):
         language.model.set_attn_implementation(FLEX)
     try:
-        yield FLEX if flex else before
+        yield language.attention
     finally:
-        if flex:
+        if language.attention != before:
             language.model.set_attn_implementation(before)
 
 
@@ -63,7 +60,7 @@ def training_kernel(rows: PackedRows, language: LanguageModel) -> Iterator[None]
     heads = getattr(language.config, "num_attention_heads", None)
     plain = (
         heads is not None
-        and rows.input_ids.device.type == "cpu"
+        and rows.device.type == "cpu"
         and torch.is_grad_enabled()
         and torch.is_autocast_enabled("cpu")
         and length <= MAX_SHORT_ROW
@@ -74,24 +71,18 @@ def training_kernel(rows: PackedRows, language: LanguageModel) -> Iterator[None]
         yield
 
 
-def why_not_flex(language: LanguageModel, device: torch.device) -> str | None:
-    """Return why FlexAttention is not used for training on a device; None where it is.
+def trains_with_flex(language: LanguageModel, device: torch.device) -> bool:
+    """Return whether FlexAttention trains a model on a device; it has no backward pass on CPUs.
 
     On a GPU it is tried: output and gradients on a row of packed questions must be SDPA's.
     """
-    if device.type != "cuda":
-        return "FlexAttention has no backward pass outside GPUs"
-    if not getattr(language.model, "_supports_flex_attn", False):
-        return f"{type(language.model).__name__} does not take FlexAttention"
-    if not language.keeps_questions_apart:
-        return "its questions are not kept apart by a mask"
+    supported = getattr(language.model, "_supports_flex_attn", False)
+    if device.type != "cuda" or not supported or not language.keeps_questions_apart:
+        return False
     try:
-        difference = _difference_from_sdpa(language, device)
-    except Exception as error:  # whatever the compiler raises: SDPA is always there
-        return f"FlexAttention cannot be compiled here ({type(error).__name__})"
-    if not difference <= _TOLERANCE[language.dtype]:
-        return f"FlexAttention differs from SDPA by {difference:.2g} here"
-    return None
+        return _difference_from_sdpa(language, device) <= _TOLERANCE[language.dtype]
+    except Exception:  # whatever the compiler raises: SDPA is always there
+        return False
 
 
 def _difference_from_sdpa(language: LanguageModel, device: torch.device) -> float:
@@ -100,24 +91,21 @@ def _difference_from_sdpa(language: LanguageModel, device: torch.device) -> floa
 
     shape = (3, 1, int(language.config.num_attention_heads), _PROBE_TOKENS, language.head_width)
     inputs = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    inputs = inputs.to(device, language.dtype)
+    inputs = inputs.to(device, language.dtype).requires_grad_()
     half = _PROBE_TOKENS // 2  # one row of two images with two questions each, and padding
     turn = torch.tensor([*[0] * 20, *[1] * 30, *[2] * (half - 50)] * 2)[None]
     image = torch.tensor([*[0] * half, *[1] * (half - 5), *[-1] * 5])[None]
-    zeros, none = torch.zeros_like(turn), torch.zeros(0, dtype=torch.long)
-    rows = PackedRows(zeros, zeros - 1, image, turn, zeros, none, none, none, plain=False)
-    rows, compiled = rows.to(device), torch.compile(flex_attention)
-    found = _with_gradients(inputs, lambda q, k, v: compiled(q, k, v, block_mask=rows.block_mask()))
-    expected = _with_gradients(
-        inputs, lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=rows.mask())
-    )
+    tensors = dict.fromkeys(PackedRows._fields[1:], turn) | {"image": image}
+    rows = PackedRows(plain=False, **tensors).to(device)
+    compiled = torch.compile(flex_attention)
+
+    def differentiated(attend: Callable[..., Tensor], **mask: Tensor) -> tuple[Tensor, Tensor]:
+        output = attend(*inputs, **mask)
+        (gradient,) = torch.autograd.grad(output.float().square().sum(), inputs)
+        return output.detach().float(), gradient.float()
+
+    found = differentiated(compiled, block_mask=rows.mask(flex=True))
+    expected = differentiated(F.scaled_dot_product_attention, attn_mask=rows.mask())
     return max(
         float((a - b).abs().max() / b.abs().max()) for a, b in zip(found, expected, strict=True)
     )
-
-
-def _with_gradients(inputs: Tensor, attend: object) -> tuple[Tensor, Tensor]:
-    leaf = inputs.detach().clone().requires_grad_()
-    output: Tensor = attend(*leaf)  # type: ignore[operator]
-    (gradient,) = torch.autograd.grad(output.float().square().sum(), leaf)
-    return output.detach().float(), gradient.float()

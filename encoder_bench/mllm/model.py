@@ -6,7 +6,6 @@ a row, T answer tokens, V vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -18,18 +17,6 @@ from encoder_bench.mllm.attention import FLEX, training_kernel
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.packing import TrainingBatch, pack
 from encoder_bench.mllm.projectors.projector import Projector
-
-
-@dataclass(frozen=True, slots=True)
-class LossSum:
-    """A sum of token cross-entropies (nats) and the number of tokens in it.
-
-    Divide the sums of all micro-batches and processes by the sum of their tokens: that is the
-    mean over the global batch, however it was cut.
-    """
-
-    total: Tensor
-    tokens: int
 
 
 class MLLM(nn.Module):
@@ -71,81 +58,67 @@ class MLLM(nn.Module):
         tokens: Tensor = self.projector(features.to(dtype))
         return tokens
 
-    def loss(self, batch: TrainingBatch) -> LossSum:
-        """Return the cross-entropy of the answers, summed over their tokens.
-
-        Only answer tokens, each with its end token, are taught.
-
-        Raises:
-            DataError: a question is longer than the context; names the image.
-        """
-        logits_TV, targets_T = self._predict(batch)
-        total = F.cross_entropy(logits_TV.float(), targets_T, reduction="sum")
-        return LossSum(total, len(targets_T))
-
     def forward(self, batch: TrainingBatch) -> Tensor:
-        """Return the sum of `loss(batch)` alone: wrappers such as FSDP follow tensors only."""
-        return self.loss(batch).total
+        """Return the cross-entropy (nats) of the answers, summed over `batch.answer_tokens`.
 
-    def logits(self, batch: TrainingBatch) -> Tensor:
-        """Return `(T, V)` logits that predict the answer tokens of a batch.
+        Only answer tokens, each with its end token, are taught. Divided by the answer tokens of
+        all micro-batches and processes, sums give the mean over the global batch, however it was
+        cut.
 
         Raises:
             DataError: a question is longer than the context; names the image.
         """
-        return self._predict(batch)[0]
+        logits_TV, targets_T = self.logits(batch)
+        return F.cross_entropy(logits_TV.float(), targets_T, reduction="sum")
 
-    def _predict(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
+    def logits(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
         """Return `(T, V)` logits and the answer tokens `(T,)` that they predict.
 
         Text is embedded and visual tokens are spliced into their places; the head is applied at
         the positions that predict an answer token and nowhere else.
+
+        Raises:
+            DataError: a question is longer than the context; names the image.
         """
-        visual_BME = None
-        if batch.features is not None:
-            visual_BME = self.visual_tokens(batch.features)
-        elif batch.pixels is not None:
-            visual_BME = self.visual_tokens(self.features(batch.pixels))
-        rows = pack(batch, visual_tokens=0 if visual_BME is None else visual_BME.shape[1])
-        rows = rows.to(self.language.device)
-        input_RLE = self.language.embed(rows.input_ids)
+        features, language = batch.features, self.language
+        if batch.pixels is not None:
+            features = self.features(batch.pixels)
+        visual_BME = None if features is None else self.visual_tokens(features)
+        rows = pack(batch, language, visual_tokens=0 if visual_BME is None else visual_BME.shape[1])
+        rows = rows.to(language.device)
+        input_RLE = language.embed(rows.input_ids)
         if visual_BME is not None:
             is_visual_RL = rows.visual_index >= 0
             flat = visual_BME.flatten(0, 1).to(input_RLE.dtype)
             input_RLE = input_RLE.index_put(
                 is_visual_RL.nonzero(as_tuple=True), flat[rows.visual_index[is_visual_RL]]
             )
-        with training_kernel(rows, self.language):
-            logits_TV: Tensor = self.language(
+        with training_kernel(rows, language):
+            logits_TV: Tensor = language(
                 input_RLE,
-                mask=rows.block_mask() if self.language.attention == FLEX else rows.mask(),
+                mask=rows.mask(flex=language.attention == FLEX),
                 position_ids=rows.position_ids,
                 at=(rows.loss_rows, rows.loss_columns),
             )
         return logits_TV, rows.targets
 
     def train(self, mode: bool = True) -> Self:
-        """Set training mode; a part without trainable parameters stays in eval mode."""
+        """Set training mode; what is frozen stays free of dropout and running statistics.
+
+        A frozen part goes to eval mode whole; in a part with low-rank adapters only the adapters'
+        own modules train. Recomputation (gradient checkpointing) is switched by the `training`
+        flag of the blocks themselves, which holds no dropout, so it is kept on where it was asked
+        for.
+        """
         super().train(mode)
         for part in self.parts().values():
-            _quieten(part)
+            parameters = dict(part.named_parameters())
+            adapted = any(".lora_" in name for name in parameters)
+            if not adapted and any(p.requires_grad for p in parameters.values()):
+                continue
+            part.eval()
+            for name, module in part.named_modules():
+                adapter = adapted and "lora_" in name
+                if adapter or getattr(module, "gradient_checkpointing", False):
+                    module.training = mode
         return self
-
-
-def _quieten(part: nn.Module) -> None:
-    """Keep what is frozen free of dropout and of running statistics.
-
-    A frozen part goes to eval mode whole; in a part with low-rank adapters only the adapters'
-    own modules train. Recomputation (gradient checkpointing) is switched by the `training` flag
-    of the blocks themselves, which holds no dropout, so it is kept on where it was asked for.
-    """
-    training = part.training
-    parameters = dict(part.named_parameters())
-    has_adapters = any(".lora_" in name for name in parameters)
-    if not has_adapters and any(p.requires_grad for p in parameters.values()):
-        return
-    part.eval()
-    for name, module in part.named_modules():
-        adapter = has_adapters and "lora_" in name
-        if adapter or getattr(module, "gradient_checkpointing", False):
-            module.training = training

@@ -141,4 +141,4 @@ def _probe_logits(
     )
     (micro,) = maker.make([ImageSamples(s.image_id, s.image_path, (s,)) for s in samples])
     maker.close()
-    return mllm.logits(micro.batch.to(device)).float().cpu()
+    return mllm.logits(micro.batch.to(device))[0].float().cpu()

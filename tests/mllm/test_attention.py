@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from encoder_bench.mllm import attention
-from encoder_bench.mllm.attention import FLEX, training_attention, why_not_flex
+from encoder_bench.mllm.attention import FLEX, training_attention, trains_with_flex
 from encoder_bench.mllm.packing import PackedRows, make_batch, pack
 
 from .models import pixels, small_language, small_mllm
@@ -17,10 +17,9 @@ CPU = torch.device("cpu")
 
 
 def rows(*, shared: bool = True) -> PackedRows:
-    batch = make_batch(
-        small_language(), DIALOGUES, shared_prefix=shared, row_length=500, pixels=pixels(3)
-    )
-    return pack(batch, visual_tokens=16)
+    language = small_language()
+    batch = make_batch(language, DIALOGUES, shared_prefix=shared, row_length=500, pixels=pixels(3))
+    return pack(batch, language, visual_tokens=16)
 
 
 def test_the_block_mask_shows_what_the_dense_mask_shows() -> None:
@@ -32,7 +31,7 @@ def test_the_block_mask_shows_what_the_dense_mask_shows() -> None:
         generator=torch.Generator().manual_seed(0),
     )
     with torch.no_grad():
-        found = flex_attention(query, key, value, block_mask=packed.block_mask())
+        found = flex_attention(query, key, value, block_mask=packed.mask(flex=True))
     expected = F.scaled_dot_product_attention(query, key, value, attn_mask=packed.mask())
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     causal = F.scaled_dot_product_attention(query, key, value, is_causal=True)
@@ -54,25 +53,25 @@ def test_the_library_hands_the_block_mask_to_every_layer(monkeypatch: pytest.Mon
         mllm.language, DIALOGUES, shared_prefix=True, row_length=500, pixels=pixels(3)
     )
     with torch.no_grad():
-        expected = mllm.logits(batch)
+        expected, _ = mllm.logits(batch)
         mllm.language.model.set_attn_implementation(FLEX)
-        found = mllm.logits(batch)
+        found, _ = mllm.logits(batch)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_plain_rows_need_no_mask() -> None:
-    assert rows(shared=False).block_mask() is None
+    assert rows(shared=False).mask(flex=True) is None
 
 
 def test_outside_gpus_training_keeps_sdpa() -> None:
     language = small_language()
-    assert "no backward pass" in str(why_not_flex(language, CPU))
+    assert not trains_with_flex(language, CPU)
     with training_attention(language, CPU, "auto") as used:
         assert used == language.attention == "sdpa"
 
 
 def test_attention_is_switched_for_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "why_not_flex", lambda *_: None)
+    monkeypatch.setattr(attention, "trains_with_flex", lambda *_: True)
     language = small_language()
     with training_attention(language, CPU, "sdpa") as used:
         assert used == language.attention == "sdpa"
@@ -88,13 +87,15 @@ def test_a_kernel_that_fails_or_differs_is_not_used(monkeypatch: pytest.MonkeyPa
 
     cuda, language = torch.device("cuda"), small_language()
     monkeypatch.setattr(attention, "_difference_from_sdpa", failing)
-    assert "cannot be compiled" in str(why_not_flex(language, cuda))
+    assert not trains_with_flex(language, cuda)
     monkeypatch.setattr(attention, "_difference_from_sdpa", lambda *_, **__: 0.5)
-    assert "differs from SDPA" in str(why_not_flex(language, cuda))
+    assert not trains_with_flex(language, cuda)
     monkeypatch.setattr(attention, "_difference_from_sdpa", lambda *_, **__: float("nan"))
-    assert "differs from SDPA" in str(why_not_flex(language, cuda))
+    assert not trains_with_flex(language, cuda)
     monkeypatch.setattr(attention, "_difference_from_sdpa", lambda *_, **__: 1e-4)
-    assert why_not_flex(language, cuda) is None
+    assert trains_with_flex(language, cuda)
+    monkeypatch.setattr(type(language), "keeps_questions_apart", False)
+    assert not trains_with_flex(language, cuda)
 
 
 @pytest.mark.gpu
@@ -107,7 +108,7 @@ def test_packed_rows_train_as_separate_sequences_under_flex_attention() -> None:
     packed = make_batch(
         mllm.language, DIALOGUES, shared_prefix=True, row_length=500, pixels=pixels(3)
     ).to(device)
-    assert why_not_flex(mllm.language, device) is None
+    assert trains_with_flex(mllm.language, device)
     separate, expected = gradients(mllm, items)
     with training_attention(mllm.language, device, "auto") as used:
         assert used == FLEX

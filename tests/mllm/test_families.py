@@ -69,7 +69,7 @@ def test_loss_behind_a_shared_prefix(name: str) -> None:
         )
         assert batch.shared_prefix == (shared and name not in ("mistral", "mamba"))
         with torch.no_grad():
-            losses[shared] = mllm.loss(batch).total.item()
+            losses[shared] = mllm(batch).item()
     assert losses[True] == pytest.approx(losses[False], rel=1e-5)
 
 
@@ -92,7 +92,7 @@ def test_likelihoods_are_those_of_the_loss(name: str) -> None:
     with torch.no_grad():
         visual = mllm.visual_tokens(mllm.features(pixels(1)))
         batch = make_batch(mllm.language, [item], shared_prefix=False, pixels=pixels(1))
-        loss = mllm.loss(batch).total.item()
+        loss = mllm(batch).item()
     prompt, answer = item.turns[0]
     found = score(mllm, visual, [[prompt]], [answer, "another"])
     assert found[0][0][0] == pytest.approx(-loss, rel=1e-5)

@@ -31,8 +31,7 @@ def test_what_was_taught_is_answered_and_ends(shared: bool) -> None:
     mllm.train()
     for _ in range(200):
         optimizer.zero_grad()
-        loss = mllm.loss(batch)
-        mean = loss.total / loss.tokens
+        mean = mllm(batch) / batch.answer_tokens
         if mean.item() < 0.01:
             break
         mean.backward()
@@ -50,18 +49,15 @@ def test_what_was_taught_is_answered_and_ends(shared: bool) -> None:
 def test_sums_of_micro_batches_are_the_sum_of_the_batch() -> None:
     mllm = small_mllm()
     images = pixels(2)
+    batches = [
+        make_batch(mllm.language, items, shared_prefix=True, pixels=own)
+        for items, own in [(LESSONS, images), (LESSONS[:1], images[:1]), (LESSONS[1:], images[1:])]
+    ]
+    whole, *parts = batches
+    assert whole.answer_tokens == sum(part.answer_tokens for part in parts)
     with torch.no_grad():
-        whole = mllm.loss(make_batch(mllm.language, LESSONS, shared_prefix=True, pixels=images))
-        parts = [
-            mllm.loss(
-                make_batch(
-                    mllm.language, [item], shared_prefix=True, pixels=images[index : index + 1]
-                )
-            )
-            for index, item in enumerate(LESSONS)
-        ]
-    assert whole.tokens == sum(part.tokens for part in parts)
-    assert whole.total.item() == pytest.approx(sum(part.total.item() for part in parts), rel=1e-5)
+        expected = sum(mllm(part).item() for part in parts)
+        assert mllm(whole).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_precomputed_features_give_the_loss_of_pixels() -> None:
@@ -71,16 +67,16 @@ def test_precomputed_features_give_the_loss_of_pixels() -> None:
         features = mllm.features(images)
         by_pixels = make_batch(mllm.language, LESSONS, shared_prefix=True, pixels=images)
         by_features = make_batch(mllm.language, LESSONS, shared_prefix=True, features=features)
-        assert mllm.loss(by_pixels).total == mllm.loss(by_features).total
-        assert by_pixels.answer_tokens == mllm.loss(by_pixels).tokens
+        assert mllm(by_pixels) == mllm(by_features)
+        assert by_pixels.answer_tokens == len(mllm.logits(by_pixels)[1])
 
 
 def test_text_alone_can_be_taught() -> None:
     language = small_language(image_prefix="<Img>", image_suffix="</Img>")
     batch = make_batch(language, LESSONS, shared_prefix=True)
-    assert batch.prefix == (language.tokenizer.bos_token_id,)
+    assert batch.dialogues[0].prefix == (language.tokenizer.bos_token_id,)
     mllm = small_mllm(language=language)
-    assert torch.isfinite(mllm.loss(batch).total)
+    assert torch.isfinite(mllm(batch))
 
 
 def test_images_and_dialogues_must_pair() -> None:
@@ -99,7 +95,7 @@ def test_the_head_is_applied_at_answers_alone() -> None:
     seen: list[tuple[int, ...]] = []
     head = mllm.language.model.get_output_embeddings()
     handle = head.register_forward_hook(lambda *call: seen.append(tuple(call[2].shape)))
-    mllm.loss(batch)
+    mllm(batch)
     handle.remove()
     vocabulary = mllm.language.facts()["vocabulary"]
     assert seen == [(batch.answer_tokens, vocabulary)]

@@ -31,10 +31,10 @@ def batch_of(mllm: MLLM, items: tuple[ImageDialogue, ...], *, shared: bool) -> T
 
 def gradients(mllm: MLLM, batch: TrainingBatch) -> tuple[float, dict[str, torch.Tensor]]:
     mllm.zero_grad()
-    loss = mllm.loss(batch)
-    (loss.total / loss.tokens).backward()
+    loss = mllm(batch) / batch.answer_tokens
+    loss.backward()
     found = {name: p.grad.clone() for name, p in mllm.named_parameters() if p.grad is not None}
-    return loss.total.item() / loss.tokens, found
+    return loss.item(), found
 
 
 def assert_equal_training(mllm: MLLM, items: tuple[ImageDialogue, ...]) -> None:
@@ -79,16 +79,15 @@ def test_any_dialogues_have_the_loss_of_separate_sequences(
     mllm = small_mllm()
     items = tuple(ImageDialogue(index, tuple(turns)) for index, turns in enumerate(dialogues))
     with torch.no_grad():
-        separate = mllm.loss(batch_of(mllm, items, shared=False))
-        shared = mllm.loss(batch_of(mllm, items, shared=True))
-    assert shared.tokens == separate.tokens
-    assert shared.total.item() == pytest.approx(separate.total.item(), rel=1e-5)
+        separate, shared = (batch_of(mllm, items, shared=shared) for shared in (False, True))
+        assert shared.answer_tokens == separate.answer_tokens
+        assert mllm(shared).item() == pytest.approx(mllm(separate).item(), rel=1e-5)
 
 
 def test_loss_is_that_of_the_plain_library_on_joined_embeddings() -> None:
     mllm = small_mllm()
     item = DIALOGUES[0]
-    loss = mllm.loss(batch_of(mllm, (item,), shared=True))
+    loss = mllm(batch_of(mllm, (item,), shared=True))
     visual = mllm.visual_tokens(mllm.features(pixels(1)))
     language, expected = mllm.language, torch.zeros(())
     for prompt, answer in item.turns:
@@ -101,7 +100,7 @@ def test_loss_is_that_of_the_plain_library_on_joined_embeddings() -> None:
         expected = expected + F.cross_entropy(
             logits[at : at + len(reply)], torch.tensor(reply), reduction="sum"
         )
-    assert loss.total.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_a_question_does_not_see_the_others() -> None:
@@ -110,15 +109,15 @@ def test_a_question_does_not_see_the_others() -> None:
     alone = ImageDialogue(7, ((prompt, answer),))
     beside = replace(alone, turns=((prompt, answer), ("Is it 2? It is 2.", "2 2 2")))
     with torch.no_grad():
-        first = mllm.logits(batch_of(mllm, (alone,), shared=True))
-        both = mllm.logits(batch_of(mllm, (beside,), shared=True))
+        first = mllm.logits(batch_of(mllm, (alone,), shared=True))[0]
+        both = mllm.logits(batch_of(mllm, (beside,), shared=True))[0]
     torch.testing.assert_close(both[: len(first)], first, atol=1e-5, rtol=1e-5)
 
 
 def test_images_do_not_see_each_other_in_one_row() -> None:
     mllm = small_mllm()
     batch = replace(batch_of(mllm, DIALOGUES, shared=True), row_length=500)
-    rows = pack(batch, visual_tokens=16)
+    rows = pack(batch, mllm.language, visual_tokens=16)
     assert len(rows.input_ids) == 1
     mask = rows.mask()
     assert mask is not None
@@ -141,9 +140,11 @@ def test_packing_makes_no_row_longer_and_wastes_less() -> None:
     items = tuple(
         ImageDialogue(index, (("What is it?", "a dog"),) * (1 + index % 4)) for index in range(12)
     )
-    rows = pack(batch_of(mllm, items, shared=True), visual_tokens=16)
+    rows = pack(batch_of(mllm, items, shared=True), mllm.language, visual_tokens=16)
     longest = max(
-        pack(batch_of(mllm, (item,), shared=True), visual_tokens=16).input_ids.shape[1]
+        pack(batch_of(mllm, (item,), shared=True), mllm.language, visual_tokens=16).input_ids.shape[
+            1
+        ]
         for item in items
     )
     assert rows.input_ids.shape[1] == longest
@@ -151,18 +152,10 @@ def test_packing_makes_no_row_longer_and_wastes_less() -> None:
 
 
 def test_layout_of_two_questions_as_the_module_shows_it() -> None:
-    batch = TrainingBatch(
-        dialogues=make_batch(
-            small_language(),
-            [ImageDialogue(1, (("ab", "c"), ("d", "e")))],
-            shared_prefix=True,
-        ).dialogues,
-        prefix=(),
-        pad_id=0,
-        max_length=64,
-        shared_prefix=True,
-    )
-    rows = pack(batch, visual_tokens=3)
+    language = small_language()
+    language.tokenizer.bos_token = None
+    items = [ImageDialogue(1, (("ab", "c"), ("d", "e")))]
+    rows = pack(make_batch(language, items, shared_prefix=True), language, visual_tokens=3)
     # v v v | a b _ c | d _ e: the joiner's space belongs to the answer, its end is not fed in
     assert rows.turn[0].tolist() == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2]
     assert rows.position_ids[0].tolist() == [0, 1, 2, 3, 4, 5, 6, 3, 4, 5]
@@ -173,7 +166,7 @@ def test_layout_of_two_questions_as_the_module_shows_it() -> None:
 def test_a_question_beyond_the_context_names_its_image() -> None:
     mllm = small_mllm(language=small_language(max_length=40))
     with pytest.raises(DataError, match=r"image 11: a question needs \d+ tokens .* context has 40"):
-        mllm.loss(batch_of(mllm, DIALOGUES, shared=True))
+        mllm(batch_of(mllm, DIALOGUES, shared=True))
 
 
 @pytest.mark.parametrize("turns", [(), (("What?", " "),)])

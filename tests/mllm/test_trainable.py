@@ -33,8 +33,7 @@ def one_step(mllm: MLLM) -> None:
     )
     for _ in range(2):  # LoRA's second factor is zero at first, so its first moves one step later
         optimizer.zero_grad()
-        loss = mllm.loss(batch)
-        (loss.total / loss.tokens).backward()
+        (mllm(batch) / batch.answer_tokens).backward()
         optimizer.step()
 
 

@@ -127,14 +127,14 @@ def test_memory_running_out_halves_the_micro_batch_and_keeps_the_loss(
 ) -> None:
     expected = run(model(), tmp_path / "whole").losses
     mllm = model()
-    loss = mllm.loss
+    forward = mllm.forward
 
     def of_two_at_most(batch: object) -> object:
         if len(batch.dialogues) > 2:  # type: ignore[attr-defined]
             raise torch.OutOfMemoryError("full")
-        return loss(batch)  # type: ignore[arg-type]
+        return forward(batch)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(mllm, "loss", of_two_at_most)
+    monkeypatch.setattr(mllm, "forward", of_two_at_most)
     assert run(mllm, tmp_path / "halved").losses == pytest.approx(expected, rel=1e-4)
 
 
@@ -177,15 +177,15 @@ def test_memory_running_out_on_a_cpu_is_known_too(
 ) -> None:
     expected = run(model(), tmp_path / "whole").losses
     mllm = model()
-    loss, calls = mllm.loss, []
+    forward, calls = mllm.forward, []
 
     def once_too_large(batch: object) -> object:
         calls.append(batch)
         if len(calls) == 1:
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes")
-        return loss(batch)  # type: ignore[arg-type]
+        return forward(batch)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(mllm, "loss", once_too_large)
+    monkeypatch.setattr(mllm, "forward", once_too_large)
     assert run(mllm, tmp_path / "halved").losses == pytest.approx(expected, rel=1e-4)
     assert len(calls[1].dialogues) == 2  # type: ignore[attr-defined]
 
@@ -197,6 +197,6 @@ def test_an_error_that_is_not_about_memory_is_not_swallowed(
         raise RuntimeError("a mistake")
 
     mllm = model()
-    monkeypatch.setattr(mllm, "loss", broken)
+    monkeypatch.setattr(mllm, "forward", broken)
     with pytest.raises(RuntimeError, match="a mistake"):
         run(mllm, tmp_path)
