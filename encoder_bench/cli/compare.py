@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from encoder_bench.results.contrasts import Contrast
 
 CONTRASTS_EPILOG = (
-    "Rows are averaged over their seeds sample by sample, so p is about the samples, not about "
-    "seeds that were not run; the table's ± holds both."
+    "Interval and p hold the choice of images and of seeds, as the table's ±. With one seed the "
+    "variance of seeds is not known, and they are about the images alone."
 )
 
 
@@ -34,26 +34,26 @@ def compare_command(
     json_output: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    r"""Compare two runs: paired differences with intervals, McNemar's table, flipped samples.
+    r"""Compare two runs, or all seeds of two rows: paired differences, flipped samples.
 
-    A run is an id or the start of it, or ENCODER/MODE\[/SEED], as in tiny-deit/joint.
+    A run is an id or the start of it, or ENCODER/MODE\[/SEED]; tiny-deit/joint means all its seeds.
     """
     from rich.console import Console
 
     from encoder_bench.base.files import write_text
     from encoder_bench.results import compare_page
     from encoder_bench.results.compare import compare_runs
-    from encoder_bench.results.runs import find_run
+    from encoder_bench.results.runs import find_runs
     from encoder_bench.results.terminal import print_page
 
-    comparison = compare_runs(results, find_run(results, run_a), find_run(results, run_b))
+    comparison = compare_runs(results, find_runs(results, run_a), find_runs(results, run_b))
     if json_output:
         typer.echo(json.dumps(compare_page.as_json(comparison), indent=1, ensure_ascii=False))
     else:
         print_page(compare_page.task_page(comparison), Console())
         print_page(compare_page.metric_page(comparison), Console())
     if html is not None:
-        pictures = _pictures(data, [comparison.run_a, comparison.run_b])
+        pictures = _pictures(data, [*comparison.runs_a, *comparison.runs_b])
         write_text(html, compare_page.to_html(comparison, pictures))
         typer.echo(f"wrote {html}", err=json_output)
 
@@ -72,7 +72,7 @@ def contrasts_command(
 ) -> None:
     """Test every row against its best blind baseline, joint against frozen, all encoder pairs.
 
-    Paired differences with 95% intervals clustered on images, and p corrected by Holm's method.
+    Paired differences with 95% intervals over images and seeds, and p corrected by Holm's method.
     """
     from rich.console import Console
 
@@ -102,6 +102,8 @@ def contrasts_command(
                     "p (Holm)",
                 )
                 console.print(grid(columns, map(_contrast_row, shown), left=4, title=family))
+    if any(each.difference.seed_share is None for each in found):
+        console.print("With one seed, the variance of seeds is not known.", highlight=False)
     if write is not None:
         write_text(write, contrast_frame(found).to_csv(index=False, lineterminator="\n"))
         typer.echo(f"wrote {write}")

@@ -341,7 +341,7 @@ def judge(baseline: Path, pairs: Sequence[Pair], margin: float) -> list[Verdict]
             if task in b.tasks
         }
         for task, both in answers.items():
-            compared[pair.name, task] = compare_task(task, a, b, *both)
+            compared[pair.name, task] = compare_task(task, [(a, both[0])], [(b, both[1])])
         changed = _changed_answers(answers.values()) if pair.same_weights else ()
         of_runs[pair.name] = [*_run_failures(a, b), *changed]
     tested = {key: c.difference.p for key, c in compared.items() if c.difference is not None}

@@ -11,6 +11,7 @@ percentile interval).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,8 @@ Statistic = Callable[[Matrix], Matrix]
 
 RESAMPLES = 2000
 LEVEL = 0.95
+_SMALLEST_P = -15
+"""Exponent of the smallest p that is told from 0."""
 _CHUNK_DRAWS = 1 << 20
 """Draws made at once; 8 MB of weights, which stay in the cache."""
 
@@ -150,80 +153,73 @@ def expanded_tail(clusters: int) -> float:
     return float(ndtr(-quantile * np.sqrt(clusters / (clusters - 1))))
 
 
-def swap_p(
-    a: Matrix,
-    b: Matrix,
-    clusters: Sequence[Hashable],
-    statistic: Statistic,
-    *,
-    seed: int = 0,
-    swaps: int,
-) -> float:
-    """Return the two-sided p of a paired randomisation test of `statistic(b) - statistic(a)`.
-
-    Were A and B alike, they could be swapped on any cluster; p is the share of random swaps whose
-    difference is at least as large as the observed one, which is counted among them.
-
-    Args:
-        a: `(n, K)` A's row of each sample; column sums determine the metric.
-        b: `(n, K)` B's row of the same samples.
-        clusters: n labels (image ids).
-        statistic: of column sums; a swap where it is not defined counts as extreme.
-        seed: of the swaps.
-        swaps: how many.
-
-    Reference: Edgington and Onghena 2007, Randomization Tests, chapter 5.
-    """
-    sums_a, sums_b = cluster_sums(a, clusters), cluster_sums(b, clusters)
-    total_a, total_b, change = sums_a.sum(axis=0), sums_b.sum(axis=0), sums_b - sums_a
-    difference = statistic(total_b[None]) - statistic(total_a[None])
-    observed = abs(float(difference[0])) * (1 - 1e-12)
-    rng = np.random.default_rng(seed)
-    rows = max(1, _CHUNK_DRAWS // len(change))
-    as_extreme = 0
-    for start in range(0, swaps, rows):
-        size = min(rows, swaps - start)
-        swapped = rng.integers(0, 2, size=(size, len(change)), dtype=np.int8).astype(np.float64)
-        moved = swapped @ change
-        found = np.abs(statistic(total_b - moved) - statistic(total_a + moved))
-        as_extreme += size - int((found < observed).sum())
-    return (as_extreme + 1) / (swaps + 1)
-
-
 @dataclass(frozen=True, slots=True)
-class SeedVariance:
-    """The variance of a mean over seeds, by where it comes from.
+class Variance:
+    """The variance of a score, or of a difference, that is averaged over seeds.
 
     Attributes:
-        sampling: from the images, which all seeds share; more seeds do not lessen it.
+        image: from which images were drawn; more seeds do not lessen it.
+        image_df: its degrees of freedom.
         seed: from which seeds were drawn; it falls with their number.
-        seeds: how many.
+        seed_df: its degrees of freedom; 0 where a single seed leaves it unknown.
     """
 
-    sampling: float
-    seed: float
-    seeds: int
+    image: float
+    image_df: float
+    seed: float = 0.0
+    seed_df: int = 0
 
     @property
-    def seed_share(self) -> float:
-        """Share of the variance that more seeds would lessen; 0 where there is none."""
-        whole = self.sampling + self.seed
-        return self.seed / whole if whole else 0.0
+    def seed_share(self) -> float | None:
+        """Share of the variance that more seeds would lessen; None where it is not known."""
+        whole = self.image + self.seed
+        return None if not self.seed_df else self.seed / whole if whole else 0.0
+
+    def half_width(self, p: float = 1 - LEVEL) -> float:
+        """Return the half-width of the interval of level 1 - p: sqrt(t^2 image + t^2 seed).
+
+        Each part has the quantile of its own degrees of freedom, which holds the level however the
+        parts compare; one quantile for both (Welch and Satterthwaite) does not in its tails, where
+        corrections for many tests look.
+
+        Reference: Cochran 1964, Biometrics 20.
+        """
+        from scipy.special import stdtrit
+
+        parts = ((self.image, min(self.image_df, 1e9)), (self.seed, self.seed_df))
+        return math.sqrt(sum(v * float(stdtrit(df, p / 2)) ** 2 for v, df in parts if v))
+
+    def p(self, value: float) -> float:
+        """Return the two-sided p of a value: the p whose interval just reaches 0.
+
+        >>> round(Variance(1.0, 1e9).p(1.959964), 4)
+        0.05
+        """
+        from scipy.optimize import brentq
+
+        def beyond(exponent: float) -> float:
+            return self.half_width(10.0**exponent) - abs(value)
+
+        if not value or beyond(_SMALLEST_P) < 0:
+            return 10.0**_SMALLEST_P if value else 1.0
+        return float(10.0 ** brentq(beyond, _SMALLEST_P, 0.0))
 
 
-def split_variance(values: Sequence[float], half_widths: Sequence[float]) -> SeedVariance:
-    """Return the variance of the mean of one score per seed, given their 95% half-widths.
+def leave_one_out(
+    values: Matrix, clusters: Sequence[Hashable], statistic: Statistic
+) -> NDArray[np.float64]:
+    """Return `(C, S)` values of a statistic of `(S, n, K)` rows by seed, one cluster left out."""
+    beside = np.concatenate(list(values), axis=1)
+    seeds = np.split(cluster_sums(beside, clusters), len(values), axis=1)
+    return np.stack([statistic(sums.sum(axis=0) - sums) for sums in seeds], axis=1)
 
-    >>> round(split_variance([50.0, 52.0], [1.96, 1.96]).seed_share, 3)
-    0.5
+
+def jackknife(left_out: Matrix) -> NDArray[np.float64]:
+    """Return the variances of statistics from `(C, ...)` values, each without one cluster.
+
+    Reference: MacKinnon, Nielsen and Webb 2023, Journal of Applied Econometrics 38 (CV3J).
     """
-    from scipy.special import ndtri
-
-    normal = float(ndtri((1 + LEVEL) / 2))
-    sampling = float(np.mean((np.asarray(half_widths) / normal) ** 2)) if half_widths else 0.0
-    count = len(values)
-    seed = float(np.var(values, ddof=1)) / count if count > 1 else 0.0
-    return SeedVariance(round(sampling, 12), round(seed, 12), count)
+    return np.asarray((len(left_out) - 1) * left_out.var(axis=0))
 
 
 def ratio(sums: Matrix) -> Matrix:

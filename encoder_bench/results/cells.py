@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from encoder_bench.base.record import Score
 from encoder_bench.metrics.metric import recorded_metric
@@ -77,18 +79,16 @@ def over_seeds(cells: Sequence[Cell]) -> Cell:
     mean = _mean(cells)
     if mean.half_width is None:
         return mean
-    from scipy.special import stdtrit
+    from encoder_bench.metrics.statistics import Variance
 
-    from encoder_bench.metrics.statistics import split_variance
-
+    values = np.array([cell.value for cell in cells if cell.value is not None])
     widths = [cell.half_width for cell in cells if cell.half_width is not None]
-    variance = split_variance([cell.value for cell in cells if cell.value is not None], widths)
-    sampling = math.fsum(width**2 for width in widths) / len(widths)
-    seeds = float(stdtrit(len(cells) - 1, 0.975)) ** 2 * variance.seed
-    return Cell(
-        mean.value, math.sqrt(sampling + seeds), mean.samples, mean.images,
-        seed_share=variance.seed_share,
-    )  # fmt: skip
+    degrees = mean.images - 1 if mean.images > 1 else math.inf
+    image = math.fsum(width**2 for width in widths) / len(widths)
+    unit = Variance(1.0, degrees).half_width() ** 2
+    seed = float(np.var(values, ddof=1)) / len(values)
+    variance = Variance(image / unit, degrees, seed, len(values) - 1)
+    return replace(mean, half_width=variance.half_width(), seed_share=variance.seed_share)
 
 
 def over_rows(cells: Sequence[Cell]) -> Cell:

@@ -1,4 +1,4 @@
-"""Two runs on the samples that they share: differences, significance, and which samples flipped."""
+"""Two rows on the samples that they share: differences, significance, and which samples flipped."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from encoder_bench.base.record import RunRecord
 from encoder_bench.metrics.metric import Measure, measure_java_once, recorded_metric
 from encoder_bench.results.grouping import setting_key, task_key
 from encoder_bench.results.paired import (
-    McNemar,
-    PairedDifference,
-    SharedScores,
-    mcnemar,
-    measured_difference,
-    paired_difference,
+    Difference,
+    RightWrong,
+    Scores,
+    difference,
+    right_wrong,
     sample_scores,
     shared_scores,
 )
@@ -29,9 +28,13 @@ RIGHT = 50.0
 """A sample is right from this score on, in percent; VQA's are 0, 30, 60, 90 or 100."""
 
 
+Side = Sequence[tuple[RunRecord, Sequence[Prediction]]]
+"""One side's runs, a seed each, with their answers to one task."""
+
+
 @dataclass(frozen=True, slots=True)
 class Flip:
-    """A sample that the two runs scored differently, with what each of them said."""
+    """A sample that the two sides scored differently, with what each said (seeds: ` / `)."""
 
     sample_id: str
     image_id: int | str
@@ -45,7 +48,7 @@ class Flip:
 
 @dataclass(frozen=True, slots=True)
 class MetricComparison:
-    """One metric of one task, B − A, over the samples that both runs answered.
+    """One metric of one task, B − A, over the samples that both sides answered.
 
     `difference` is None where the metric cannot be computed here; `reason` says why.
     """
@@ -53,13 +56,13 @@ class MetricComparison:
     metric: str
     score_a: float | None
     score_b: float | None
-    difference: PairedDifference | None
+    difference: Difference | None
     reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TaskComparison:
-    """One task's primary metric, B − A, over the samples that both runs answered.
+    """One task's primary metric, B − A, over the samples that both sides answered.
 
     Attributes:
         task: the task.
@@ -68,9 +71,9 @@ class TaskComparison:
         samples: shared samples.
         only_a: samples that only A answered; `only_b` likewise.
         score_a: A's mean over the shared samples, in the metric's unit; `score_b` likewise.
-        difference: with its 95% interval, clustered on images, and p; None where nothing could be
+        difference: with its 95% interval over images and seeds, and p; None where nothing could be
             compared.
-        right: McNemar's table and p; None for graded metrics.
+        right: who was right, on the mean of seeds; None for graded metrics.
         flips: samples scored differently, largest change first.
         reason: why there is no difference.
         metrics: every metric of the task; empty where only the primary one was asked for.
@@ -84,8 +87,8 @@ class TaskComparison:
     only_b: int
     score_a: float | None
     score_b: float | None
-    difference: PairedDifference | None
-    right: McNemar | None
+    difference: Difference | None
+    right: RightWrong | None
     flips: tuple[Flip, ...]
     reason: str | None = None
     metrics: tuple[MetricComparison, ...] = ()
@@ -93,68 +96,75 @@ class TaskComparison:
 
 @dataclass(frozen=True, slots=True)
 class RunComparison:
-    """Two runs task by task; `differing` names settings, beside the encoder, that differ."""
+    """Two sides task by task; `differing` names settings, beside the encoder, that differ."""
 
-    run_a: RunRecord
-    run_b: RunRecord
+    runs_a: tuple[RunRecord, ...]
+    runs_b: tuple[RunRecord, ...]
     tasks: tuple[TaskComparison, ...]
     differing: tuple[str, ...]
 
 
-def compare_runs(results: Path, run_a: RunRecord, run_b: RunRecord) -> RunComparison:
-    """Return the comparison, B − A, of two runs on every task and metric of both.
+def compare_runs(
+    results: Path, runs_a: Sequence[RunRecord], runs_b: Sequence[RunRecord]
+) -> RunComparison:
+    """Return the comparison, B − A, of two runs, or of all seeds of two rows, on every task.
 
     Raises:
         RecordError: predictions are missing or damaged, or the runs share no task.
     """
-    shared = [task for task in run_a.tasks if task in run_b.tasks]
+    runs = (*runs_a, *runs_b)
+    shared = [task for task in runs_a[0].tasks if all(task in run.tasks for run in runs)]
     if not shared:
-        raise RecordError(f"runs {run_a.run_id} and {run_b.run_id} have no task in common")
+        raise RecordError(f"runs {runs_a[0].run_id} and {runs_b[0].run_id} have no task in common")
     tasks = []
     for task in shared:
-        a = read_predictions(results, run_a, task)
-        b = read_predictions(results, run_b, task)
-        metrics = compare_metrics(task, run_a, run_b, a, b)
-        tasks.append(replace(compare_task(task, run_a, run_b, a, b), metrics=metrics))
-    return RunComparison(run_a, run_b, tuple(tasks), differing_settings(run_a, run_b))
+        a, b = (
+            [(run, read_predictions(results, run, task)) for run in side]
+            for side in (runs_a, runs_b)
+        )
+        tasks.append(replace(compare_task(task, a, b), metrics=compare_metrics(task, a, b)))
+    differing = differing_settings(runs_a[0], runs_b[0])
+    return RunComparison(tuple(runs_a), tuple(runs_b), tuple(tasks), differing)
 
 
-def compare_task(
-    task: str,
-    run_a: RunRecord,
-    run_b: RunRecord,
-    predictions_a: Sequence[Prediction],
-    predictions_b: Sequence[Prediction],
-) -> TaskComparison:
+def compare_task(task: str, side_a: Side, side_b: Side) -> TaskComparison:
     """Return the comparison of one task's primary metric on the shared samples."""
-    metric, column = run_a.tasks[task].primary, run_a.tasks[task].column
-    a, b = sample_scores(predictions_a, metric), sample_scores(predictions_b, metric)
-    pairs = shared_scores(a, b)
-    shared = len(pairs.samples) if pairs else 0
-    counts = (shared, len(a.scores) - shared, len(b.scores) - shared)
-    if pairs is None:
+    scores = side_a[0][0].tasks[task]
+    metric, column = scores.primary, scores.column
+    a, b = (sample_scores({r.seed: found for r, found in s}, metric) for s in (side_a, side_b))
+    pair = shared_scores(a, b)
+    shared = len(pair[0].samples) if pair else 0
+    counts = (shared, len(a.samples) - shared, len(b.samples) - shared)
+    if pair is None:
         reason = f"no sample has a score of {metric} in both runs"
         return TaskComparison(task, column, metric, *counts, None, None, None, None, (), reason)
+    a, b = pair
     right = None
     if not recorded_metric(metric).graded:
-        right = mcnemar([s >= RIGHT for s in pairs.a], [s >= RIGHT for s in pairs.b])
-    flips = _flips(pairs, predictions_a, predictions_b)
-    difference = paired_difference(pairs)
-    return TaskComparison(task, column, metric, *counts, *pairs.means, difference, right, flips)
+        right = right_wrong(*([s >= RIGHT for s in each.by_sample] for each in pair))
+    flips, found = _flips(a, b, side_a, side_b), difference(a, b)
+    return TaskComparison(task, column, metric, *counts, a.mean, b.mean, found, right, flips)
 
 
-def _flips(
-    pairs: SharedScores, predictions_a: Sequence[Prediction], predictions_b: Sequence[Prediction]
-) -> tuple[Flip, ...]:
-    said_a = {each.sample_id: each for each in predictions_a}
-    said_b = {each.sample_id: each for each in predictions_b}
+def _flips(a: Scores, b: Scores, side_a: Side, side_b: Side) -> tuple[Flip, ...]:
+    asked = {each.sample_id: each for each in side_a[0][1]}
+    said_a, said_b = _said(side_a), _said(side_b)
     flips = []
-    for sample, score_a, score_b in zip(pairs.samples, pairs.a, pairs.b, strict=True):
+    for sample, score_a, score_b in zip(a.samples, a.by_sample, b.by_sample, strict=True):
         if score_a != score_b:
-            a, text_b = said_a[sample], said_b[sample].prediction
-            asked = (a.image_id, a.question, a.references)
-            flips.append(Flip(sample, *asked, a.prediction, text_b, score_a, score_b))
+            each, texts = asked[sample], (said_a[sample], said_b[sample])
+            about = (sample, each.image_id, each.question, each.references)
+            flips.append(Flip(*about, *texts, score_a, score_b))
     return tuple(sorted(flips, key=lambda f: (-abs(f.score_b - f.score_a), f.sample_id)))
+
+
+def _said(side: Side) -> dict[str, str]:
+    """Return the different answers of a side's seeds by sample."""
+    texts: dict[str, dict[str, None]] = {}
+    for _, predictions in side:
+        for each in predictions:
+            texts.setdefault(each.sample_id, {})[each.prediction] = None
+    return {sample: " / ".join(found) for sample, found in texts.items()}
 
 
 def differing_settings(run_a: RunRecord, run_b: RunRecord) -> tuple[str, ...]:
@@ -174,49 +184,64 @@ def differing_settings(run_a: RunRecord, run_b: RunRecord) -> tuple[str, ...]:
     return tuple(found)
 
 
-def compare_metrics(
-    task: str,
-    run_a: RunRecord,
-    run_b: RunRecord,
-    predictions_a: Sequence[Prediction],
-    predictions_b: Sequence[Prediction],
-) -> tuple[MetricComparison, ...]:
-    """Return the comparison of every metric that both runs list, A's primary one first.
+def compare_metrics(task: str, side_a: Side, side_b: Side) -> tuple[MetricComparison, ...]:
+    """Return the comparison of every metric that all runs list, A's primary one first.
 
-    Corpus metrics (BLEU, F1) are no means over samples, so both runs' answers are scored again by
-    today's code, and their column sums resampled together.
+    Corpus metrics (BLEU, F1) are no means over samples, so all answers are scored again by today's
+    code, on the samples that all runs answered.
     """
-    primary = run_a.tasks[task].primary
-    both = [name for name in run_a.tasks[task].metrics if name in run_b.tasks[task].metrics]
-    names = sorted(both, key=lambda name: name != primary)
-    by_id = {each.sample_id: each for each in predictions_b}
-    a = [each for each in predictions_a if each.sample_id in by_id]
-    if not a:
+    sides = [*side_a, *side_b]
+    primary = side_a[0][0].tasks[task].primary
+    listed = [run.tasks[task].metrics for run, _ in sides]
+    names = [name for name in listed[0] if all(name in each for each in listed)]
+    names.sort(key=lambda name: name != primary)
+    answers = [{each.sample_id: each for each in found} for _, found in sides]
+    first = answers[0].values()
+    kept = [each for each in first if all(each.sample_id in other for other in answers)]
+    if not kept:
         return ()
-    b = [by_id[each.sample_id] for each in a]
+    aligned = [[found[each.sample_id] for each in kept] for found in answers]
     measure_java_once(
-        (both, [each.prediction for each in side], [each.references for each in side])
-        for side in (a, b)
+        (names, [each.prediction for each in found], [each.references for each in found])
+        for found in aligned
     )
     try:
-        measures_a = measure_again(run_a, task, a).measures
-        measures_b = measure_again(run_b, task, b).measures
+        measured = [
+            measure_again(run, task, found).measures
+            for (run, _), found in zip(sides, aligned, strict=True)
+        ]
     except RecordError as error:
         return tuple(MetricComparison(name, None, None, None, str(error)) for name in names)
-    images = [str(each.image_id) for each in a]
+    seeds = [run.seed for run, _ in sides]
     return tuple(
-        _compared(name, measures_a.get(name), measures_b.get(name), images) for name in names
+        _compared(name, [m.get(name) for m in measured], seeds, len(side_a), kept) for name in names
     )
 
 
 def _compared(
-    name: str, a: Measure | None, b: Measure | None, images: Sequence[str]
+    name: str,
+    measures: Sequence[Measure | None],
+    seeds: Sequence[int],
+    first_b: int,
+    samples: Sequence[Prediction],
 ) -> MetricComparison:
-    if a is None or b is None:
+    """Compare one metric's measures of A's runs, before place `first_b`, with those of B's."""
+    found = [measure for measure in measures if measure is not None]
+    if len(found) < len(measures):
         return MetricComparison(name, None, None, None, "it needs the whole split")
-    if a.score is None or b.score is None:
-        reason = a.reason or b.reason or "not defined on these answers"
-        return MetricComparison(name, a.score, b.score, None, reason)
-    left, right = np.asarray(a.values, float), np.asarray(b.values, float)
-    difference = measured_difference(left, right, images, a.statistic)
-    return MetricComparison(name, a.score, b.score, difference)
+    if any(measure.score is None for measure in found):
+        reasons = [measure.reason for measure in found if measure.reason]
+        reason = reasons[0] if reasons else "not defined on these answers"
+        values = found[0].score, found[first_b].score
+        return MetricComparison(name, *values, None, reason)
+    a, b = (
+        Scores(
+            tuple(seeds[part]),
+            tuple(each.sample_id for each in samples),
+            tuple(str(each.image_id) for each in samples),
+            np.stack([np.asarray(measure.values, dtype=np.float64) for measure in found[part]]),
+            found[0].statistic,
+        )
+        for part in (slice(first_b), slice(first_b, None))
+    )
+    return MetricComparison(name, a.mean, b.mean, difference(a, b))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple
 from importlib import resources
 from pathlib import Path
@@ -16,22 +16,28 @@ from encoder_bench.results.thumbnails import data_uri
 
 _HEADER = (
     "Task", "Metric", "A", "B", "B − A", "95% interval", "p", "both right", "only A", "only B",
-    "neither", "McNemar p", "flipped", "samples",
+    "neither", "flipped", "samples",
 )  # fmt: skip
 _PAIRED = (
-    "Scores are over the samples that both runs answered. The interval is a bootstrap over images, "
-    "p that of swapping A and B image by image. 50 points and more count as right, and McNemar's p "
-    "is the exact one; captions and errors are graded, neither right nor wrong."
+    "Scores are over the samples that both sides answered. Interval and p are those of the paired "
+    "difference over images and seeds. 50 points and more count as right; captions and errors are "
+    "graded, neither right nor wrong."
 )
 _WHOLE = (
-    "Every metric over the samples that both runs answered, both runs' answers scored again by "
-    "this version; interval and p as above, of the whole score, BLEU's and F1's too."
+    "Every metric over the samples that both sides answered, all answers scored again by this "
+    "version; interval and p as above, of the whole score, BLEU's and F1's too."
+)
+_ONE_SEED = (
+    "One seed a side: the variance of seeds is not known, and interval and p are about the images "
+    "alone."
 )
 
 
 def task_page(comparison: RunComparison) -> Page:
     """Return the comparison of primary metrics as one printable table with its footnotes."""
     notes = [_PAIRED]
+    if min(len(comparison.runs_a), len(comparison.runs_b)) < 2:
+        notes.append(_ONE_SEED)
     if comparison.differing:
         differing = ", ".join(comparison.differing)
         notes.append(f"These runs differ in more than the encoder: {differing}.")
@@ -42,7 +48,7 @@ def task_page(comparison: RunComparison) -> Page:
             )
         if task.reason:
             notes.append(f"{task.column}: {task.reason}.")
-    title = f"A: {run_title(comparison.run_a)}; B: {run_title(comparison.run_b)}"
+    title = f"A: {side_title(comparison.runs_a)}; B: {side_title(comparison.runs_b)}"
     return text_page(title, _HEADER, [_texts(task) for task in comparison.tasks], notes)
 
 
@@ -58,10 +64,7 @@ def metric_page(comparison: RunComparison) -> Page:
 
 
 def _texts(task: TaskComparison) -> list[str]:
-    right = ["–"] * 5
-    if task.right is not None:
-        *counts, p = astuple(task.right)
-        right = [*map(str, counts), f"{p:.2g}"]
+    right = ["–"] * 4 if task.right is None else [str(count) for count in astuple(task.right)]
     flipped = [str(len(task.flips)), str(task.samples)]
     return [task.column, task.metric, *_difference(task, 1), *right, *flipped]
 
@@ -79,17 +82,18 @@ def _difference(compared: TaskComparison | MetricComparison, digits: int) -> lis
 def as_json(comparison: RunComparison) -> dict[str, Any]:
     """Return the comparison as a JSON object, flipped samples included."""
     return {
-        "a": comparison.run_a.run_id,
-        "b": comparison.run_b.run_id,
+        "a": [run.run_id for run in comparison.runs_a],
+        "b": [run.run_id for run in comparison.runs_b],
         "differing": list(comparison.differing),
         "tasks": [asdict(task) for task in comparison.tasks],
     }
 
 
-def run_title(record: RunRecord) -> str:
+def side_title(runs: Sequence[RunRecord]) -> str:
     """Return `DINOv2, joint, seed 0 (1a2b3c4d)`."""
-    mode = "joint" if record.joint else "frozen"
-    return f"{record.encoder.display_name}, {mode}, seed {record.seed} ({record.run_id[:8]})"
+    first, mode = runs[0], "joint" if runs[0].joint else "frozen"
+    seeds = ", ".join(f"seed {run.seed} ({run.run_id[:8]})" for run in runs)
+    return f"{first.encoder.display_name}, {mode}, {seeds}"
 
 
 def to_html(

@@ -14,13 +14,11 @@ from encoder_bench.metrics.statistics import holm
 from encoder_bench.results.columns import higher_is_better, score_sources
 from encoder_bench.results.grouping import TableGroup, TableRow, group_records
 from encoder_bench.results.paired import (
-    PairedDifference,
-    SampleScores,
-    paired_difference,
-    randomisation_p,
+    Difference,
+    Scores,
+    difference,
     row_scores,
     shared_scores,
-    swaps_for,
 )
 from encoder_bench.results.table import Ties
 from encoder_bench.tasks.predictions import has_predictions, predictions_path
@@ -49,7 +47,7 @@ class Contrast:
         seeds: runs of each side, at least.
         samples: compared.
         score_a: mean over the samples and seeds; `score_b` likewise.
-        difference: with its 95% interval, clustered on images, and uncorrected p.
+        difference: with its 95% interval over images and seeds, and uncorrected p.
         p_holm: corrected p.
     """
 
@@ -63,7 +61,7 @@ class Contrast:
     samples: int
     score_a: float
     score_b: float
-    difference: PairedDifference
+    difference: Difference
     p_holm: float = 1.0
 
 
@@ -75,9 +73,9 @@ class _Column:
         higher = higher_is_better(group.records, name)
         self.best: Callable[..., Any] | None = {True: max, False: min, None: None}[higher]
         scores = [(row, row_scores(results, row, name)) for row in group.rows]
-        self.rows = [(row, each) for row, each in scores if None in each and each[None].scores]
+        self.rows = [(row, each) for row, each in scores if None in each and each[None].samples]
 
-    def mode(self, *, joint: bool) -> list[tuple[TableRow, SampleScores]]:
+    def mode(self, *, joint: bool) -> list[tuple[TableRow, Scores]]:
         """Return the rows of a mode with their own answers' scores."""
         return [(row, found[None]) for row, found in self.rows if row.joint == joint]
 
@@ -88,8 +86,8 @@ class _Pair:
 
     column: _Column
     mode: str
-    a: tuple[str, SampleScores]
-    b: tuple[str, SampleScores]
+    a: tuple[str, Scores]
+    b: tuple[str, Scores]
     rows: tuple[TableRow, ...]
 
 
@@ -107,7 +105,7 @@ def contrasts(results: Path, records: Sequence[RunRecord]) -> list[Contrast]:
     for columns in _tables(results, records):
         for family, pairs_of in families.items():
             pairs = [pair for column in columns for pair in pairs_of(column)]
-            tested = [c for pair in pairs if (c := _contrast(family, pair, swaps_for(len(pairs))))]
+            tested = [c for pair in pairs if (c := _contrast(family, pair))]
             corrected = holm([contrast.difference.p for contrast in tested])
             found += [replace(c, p_holm=p) for c, p in zip(tested, corrected, strict=True)]
     return found
@@ -121,8 +119,7 @@ def contrast_frame(found: Sequence[Contrast]) -> pd.DataFrame:
     for each in found:
         row = asdict(each)
         difference, p_holm = row.pop("difference"), row.pop("p_holm")
-        low, high, p = (difference[name] for name in ("low", "high", "p"))
-        row |= {"difference": difference["value"], "low": low, "high": high, "p": p}
+        row |= {"difference": difference.pop("value"), **difference}
         rows.append(row | {"p_holm": p_holm})
     return pd.DataFrame(rows)
 
@@ -130,9 +127,8 @@ def contrast_frame(found: Sequence[Contrast]) -> pd.DataFrame:
 def best_ties(results: Path, records: Sequence[RunRecord]) -> Ties:
     """Return the rows that tie with the best of each mode and column, from the predictions.
 
-    Each row is tested against the best in its mode by a paired randomisation test over images, on
-    samples scored in both, seeds averaged sample by sample; p is corrected over all tests of a
-    table by Holm's method, and a row ties where it is at least 0.05.
+    Each row is tested against the best in its mode, as in `contrasts`; p is corrected over all
+    tests of a table by Holm's method, and a row ties where it is at least 0.05.
 
     Raises:
         RecordError: predictions are missing or damaged.
@@ -141,7 +137,7 @@ def best_ties(results: Path, records: Sequence[RunRecord]) -> Ties:
     for columns in _tables(results, records):
         pairs = [pair for column in columns for pair in _against_best(column)]
         shared = [(pair, shared_scores(pair.a[1], pair.b[1])) for pair in pairs]
-        tested = [(pair, randomisation_p(scores)) for pair, scores in shared if scores]
+        tested = [(pair, difference(*scores).p) for pair, scores in shared if scores]
         corrected = holm([p for _, p in tested])
         for (pair, _), p in zip(tested, corrected, strict=True):
             key = (pair.column.heading, pair.mode == "joint", pair.column.name)
@@ -178,7 +174,7 @@ def _tables(results: Path, records: Sequence[RunRecord]) -> Iterator[list[_Colum
 
 def _against_blind(column: _Column) -> Iterator[_Pair]:
     for row, scores in column.rows:
-        blind = {name: found for name, found in scores.items() if name and found.scores}
+        blind = {name: found for name, found in scores.items() if name and found.samples}
         if blind and column.best:
             name = column.best(blind, key=lambda name: blind[name].mean)
             yield _Pair(column, _mode(row), (row.label, scores[None]), (name, blind[name]), (row,))
@@ -212,13 +208,13 @@ def _against_best(column: _Column) -> Iterator[_Pair]:
                     yield _Pair(column, _mode(row), *sides, (best, row))
 
 
-def _contrast(family: str, pair: _Pair, swaps: int) -> Contrast | None:
+def _contrast(family: str, pair: _Pair) -> Contrast | None:
     """Return the contrast of two sides, or None where they share no sample."""
     (name_a, a), (name_b, b) = pair.a, pair.b
     shared = shared_scores(b, a)
     if shared is None:
         return None
-    score_b, score_a = shared.means
+    b, a = shared
     return Contrast(
         setting=pair.column.heading,
         family=family,
@@ -227,10 +223,10 @@ def _contrast(family: str, pair: _Pair, swaps: int) -> Contrast | None:
         a=name_a,
         b=name_b,
         seeds=min(len(row.records) for row in pair.rows),
-        samples=len(shared.samples),
-        score_a=score_a,
-        score_b=score_b,
-        difference=paired_difference(shared, swaps=swaps),
+        samples=len(a.samples),
+        score_a=a.mean,
+        score_b=b.mean,
+        difference=difference(b, a),
     )
 
 

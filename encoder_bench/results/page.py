@@ -22,8 +22,8 @@ _RANDOM = (
     "family that it is named after"
 )
 _TIED = (
-    "not significantly worse than the best in its mode (paired randomisation test over images, p "
-    "at least 0.05 after Holm's correction over the table)"
+    "not significantly worse than the best in its mode (paired difference over images and seeds, "
+    "p at least 0.05 after Holm's correction over the table)"
 )
 _SCORES = (
     "Scores in percent; ± is half of the 95% interval, bootstrapped over images. Avg is the mean "

@@ -1,68 +1,88 @@
-"""Paired statistics: two sides' scores of the same samples, their difference, and its tests."""
+"""Scores of a row's seeds sample by sample, and the one test of a difference between two rows."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from encoder_bench.metrics.statistics import (
-    Matrix,
     Statistic,
-    bootstrap_interval,
+    Variance,
+    cluster_sums,
+    jackknife,
+    leave_one_out,
     plain_ratio,
-    swap_p,
 )
-from encoder_bench.results.columns import score_sources
+from encoder_bench.results.columns import Source, score_sources
 from encoder_bench.results.grouping import TableRow
 from encoder_bench.tasks.predictions import Prediction, read_controls
 
-SWAPS = 4000
-"""Of a single test; its smallest p is 0.00025."""
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """One metric of one row, by seed and sample.
 
-@dataclass(frozen=True, slots=True)
-class SampleScores:
-    """Scores in the metric's unit by sample id, and each sample's image."""
+    Attributes:
+        seeds: of the runs.
+        samples: ids, the same for every seed.
+        images: each sample's image; the samples of one image are not independent.
+        values: `(seeds, samples, K)`, whose sums over samples determine the metric.
+        statistic: of column sums.
+    """
 
-    scores: Mapping[str, float]
-    images: Mapping[str, str]
+    seeds: tuple[int, ...]
+    samples: tuple[str, ...]
+    images: tuple[str, ...]
+    values: NDArray[np.float64]
+    statistic: Statistic = plain_ratio
+
+    @property
+    def by_seed(self) -> NDArray[np.float64]:
+        """The metric of each seed."""
+        return self.statistic(self.values.sum(axis=1))
 
     @property
     def mean(self) -> float:
-        """Mean over samples; NaN without any."""
-        return math.fsum(self.scores.values()) / len(self.scores) if self.scores else math.nan
-
-
-@dataclass(frozen=True, slots=True)
-class SharedScores:
-    """What two sides scored on the samples of both; `images` are the clusters."""
-
-    samples: list[str]
-    a: list[float]
-    b: list[float]
-    images: list[str]
+        """The mean over seeds; NaN without samples."""
+        return float(self.by_seed.mean()) if self.samples else math.nan
 
     @property
-    def means(self) -> tuple[float, float]:
-        """Mean of A and of B."""
-        return math.fsum(self.a) / len(self.a), math.fsum(self.b) / len(self.b)
+    def by_sample(self) -> list[float]:
+        """The metric of each sample alone, the mean over seeds."""
+        found = [self.statistic(each) for each in self.values]
+        return [float(value) for value in np.mean(found, axis=0)]
+
+    def only(self, samples: Iterable[str]) -> Scores:
+        """Return the scores of some samples, in that order."""
+        place = {sample: index for index, sample in enumerate(self.samples)}
+        kept = [place[sample] for sample in samples]
+        return replace(
+            self,
+            samples=tuple(self.samples[index] for index in kept),
+            images=tuple(self.images[index] for index in kept),
+            values=self.values[:, kept],
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class PairedDifference:
+class Difference:
     """A difference B − A in the metric's unit, with its 95% interval and two-sided p.
 
-    `low` and `high` are None where all samples are on one image.
+    `low` and `high` are None where all samples are on one image. `seed_share` is the share of the
+    variance that comes from seeds; None where one seed leaves it unknown, so that interval and p
+    are about the images alone.
     """
 
     value: float
     low: float | None
     high: float | None
     p: float
+    seed_share: float | None = None
 
     def interval(self, digits: int) -> str:
         """Return `[-1.0, +2.0]`, or `n/a`."""
@@ -72,132 +92,115 @@ class PairedDifference:
 
 
 @dataclass(frozen=True, slots=True)
-class McNemar:
-    """Samples by which side got them right, and the exact two-sided p of the discordant ones."""
+class RightWrong:
+    """How many samples both sides, one of them, or neither got right: McNemar's table."""
 
     both: int
     only_a: int
     only_b: int
     neither: int
-    p: float
 
 
-def sample_scores(predictions: Iterable[Prediction], metric: str) -> SampleScores:
-    """Return the samples' own scores in a metric, without those that have none."""
-    scores, images = {}, {}
-    for prediction in predictions:
-        score = prediction.scores.get(metric)
-        if score is not None and math.isfinite(score):
-            scores[prediction.sample_id] = score
-            images[prediction.sample_id] = str(prediction.image_id)
-    return SampleScores(scores, images)
+def sample_scores(by_seed: Mapping[int, Iterable[Prediction]], metric: str) -> Scores:
+    """Return the samples' own scores in a metric, of the samples that have one in every seed."""
+    images: dict[str, str] = {}
+    seeds: list[dict[str, float]] = []
+    for predictions in by_seed.values():
+        seeds.append({})
+        for each in predictions:
+            score = each.scores.get(metric)
+            if score is not None and math.isfinite(score):
+                seeds[-1][each.sample_id] = score
+                images[each.sample_id] = str(each.image_id)
+    samples = [sample for sample in images if all(sample in seed for seed in seeds)]
+    found = np.array([[seed[sample] for sample in samples] for seed in seeds], dtype=np.float64)
+    values = np.stack([found, np.ones_like(found)], axis=2)
+    kept = tuple(images[sample] for sample in samples)
+    return Scores(tuple(by_seed), tuple(samples), kept, values)
 
 
-def row_scores(results: Path, row: TableRow, column: str) -> dict[str | None, SampleScores]:
-    """Return the sample scores of a row's own answers (under None) and of each blind baseline.
+def row_scores(results: Path, row: TableRow, column: str) -> dict[str | None, Scores]:
+    """Return the scores of a row's own answers (under None) and of each blind baseline.
 
-    Seeds are averaged sample by sample, over the samples that all seeds scored. Empty where a run
-    of the row has no score in the column.
+    Empty where a run of the row has no score in the column.
 
     Raises:
         RecordError: predictions are missing or damaged.
     """
-    by_seed: list[dict[str | None, SampleScores]] = []
+    by_seed: dict[int, dict[str | None, list[Prediction]]] = {}
+    sources: list[Source] = []
     for record in row.records:
         source = score_sources(record).get(column)
         if source is None:
             return {}
-        controls = read_controls(results, record, source.task)
-        by_seed.append({n: sample_scores(each, source.metric) for n, each in controls.items()})
-    names = [name for name in by_seed[0] if all(name in seed for seed in by_seed)]
-    return {name: _over_seeds([seed[name] for seed in by_seed]) for name in names}
+        sources.append(source)
+        by_seed[record.seed] = read_controls(results, record, source.task)
+    first, *others = by_seed.values()
+    names = [name for name in first if all(name in other for other in others)]
+    return {
+        name: sample_scores({s: found[name] for s, found in by_seed.items()}, sources[0].metric)
+        for name in names
+    }
 
 
-def _over_seeds(seeds: Sequence[SampleScores]) -> SampleScores:
-    shared = [sample for sample in seeds[0].scores if all(sample in s.scores for s in seeds)]
-    means = {sample: math.fsum(s.scores[sample] for s in seeds) / len(seeds) for sample in shared}
-    return SampleScores(means, {sample: seeds[0].images[sample] for sample in shared})
+def shared_scores(a: Scores, b: Scores) -> tuple[Scores, Scores] | None:
+    """Return both sides on the samples that both have, None where there are none."""
+    known = set(b.samples)
+    samples = [sample for sample in a.samples if sample in known]
+    return (a.only(samples), b.only(samples)) if samples else None
 
 
-def shared_scores(a: SampleScores, b: SampleScores) -> SharedScores | None:
-    """Return both sides' scores of the samples that both have, None where there are none."""
-    samples = [sample for sample in a.scores if sample in b.scores]
-    if not samples:
-        return None
-    return SharedScores(
-        samples,
-        [a.scores[sample] for sample in samples],
-        [b.scores[sample] for sample in samples],
-        [a.images[sample] for sample in samples],
-    )
+def difference(a: Scores, b: Scores) -> Difference:
+    """Return B − A of two sides on the same samples, with interval and p.
 
-
-def paired_difference(pairs: SharedScores, swaps: int = SWAPS) -> PairedDifference:
-    """Return the mean difference B − A, see `measured_difference`."""
-    a, b = _mean_columns(pairs.a), _mean_columns(pairs.b)
-    return measured_difference(a, b, pairs.images, plain_ratio, swaps)
-
-
-def measured_difference(
-    a: Matrix,
-    b: Matrix,
-    images: Sequence[str],
-    statistic: Statistic,
-    swaps: int = SWAPS,
-) -> PairedDifference:
-    """Return B − A in any metric that is a function of column sums, with interval and p.
-
-    Args:
-        a: `(n, K)` A's row of each sample.
-        b: `(n, K)` B's row of the same samples.
-        images: each sample's image; all samples of an image are drawn, and swapped, together.
-        statistic: of column sums, `(R, K)` to `(R,)`.
-        swaps: of the randomisation test.
+    The variance has a part from images (all samples of an image are left out together) and a part
+    from seeds: the variance between the seeds' differences where both sides ran the same seeds,
+    else the sum of both sides' own. What differs between seeds sample by sample is in the second
+    part alone. Where few images differ at all, p is at least that of the sign test on them.
     """
-    width = a.shape[1]
-
-    def difference(sums: Matrix) -> Matrix:
-        return np.asarray(statistic(sums[:, width:]) - statistic(sums[:, :width]))
-
-    both = np.concatenate([a, b], axis=1)
-    value = float(difference(both.sum(axis=0, keepdims=True))[0])
-    low, high = bootstrap_interval(both, images, difference) or (None, None)
-    p = swap_p(a, b, images, statistic, swaps=swaps)
-    return PairedDifference(value, low, high, p)
-
-
-def randomisation_p(pairs: SharedScores, swaps: int = SWAPS) -> float:
-    """Return the two-sided p of the mean difference, A and B swapped at random by image."""
-    a, b = _mean_columns(pairs.a), _mean_columns(pairs.b)
-    return swap_p(a, b, pairs.images, plain_ratio, swaps=swaps)
-
-
-def _mean_columns(scores: Sequence[float]) -> Matrix:
-    values = np.asarray(scores, dtype=np.float64)
-    return np.stack([values, np.ones_like(values)], axis=1)
+    value = b.mean - a.mean
+    left, right = (leave_one_out(each.values, each.images, each.statistic) for each in (a, b))
+    defined = np.isfinite(left).all(axis=1) & np.isfinite(right).all(axis=1)
+    left, right = left[defined], right[defined]
+    if len(left) < 2:
+        return Difference(value, None, None, 1.0)
+    whole = float(jackknife(right.mean(axis=1) - left.mean(axis=1)))
+    seed, noise, seed_df = 0.0, 0.0, min(len(a.seeds), len(b.seeds)) - 1
+    if seed_df:
+        paired = a.seeds == b.seeds
+        sides = [right - left] if paired else [left, right]
+        scores = [b.by_seed - a.by_seed] if paired else [a.by_seed, b.by_seed]
+        seed = float(sum(np.var(each, ddof=1) / len(each) for each in scores))
+        noise = sum(_noise(each) for each in sides)
+    image = max(0.0, whole - noise, _sign_variance(a, b, value))
+    variance = Variance(image, len(left) - 1, seed, seed_df)
+    half = variance.half_width()
+    p = variance.p(value)
+    return Difference(value, value - half, value + half, p, variance.seed_share)
 
 
-def swaps_for(tests: int) -> int:
-    """Return how many swaps make p small enough to survive Holm's correction over many tests.
+def _noise(left_out: NDArray[np.float64]) -> float:
+    """Return the part of a mean's variance that each seed draws for each image of its own."""
+    single, mean = jackknife(left_out).mean(), jackknife(left_out.mean(axis=1))
+    return float((single - mean) / (left_out.shape[1] - 1))
 
-    The smallest p of n swaps is 1 / (n + 1); corrected, it must be at most 0.01.
 
-    >>> swaps_for(10), swaps_for(168)
-    (4000, 16800)
+def _sign_variance(a: Scores, b: Scores, value: float) -> float:
+    """Return the variance at which p is the sign test's on images where the sides differ."""
+    from scipy.special import stdtrit
+
+    left, right = (cluster_sums(each.values.mean(axis=0), each.images) for each in (a, b))
+    changed = int((left != right).any(axis=1).sum())
+    quantile = float(stdtrit(len(left) - 1, 2.0**-changed))
+    return float((value / quantile) ** 2) if value and quantile else 0.0
+
+
+def right_wrong(right_a: Sequence[bool], right_b: Sequence[bool]) -> RightWrong:
+    """Return the table of two sides' right answers to the same samples.
+
+    >>> right_wrong([True, True, False, False], [True, False, True, False])
+    RightWrong(both=1, only_a=1, only_b=1, neither=1)
     """
-    return max(SWAPS, 100 * tests)
-
-
-def mcnemar(right_a: Sequence[bool], right_b: Sequence[bool]) -> McNemar:
-    """Return McNemar's table of two sides' right answers to the same samples.
-
-    >>> mcnemar([True, True, False, False], [True, False, True, False])
-    McNemar(both=1, only_a=1, only_b=1, neither=1, p=1.0)
-    """
-    from statsmodels.stats import contingency_tables
-
     pairs = list(zip(right_a, right_b, strict=True))
-    both, only_a = pairs.count((True, True)), pairs.count((True, False))
-    only_b, neither = pairs.count((False, True)), pairs.count((False, False))
-    test = contingency_tables.mcnemar([[both, only_a], [only_b, neither]], exact=True)
-    return McNemar(both, only_a, only_b, neither, float(test.pvalue))
+    cases = ((True, True), (True, False), (False, True), (False, False))
+    return RightWrong(*(pairs.count(case) for case in cases))

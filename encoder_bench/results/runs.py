@@ -9,6 +9,7 @@ from pathlib import Path
 
 from encoder_bench.base.errors import RecordError
 from encoder_bench.base.record import RunRecord, read_record, record_path
+from encoder_bench.results.grouping import group_records
 
 _ENCODER_MODE = re.compile(r"(.+)/(frozen|joint)(?:/(\d+))?")
 
@@ -39,7 +40,7 @@ def find_run(results: Path, name: str) -> RunRecord:
     if name.endswith(".json"):
         return read_record(Path(name))
     if match := _ENCODER_MODE.fullmatch(name):
-        return _named_run(results, name, *match.groups())
+        return _only(results, name, _named_runs(results, name, *match.groups()))
     paths = sorted((results / "records").glob("*.json"))
     found = [path for path in paths if name and path.stem.startswith(name)]
     if not found:
@@ -53,7 +54,23 @@ def find_run(results: Path, name: str) -> RunRecord:
     return read_record(found[0])
 
 
-def _named_run(results: Path, name: str, encoder: str, mode: str, seed: str | None) -> RunRecord:
+def find_runs(results: Path, name: str) -> tuple[RunRecord, ...]:
+    """Return the runs that `name` means: as `find_run`, but ENCODER/MODE means all of its seeds.
+
+    Raises:
+        RecordError: as `find_run`; or the runs of ENCODER/MODE are not seeds of one row.
+    """
+    match = _ENCODER_MODE.fullmatch(name)
+    if match is None or name.endswith(".json"):
+        return (find_run(results, name),)
+    found = _named_runs(results, name, *match.groups())
+    rows = [row for group in group_records(found) for row in group.rows]
+    return rows[0].records if len(rows) == 1 else (_only(results, name, found),)
+
+
+def _named_runs(
+    results: Path, name: str, encoder: str, mode: str, seed: str | None
+) -> list[RunRecord]:
     found = [
         record
         for record in inventory(results)[0]
@@ -62,6 +79,10 @@ def _named_run(results: Path, name: str, encoder: str, mode: str, seed: str | No
     ]
     if not found:
         raise RecordError(f"{results}: no run '{name}'; `encoder-bench results ls` lists them")
+    return found
+
+
+def _only(results: Path, name: str, found: Sequence[RunRecord]) -> RunRecord:
     if len(found) > 1:
         these = ", ".join(f"{r.run_id[:8]} (seed {r.seed})" for r in found[:6])
         raise RecordError(f"{results}: '{name}' means {len(found)} runs; choose one of {these}")

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from encoder_bench.metrics.statistics import (
+    Variance,
     bootstrap_interval,
     cluster_sums,
     expanded_tail,
+    jackknife,
+    leave_one_out,
     plain_ratio,
     ratio,
-    split_variance,
-    swap_p,
 )
 
 
@@ -113,26 +114,32 @@ def test_a_resample_draws_as_many_clusters_as_there_are() -> None:
     assert interval == (70.0, 70.0)
 
 
-def test_swaps_of_a_ratio_of_sums_against_every_assignment() -> None:
-    # Three clusters, precision: all 2^3 assignments counted by hand below.
-    a = np.array([[1.0, 1.0], [0.0, 2.0], [0.0, 1.0]])
-    b = np.array([[1.0, 1.0], [2.0, 2.0], [0.0, 1.0]])
-    p = swap_p(a, b, ["x", "y", "z"], ratio, swaps=4000)
-    # Only the middle cluster differs: swapped or not, the difference is 50 points.
-    assert p == 1.0
-    b[2] = [1.0, 1.0]
-    # Now two differ, on 75 points observed: extreme where both go the same way, half of them.
-    assert swap_p(a, b, ["x", "y", "z"], ratio, swaps=4000) == pytest.approx(0.5, abs=0.03)
+def test_the_jackknife_of_a_mean_is_its_textbook_variance() -> None:
+    scores = np.random.default_rng(3).normal(50.0, 10.0, 40)
+    values = np.stack([scores, np.ones(40)], axis=1)[None]
+    found = jackknife(leave_one_out(values, range(40), plain_ratio)[:, 0])
+    assert found == pytest.approx(scores.var(ddof=1) / 40)
+
+
+def test_the_jackknife_of_a_ratio_agrees_with_the_bootstrap() -> None:
+    rng = np.random.default_rng(4)
+    images = np.repeat(np.arange(200), rng.integers(1, 6, 200))
+    values = yes_answers(rng, images)
+    error = float(jackknife(leave_one_out(values[None], images.tolist(), ratio)[:, 0])) ** 0.5
+    interval = bootstrap_interval(values, images.tolist(), ratio)
+    assert interval is not None
+    assert (interval[1] - interval[0]) / 3.94 == pytest.approx(error, rel=0.06)
 
 
 def test_few_images_make_an_interval_wider_than_its_percentiles() -> None:
     assert expanded_tail(5) < expanded_tail(50) < expanded_tail(5000) < 0.025
 
 
-def test_the_variance_of_a_mean_over_seeds_is_split() -> None:
-    found = split_variance([50.0, 54.0, 58.0], [1.959964, 1.959964, 1.959964])
-    assert found.sampling == pytest.approx(1.0, abs=1e-6)
-    assert found.seed == pytest.approx(16.0 / 3)
-    assert found.seed_share == pytest.approx(16 / 19)
-    assert split_variance([50.0], [2.0]).seed == 0.0
-    assert split_variance([50.0, 50.0], [0.0, 0.0]).seed_share == 0.0
+def test_each_part_of_a_variance_has_its_own_quantile() -> None:
+    both = Variance(1.0, 1e9, 16.0 / 3, 2)
+    assert both.half_width() == pytest.approx((1.95996**2 + 4.30265**2 * 16 / 3) ** 0.5, rel=1e-4)
+    assert both.seed_share == pytest.approx(16 / 19)
+    assert both.p(both.half_width(0.003)) == pytest.approx(0.003)
+    assert Variance(1.0, 99).seed_share is None
+    assert Variance(0.0, 99, 0.0, 2).seed_share == 0.0
+    assert both.p(0.0) == 1.0

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 from report_builders import make_run
 from result_builders import make_record
@@ -22,7 +25,7 @@ from encoder_bench.results.contrasts import (
     contrasts,
 )
 from encoder_bench.results.formats import FORMATS
-from encoder_bench.results.paired import SharedScores, randomisation_p, swaps_for
+from encoder_bench.results.paired import Scores, difference
 from encoder_bench.results.table import build_tables, table
 
 
@@ -70,11 +73,63 @@ def test_differences_are_those_of_the_means(results: Path) -> None:
     assert gain.difference.value > 0
 
 
-def test_many_tests_get_swaps_enough_for_their_correction() -> None:
-    images = [str(index) for index in range(60)]
-    pairs = SharedScores(images, [0.0] * 60, [1.0] * 60, images)
-    for tests in (1, 168, 1000):
-        assert randomisation_p(pairs, swaps=swaps_for(tests)) * tests <= 0.01
+def drawn(rng: np.random.Generator, image: np.ndarray, seed: float, noise: float) -> Scores:
+    """Scores of a row whose mean is 50: what `image` holds for all, seeds and noise of its own."""
+    images, seeds = len(image), 3
+    own = rng.normal(0.0, 10.0, (1, images, 1)) + rng.normal(0.0, seed, (seeds, 1, 1))
+    scores = 50.0 + image[None, :, None] + own + rng.normal(0.0, noise, (seeds, images, 2))
+    names = tuple(f"{n}/{q}" for n in range(images) for q in range(2))
+    values = scores.reshape(seeds, -1)
+    return Scores(
+        tuple(range(seeds)),
+        names,
+        tuple(name.partition("/")[0] for name in names),
+        np.stack([values, np.ones_like(values)], axis=2),
+    )
+
+
+@pytest.mark.parametrize(("seed", "noise"), [(0.0, 40.0), (2.0, 10.0), (6.0, 10.0)])
+def test_families_of_true_nulls_are_rejected_at_most_at_the_stated_rate(
+    seed: float, noise: float
+) -> None:
+    # 4 encoders that do not differ, 6 pairs, 3 seeds, 60 images of 2 questions; 80 families.
+    # Seeds averaged and only images resampled, (6, 10) rejects most families.
+    rng = np.random.default_rng(5)
+    families, single, rejected = 80, 0.0, 0
+    for _ in range(families):
+        image = rng.normal(0.0, 20.0, 60)
+        rows = [drawn(rng, image, seed, noise) for _ in range(4)]
+        p = [difference(a, b).p for a, b in combinations(rows, 2)]
+        single += np.mean(np.array(p) < 0.05) / families
+        rejected += min(holm(p)) < 0.05
+    assert single <= 0.06
+    assert rejected / families <= 0.1, "0.05 and twice its standard error"
+
+
+def test_one_seed_says_that_the_variance_of_seeds_is_not_known(tmp_path: Path) -> None:
+    for seed in (0, 1, 2):
+        make_run(tmp_path, "a", joint=False, skill=0.9, count=40, seed=seed)
+    make_run(tmp_path, "bb", joint=False, skill=0.1, count=40)
+    found = contrasts(tmp_path, read_records(tmp_path))
+    assert {c.difference.seed_share for c in found} == {None}
+    printed = CliRunner().invoke(app, ["contrasts", "--results", str(tmp_path)])
+    assert "variance of seeds is not known" in printed.output
+
+
+def test_a_difference_that_one_seed_makes_is_not_established() -> None:
+    # Three seeds, one of which is 30 points better on every image: on images alone p < 0.001.
+    rng = np.random.default_rng(0)
+    base = drawn(rng, np.zeros(60), 0.0, 5.0)
+    lifted = replace(base, values=base.values + np.array([[30.0], [0.0], [0.0]])[:, None] * [1, 0])
+    found = difference(base, lifted)
+    assert found.value == pytest.approx(10.0)
+    assert found.p > 0.3
+    assert found.low is not None
+    assert found.low < 0
+    assert found.seed_share is not None
+    assert found.seed_share > 0.95
+    other = replace(lifted, seeds=(3, 4, 5))
+    assert difference(base, other).p > 0.3, "other seeds are not paired"
 
 
 def test_the_command_prints_and_writes_them(results: Path, tmp_path: Path) -> None:
@@ -110,9 +165,9 @@ def test_a_clear_loser_is_out_and_a_near_equal_ties(tmp_path: Path) -> None:
 
 
 def test_seeds_are_averaged_sample_by_sample(tmp_path: Path) -> None:
-    for seed in (0, 1):
-        make_run(tmp_path, "best", joint=False, skill=0.95, count=40, seed=seed)
-        make_run(tmp_path, "loser", joint=False, skill=0.1, count=40, seed=seed)
+    for seed in range(5):
+        make_run(tmp_path, "best", joint=False, skill=0.95, count=60, seed=seed)
+        make_run(tmp_path, "loser", joint=False, skill=0.1, count=60, seed=seed)
     ties = best_ties(tmp_path, read_records(tmp_path))
     assert set(ties.values()) == {frozenset({"BEST"})}
 

@@ -25,8 +25,9 @@ from encoder_bench.results.compare import compare_runs, compare_task, differing_
 from encoder_bench.results.compare_page import as_json, metric_page, task_page, to_html
 from encoder_bench.results.export import all_predictions, export_harness, export_parquet
 from encoder_bench.results.formats import to_markdown
-from encoder_bench.results.paired import PairedDifference, SharedScores, mcnemar, paired_difference
-from encoder_bench.results.runs import find_run, inventory, remove_runs
+from encoder_bench.results.paired import Difference, Scores
+from encoder_bench.results.paired import difference as scores_difference
+from encoder_bench.results.runs import find_run, find_runs, inventory, remove_runs
 from encoder_bench.tasks.evaluate import evaluate
 from encoder_bench.tasks.predictions import Prediction, read_predictions
 from encoder_bench.tasks.task import TaskSamples
@@ -43,16 +44,17 @@ def answer(number: int, score: float, text: str = "x") -> Prediction:
     )
 
 
-def difference(a: list[float], b: list[float], images: list[str]) -> PairedDifference:
-    samples = [str(number) for number in range(len(a))]
-    return paired_difference(SharedScores(samples, a, b, images))
+def difference(a: list[float], b: list[float], images: list[str]) -> Difference:
+    samples = tuple(str(number) for number in range(len(a)))
+    sides = (np.stack([np.array(side), np.ones(len(side))], axis=1)[None] for side in (a, b))
+    return scores_difference(*(Scores((0,), samples, tuple(images), side) for side in sides))
 
 
 def test_the_difference_is_b_minus_a_over_shared_samples() -> None:
     a = [answer(n, 100.0) for n in range(4)] + [answer(9, 0.0)]
     b = [answer(n, 100.0 if n else 0.0, f"b{n}") for n in range(4)] + [answer(7, 0.0)]
     record = make_record()
-    task = compare_task("vqa", record, record, a, b)
+    task = compare_task("vqa", [(record, a)], [(record, b)])
     assert (task.samples, task.only_a, task.only_b) == (4, 1, 1)
     assert task.difference is not None
     assert task.difference.value == -25.0
@@ -71,16 +73,45 @@ def test_the_difference_is_b_minus_a_over_shared_samples() -> None:
 
 def test_no_shared_sample_has_a_reason_and_no_number() -> None:
     record = make_record()
-    task = compare_task("vqa", record, record, [answer(1, 0.0)], [answer(2, 0.0)])
+    task = compare_task("vqa", [(record, [answer(1, 0.0)])], [(record, [answer(2, 0.0)])])
     assert task.difference is None
     assert "no sample" in str(task.reason)
 
 
-def test_mcnemar_against_the_binomial_by_hand() -> None:
-    # 6 discordant pairs, 1 against 5: p = 2 (C(6,0) + C(6,1)) / 2^6 = 14/64.
-    table = mcnemar([True] + [False] * 5 + [True] * 3, [False] + [True] * 5 + [True] * 3)
-    assert (table.only_a, table.only_b, table.both) == (1, 5, 3)
-    assert table.p == pytest.approx(14 / 64)
+def test_one_image_of_many_questions_proves_nothing() -> None:
+    # One image's 50 questions flip, 30 images of one question do not: no exact test of 50
+    # independent samples, p 2e-15, but one image.
+    images = [*["first"] * 50, *(str(n) for n in range(30))]
+    found = difference([0.0] * 80, [100.0] * 50 + [0.0] * 30, images)
+    assert found.p > 0.2
+    assert found.low is not None
+    assert found.low < 0
+
+
+def test_all_seeds_of_two_rows_are_compared(tmp_path: Path) -> None:
+    for seed in (0, 1, 2):
+        make_run(tmp_path, "dino", joint=False, skill=0.3, count=20, seed=seed)
+        make_run(tmp_path, "clip", joint=False, skill=0.8, count=20, seed=seed)
+    command = ["compare", "dino/frozen", "clip/frozen", "--results", str(tmp_path)]
+    done = CliRunner().invoke(app, [*command, "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert [len(found["a"]), len(found["b"])] == [3, 3]
+    oc = next(task for task in found["tasks"] if task["task"] == "oc")
+    means = [
+        np.mean([find_run(tmp_path, f"{name}/frozen/{seed}").tasks["oc"].metrics[oc["metric"]].value
+                 for seed in range(3)])
+        for name in ("dino", "clip")
+    ]  # fmt: skip
+    assert [oc["score_a"], oc["score_b"]] == pytest.approx(means)
+    assert oc["difference"]["seed_share"] is not None
+    printed = CliRunner().invoke(app, command, env={"COLUMNS": "250"})
+    assert "seed 0 (" in printed.output
+    assert "seed 2 (" in printed.output
+    assert "not known" not in printed.output
+    write_record(tmp_path, make_record("dino", seed=0, encoder_lr=3.0, data="coco"))
+    with pytest.raises(RecordError, match="means 4 runs; choose one of"):
+        find_runs(tmp_path, "dino/frozen")
 
 
 def test_equal_runs_differ_by_nothing() -> None:
@@ -103,7 +134,7 @@ def test_samples_of_one_image_widen_the_interval() -> None:
 def test_captions_are_not_right_or_wrong(tmp_path: Path) -> None:
     a = make_run(tmp_path, "dino", joint=False, skill=0.3, count=10)
     b = make_run(tmp_path, "clip", joint=False, skill=0.8, count=10)
-    comparison = compare_runs(tmp_path, a, b)
+    comparison = compare_runs(tmp_path, [a], [b])
     by_task = {task.task: task for task in comparison.tasks}
     assert by_task["captioning"].right is None
     assert by_task["oc"].right is not None
@@ -126,7 +157,7 @@ def test_the_html_shows_flipped_pictures_and_escapes(tmp_path: Path) -> None:
     a = make_run(tmp_path, "dino", joint=False, skill=0.1, count=10)
     b = make_run(tmp_path, "clip", joint=False, skill=0.9, count=10)
     facts = a.encoder.model_copy(update={"display_name": "<b>x</b>"})
-    comparison = compare_runs(tmp_path, a.model_copy(update={"encoder": facts}), b)
+    comparison = compare_runs(tmp_path, [a.model_copy(update={"encoder": facts})], [b])
     page = to_html(comparison, draw_pictures(tmp_path / "pictures", 5))
     assert "data:image/png;base64," in page
     assert "<b>x</b>" not in page
@@ -242,7 +273,7 @@ def real_run(results: Path, encoder: str, said: list[str]) -> RunRecord:
 def test_every_metric_is_compared_as_a_whole(tmp_path: Path) -> None:
     a = real_run(tmp_path, "dino", ["7", "right", "right", "a thing", "right", "right"])
     b = real_run(tmp_path, "clip", ["right"] * 6)
-    comparison = compare_runs(tmp_path, a, b)
+    comparison = compare_runs(tmp_path, [a], [b])
     by_name = {m.metric: m for task in comparison.tasks for m in task.metrics}
     assert set(by_name) == {"cider", "bleu1", "bleu4", "spice", *b.tasks["oc"].metrics}
     for name, task in (("bleu4", "captioning"), ("counting_error", "oc"), ("cider", "captioning")):
@@ -262,7 +293,7 @@ def test_every_metric_is_compared_as_a_whole(tmp_path: Path) -> None:
 def test_an_unknown_runner_has_a_reason_for_each_metric(tmp_path: Path) -> None:
     a = make_run(tmp_path, "dino", joint=False, skill=0.3, count=6)
     b = make_run(tmp_path, "clip", joint=False, skill=0.8, count=6)
-    task = compare_runs(tmp_path, a, b).tasks[0]
+    task = compare_runs(tmp_path, [a], [b]).tasks[0]
     assert task.difference is not None
     assert all(metric.reason for metric in task.metrics)
 

@@ -103,7 +103,7 @@ def test_the_mean_of_the_samples_is_the_score(tmp_path: Path) -> None:
 
 def test_compare_and_report_read_them(tmp_path: Path) -> None:
     a, b = run_oc(tmp_path, "dino", 12), run_oc(tmp_path, "clip", 18)
-    task = compare_runs(tmp_path, a, b).tasks[0]
+    task = compare_runs(tmp_path, [a], [b]).tasks[0]
     assert task.difference is not None
     assert task.difference.value == pytest.approx(25.0)
     assert task.right is not None
