@@ -262,7 +262,10 @@ def settings(texts: list[str] | None) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     for text in texts or []:
-        key, value = pair("--set", text)
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise RecipeError(f"--set {text}: give KEY=VALUE, as in training.precision=bf16")
+        key = key.strip()
         try:
             found[key] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
