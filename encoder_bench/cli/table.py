@@ -44,6 +44,18 @@ def table_command(
             "training-seconds, peak-memory, throughput, parse-failures.",
         ),
     ] = "",
+    sort: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Encoders of a mode by a column, the best first."),
+    ] = None,
+    filter_: Annotated[
+        str | None,
+        typer.Option(
+            "--filter",
+            metavar="TEXT",
+            help="Only encoders whose name, family, supervision or mode has this text.",
+        ),
+    ] = None,
     format_: Annotated[
         str,
         typer.Option(
@@ -65,7 +77,9 @@ def table_command(
     if compare is not None:
         written = _print_reported(compare, results, records, format_, write=write)
     else:
-        written = _print_table(results, records, extra, ties, format_, write=write)
+        written = _print_table(
+            results, records, extra, ties, format_, write=write, sort=sort, contains=filter_
+        )
     for path in written:
         typer.echo(f"wrote {path}", err=format_ != "terminal")
 
@@ -78,13 +92,15 @@ def _print_table(
     format_: str,
     *,
     write: bool,
+    sort: str | None,
+    contains: str | None,
 ) -> list[Path]:
     from rich.console import Console
 
     from encoder_bench.results.contrasts import best_ties, usual_ties
     from encoder_bench.results.formats import FORMATS, write_tables
     from encoder_bench.results.page import table_page
-    from encoder_bench.results.table import build_tables
+    from encoder_bench.results.table import arranged, build_tables
     from encoder_bench.results.terminal import print_page
 
     found, reason = None, None
@@ -93,11 +109,15 @@ def _print_table(
     elif ties:
         found = best_ties(results, records)
     tables = build_tables(records, extra=extra, ties=found)
+    shown = arranged(tables, sort=sort, contains=contains)
     if format_ == "terminal":
-        for table in tables:
+        for table in shown:
             print_page(table_page(table), Console())
     else:
-        typer.echo(FORMATS[format_](tables), nl=False)
+        typer.echo(FORMATS[format_](shown), nl=False)
+    if contains is not None:
+        rows = [row for table in shown for row in table.rows if row.runs]
+        typer.echo(f"{len(rows)} encoder rows hold it; best and ranks are of all rows", err=True)
     if reason is not None:
         typer.echo(f"ties with the best are not marked: {reason}", err=True)
     return write_tables(results, tables) if write else []

@@ -13,11 +13,12 @@ from encoder_bench.metrics.metric import recorded_metric
 SETTING, JOINT, KIND = "Setting", "Joint Tuning", "Row"
 SUPERVISION, ENCODER, IMAGES = "Supervision", "Visual Encoder", "Pretraining Images"
 MARKS, SEEDS, RUNS = "Marks", "Seeds", "Runs"
-AVERAGE = "Avg"
+AVERAGE, MEAN_RANK = "Avg", "Mean Rank"
 PUBLISHED = ("VQA Acc", "CIDEr", "SPICE", "OC Acc", "MCI Acc")
 """The published table's score columns, in its order, without `Avg`."""
 
-_RESERVED = {SETTING, JOINT, KIND, SUPERVISION, ENCODER, IMAGES, MARKS, SEEDS, RUNS, AVERAGE}
+_RESERVED = {SETTING, JOINT, KIND, SUPERVISION, ENCODER, IMAGES, MARKS, SEEDS, RUNS}
+_RESERVED |= {AVERAGE, MEAN_RANK}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +58,10 @@ def higher_is_better(records: Iterable[RunRecord], column: str) -> bool | None:
 
 
 def score_columns(records: Iterable[RunRecord]) -> list[str]:
-    """Return the published score columns, then those of further tasks by name, then `Avg`."""
+    """Return the columns of the tasks that were run, the published first, and then `Avg`."""
     found = {column for record in records for column in score_sources(record)}
-    return [*PUBLISHED, *sorted(found - set(PUBLISHED)), AVERAGE]
+    published = [column for column in PUBLISHED if column in found]
+    return [*published, *sorted(found - set(PUBLISHED)), AVERAGE]
 
 
 @dataclass(frozen=True, slots=True)

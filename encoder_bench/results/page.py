@@ -6,8 +6,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from encoder_bench.results.cells import Cell
-from encoder_bench.results.columns import AVERAGE, ENCODER, IMAGES, JOINT, SEEDS, SUPERVISION
+from encoder_bench.results.cells import AVERAGED, Cell
+from encoder_bench.results.columns import (
+    AVERAGE,
+    ENCODER,
+    IMAGES,
+    MEAN_RANK,
+    SEEDS,
+    SUPERVISION,
+)
 from encoder_bench.results.table import RANDOM_WEIGHTS, Row, Table
 
 NOT_AVAILABLE = "n/a"
@@ -15,8 +22,8 @@ Emphasis = Literal["best", "second", "blind", ""]
 _EMPHASIS: dict[int | None, Emphasis] = {1: "best", 2: "second"}
 _WITHOUT_LIFT = "SPICE"
 """A second metric of captioning, whose lift is under CIDEr."""
-MODES = {False: "no", True: "yes", None: "no model"}
-"""Mode of a row -> how it is printed under `Joint Tuning`."""
+MODE, MODES = "Mode", {False: "frozen", True: "joint", None: "no model"}
+"""The first column, and how the mode of a row is printed there."""
 _RANDOM = (
     "the encoder's weights are seeded random ones, not pretrained; the row says nothing about the "
     "family that it is named after"
@@ -25,10 +32,15 @@ _TIED = (
     "not significantly worse than the best in its mode (paired difference over images and seeds, "
     "p at least 0.05 after Holm's correction over the table)"
 )
-_SCORES = (
-    "Scores in percent; ± is half of the 95% interval, bootstrapped over images. Avg is the mean "
-    "of VQA Acc, CIDEr, OC Acc and MCI Acc, and its ± the mean of theirs, which holds however "
-    "their errors are correlated."
+_SCORES = "Scores in percent; ± is half of the 95% interval, bootstrapped over images."
+_CIDER = "CIDEr is times 100, as usual, and can pass 100."
+_AVERAGE = (
+    "Avg, no percentage, is the mean of VQA Acc, CIDEr, OC Acc and MCI Acc, and its ± the mean of "
+    "theirs, which holds however their errors are correlated."
+)
+_MEAN_RANK = (
+    "Mean Rank is the mean of the ranks in the columns of Avg among the encoders of the mode: 1 is "
+    "best everywhere, and no column weighs more for having larger figures."
 )
 _SEEDS = "Means over seeds; ± covers both the choice of images and the spread between seeds."
 _LIFT = (
@@ -53,6 +65,7 @@ class Entry:
         emphasis: best or second best in its mode, or of a blind baseline.
         note: letters of its footnotes, or empty.
         number: whether it is aligned like a number.
+        tip: what a pointer shows over it, or empty.
     """
 
     text: str
@@ -61,6 +74,7 @@ class Entry:
     emphasis: Emphasis = ""
     note: str = ""
     number: bool = False
+    tip: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +129,15 @@ def table_page(table: Table) -> Page:
     """Return a comparison table for printing."""
     notes = _Footnotes()
     seeds = any(row.runs and len(row.runs.records) > 1 for row in table.rows)
+    columns = _printed(table)
+    ranked = any(row.mean_rank is not None for row in table.rows)
     lines: list[Line] = []
     for row in table.rows:
         supervision, images = row.pretraining
         entries = [Entry(MODES[row.joint]), Entry(supervision), _name(row, notes), Entry(images)]
-        entries += [_score(row.cells[column], column, notes) for column in table.columns]
+        entries += [_score(row.cells[column], column, notes) for column in columns]
+        if ranked:
+            entries.append(_number(row.mean_rank, 1))
         entries += [_number(row.extra(column), column.digits) for column in table.extras]
         if seeds:
             entries.append(_number(len(row.runs.records) if row.runs else None, 0))
@@ -127,19 +145,31 @@ def table_page(table: Table) -> Page:
         if row.runs is None:
             entries = [replace(e, emphasis="blind") if e.text else e for e in entries]
         lines.append(Line(tuple(entries), row.runs is None, opens))
-    numbers = [*table.columns, *(column.header for column in table.extras), *[SEEDS] * seeds]
-    header = [Entry(name) for name in (JOINT, SUPERVISION, ENCODER, IMAGES)]
+    numbers = [
+        *columns,
+        *[MEAN_RANK] * ranked,
+        *(column.header for column in table.extras),
+        *[SEEDS] * seeds,
+    ]
+    header = [Entry(name) for name in (MODE, SUPERVISION, ENCODER, IMAGES)]
     header += [Entry(name, number=True) for name in numbers]
     lettered = [(letter, text) for text, letter in notes.letters.items()]
-    general = [("", text) for text in _general_notes(table, lines, seeds=seeds)]
+    general = [("", text) for text in _general_notes(table, numbers, lines)]
     return Page(table.heading, tuple(header), tuple(lines), (*lettered, *general))
+
+
+def _printed(table: Table) -> list[str]:
+    """Return the score columns; without Avg where a task of it was not run."""
+    whole = all(column in table.columns for column in AVERAGED)
+    return [column for column in table.columns if whole or column != AVERAGE]
 
 
 def _name(row: Row, notes: _Footnotes) -> Entry:
     marks = row.marks
-    letters = [notes.letter(_RANDOM if mark == RANDOM_WEIGHTS else mark) for mark in marks]
-    name = f"{row.label} [{RANDOM_WEIGHTS}]" if RANDOM_WEIGHTS in marks else row.label
-    return Entry(name, note=",".join(letters))
+    if RANDOM_WEIGHTS in marks:
+        name = f"{row.label} [{RANDOM_WEIGHTS}]"
+        return Entry(name, note=notes.letter(_RANDOM), tip="; ".join(marks))
+    return Entry(row.label, tip="; ".join(marks))
 
 
 def _score(cell: Cell, column: str, notes: _Footnotes) -> Entry:
@@ -152,6 +182,9 @@ def _score(cell: Cell, column: str, notes: _Footnotes) -> Entry:
         emphasis=_EMPHASIS.get(cell.rank, ""),
         note=notes.letter(_TIED) if cell.tied and cell.rank != 1 else "",
         number=True,
+        tip=""
+        if cell.seed_share is None
+        else f"{100 * cell.seed_share:.0f}% of the variance comes from seeds",
     )
 
 
@@ -159,9 +192,11 @@ def _number(value: float | None, digits: int) -> Entry:
     return Entry("–" if value is None else f"{value:,.{digits}f}", number=True)
 
 
-def _general_notes(table: Table, lines: Sequence[Line], *, seeds: bool) -> list[str]:
-    notes = [_SCORES, f"Samples (images): {_sample_counts(table) or 'none'}."]
-    if seeds:
+def _general_notes(table: Table, columns: Sequence[str], lines: Sequence[Line]) -> list[str]:
+    texts = {"CIDEr": _CIDER, AVERAGE: _AVERAGE, MEAN_RANK: _MEAN_RANK}
+    notes = [" ".join([_SCORES, *(text for name, text in texts.items() if name in columns)])]
+    notes.append(f"Samples (images): {_sample_counts(table) or 'none'}.")
+    if SEEDS in columns:
         notes.append(_SEEDS)
     if any(entry.lift for line in lines for entry in line.entries):
         notes.append(_LIFT)

@@ -23,7 +23,7 @@ from encoder_bench.base.record import RunRecord
 from encoder_bench.results.cells import AVERAGED
 from encoder_bench.results.columns import AVERAGE, ENCODER, JOINT, SETTING
 from encoder_bench.results.formats import to_html, to_json, to_latex, to_markdown
-from encoder_bench.results.page import MODES, NOT_AVAILABLE, Page, text_page
+from encoder_bench.results.page import MODE, MODES, NOT_AVAILABLE, Page, text_page
 from encoder_bench.results.table import build_tables
 
 _PUBLISHED = {
@@ -182,7 +182,7 @@ def _figures_page(setting: str, part: pd.DataFrame) -> Page:
         for (joint, encoder), cells in part.groupby([JOINT, ENCODER], sort=False)
     ]
     general = "Each cell: ours ± half of its 95% interval / published (difference)."
-    header = (JOINT, ENCODER, *COLUMNS)
+    header = (MODE, ENCODER, *COLUMNS)
     return text_page(f"Ours and published · {setting}", header, rows, [general, *footnotes()])
 
 
@@ -201,7 +201,7 @@ def _agreement_page(setting: str, part: pd.DataFrame) -> Page:
         if row["Reason"]:
             mode = "joint" if row[JOINT] else "frozen"
             notes.append(f"{row['Column']}, {mode}: {row['Reason']}.")
-    header = (JOINT, "Column", "Encoders", "Spearman", "Kendall")
+    header = (MODE, "Column", "Encoders", "Spearman", "Kendall")
     return text_page(f"Agreement of ranks · {setting}", header, rows, notes)
 
 

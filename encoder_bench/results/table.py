@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from encoder_bench.base.errors import RecordError, UnknownNameError
 from encoder_bench.base.record import RunRecord
 from encoder_bench.results.cells import (
+    AVERAGED,
     Cell,
     average,
     from_score,
@@ -24,6 +27,7 @@ from encoder_bench.results.columns import (
     JOINT,
     KIND,
     MARKS,
+    MEAN_RANK,
     RUNS,
     SEEDS,
     SETTING,
@@ -63,12 +67,15 @@ class Row:
         joint: the mode; None for a baseline that needs no model.
         cells: score column -> cell; `Avg` too.
         runs: the runs behind it; None for a blind baseline.
+        mean_rank: the mean of its ranks in the columns of `Avg` among the encoders of its mode;
+            None where one of them lacks a score or there is one encoder.
     """
 
     label: str
     joint: bool | None
     cells: dict[str, Cell]
     runs: TableRow | None = None
+    mean_rank: float | None = None
 
     @property
     def marks(self) -> list[str]:
@@ -76,13 +83,6 @@ class Row:
         if self.runs is None:
             return []
         marks = [] if self.runs.pretrained else [RANDOM_WEIGHTS]
-        shares = [
-            f"{column} {100 * cell.seed_share:.0f}%"
-            for column, cell in self.cells.items()
-            if cell.seed_share is not None
-        ]
-        if shares:
-            marks.append(f"share of the variance that comes from seeds: {', '.join(shares)}")
         if self.runs.superseded:
             marks.append(f"replaces {len(self.runs.superseded)} older run(s) of the same seed")
         return marks
@@ -106,7 +106,7 @@ class Table:
 
     Attributes:
         group: the runs.
-        columns: score columns, `Avg` last.
+        columns: score columns of the tasks that were run, `Avg` last.
         extras: optional columns.
         rows: frozen, then joint, each followed by its models' blind baselines; last the baselines
             that need no model.
@@ -140,14 +140,11 @@ def build_tables(
         UnknownNameError: an optional column that does not exist.
     """
     extras = tuple(extra_columns(extra))
-    groups = group_records(records)
-    columns = score_columns(record for group in groups for record in group.records)
-    return [_table(group, tuple(columns), extras, ties) for group in groups]
+    return [_table(group, extras, ties) for group in group_records(records)]
 
 
-def _table(
-    group: TableGroup, columns: tuple[str, ...], extras: tuple[ExtraColumn, ...], ties: Ties | None
-) -> Table:
+def _table(group: TableGroup, extras: tuple[ExtraColumn, ...], ties: Ties | None) -> Table:
+    columns = tuple(score_columns(group.records))
     rows = tuple(_rows(group, columns[:-1]))
     for column in columns:
         higher = higher_is_better(group.records, column)
@@ -157,6 +154,8 @@ def _table(
         for row, column in itertools.product(rows, columns[:-1]):
             best = ties.get((group.heading, row.runs.joint, column), ()) if row.runs else ()
             row.cells[column] = replace(row.cells[column], tied=row.label in best)
+    ranks = _mean_ranks(rows, [column for column in columns if column in AVERAGED])
+    rows = tuple(replace(row, mean_rank=ranks.get(number)) for number, row in enumerate(rows))
     return Table(group, columns, extras, rows)
 
 
@@ -226,6 +225,82 @@ def _rank(rows: Sequence[Row], column: str, higher: bool | None) -> None:
             row.cells[column] = replace(row.cells[column], rank=rank)
 
 
+def _mean_ranks(rows: Sequence[Row], columns: Sequence[str]) -> dict[int, float]:
+    """Return place of a row -> mean of its ranks in columns where more is better; ties share."""
+    found: dict[int, float] = {}
+    for joint in (False, True):
+        places = [n for n, row in enumerate(rows) if row.runs and row.joint is joint]
+        scores = {n: [rows[n].cells[column].value for column in columns] for n in places}
+        whole = {n: [v for v in own if v is not None] for n, own in scores.items()}
+        if len(places) < 2 or not columns or any(len(v) < len(columns) for v in whole.values()):
+            continue
+        for n, own in whole.items():
+            ranks = [
+                sum((other[c] > value) + (other[c] == value) / 2 for other in whole.values()) + 0.5
+                for c, value in enumerate(own)
+            ]
+            found[n] = math.fsum(ranks) / len(ranks)
+    return found
+
+
+def arranged(tables: Sequence[Table], *, sort: str | None, contains: str | None) -> list[Table]:
+    """Return tables with each mode's encoders sorted by a column, and those that hold a word only.
+
+    Baselines stay at their mode's end; ranks and marks stay those of the whole table.
+
+    Args:
+        tables: what `build_tables` returned.
+        sort: a printed column in any case: scores from the best, names from A.
+        contains: text of the encoder's name, family, supervision or mode, in any case.
+
+    Raises:
+        UnknownNameError: no table has that column.
+        RecordError: no row holds the word.
+    """
+    known = {name.casefold(): name for table in tables for name in _sort_names(table)}
+    if sort is not None and sort.casefold() not in known:
+        raise UnknownNameError("column", sort, known.values())
+    column = known[sort.casefold()] if sort is not None else None
+    result = []
+    for table in tables:
+        kept = [row for row in table.rows if row.runs and _holds(row, row.runs, contains or "")]
+        modes = {None, *(row.joint for row in kept)}
+        rows = [*kept, *(row for row in table.rows if not row.runs and row.joint in modes)]
+        rows.sort(key=lambda row: _sort_key(table, row, column))
+        if kept:
+            result.append(replace(table, rows=tuple(rows)))
+    if not result:
+        raise RecordError(f"--filter {contains}: no encoder of the table has it")
+    return result
+
+
+def _sort_names(table: Table) -> list[str]:
+    return [ENCODER, *table.columns, MEAN_RANK, *(extra.header for extra in table.extras)]
+
+
+def _holds(row: Row, runs: TableRow, word: str) -> bool:
+    encoder = runs.records[0].encoder
+    facts = (row.label, encoder.name, encoder.family, encoder.supervision)
+    return word.casefold() in " ".join((*facts, "joint" if row.joint else "frozen")).casefold()
+
+
+def _sort_key(table: Table, row: Row, column: str | None) -> tuple[int, bool, bool, float, str]:
+    mode = 2 if row.joint is None else int(row.joint)
+    if column is None or row.runs is None:
+        return mode, row.runs is None, False, 0.0, ""
+    if column == ENCODER:
+        return mode, False, False, 0.0, row.label.casefold()
+    if column in table.columns:
+        value = row.cells[column].value
+        sign = 1.0 if higher_is_better(table.group.records, column) is False else -1.0
+    elif column == MEAN_RANK:
+        value, sign = row.mean_rank, 1.0
+    else:
+        extra = next((each for each in table.extras if each.header == column), None)
+        value, sign = (row.extra(extra) if extra else None), -1.0
+    return mode, False, value is None, sign * (value or 0.0), ""
+
+
 def table(
     records: Iterable[RunRecord], *, extra: Sequence[str] = (), ties: Ties | None = None
 ) -> pd.DataFrame:
@@ -238,13 +313,16 @@ def flat_rows(tables: Sequence[Table]) -> list[dict[str, Any]]:
 
     Each score column C comes with `C ±` (half of the 95% interval), `C lift` (gain over the best
     blind baseline of the same run, mean over runs), `C n`, `C images`, `C rank` (1 best, 2 second
-    best in its mode) and `C reason` (why n/a), where ties were tested with `C tied`. `Marks` says
-    what a reader must know, `Runs` has the run ids.
+    best in its mode), `C reason` (why n/a) and, over several seeds, `C seed share` (of the
+    variance, how much comes from seeds); where ties were tested with `C tied`. `Mean Rank` is
+    scale-free, `Marks` says what a reader must know, `Runs` has the run ids.
     """
-    return [_flat(table, row) for table in tables for row in table.rows]
+    columns = score_columns(record for table in tables for record in table.group.records)
+    return [_flat(table, row, columns) for table in tables for row in table.rows]
 
 
-def _flat(table: Table, row: Row) -> dict[str, Any]:
+def _flat(table: Table, row: Row, columns: Sequence[str]) -> dict[str, Any]:
+    cells = {column: row.cells.get(column) or missing("task not run") for column in columns}
     supervision, images = row.pretraining
     flat: dict[str, Any] = {
         SETTING: table.heading,
@@ -253,23 +331,24 @@ def _flat(table: Table, row: Row) -> dict[str, Any]:
         SUPERVISION: supervision,
         ENCODER: row.label,
         IMAGES: images,
-        **{column: row.cells[column].value for column in table.columns},
+        **{column: cells[column].value for column in columns},
+        MEAN_RANK: row.mean_rank,
         **{column.header: row.extra(column) for column in table.extras},
         SEEDS: len(row.runs.records) if row.runs else None,
         MARKS: "; ".join(row.marks),
     }
-    for column in table.columns:
-        cell = row.cells[column]
+    for column, cell in cells.items():
         flat |= {
             f"{column} ±": cell.half_width,
             f"{column} lift": cell.lift,
+            f"{column} seed share": cell.seed_share,
             f"{column} n": cell.samples or None,
             f"{column} images": cell.images or None,
             f"{column} rank": cell.rank,
             f"{column} reason": cell.reason,
         }
     flat[RUNS] = " ".join(record.run_id for record in row.runs.records) if row.runs else ""
-    tied = {f"{column} tied": row.cells[column].tied for column in table.columns}
+    tied = {f"{column} tied": cells[column].tied for column in columns}
     return flat | {name: value for name, value in tied.items() if value is not None}
 
 
@@ -278,9 +357,10 @@ def to_frame(tables: Sequence[Table]) -> pd.DataFrame:
     import pandas as pd
 
     frame = pd.DataFrame(flat_rows(tables))
-    columns = tables[0].columns if tables else ()
-    types = {SEEDS: "Int64"}
+    columns = score_columns(record for table in tables for record in table.group.records)
+    types = {SEEDS: "Int64", MEAN_RANK: "float64"}
     for column in columns:
         types |= {column: "float64", f"{column} ±": "float64", f"{column} lift": "float64"}
+        types |= {f"{column} seed share": "float64"}
         types |= {f"{column} {name}": "Int64" for name in ("n", "images", "rank")}
     return frame.astype(types) if tables else frame

@@ -23,8 +23,9 @@ from encoder_bench.base.record import RunRecord, require_records, write_record
 from encoder_bench.results.cells import Cell, over_seeds
 from encoder_bench.results.export import load_results
 from encoder_bench.results.formats import FORMATS, escape_latex, escape_markdown, write_tables
-from encoder_bench.results.table import build_tables, table
-from encoder_bench.results.terminal import print_table
+from encoder_bench.results.page import table_page
+from encoder_bench.results.table import arranged, build_tables, table
+from encoder_bench.results.terminal import print_page, print_table
 
 BLIND = {"no-image": 30.0, "shuffled-images": 28.0, "constant": 20.0, "majority": 35.0}
 
@@ -63,10 +64,77 @@ def test_avg_is_not_available_where_a_score_is_missing_and_says_which() -> None:
     assert " 0.0 " not in text(records)
 
 
-def test_a_task_that_was_not_run_is_not_available() -> None:
-    frame = table([make_record(tasks={"vqa": task_scores("vqa", 50.0)})])
-    assert pd.isna(frame["OC Acc"][0])
-    assert frame["OC Acc reason"][0] == "task not run"
+def test_a_task_that_no_run_has_leaves_no_column_and_one_that_some_lack_is_not_available() -> None:
+    part = make_record(tasks={"vqa": task_scores("vqa", 50.0)})
+    frame = table([part])
+    assert not {"OC Acc", "SPICE"} & set(frame.columns)
+    header = text([part]).splitlines()[2]
+    assert header.split(" | ")[-1] == "VQA Acc |", "neither other tasks nor their mean"
+    both = table([part, make_record("other")])
+    assert sorted(both["OC Acc reason"]) == ["", "task not run"]
+    apart = table([make_record(tasks={"vqa": task_scores("vqa", 50.0)}, data="a"), make_record()])
+    assert list(apart.columns) == list(table([make_record()]).columns)
+
+
+def test_mean_rank_is_scale_free_and_ties_share() -> None:
+    values = {"a": (50, 900, 40, 80), "b": (51, 60, 41, 80), "c": (49, 50, 42, 70)}
+    frame = table([make_record(name, values=each) for name, each in values.items()])
+    ranks = frame.set_index("Visual Encoder")["Mean Rank"]
+    assert ranks.to_dict() == {
+        "A": pytest.approx((2 + 1 + 3 + 1.5) / 4),
+        "B": pytest.approx((1 + 2 + 2 + 1.5) / 4),
+        "C": pytest.approx((3 + 3 + 1 + 3) / 4),
+    }
+    assert table([make_record()])["Mean Rank"].isna().all(), "one encoder has no rank"
+    lacking = [make_record("a"), make_record("b", values=(50, None, 40, 80))]
+    assert table(lacking)["Mean Rank"].isna().all()
+
+
+def test_the_notes_call_no_average_a_percentage() -> None:
+    printed = text([make_record("a"), make_record("b", values=(50, 300, 40, 80))])
+    assert "Avg, no percentage" in printed
+    assert "CIDEr is times 100" in printed
+
+
+@pytest.mark.parametrize(
+    ("column", "order"),
+    [
+        ("VQA Acc", ["B", "A", "C"]),
+        ("oc acc", ["C", "B", "A"]),
+        ("mean rank", ["A", "C", "B"]),
+        ("visual encoder", ["A", "B", "C"]),
+        ("encoder parameters (m)", ["A", "B", "C"]),
+    ],
+)
+def test_rows_of_a_mode_are_sorted_and_its_baselines_stay_last(
+    column: str, order: list[str]
+) -> None:
+    values = {"a": (50, 900, 40, 80), "b": (51, 60, 41, 60), "c": (49, 70, 42, 70)}
+    records = [
+        make_record(name, values=each, joint=joint, controls=BLIND)
+        for name, each in values.items()
+        for joint in (False, True)
+    ]
+    tables = build_tables(records, extra=["parameters"])
+    (found,) = arranged(tables, sort=column, contains=None)
+    labels = [row.label for row in found.rows]
+    assert labels[:3] == labels[5:8] == order
+    assert labels[3:5] == labels[8:10] == ["no image", "shuffled images"]
+
+
+def test_a_filter_keeps_what_holds_the_word_and_the_marks_of_the_whole_table() -> None:
+    records = [make_record("a", values=(90, 60, 40, 80)), make_record("b"), make_record("bb")]
+    records += [make_record("a", joint=True, controls=BLIND)]
+    (found,) = arranged(build_tables(records), sort=None, contains="B")
+    labels = [row.label for row in found.rows]
+    assert labels == ["B", "BB", "constant answer", "majority per question"]
+    assert {row.cells["VQA Acc"].rank for row in found.rows if row.runs} == {2}
+    (joint,) = arranged(build_tables(records), sort=None, contains="joint")
+    assert {row.joint for row in joint.rows if row.runs} == {True}
+    with pytest.raises(RecordError, match="--filter zebra"):
+        arranged(build_tables(records), sort=None, contains="zebra")
+    with pytest.raises(UnknownNameError, match="did you mean 'Avg'"):
+        arranged(build_tables(records), sort="Av", contains=None)
 
 
 def test_best_and_second_are_marked_within_each_half_as_printed() -> None:
@@ -177,6 +245,12 @@ def test_seeds_are_averaged_with_both_spreads() -> None:
     assert row["VQA Acc ±"] == pytest.approx((2.0**2 + 2.484138**2) ** 0.5, abs=1e-5)
     assert row["Seeds"] == 3
     assert "Means over seeds" in text(records)
+    # t(99, 97.5%) = 1.984217 (tables), so the images' variance is (2 / 1.984217)^2
+    images = (2.0 / 1.984217) ** 2
+    assert row["VQA Acc seed share"] == pytest.approx(1 / 3 / (1 / 3 + images), abs=1e-5)
+    assert "variance" not in text(records), "no footnote per row"
+    assert 'title="' in text(records, "html")
+    assert "% of the variance comes from seeds" in text(records, "html")
 
 
 def test_the_newest_run_of_a_seed_replaces_older_ones_and_says_so() -> None:
@@ -336,7 +410,7 @@ def test_html_escapes_and_needs_nothing_from_outside() -> None:
 
 def test_markdown_keeps_hostile_text_in_its_cell() -> None:
     lines = hostile("md").splitlines()
-    header = next(line for line in lines if line.startswith("| Joint"))
+    header = next(line for line in lines if line.startswith("| Mode"))
     row = next(line for line in lines if "alert" in line)
     assert "<script" not in row
     assert row.replace("\\|", "").count("|") == header.count("|")
@@ -400,6 +474,20 @@ def test_no_terminal_is_too_narrow_for_a_figure_or_a_name(width: int) -> None:
         assert expected in printed
     assert printed.count("±2.0") == 5
     assert "…" not in printed
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 160])
+def test_no_word_is_split_and_no_column_vanishes_unannounced(width: int) -> None:
+    console = Console(width=width, record=True, file=io.StringIO())
+    records = [make_record("webssl-dino-7b", seed=seed, controls=BLIND) for seed in (0, 1)]
+    page = table_page(build_tables([*records, make_record("b")], extra=["gflops"])[0])
+    print_page(page, console)
+    grid, _, notes = console.export_text().partition("Scores in percent")
+    hidden = notes.replace("\n", " ").partition("Not shown at this width: ")[2]
+    for place, column in enumerate(page.header):
+        entries = [column, *(line.entries[place] for line in page.lines)]
+        words = {word for entry in entries for word in entry.text.split()}
+        assert column.text in hidden or words <= set(re.split(r"[\s┃│]+", grid)), column.text
 
 
 def rewrite(results: Path) -> list[Path]:
