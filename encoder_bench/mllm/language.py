@@ -5,9 +5,7 @@ Axes: R rows, L tokens of a row, K tokens attended to, T wanted positions, E emb
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -199,7 +197,7 @@ class LanguageModel(nn.Module):
         self,
         embeddings: Tensor,
         *,
-        at: tuple[Tensor, Tensor],
+        at: tuple[Any, Any],
         mask: Any = None,
         position_ids: Tensor | None = None,
         cache: Any = None,
@@ -222,7 +220,10 @@ class LanguageModel(nn.Module):
             arguments["attention_mask"] = self.prepare_mask(mask) if dense else mask
         if cache is not None:
             arguments["past_key_values"] = cache
-        with _head_only_at(self.model, *at):
+        # the head is the widest layer of a small model; what follows it in the library's models
+        # (scaling, soft-capping) is elementwise, so choosing its inputs holds for any of them
+        head = self.model.get_output_embeddings()
+        with head.register_forward_pre_hook(lambda _, inputs: (inputs[0][at], *inputs[1:])):
             output = self.model(inputs_embeds=embeddings, use_cache=cache is not None, **arguments)
         logits: Tensor = output.logits
         return logits
@@ -309,22 +310,3 @@ class LanguageModel(nn.Module):
                 "answer could never end; set eos_token in its tokenizer_config.json"
             )
         return end
-
-
-@contextlib.contextmanager
-def _head_only_at(model: Any, rows_T: Tensor, columns_T: Tensor) -> Iterator[None]:
-    """Let a causal LM's head see only the hidden states at `(rows, columns)`.
-
-    The vocabulary is the widest layer of a small language model. What follows the head in the
-    library's models (scaling, soft-capping) is elementwise, so it holds for any of them.
-    """
-    head: nn.Module = model.get_output_embeddings()
-
-    def select(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (arguments[0][rows_T, columns_T], *arguments[1:])
-
-    handle = head.register_forward_pre_hook(select)
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from encoder_bench.base.errors import DataError
 from encoder_bench.mllm.language import LanguageModel
@@ -22,9 +24,10 @@ MAX_ROWS = 256
 
 
 class Question(NamedTuple):
-    """Token ids asked about one image; `image` counts prefixes."""
+    """A prompt about one image with the token ids that ask it; `image` counts prefixes."""
 
     image: int
+    prompt: str
     ids: tuple[int, ...]
 
 
@@ -39,67 +42,49 @@ class Prefix:
 
     def __init__(self, language: LanguageModel, visual: Tensor | None) -> None:
         """Join template and visual tokens `(B, M, E)`; None is one prefix of text alone."""
-        ids = language.prefix_ids(image=visual is not None)
+        self.with_image = visual is not None
+        ids = language.prefix_ids(image=self.with_image)
         text = language.embed(torch.tensor([ids], dtype=torch.long, device=language.device))
         if visual is not None:
             spliced = visual.to(device=text.device, dtype=text.dtype)
             text = torch.cat([text.expand(len(visual), -1, -1), spliced], dim=1)
         self.embeddings = text
         self.length = text.shape[1]
-        self.with_image = visual is not None
         self._language = language
         self._cache: Any = None
 
-    def questions(self, prompts: Sequence[Sequence[str]]) -> list[Question]:
+    def questions(
+        self, prompts: Sequence[Sequence[str]], *, answer_tokens: int
+    ) -> tuple[list[list[Question]], list[Question]]:
         """Tokenise prompts, one group per image; without images all share the one text prefix.
+
+        Returns:
+            The questions in the groups of their prompts, and each question once, by length.
 
         Raises:
             ValueError: not one group of prompts per image.
+            DataError: a question and `answer_tokens` do not fit into the context; shows how it
+                begins.
         """
-        image = self.with_image
+        language, image = self._language, self.with_image
         if image and len(self.embeddings) != len(prompts):
             raise ValueError(f"{len(self.embeddings)} images for {len(prompts)} groups of prompts")
-        return [
-            Question(index if image else 0, tuple(self._language.question_ids(prompt, image=image)))
+        ask = partial(language.question_ids, image=image)
+        groups = [
+            [Question(index if image else 0, text, tuple(ask(text))) for text in group]
             for index, group in enumerate(prompts)
-            for prompt in group
         ]
-
-    def cache_for(self, questions: Sequence[Question]) -> Any:
-        """Return a cache of keys and values whose rows are the prefixes of `questions`."""
-        device = self.embeddings.device
-        if self._cache is None:
-            self._cache = self.new_cache()
-            if self.length:
-                nowhere = torch.empty(0, dtype=torch.long, device=device)
-                self._language(self.embeddings, cache=self._cache, at=(nowhere, nowhere))
-        selected = copy.copy(self._cache)
-        selected.layers = [copy.copy(layer) for layer in self._cache.layers]
-        if self.length:
-            selected.batch_select_indices(torch.tensor([q.image for q in questions], device=device))
-        return selected
-
-    def new_cache(self) -> Any:
-        """Return an empty cache of keys and values."""
-        from transformers import DynamicCache
-
-        return DynamicCache(config=self._language.model.config)
-
-    def check_context(self, questions: Sequence[Question], new_tokens: int) -> None:
-        """Check that every question and its answer fit into the context.
-
-        Raises:
-            DataError: one does not; shows how it begins.
-        """
-        for question in questions:
-            length = self.length + len(question.ids) + new_tokens
-            if length > self._language.max_length:
-                begins = self._language.decode(list(question.ids[:16]))
+        unique = dict.fromkeys(question for group in groups for question in group)
+        for question in unique:
+            length = self.length + len(question.ids) + answer_tokens
+            if length > language.max_length:
+                begins = language.decode(list(question.ids[:16]))
                 raise DataError(
                     f"prompt '{begins}...' needs {length} tokens with its answer ({self.length} "
-                    f"before it), the language model's context has {self._language.max_length}; "
+                    f"before it), the language model's context has {language.max_length}; "
                     "shorten the prompt, or lower --visual-tokens or the task's max_new_tokens"
                 )
+        return groups, sorted(unique, key=lambda question: len(question.ids))
 
     def batches(
         self, questions: Sequence[Question], *, new_tokens: int, copies: int = 1
@@ -126,3 +111,32 @@ class Prefix:
             batch.append(question)
         if batch:
             yield batch
+
+    def cache(self, questions: Sequence[Question] = ()) -> Any:
+        """Return a cache of keys and values whose rows are the prefixes of `questions`, if any."""
+        from transformers import DynamicCache
+
+        if not questions or not self.length:
+            return DynamicCache(config=self._language.model.config)
+        if self._cache is None:
+            self._cache = self.cache()
+            self._language(self.embeddings, cache=self._cache, at=([], []))
+        selected = copy.copy(self._cache)
+        selected.layers = [copy.copy(layer) for layer in self._cache.layers]
+        images = [question.image for question in questions]
+        selected.batch_select_indices(torch.tensor(images, device=self.embeddings.device))
+        return selected
+
+    def padded(self, questions: Sequence[Question], *, joined: bool) -> tuple[Tensor, Tensor]:
+        """Return embeddings `(R, Q, E)` of questions, or `(R, P + Q, E)` with prefixes, and a mask.
+
+        The mask holds 0 for padding, which is on the left.
+        """
+        rows = []
+        for image, _, ids in questions:
+            device = self.embeddings.device
+            text = self._language.embed(torch.tensor(ids, dtype=torch.long, device=device))
+            rows.append(torch.cat([self.embeddings[image], text]) if joined else text)
+        mask = [torch.ones(len(row), dtype=torch.long, device=row.device) for row in rows]
+        left = partial(pad_sequence, batch_first=True, padding_side="left")
+        return left(rows), left(mask)

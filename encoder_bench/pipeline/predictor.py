@@ -10,8 +10,7 @@ from torch import Tensor
 
 from encoder_bench.base.recipes import DecodingSettings
 from encoder_bench.data.images import load_image
-from encoder_bench.mllm.generate import generate
-from encoder_bench.mllm.likelihood import score
+from encoder_bench.mllm.generate import generate, score
 from encoder_bench.mllm.model import MLLM
 
 

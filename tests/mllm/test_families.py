@@ -9,9 +9,8 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from encoder_bench.base.recipes import DecodingSettings, LanguageModelSettings
-from encoder_bench.mllm.generate import generate
+from encoder_bench.mllm.generate import generate, score
 from encoder_bench.mllm.language import LanguageModel
-from encoder_bench.mllm.likelihood import score
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.packing import make_batch
 

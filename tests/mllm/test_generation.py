@@ -11,9 +11,8 @@ from torch import Tensor
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.recipes import DecodingSettings
 from encoder_bench.mllm import generate as generation
-from encoder_bench.mllm.generate import Conversation, generate
+from encoder_bench.mllm.generate import Conversation, generate, score
 from encoder_bench.mllm.language import LanguageModel
-from encoder_bench.mllm.likelihood import score
 from encoder_bench.mllm.model import MLLM
 
 from .models import pixels, small_language, small_mllm

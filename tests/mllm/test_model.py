@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from encoder_bench.base.recipes import DecodingSettings, LanguageModelSettings
-from encoder_bench.mllm.generate import generate
-from encoder_bench.mllm.likelihood import score
+from encoder_bench.mllm.generate import generate, score
 from encoder_bench.mllm.loading import load_language_model
 from encoder_bench.mllm.packing import ImageDialogue, make_batch
 from encoder_bench.mllm.trainable import set_trainable
