@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 def hash_text(*parts: str) -> str:
@@ -38,11 +38,20 @@ def hash_file(path: Path) -> str:
 
 def hash_parameters(module: nn.Module) -> str:
     """Return the sha256 of a module's state dict: names, dtypes, shapes and exact bits."""
-    import torch
-
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+        digest.update(_bits(tensor))
     return digest.hexdigest()
+
+
+def hash_tensor(tensor: Tensor) -> str:
+    """Return the sha256 of a tensor's exact bits."""
+    return hashlib.sha256(_bits(tensor)).hexdigest()
+
+
+def _bits(tensor: Tensor) -> Any:
+    import torch
+
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data if flat.numel() else b""

@@ -89,7 +89,7 @@ def _difference_from_sdpa(language: LanguageModel, device: torch.device) -> floa
     """Return the largest relative difference of output and gradients on one packed row."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    shape = (3, 1, int(language.config.num_attention_heads), _PROBE_TOKENS, language.head_width)
+    shape = (3, 1, language.heads, _PROBE_TOKENS, language.head_width)
     inputs = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     inputs = inputs.to(device, language.dtype).requires_grad_()
     half = _PROBE_TOKENS // 2  # one row of two images with two questions each, and padding

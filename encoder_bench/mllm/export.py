@@ -31,9 +31,8 @@ def export_llava(mllm: MLLM, folder: Path, *, card: str | None = None) -> Path:
     """Write a folder that `LlavaForConditionalGeneration.from_pretrained` loads, and return it.
 
     Greedy outputs of the folder's model and processor equal `generate`'s. Low-rank adapters are
-    merged into the language model.
-
-    The folder is written whole or not at all; `card` becomes its README.md.
+    merged into the language model. The folder is written whole or not at all; `card` becomes its
+    README.md.
 
     Raises:
         WeightsError: a part that LLaVA's class cannot express; names it and says why.
@@ -83,9 +82,21 @@ def build_llava(mllm: MLLM) -> tuple[Any, Any]:
     )
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(config)
-    _fit(model, tower, language, first, second)
+    places, decoder = model.model, language.get_decoder()
+    for part, ours, theirs in (
+        ("encoder", tower, places.vision_tower),
+        ("LLM", decoder, places.language_model),
+    ):
+        if type(ours) is not type(theirs):
+            raise WeightsError(
+                f"{part}: it is a {type(ours).__name__}, LLaVA's class would build a "
+                f"{type(theirs).__name__}"
+            )
+    places.vision_tower, places.language_model = tower, decoder
+    model.lm_head = language.get_output_embeddings()
+    places.multi_modal_projector.linear_1, places.multi_modal_projector.linear_2 = first, second
     config.vision_feature_layer, config.vision_feature_select_strategy = _feature_choice(
-        mllm, model
+        mllm, tower
     )
     model.generation_config = copy.deepcopy(mllm.language.model.generation_config)
     model.generation_config.suppress_tokens = [image_id]
@@ -134,30 +145,12 @@ def _merged(language: LanguageModel) -> Any:
     return model.requires_grad_(False)
 
 
-def _fit(model: Any, tower: Any, language: Any, first: nn.Linear, second: nn.Linear) -> None:
-    """Put our modules into LLaVA's places, after checking that they are of the same class."""
-    decoder = language.get_decoder()
-    for part, ours, theirs in (
-        ("encoder", tower, model.model.vision_tower),
-        ("LLM", decoder, model.model.language_model),
-    ):
-        if type(ours) is not type(theirs):
-            raise WeightsError(
-                f"{part}: it is a {type(ours).__name__}, LLaVA's class would build a "
-                f"{type(theirs).__name__}"
-            )
-    model.model.vision_tower, model.model.language_model = tower, decoder
-    model.lm_head = language.get_output_embeddings()
-    projector = model.model.multi_modal_projector
-    projector.linear_1, projector.linear_2 = first, second
-
-
-def _feature_choice(mllm: MLLM, model: Any) -> tuple[int | list[int], str]:
+def _feature_choice(mllm: MLLM, tower: Any) -> tuple[int | list[int], str]:
     """Find the layer and the token selection with which LLaVA's features are ours."""
     encoder = copy.deepcopy(mllm.encoder).cpu().float().eval()
     pixels = torch.randn(2, 3, *encoder.resolution, generator=torch.Generator().manual_seed(0))
     expected = encoder(pixels)
-    hidden = model.model.vision_tower.eval()(pixels, output_hidden_states=True).hidden_states
+    hidden = tower.eval()(pixels, output_hidden_states=True).hidden_states
     # a positive block number counts the embeddings as 0
     layers = [layer if layer < 0 else layer + 1 for layer in encoder.layer]
     found = torch.cat([hidden[index] for index in layers], dim=-1)

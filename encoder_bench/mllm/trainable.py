@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from encoder_bench.base.errors import ProofError, RecipeError
-from encoder_bench.base.hashing import hash_parameters
+from encoder_bench.base.hashing import hash_parameters, hash_tensor
 from encoder_bench.base.recipes import LoraSettings
 from encoder_bench.base.record import PartProof
 from encoder_bench.mllm.model import MLLM
@@ -20,7 +18,6 @@ from encoder_bench.mllm.model import MLLM
 _ADAPTER = "lora_"
 _TRANSFORMERS = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
 """The later name first."""
-_TIMM_AND_OPEN_CLIP = "set_grad_checkpointing"
 _SHOWN = 3
 
 
@@ -78,36 +75,28 @@ def add_lora(language: Any, settings: LoraSettings) -> None:
             parameter.data = parameter.data.float()
 
 
-def enable_gradient_checkpointing(module: nn.Module, *, key: str) -> None:
+def enable_gradient_checkpointing(module: Any, *, key: str) -> None:
     """Switch gradient checkpointing on in a model, or in every model that it is joined from.
 
     Raises:
         RecipeError: a model in it cannot recompute; names its class and the recipe's `key`.
     """
-    if _switch_on(module, key):
-        return
-    children = list(module.children())
-    if not children or any(True for _ in module.parameters(recurse=False)):
-        raise RecipeError(f"{key}: a {type(module).__name__} cannot recompute its activations")
-    for child in children:
-        if any(True for _ in child.parameters()):
-            enable_gradient_checkpointing(child, key=key)
-
-
-def _switch_on(model: Any, key: str) -> bool:
-    enable = next((getattr(model, name) for name in _TRANSFORMERS if hasattr(model, name)), None)
-    if enable is not None:
+    refused = f"{key}: a {type(module).__name__} cannot recompute its activations"
+    by_transformers = [getattr(module, name) for name in _TRANSFORMERS if hasattr(module, name)]
+    if by_transformers:
         try:
-            enable({"use_reentrant": False})
+            by_transformers[0]({"use_reentrant": False})
         except ValueError:
-            raise RecipeError(
-                f"{key}: transformers' {type(model).__name__} cannot recompute its activations"
-            ) from None
-    elif hasattr(model, _TIMM_AND_OPEN_CLIP):
-        getattr(model, _TIMM_AND_OPEN_CLIP)(True)
+            raise RecipeError(refused) from None
+    elif hasattr(module, "set_grad_checkpointing"):  # timm and OpenCLIP
+        module.set_grad_checkpointing(True)
     else:
-        return False
-    return True
+        children = list(module.children())
+        if not children or any(True for _ in module.parameters(recurse=False)):
+            raise RecipeError(refused)
+        for child in children:
+            if any(True for _ in child.parameters()):
+                enable_gradient_checkpointing(child, key=key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,21 +118,17 @@ class PartSnapshot:
 
 def snapshot(mllm: MLLM) -> dict[str, PartSnapshot]:
     """Return each part's hashes, with copies of the weights that `set_trainable` lets move."""
-    return {name: _snapshot_part(part) for name, part in mllm.parts().items()}
-
-
-def _snapshot_part(part: nn.Module) -> PartSnapshot:
-    parameters = dict(part.named_parameters())
-    return PartSnapshot(
-        sha256=hash_parameters(part),
-        norm=_norm(p.detach().double() for p in parameters.values()),
-        trainable={
-            name: p.detach().to("cpu", copy=True)
-            for name, p in parameters.items()
-            if p.requires_grad
-        },
-        frozen={name: _digest(p) for name, p in parameters.items() if not p.requires_grad},
-    )
+    snapshots = {}
+    for part, module in mllm.parts().items():
+        parameters = {name: p.detach() for name, p in module.named_parameters()}
+        moving = {name for name, p in module.named_parameters() if p.requires_grad}
+        snapshots[part] = PartSnapshot(
+            sha256=hash_parameters(module),
+            norm=_norm(p.double() for p in parameters.values()),
+            trainable={name: parameters[name].to("cpu", copy=True) for name in moving},
+            frozen={name: hash_tensor(p) for name, p in parameters.items() if name not in moving},
+        )
+    return snapshots
 
 
 def prove(
@@ -186,7 +171,7 @@ def _verified_change(
     parameters = dict(part.named_parameters())
     if set(parameters) != set(before.trainable) | set(before.frozen):
         raise ProofError(f"{name}: it has other parameters than before training")
-    moved = [key for key, digest in before.frozen.items() if _digest(parameters[key]) != digest]
+    moved = [key for key, digest in before.frozen.items() if hash_tensor(parameters[key]) != digest]
     if moved:
         raise ProofError(f"{name}: frozen weights changed in training: {_some(moved)}")
     changes = (
@@ -209,12 +194,6 @@ def _verified_change(
 
 def _norm(tensors: Iterable[Tensor]) -> float:
     return math.sqrt(sum(tensor.square().sum().item() for tensor in tensors))
-
-
-def _digest(tensor: Tensor) -> str:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    data = flat.view(torch.uint8).numpy().data if flat.numel() else b""
-    return hashlib.sha256(data).hexdigest()
 
 
 def _some(names: list[str]) -> str:

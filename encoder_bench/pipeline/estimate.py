@@ -10,6 +10,7 @@ import functools
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from encoder_bench.base.errors import EncoderBenchError
@@ -199,7 +200,9 @@ def _asked_images(
 def _llm_parameters(settings: LanguageModelSettings) -> int | None:
     from encoder_bench.mllm.loading import count_parameters
 
-    return _SMOLLM2_PARAMETERS if settings.name == "smollm2-135m" else count_parameters(settings)
+    return (
+        _SMOLLM2_PARAMETERS if settings.name == "smollm2-135m" else count_parameters(settings.name)
+    )
 
 
 def _step_memory(
@@ -229,7 +232,7 @@ def _language_memory(
         answer_tokens=_TURN_TOKENS // 2,
         shared_prefix=shared,
     )
-    return None if found is None else found.total
+    return None if found is None else sum(found)
 
 
 def _encoder_memory(plan: RunPlan, encoder: int, patches: int, images: int) -> int:
@@ -237,12 +240,14 @@ def _encoder_memory(plan: RunPlan, encoder: int, patches: int, images: int) -> i
     if not plan.joint:
         return 4 * encoder
     from encoder_bench.encoders.registry import find_spec
-    from encoder_bench.mllm.memory import ADAMW_BYTES, Decoder, activation_bytes
+    from encoder_bench.mllm.memory import ADAMW_BYTES, activation_bytes
 
     spec = find_spec(plan.encoder)
     width, depth = spec.width or 1024, spec.depth or 24
     activations = activation_bytes(
-        Decoder(width, depth, num_attention_heads=max(1, width // 64)),
+        SimpleNamespace(
+            hidden_size=width, num_hidden_layers=depth, num_attention_heads=max(1, width // 64)
+        ),
         rows=images,
         length=patches,
         size=4,

