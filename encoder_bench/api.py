@@ -17,6 +17,7 @@ from encoder_bench.pipeline.plan import DEFAULT_ENCODER, DEFAULT_TASKS, make_pla
 if TYPE_CHECKING:
     import pandas as pd
 
+    from encoder_bench.base.recipes import TaskRecipe
     from encoder_bench.mllm.model import MLLM
 
 
@@ -143,7 +144,7 @@ def evaluate(
     reporter, record = make_reporter(quiet=quiet), _record(run, Path(results).expanduser())
     folder = open_data(data, reporter)
     asked = [
-        read_samples(folder, Path(name).stem, load_task(name), seed=record.seed, limit=limit)
+        read_samples(folder, Path(name).stem, _without_mean_image(load_task(name)), limit=limit)
         for name in tasks
     ]
     model = load_model(record, results=results, weights=weights, device=device)
@@ -167,6 +168,12 @@ def table(results: str | Path = RESULTS) -> pd.DataFrame:
     from encoder_bench.results.table import table as make_table
 
     return make_table(read_records(Path(results).expanduser()))
+
+
+def _without_mean_image(recipe: TaskRecipe) -> TaskRecipe:
+    """Return a recipe without the baseline that needs the training images."""
+    kept = tuple(name for name in recipe.controls if name != "mean-image")
+    return recipe.model_copy(update={"controls": kept})
 
 
 def _record(run: str | RunRecord, results: Path) -> RunRecord:

@@ -11,13 +11,20 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
 from encoder_bench.base.errors import DataError, EncoderBenchError, RecipeError, RecordError
 from encoder_bench.base.progress import QuietReporter
 from encoder_bench.base.recipes import load_adapter
 from encoder_bench.base.record import read_record, read_records
+from encoder_bench.data.images import load_image
+from encoder_bench.pipeline.build import build_mllm
 from encoder_bench.pipeline.plan import RunPlan, make_plan
+from encoder_bench.pipeline.predictor import ImagePredictor
 from encoder_bench.pipeline.run import run
+from encoder_bench.pipeline.run_data import read_data
+from encoder_bench.tasks.controls import MEAN_IMAGE
 
 DATA = "scenes:5:24:2:6"
 FLAGS = ["--data", DATA, "--steps", "4", "--device", "cpu", "--seed", "3"]
@@ -51,7 +58,7 @@ def test_a_frozen_run_leaves_a_whole_record(frozen: Path) -> None:
         own = scores.metrics[scores.primary]
         assert own.value is not None
         assert own.samples > 0
-        assert "no-image" in scores.controls
+        assert {"no-image", "mean-image"} <= set(scores.controls)
         lines = (frozen / "predictions" / record.run_id / f"{name}.jsonl").read_text().splitlines()
         assert sum(json.loads(line)["control"] is None for line in lines) == own.samples
     parts = record.proof.parts
@@ -73,6 +80,33 @@ def test_a_joint_run_moves_the_encoder(joint: Path) -> None:
     assert encoder.sha256_before != encoder.sha256_after
     assert encoder.first_gradient_norm
     assert encoder.last_gradient_norm
+
+
+def test_every_seed_is_tested_on_the_same_samples(tmp_path: Path) -> None:
+    drawn = [
+        [sample.sample_id for task in data.test.values() for sample in task.samples]
+        for seed in (0, 1)
+        for data in [read_data(plan(tmp_path, seed=seed, limit=5), QuietReporter())]
+    ]
+    assert drawn[0] == drawn[1]
+    assert len(drawn[0]) == 20
+
+
+def test_the_mean_image_is_the_mean_of_the_training_features(tmp_path: Path) -> None:
+    model = build_mllm(plan(tmp_path)).eval()
+    paths = [tmp_path / f"{shade}.png" for shade in (0, 40, 250)]
+    for path in paths:
+        Image.new("RGB", (64, 64), (int(path.stem), 90, 90)).save(path)
+    pixels = model.encoder.pixels(map(load_image, paths))
+    with torch.inference_mode():
+        features = model.features(pixels)
+        expected = model.visual_tokens(features.mean(dim=0, keepdim=True))
+        predictor = ImagePredictor(model, training=[*paths, paths[0]])
+        found = predictor._visual_tokens([MEAN_IMAGE])
+        kept = dict(zip(paths, features, strict=True))
+        cached = ImagePredictor(model, kept, training=paths)._visual_tokens([MEAN_IMAGE])
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(cached, expected)
 
 
 def test_random_weights_are_said_to_be_random(frozen: Path) -> None:

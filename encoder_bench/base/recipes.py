@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import metadata, resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -203,6 +203,9 @@ class DecodingSettings(_Frozen):
     stop: tuple[str, ...] = ()
 
 
+_ControlName = Literal["no-image", "mean-image", "shuffled-images", "constant", "question-majority"]
+
+
 class TaskRecipe(_Frozen):
     """Data, prompt, decoding and metrics of one task: one file of `tasks/`.
 
@@ -221,12 +224,7 @@ class TaskRecipe(_Frozen):
     metrics: tuple[str, ...] = Field(min_length=1)
     primary: str
     column: str = not_scoring()
-    controls: tuple[Literal["no-image", "shuffled-images", "constant", "majority"], ...] = (
-        "no-image",
-        "shuffled-images",
-        "constant",
-        "majority",
-    )
+    controls: tuple[_ControlName, ...] = get_args(_ControlName)
 
     def fill_prompt(self, question: str) -> str:
         """Return what a model is asked, without the chat template."""
@@ -235,6 +233,14 @@ class TaskRecipe(_Frozen):
     def fill_answer(self, target: str) -> str:
         """Return the answer that training teaches."""
         return self.answer.format(target=target)
+
+    @field_validator("controls", mode="before")
+    @classmethod
+    def _earlier_name(cls, value: Any) -> Any:
+        """Read `majority`, which records of earlier versions list, as the control of today."""
+        if not isinstance(value, list | tuple):
+            return value
+        return tuple("question-majority" if name == "majority" else name for name in value)
 
     @field_validator("prompt")
     @classmethod

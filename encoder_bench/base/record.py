@@ -60,8 +60,7 @@ class TaskScores(RecordPart):
         primary: the metric shown in the table.
         column: the table's column (`VQA Acc`).
         metrics: metric name -> score.
-        controls: control name (`no-image`, `shuffled-images`, `constant`, `majority`) ->
-            metric name -> score.
+        controls: control name (`no-image`, `constant`...) -> metric name -> score.
         breakdown: facet -> facet value -> score of the primary metric.
         more_breakdowns: another metric -> facet -> facet value -> its score.
         parse_failures: samples whose answer could not be parsed; they count as wrong.

@@ -155,8 +155,8 @@ def questions_command(
         images = len({row["image_id"] for row in found.rows})
         typer.echo(
             f"{output / 'gvtbench' / name}.json: {len(found.rows)} questions on {images} images; "
-            f"blind, the best constant scores {found.constant:.1f}%, the majority by question "
-            f"{found.majority:.1f}%"
+            f"knowing the answers, the best constant scores {found.constant:.1f}%, "
+            f"the majority by question {found.majority:.1f}%"
         )
 
 

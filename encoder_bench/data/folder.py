@@ -39,7 +39,6 @@ class DataFolder:
         source: str,
         split: Split,
         limit: int | None = None,
-        seed: int = 0,
     ) -> list[Sample]:
         """Return the samples of a split, training ones without any image that a test uses.
 
@@ -48,8 +47,7 @@ class DataFolder:
             reader: a name of the readers' table, or another package's.
             source: which part of the reader's data (`coco_oc`, `coco_mci`...).
             split: train, val or test.
-            limit: keep so many, chosen by a hash of seed and sample id, whatever the order.
-            seed: of that choice.
+            limit: keep so many, chosen by a hash of the sample id, the same for every seed.
 
         Raises:
             DataError: files are missing, malformed or unsafe, or the split is empty.
@@ -63,7 +61,7 @@ class DataFolder:
         if not samples:
             raise DataError(f"{self.root}: no {split} samples for task '{task}'")
         if limit is not None and limit < len(samples):
-            key = {s.sample_id: hash_text(str(seed), s.sample_id) for s in samples}
+            key = {s.sample_id: hash_text("0", s.sample_id) for s in samples}
             kept = set(sorted(key, key=lambda name: key[name])[:limit])
             samples = [s for s in samples if s.sample_id in kept]
         return samples

@@ -111,8 +111,8 @@ def majority_leak(samples: Sequence[Sample]) -> str | None:
     if best - constant < _LEAK_POINTS / 100 or repeated < len(samples) / 2:
         return None
     return (
-        f"the per-question majority scores {100 * best:.1f}%, the constant answer "
-        f"{100 * constant:.1f}% ({len(by_question)} different questions)"
+        f"the per-question majority scores {100 * best:.1f}% knowing the answers (an oracle), "
+        f"the constant answer {100 * constant:.1f}% ({len(by_question)} different questions)"
     )
 
 

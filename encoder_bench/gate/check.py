@@ -260,7 +260,7 @@ def answer_again(
     tasks = evaluate(
         ImagePredictor(load_run(baseline, record, device=plan.device)),
         [
-            read_samples(source, name, recipe, limit=plan.limit, seed=plan.seed)
+            read_samples(source, name, recipe, limit=plan.limit)
             for name, recipe in plan.tasks.items()
         ],
         folder / "predictions" / record.run_id,

@@ -107,7 +107,7 @@ def estimate_run(plan: RunPlan) -> RunEstimate:
         "a stage is given in epochs, and the data is not read for an estimate": counted or None,
         "time is estimated on CPUs only": on_cpu or None,
     }
-    asked, fault = _test_questions(plan.data, tuple(plan.tasks.items()), plan.limit, plan.seed)
+    asked, fault = _test_questions(plan.data, tuple(plan.tasks.items()), plan.limit)
     if fault:
         reasons[f"the test data cannot be read: {fault}"] = None
     flops = answering = memory = trained = None
@@ -157,7 +157,7 @@ class _Questions:
 
 @functools.cache
 def _test_questions(
-    data: str, tasks: tuple[tuple[str, TaskRecipe], ...], limit: int | None, seed: int
+    data: str, tasks: tuple[tuple[str, TaskRecipe], ...], limit: int | None
 ) -> tuple[_Questions | None, str]:
     """Return what the tasks ask, blind baselines of the model included, or why it is not known."""
     from encoder_bench.tasks.controls import ASKS_MODEL
@@ -166,7 +166,7 @@ def _test_questions(
     samples = read = tokens = 0
     try:
         for name, recipe in tasks:
-            found = _asked_images(data, name, recipe, limit, seed)
+            found = _asked_images(data, name, recipe, limit)
             own = set(found)
             written = min(recipe.decoding.max_new_tokens, _TURN_TOKENS) * recipe.decoding.num_beams
             each = _TURN_TOKENS // 2 + written + 2 * len(recipe.candidates)
@@ -180,9 +180,7 @@ def _test_questions(
     return _Questions(len(images), samples, read, tokens), ""
 
 
-def _asked_images(
-    data: str, name: str, recipe: TaskRecipe, limit: int | None, seed: int
-) -> Sequence[object]:
+def _asked_images(data: str, name: str, recipe: TaskRecipe, limit: int | None) -> Sequence[object]:
     """Return the image of each test sample; scenes are counted without drawing them."""
     from encoder_bench.data.folder import open_data
     from encoder_bench.data.scenes.build import parse_sizes
@@ -191,7 +189,7 @@ def _asked_images(
         each = _SCENE_QUESTIONS.get(recipe.source, 1)
         return [image for image in range(parse_sizes(data).test) for _ in range(each)][:limit]
     samples = open_data(data, images_required=False).samples(
-        name, reader=recipe.reader, source=recipe.source, split="test", limit=limit, seed=seed
+        name, reader=recipe.reader, source=recipe.source, split="test", limit=limit
     )
     return [sample.image_id for sample in samples]
 

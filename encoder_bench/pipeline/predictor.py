@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from encoder_bench.base.recipes import DecodingSettings
 from encoder_bench.data.images import load_image
 from encoder_bench.mllm.generate import generate, score
 from encoder_bench.mllm.model import MLLM
+from encoder_bench.tasks.controls import MEAN_IMAGE
+
+_MEAN_OF, _BATCH = 512, 16
 
 
 class ImagePredictor:
@@ -21,11 +25,18 @@ class ImagePredictor:
         mllm: the model, on its device, in eval mode.
         features: precomputed patch tokens by image path, `(N, D)` each; images that are not in
             it are encoded here.
+        training: images whose mean features stand for `MEAN_IMAGE`; the first 512 suffice.
     """
 
-    def __init__(self, mllm: MLLM, features: Mapping[Path, Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        mllm: MLLM,
+        features: Mapping[Path, Tensor] | None = None,
+        training: Sequence[Path] = (),
+    ) -> None:
         """Keep the model and the features; nothing is computed yet."""
         self._mllm = mllm
+        self._training = list(dict.fromkeys(training))[:_MEAN_OF]
         self._features: Mapping[Path, Tensor] = features or {}
 
     @torch.inference_mode()
@@ -74,10 +85,21 @@ class ImagePredictor:
 
     def _visual_tokens(self, images: Sequence[Path]) -> Tensor:
         """Return `(B, M, D_llm)`."""
+        if list(images) == [MEAN_IMAGE]:
+            return self._mllm.visual_tokens(self._mean)
+        return self._mllm.visual_tokens(self._patch_tokens(images))
+
+    @functools.cached_property
+    def _mean(self) -> Tensor:
+        """The mean patch tokens of the training images, `(1, N, D)`."""
+        starts = range(0, len(self._training), _BATCH)
+        batches = [self._patch_tokens(self._training[at : at + _BATCH]) for at in starts]
+        total = torch.stack([tokens.sum(dim=0, dtype=torch.float32) for tokens in batches]).sum(0)
+        return (total / len(self._training)).to(batches[0].dtype)[None]
+
+    def _patch_tokens(self, images: Sequence[Path]) -> Tensor:
         device = next(self._mllm.projector.parameters()).device
         if all(path in self._features for path in images):
-            features = torch.stack([self._features[path] for path in images]).to(device)
-        else:
-            pixels = self._mllm.encoder.pixels(map(load_image, images))
-            features = self._mllm.features(pixels.to(device))
-        return self._mllm.visual_tokens(features)
+            return torch.stack([self._features[path] for path in images]).to(device)
+        pixels = self._mllm.encoder.pixels(map(load_image, images))
+        return self._mllm.features(pixels.to(device))

@@ -194,7 +194,7 @@ def _train_and_score(
 
     # 6. Score every task and its blind baselines.
     scores = evaluate(
-        ImagePredictor(trained.mllm, features),
+        ImagePredictor(trained.mllm, features, [s.image_path for s in loaded.data.training]),
         list(loaded.data.test.values()),
         plan.results / "predictions" / loaded.identity,
         batch_images=plan.adapter.evaluation_batch_images,

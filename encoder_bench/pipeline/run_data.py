@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,14 +58,16 @@ def read_data(plan: RunPlan, reporter: Reporter) -> RunData:
     with reporter.phase("data", len(plan.tasks) + len(plan.training_recipes), "sets") as phase:
         test: dict[str, TaskSamples] = {}
         for name, recipe in plan.tasks.items():
-            test[name] = read_samples(folder, name, recipe, limit=plan.limit, seed=plan.seed)
+            test[name] = read_samples(folder, name, recipe, limit=plan.limit)
             phase.advance(test=f"{name} {len(test[name].samples)}")
         training: list[Sample] = []
         for name, recipe in plan.training_recipes.items():
             samples = training_folder.samples(
-                name, reader=recipe.reader, source=recipe.source, split="train", seed=plan.seed
+                name, reader=recipe.reader, source=recipe.source, split="train"
             )
             training += samples
+            if name in test:
+                test[name] = replace(test[name], training=samples)
             phase.advance(training=f"{name} {len(samples)}")
     if not training:
         raise DataError(f"--train-data {plan.training_data}: no training samples")

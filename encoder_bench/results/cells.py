@@ -11,6 +11,7 @@ import numpy as np
 from encoder_bench.base.record import Score
 from encoder_bench.metrics.metric import recorded_metric
 from encoder_bench.results.columns import Source, mean_if_whole
+from encoder_bench.tasks.controls import CONTROLS
 
 AVERAGED = ("VQA Acc", "CIDEr", "OC Acc", "MCI Acc")
 """The columns whose mean is `Avg`; SPICE is not among them, as in the published table."""
@@ -119,7 +120,7 @@ def average(cells: Mapping[str, Cell]) -> Cell:
 def lift(source: Source) -> float | None:
     """Return by how much a score is better than the best of the run's own blind baselines."""
     metric, own = recorded_metric(source.metric), source.scores.metrics.get(source.metric)
-    controls = source.scores.controls.values()
+    controls = [s for name, s in source.scores.controls.items() if CONTROLS[name].counts]
     blind = [scores[source.metric].value for scores in controls if source.metric in scores]
     if own is None or own.value is None or metric.higher_is_better is None:
         return None

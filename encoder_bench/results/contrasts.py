@@ -21,6 +21,7 @@ from encoder_bench.results.paired import (
     shared_scores,
 )
 from encoder_bench.results.table import Ties
+from encoder_bench.tasks.controls import CONTROLS
 from encoder_bench.tasks.predictions import has_predictions, predictions_path
 
 if TYPE_CHECKING:
@@ -174,7 +175,11 @@ def _tables(results: Path, records: Sequence[RunRecord]) -> Iterator[list[_Colum
 
 def _against_blind(column: _Column) -> Iterator[_Pair]:
     for row, scores in column.rows:
-        blind = {name: found for name, found in scores.items() if name and found.samples}
+        blind = {
+            name: found
+            for name, found in scores.items()
+            if name and CONTROLS[name].counts and found.samples
+        }
         if blind and column.best:
             name = column.best(blind, key=lambda name: blind[name].mean)
             yield _Pair(column, _mode(row), (row.label, scores[None]), (name, blind[name]), (row,))

@@ -16,6 +16,7 @@ from encoder_bench.results.columns import (
     SUPERVISION,
 )
 from encoder_bench.results.table import RANDOM_WEIGHTS, Row, Table
+from encoder_bench.tasks.controls import CONTROLS
 
 NOT_AVAILABLE = "n/a"
 Emphasis = Literal["best", "second", "blind", ""]
@@ -45,13 +46,9 @@ _MEAN_RANK = (
 _SEEDS = "Means over seeds; ± covers both the choice of images and the spread between seeds."
 _LIFT = (
     "Under each score (SPICE aside) its lift over blind: the gain over the best of the run's own "
-    "blind baselines; below 0 the model would have done better without looking. Under Avg, the "
-    "mean lift of its four scores."
+    "blind baselines; below 0 looking did not pay. Under Avg, the mean lift of its four scores."
 )
-_BLIND = (
-    "Blind baselines (in italics): what is scored without looking. 'no image' and 'shuffled "
-    "images' are means over the models of their mode; the other rows need no model."
-)
+_BLIND = "Blind baselines (in italics; a model's are means over the models of their mode): {}."
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +197,9 @@ def _general_notes(table: Table, columns: Sequence[str], lines: Sequence[Line]) 
         notes.append(_SEEDS)
     if any(entry.lift for line in lines for entry in line.entries):
         notes.append(_LIFT)
-    if any(line.blind for line in lines):
-        notes.append(_BLIND)
+    if blind := {row.label for row in table.rows if row.runs is None}:
+        meanings = (f"{c.label}, {c.meaning}" for c in CONTROLS.values() if c.label in blind)
+        notes.append(_BLIND.format("; ".join(meanings)))
     return notes + [f"{column.header}: {column.meaning}." for column in table.extras]
 
 

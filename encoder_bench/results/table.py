@@ -41,6 +41,7 @@ from encoder_bench.results.columns import (
     score_sources,
 )
 from encoder_bench.results.grouping import TableGroup, TableRow, group_records
+from encoder_bench.tasks.controls import ASKS_MODEL, CONTROLS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,8 +50,6 @@ DECIMALS = 1
 """Scores are printed, and compared for best and second best, with this many decimals."""
 
 RANDOM_WEIGHTS = "random weights"
-_OF_THE_MODEL = {"no-image": "no image", "shuffled-images": "shuffled images"}
-_OF_THE_DATA = {"constant": "constant answer", "majority": "majority per question"}
 
 Sources = Sequence[Mapping[str, Source]]
 """For each record of a row: column -> where its score is."""
@@ -165,10 +164,11 @@ def _rows(group: TableGroup, columns: Sequence[str]) -> Iterator[Row]:
         mode = [(row, sources) for row, sources in rows if row.joint == joint]
         for row, sources in mode:
             yield Row(row.label, joint, _own_cells(sources, columns), row)
-        for control, label in _OF_THE_MODEL.items():
-            yield from _blind(label, joint, control, [sources for _, sources in mode], columns)
-    for control, label in _OF_THE_DATA.items():
-        yield from _blind(label, None, control, [sources for _, sources in rows], columns)
+        for name in ASKS_MODEL:
+            yield from _blind(joint, name, [sources for _, sources in mode], columns)
+    for name in CONTROLS:
+        if name not in ASKS_MODEL:
+            yield from _blind(None, name, [sources for _, sources in rows], columns)
 
 
 def _own_cells(sources: Sources, columns: Sequence[str]) -> dict[str, Cell]:
@@ -185,7 +185,7 @@ def _own_cells(sources: Sources, columns: Sequence[str]) -> dict[str, Cell]:
 
 
 def _blind(
-    label: str, joint: bool | None, control: str, rows: Sequence[Sources], columns: Sequence[str]
+    joint: bool | None, control: str, rows: Sequence[Sources], columns: Sequence[str]
 ) -> Iterator[Row]:
     """Yield a blind baseline, the mean over rows, or nothing where no row was run with it."""
     found = {
@@ -194,7 +194,7 @@ def _blind(
     }
     if any(found.values()):
         cells = {column: over_rows(each) for column, each in found.items()}
-        yield Row(label, joint, cells | {AVERAGE: average(cells)})
+        yield Row(CONTROLS[control].label, joint, cells | {AVERAGE: average(cells)})
 
 
 def _control_cell(sources: Sources, control: str, column: str) -> Cell | None:

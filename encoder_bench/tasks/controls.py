@@ -1,21 +1,62 @@
-"""Blind baselines: answers given without looking at the right image.
-
-`no-image` and `shuffled-images` ask the model; `constant` and `majority` need none and know the
-test answers, so that they bound from above what any blind guess can reach.
-"""
+"""Blind baselines: answers given without looking at the right image."""
 
 from __future__ import annotations
 
 import math
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from encoder_bench.base.hashing import hash_text
 from encoder_bench.data.sample import Sample
 from encoder_bench.metrics.metric import find_metric, measure_java_once
 
-ASKS_MODEL = ("no-image", "shuffled-images")
+MEAN_IMAGE = Path("mean of the training features")
+"""What a predictor is given in place of an image file."""
+_FOLDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What a blind baseline is.
+
+    Attributes:
+        label: as tables print it.
+        meaning: one line for a footnote.
+        asks_model: whether the trained model answers.
+        counts: whether lift is measured against it.
+    """
+
+    label: str
+    meaning: str
+    asks_model: bool = False
+    counts: bool = True
+
+
+CONTROLS = {
+    "no-image": Control(
+        "no image", "the model without visual tokens, an input that training never showed", True
+    ),
+    "mean-image": Control(
+        "mean image", "the model with the mean of the training images' features as the image", True
+    ),
+    "shuffled-images": Control("shuffled images", "the model with another test image", True),
+    "constant": Control("constant answer", "the one answer that scores best on the test samples"),
+    "question-majority": Control(
+        "majority per question",
+        "the commonest training answer to the question, or to any where the question is new; a "
+        "task without training samples takes the test answers on other images",
+    ),
+    "majority": Control(
+        "majority per question (knows the test answers)",
+        "of older runs: the commonest test answer to the question; lift is not measured against it",
+        counts=False,
+    ),
+}
+"""Every blind baseline, in the order of the table's rows."""
+ASKS_MODEL = tuple(name for name, control in CONTROLS.items() if control.asks_model)
 
 
 def shuffled_images(samples: Sequence[Sample], seed: int) -> dict[int | str, Path]:
@@ -30,13 +71,32 @@ def shuffled_images(samples: Sequence[Sample], seed: int) -> dict[int | str, Pat
     return {own: paths[other] for own, other in zip(ids, [*ids[1:], ids[0]], strict=True)}
 
 
-def majority_answers(samples: Sequence[Sample]) -> list[str]:
-    """Return for each sample the commonest target among samples with the same question."""
+def majority_answers(samples: Sequence[Sample], training: Sequence[Sample] = ()) -> list[str]:
+    """Return for each sample the commonest training answer to its question.
+
+    A question that training never asks gets the commonest answer of all. Without training samples,
+    the answers to a fifth of the images are fitted on those to the others.
+    """
+    if training:
+        return _majority(samples, training)
+    folds = [int(hash_text(str(sample.image_id)), 16) % _FOLDS for sample in samples]
+    found: dict[str, str] = {}
+    for fold in set(folds):
+        here = [sample for sample, own in zip(samples, folds, strict=True) if own == fold]
+        others = [sample for sample, own in zip(samples, folds, strict=True) if own != fold]
+        answers = _majority(here, others)
+        found |= {sample.sample_id: text for sample, text in zip(here, answers, strict=True)}
+    return [found[sample.sample_id] for sample in samples]
+
+
+def _majority(samples: Iterable[Sample], fitted: Sequence[Sample]) -> list[str]:
+    """Return the commonest of the fitted answers to each sample's question; empty without any."""
     by_question: dict[str, Counter[str]] = {}
-    for sample in samples:
+    for sample in fitted:
         by_question.setdefault(sample.question, Counter())[sample.target] += 1
     best = {question: counts.most_common(1)[0][0] for question, counts in by_question.items()}
-    return [best[sample.question] for sample in samples]
+    common = Counter(sample.target for sample in fitted).most_common(1)
+    return [best.get(sample.question, common[0][0] if common else "") for sample in samples]
 
 
 def constant_answer(samples: Sequence[Sample], metric: str, *, candidates: int = 10) -> list[str]:

@@ -12,6 +12,7 @@ from encoder_bench.base.recipes import DecodingSettings
 from encoder_bench.data.sample import Sample
 from encoder_bench.tasks.controls import (
     ASKS_MODEL,
+    MEAN_IMAGE,
     constant_answer,
     majority_answers,
     shuffled_images,
@@ -29,7 +30,10 @@ class Predictor(Protocol):
         prompts: Sequence[Sequence[str]],
         decoding: DecodingSettings,
     ) -> list[list[str]]:
-        """Return one answer for each prompt of each image; no image at all where None."""
+        """Return one answer for each prompt of each image.
+
+        `images` is None for no image at all, `[MEAN_IMAGE]` for the mean of the training features.
+        """
 
     def choose(
         self,
@@ -101,7 +105,7 @@ def predict(
         elif control == "constant":
             found[control] = Answers(constant_answer(samples, recipe.primary))
         else:
-            found[control] = Answers(majority_answers(samples))
+            found[control] = Answers(majority_answers(samples, task.training))
     return found
 
 
@@ -118,10 +122,11 @@ def _batches(
     seed: int,
 ) -> Iterator[dict[str, str]]:
     """Yield answers by sample id, a batch of images with all of their samples at a time."""
-    if control == "no-image":  # without an image, equal prompts have equal answers
+    if control in ("no-image", "mean-image"):  # equal prompts have equal answers
         prompts = {sample.sample_id: task.recipe.fill_prompt(sample.question) for sample in waiting}
         different = list(dict.fromkeys(prompts.values()))
-        by_prompt = dict(zip(different, ask(None, [different])[0], strict=True))
+        shown = None if control == "no-image" else [MEAN_IMAGE]
+        by_prompt = dict(zip(different, ask(shown, [different])[0], strict=True))
         yield {sample_id: by_prompt[prompt] for sample_id, prompt in prompts.items()}
         return
     others = shuffled_images(task.samples, seed) if control == "shuffled-images" else {}

@@ -40,7 +40,7 @@ class FileScores:
         task: its name.
         primary: the metric that the others are variants of.
         scores: by metric, each over the scored samples.
-        blind: control (`constant`, `majority`) -> its score by the primary metric.
+        blind: control (`constant`, `question-majority`) -> its score by the primary metric.
         breakdown: metric -> facet -> facet value -> score.
         samples: those that were scored.
         total: samples of the split.
@@ -156,7 +156,7 @@ def _blind_scores(recipe: TaskRecipe, samples: Sequence[Sample], seed: int) -> d
         return {}
     answers = {"constant": constant_answer(samples, recipe.primary)}
     if all(sample.question for sample in samples):
-        answers["majority"] = majority_answers(samples)
+        answers["question-majority"] = majority_answers(samples)
     primary, references = find_metric(recipe.primary), [sample.references for sample in samples]
     return {
         control: score_of(primary.measure(texts, references), samples, seed=seed)

@@ -100,13 +100,15 @@ def find_runner(name: str) -> Runner:
 class TaskSamples:
     """A task's recipe and the test samples that are asked and scored.
 
-    `corpus` is the whole split, where only a part of it is scored and a metric depends on it.
+    `corpus` is the whole split, where only a part of it is scored and a metric depends on it;
+    `training` are the run's training samples of the task.
     """
 
     name: str
     recipe: TaskRecipe
     samples: Sequence[Sample]
     corpus: Sequence[Sample] | None = None
+    training: Sequence[Sample] = ()
 
     def check(self) -> Runner:
         """Return the task's runner once recipe and samples have been checked.
@@ -160,7 +162,7 @@ def check_samples(task: str, runner: Runner, samples: Sequence[Sample]) -> None:
 
 
 def read_samples(
-    folder: DataFolder, task: str, recipe: TaskRecipe, *, limit: int | None = None, seed: int = 0
+    folder: DataFolder, task: str, recipe: TaskRecipe, *, limit: int | None = None
 ) -> TaskSamples:
     """Read a task's test samples, at most `limit` of them, and the whole split where it counts.
 
@@ -169,9 +171,7 @@ def read_samples(
         UnknownNameError: no such reader or metric.
     """
     reader, source = recipe.reader, recipe.source
-    samples = folder.samples(
-        task, reader=reader, source=source, split="test", limit=limit, seed=seed
-    )
+    samples = folder.samples(task, reader=reader, source=source, split="test", limit=limit)
     corpus = None
     if limit is not None and any(find_metric(name).needs_corpus for name in recipe.metrics):
         corpus = folder.samples(task, reader=reader, source=source, split="test")

@@ -58,11 +58,10 @@ def test_shared_images_are_refused(drawn: Path) -> None:
         check_disjoint(test[:1], test)
 
 
-def test_a_limit_is_a_seeded_subset_whatever_the_order(drawn: Path) -> None:
-    few = read(drawn, "vqa", "test", limit=7, seed=1)
+def test_a_limit_is_a_drawn_subset_whatever_the_order(drawn: Path) -> None:
+    few = read(drawn, "vqa", "test", limit=7)
     assert len(few) == 7
-    assert few == read(drawn, "vqa", "test", limit=7, seed=1)
-    assert few != read(drawn, "vqa", "test", limit=7, seed=2)
+    assert few != read(drawn, "vqa", "test")[:7]
     order = [s.sample_id for s in read(drawn, "vqa", "test")]
     assert [s.sample_id for s in few] == sorted((s.sample_id for s in few), key=order.index)
 

@@ -19,7 +19,7 @@ from result_builders import (
 
 from encoder_bench.base.record import RunRecord, write_record
 
-CONTROLS = {"no-image": 31.0, "shuffled-images": 30.0, "constant": 25.0, "majority": 33.0}
+CONTROLS = {"no-image": 31.0, "shuffled-images": 30.0, "constant": 25.0, "question-majority": 33.0}
 QUESTIONS = {
     "vqa": ("What colour is the largest shape?", ("red", "blue", "green")),
     "captioning": ("", ("a red square left of a disc", "two discs on grass", "one blue disc")),

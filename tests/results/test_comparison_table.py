@@ -27,7 +27,7 @@ from encoder_bench.results.page import table_page
 from encoder_bench.results.table import arranged, build_tables, table
 from encoder_bench.results.terminal import print_page, print_table
 
-BLIND = {"no-image": 30.0, "shuffled-images": 28.0, "constant": 20.0, "majority": 35.0}
+BLIND = {"no-image": 30.0, "shuffled-images": 28.0, "constant": 20.0, "question-majority": 35.0}
 
 
 def text(records: list[RunRecord], ending: str = "md", **options: Any) -> str:
@@ -172,6 +172,12 @@ def test_blind_rows_of_the_model_end_each_half_and_those_of_the_data_the_table()
         (True, "DINO"), (True, "no image"), (True, "shuffled images"),
         (None, "constant answer"), (None, "majority per question"),
     ]  # fmt: skip
+
+
+def test_a_control_that_knew_the_test_answers_says_so_and_has_no_part_in_lift() -> None:
+    frame = table([make_record(controls={"no-image": 30.0, "majority": 99.0})])
+    assert frame["VQA Acc lift"][0] == 20.0
+    assert "majority per question (knows the test answers)" in frame["Visual Encoder"].tolist()
 
 
 def test_a_control_that_was_not_run_has_no_row() -> None:

@@ -18,6 +18,7 @@ from encoder_bench.results.compare import compare_runs
 from encoder_bench.results.export import all_predictions
 from encoder_bench.results.report import write_report
 from encoder_bench.results.table import table
+from encoder_bench.tasks.controls import MEAN_IMAGE
 from encoder_bench.tasks.evaluate import evaluate
 from encoder_bench.tasks.predictions import read_predictions
 from encoder_bench.tasks.task import TaskSamples
@@ -37,7 +38,7 @@ class Guesser:
         prompts: Sequence[Sequence[str]],
         decoding: DecodingSettings,
     ) -> list[list[str]]:
-        if images is None:
+        if images is None or list(images) == [MEAN_IMAGE]:
             return [["I\u2028cannot tell"] * len(group) for group in prompts]
         return [
             [str(int(path.stem) + (int(path.stem) >= self._wrong_from)) for _ in group]
@@ -84,7 +85,7 @@ def test_scores_in_the_table_are_the_runners(tmp_path: Path) -> None:
     assert frame["OC Acc"][0] == 50.0
     labels = frame["Visual Encoder"].tolist()
     assert labels[1:] == [
-        "no image", "shuffled images", "constant answer", "majority per question",
+        "no image", "mean image", "shuffled images", "constant answer", "majority per question",
     ]  # fmt: skip
     assert frame["OC Acc"].tolist()[1] == 0.0
 

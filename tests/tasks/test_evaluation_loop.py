@@ -14,7 +14,7 @@ from encoder_bench.base.progress import QuietReporter
 from encoder_bench.base.recipes import DecodingSettings, TaskRecipe, load_task
 from encoder_bench.base.record import TaskScores
 from encoder_bench.data.sample import Sample
-from encoder_bench.tasks.controls import majority_answers, shuffled_images
+from encoder_bench.tasks.controls import MEAN_IMAGE, majority_answers, shuffled_images
 from encoder_bench.tasks.evaluate import evaluate
 from encoder_bench.tasks.predict import Predictor
 from encoder_bench.tasks.task import TaskSamples, find_runner
@@ -60,7 +60,7 @@ class Model:
         prompts: Sequence[Sequence[str]],
         decoding: DecodingSettings,
     ) -> list[list[str]]:
-        if images is None:
+        if images is None or list(images) == [MEAN_IMAGE]:
             return [["blind" for _ in group] for group in prompts]
         if self.fail_at and len(self.asked) >= self.fail_at:
             raise KeyboardInterrupt
@@ -99,7 +99,7 @@ def test_a_model_that_is_right_scores_a_hundred(task: str, tmp_path: Path) -> No
     assert own.value == pytest.approx(100.0)
     assert (own.samples, own.images) == (24, 12)
     assert scores.parse_failures == 0
-    for control in ("no-image", "shuffled-images", "constant", "majority"):
+    for control in ("no-image", "mean-image", "shuffled-images", "constant", "question-majority"):
         blind = scores.controls[control][scores.primary]
         assert blind.value is not None
         assert blind.value < 80
@@ -121,7 +121,7 @@ def test_other_metrics_are_broken_down_too(tmp_path: Path) -> None:
 
 def test_captions_have_no_majority_and_spice_says_why_it_is_missing(tmp_path: Path) -> None:
     scores = run("captioning", Model("captioning"), tmp_path)
-    assert "majority" not in scores.controls
+    assert "question-majority" not in scores.controls
     cider = scores.metrics["cider"].value
     assert cider is not None
     assert cider > 900  # ten at most, in percent; captions of three words have no 4-grams
@@ -179,9 +179,34 @@ def test_no_image_keeps_its_own_when_shuffled() -> None:
             assert path != Path(f"/images/{image_id}.png")
 
 
-def test_majority_is_by_question() -> None:
-    answers = majority_answers(samples("oc", images=5))
-    assert answers == ["0"] * 10
+def asked(question: str, target: str, image: int) -> Sample:
+    name = f"{image}/{question}"
+    return Sample(name, "vqa", image, Path(f"{image}.png"), question, (target,), target)
+
+
+def test_the_majority_is_fitted_on_training_answers() -> None:
+    training = [asked("colour?", "red", 1), asked("colour?", "red", 2), asked("kind?", "cat", 3)]
+    test = [asked("colour?", "blue", 7), asked("colour?", "blue", 8), asked("new?", "x", 8)]
+    assert majority_answers(test, training) == ["red", "red", "red"]
+
+
+def test_without_training_answers_no_image_tells_its_own() -> None:
+    # Every question is asked of one image alone: the oracle scores 100, cross-fitting 0.
+    test = [asked(f"what {n}?", f"answer {n}", n) for n in range(40)]
+    assert all(a != s.target for a, s in zip(majority_answers(test), test, strict=True))
+    shared = [asked("how many?", "2" if n % 4 else "3", n) for n in range(40)]
+    assert majority_answers(shared) == ["2"] * 40
+    assert majority_answers(shared[:1]) == [""]
+
+
+def test_a_run_fits_the_majority_on_its_training_samples(tmp_path: Path) -> None:
+    test = samples("oc")
+    training = [replace(test[0], question=s.question, target="31", image_id=-1) for s in test]
+    task = TaskSamples("oc", load_task("oc"), test, training=training)
+    evaluate(Model("oc"), [task], tmp_path, batch_images=3, seed=0, reporter=QuietReporter())
+    lines = map(json.loads, (tmp_path / "oc.jsonl").read_text().splitlines())
+    said = {line["prediction"] for line in lines if line["control"] == "question-majority"}
+    assert said == {"31"}
 
 
 def test_unknown_runner_metric_and_repeated_sample(tmp_path: Path) -> None:
