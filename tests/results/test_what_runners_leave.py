@@ -99,7 +99,7 @@ def test_the_mean_of_the_samples_is_the_score(tmp_path: Path) -> None:
     blind = read_predictions(tmp_path, record, "oc", control="no-image")
     assert {each.outcome for each in blind} == {"unparsable"}
     assert {each.prediction for each in blind} == {"I\u2028cannot tell"}
-    assert len(all_predictions(tmp_path, [record])) == COUNT * 5
+    assert len(all_predictions(tmp_path, [record])) == COUNT * 6
 
 
 def test_compare_and_report_read_them(tmp_path: Path) -> None:
