@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from encoder_bench.base.errors import EncoderBenchError
+from encoder_bench.base.progress import make_reporter
+from encoder_bench.base.recipes import load_task
 from encoder_bench.cli import options
+from encoder_bench.data.hub import Kind, Part
 
 if TYPE_CHECKING:
     from encoder_bench.base.recipes import TaskRecipe
@@ -19,9 +21,16 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Fetch, import, make, check or lint data.",
     no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=options.HELP_NAMES,
 )
 _Data = Annotated[str, typer.Argument(metavar="scenes|coco|DIR")]
+
+
+def _tasks(folder: DataFolder, names: str | None = None) -> dict[str, TaskRecipe]:
+    """Return recipes by name: the named ones, else the default four and VCR's where they are."""
+    vcr = [n for n in ("vcr_oc", "vcr_mci") if folder.files.find("gvtbench", f"{n}.json")]
+    chosen = (names or ",".join([options.DEFAULT_TASKS, *vcr])).split(",")
+    return {name: load_task(name) for name in map(str.strip, chosen) if name}
 
 
 @app.command("check")
@@ -33,27 +42,17 @@ def check_command(
     debug: options.Debug = False,
 ) -> None:
     """Read every task's training and test samples; count missing images; exit 1 on a problem."""
-    from encoder_bench.base.progress import make_reporter
-    from encoder_bench.data.check import check_folder
+    from encoder_bench.data.check import PROBLEM, check_folder
     from encoder_bench.data.folder import open_data
 
     reporter = make_reporter(quiet=False)
     folder = open_data(data, reporter, images_required=False)
-    result = check_folder(folder, _tasks(folder), decode_images=images, reporter=reporter)
-    for line in result.lines:
+    problems = 0
+    for line in check_folder(folder, _tasks(folder), decode=images, reporter=reporter):
         typer.echo(line)
-    if result.problems:
-        raise EncoderBenchError(f"{folder.root}: {len(result.problems)} problems, listed above")
-
-
-def _tasks(folder: DataFolder, names: str | None = None) -> dict[str, TaskRecipe]:
-    """Return recipes by name: the named ones, else the default four and VCR's where they are."""
-    from encoder_bench.base.recipes import load_task
-    from encoder_bench.pipeline.plan import DEFAULT_TASKS
-
-    vcr = (n for n in ("vcr_oc", "vcr_mci") if folder.files.find("gvtbench", f"{n}.json"))
-    chosen = (*DEFAULT_TASKS, *vcr) if names is None else map(str.strip, names.split(","))
-    return {name: load_task(name) for name in chosen if name}
+        problems += line.startswith(PROBLEM)
+    if problems:
+        raise EncoderBenchError(f"{folder.root}: {problems} problems, listed above")
 
 
 @app.command("lint")
@@ -74,17 +73,15 @@ def lint_command(
 
     Exit 1 where anything is found. The blind baselines of a table show what it is worth.
     """
-    from encoder_bench.base.progress import make_reporter
     from encoder_bench.data.check import lint_folder
     from encoder_bench.data.folder import open_data
 
     reporter = make_reporter(quiet=json_output)
     folder = open_data(data, reporter, images_required=False)
-    findings, skipped = lint_folder(
-        folder, _tasks(folder, tasks), compare_images=images, reporter=reporter
-    )
+    recipes = _tasks(folder, tasks)
+    findings, skipped = lint_folder(folder, recipes, compare=images, reporter=reporter)
     if json_output:
-        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
+        typer.echo(json.dumps([finding._asdict() for finding in findings], indent=1))
     else:
         for finding in findings:
             typer.echo(f"{finding.kind:<15} {finding.task:<11} {finding.message}")
@@ -112,7 +109,6 @@ def fetch_command(
 
     Without a network it says which file to put where; the same command then checks and unpacks it.
     """
-    from encoder_bench.base.progress import make_reporter
     from encoder_bench.data.fetch import catalog, fetch
 
     if list_all or not names:
@@ -151,12 +147,12 @@ def questions_command(
     from encoder_bench.data.questions import write_questions
 
     made = write_questions(instances, output, questions=number, seed=seed, images=image_folder)
-    for name, found in made.items():
-        images = len({row["image_id"] for row in found.rows})
+    for name, (rows, constant, majority) in made.items():
+        images = len({row["image_id"] for row in rows})
         typer.echo(
-            f"{output / 'gvtbench' / name}.json: {len(found.rows)} questions on {images} images; "
-            f"knowing the answers, the best constant scores {found.constant:.1f}%, "
-            f"the majority by question {found.majority:.1f}%"
+            f"{output / 'gvtbench' / name}.json: {len(rows)} questions on {images} images; "
+            f"knowing the answers, the best constant scores {constant:.1f}%, "
+            f"the majority by question {majority:.1f}%"
         )
 
 
@@ -164,9 +160,9 @@ def questions_command(
 def import_command(
     source: Annotated[str, typer.Argument(help="A Hub id, or a folder of Dataset.save_to_disk.")],
     output: Annotated[Path, typer.Argument(metavar="DIR", help="The data folder to write into.")],
-    kind: Annotated[str, typer.Option(metavar="vqav2|captions", help="What its columns hold.")],
+    kind: Annotated[Kind, typer.Option(metavar="vqav2|captions", help="What its columns hold.")],
     split: Annotated[str, typer.Option(help="The data set's own name.")] = "validation",
-    part: Annotated[str, typer.Option(metavar="train|val", help="What it becomes.")] = "val",
+    part: Annotated[Part, typer.Option(metavar="train|val", help="What it becomes.")] = "val",
     revision: Annotated[str | None, typer.Option(help="Of the Hub repository.")] = None,
     streaming: Annotated[
         bool, typer.Option("--streaming", help="Read row by row; the set is not kept twice.")
@@ -174,17 +170,14 @@ def import_command(
     debug: options.Debug = False,
 ) -> None:
     """Write a Hub data set to a folder in the official layout, through `datasets`."""
-    from encoder_bench.base.progress import make_reporter
     from encoder_bench.data.hub import import_dataset
 
-    if kind not in ("vqav2", "captions") or part not in ("train", "val"):
-        raise EncoderBenchError("--kind is vqav2 or captions, --part is train or val")
     count = import_dataset(
         source,
         output,
-        kind=kind,  # type: ignore[arg-type]
+        kind=kind,
         split=split,
-        part=part,  # type: ignore[arg-type]
+        part=part,
         revision=revision,
         streaming=streaming,
         reporter=make_reporter(quiet=False),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from encoder_bench.base.errors import DataError
@@ -15,72 +14,51 @@ from encoder_bench.data.images import fingerprints, load_image, near_duplicates,
 from encoder_bench.data.lint import Finding, lint_samples
 from encoder_bench.data.sample import Sample, Split
 
+PROBLEM = "PROBLEM  "
 _SHOWN = 3
-
-
-@dataclass(slots=True)
-class CheckedFolder:
-    """Lines to print, and the problems among them."""
-
-    lines: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-    def problem(self, line: str) -> None:
-        """Add a problem."""
-        self.lines.append(f"PROBLEM  {line}")
-        self.problems.append(line)
+_Read = Iterator[tuple[str, Split, list[Sample] | DataError]]
 
 
 def check_folder(
-    folder: DataFolder,
-    tasks: Mapping[str, TaskRecipe],
-    *,
-    decode_images: bool,
-    reporter: Reporter,
-) -> CheckedFolder:
-    """Read both splits of all tasks, as a run would, and count missing images.
+    folder: DataFolder, tasks: Mapping[str, TaskRecipe], *, decode: bool, reporter: Reporter
+) -> Iterator[str]:
+    """Read both splits of all tasks, as a run would, and yield lines; problems begin with PROBLEM.
 
-    The folder is opened so that missing images are no error; those that are there are decoded on
-    request.
+    The folder is opened so that missing images are no error but counted; those that are there are
+    decoded on request.
     """
-    found = CheckedFolder()
     samples: dict[Split, list[Sample]] = {"train": [], "test": []}
     for name, split, read in _splits(folder, tasks):
         if isinstance(read, DataError):
-            found.problem(str(read))
+            yield f"{PROBLEM}{read}"
             continue
         images = len({sample.image_id for sample in read})
-        found.lines.append(f"{name:<12} {split:<6} {len(read):>7} samples {images:>7} images")
+        yield f"{name:<12} {split:<6} {len(read):>7} samples {images:>7} images"
         samples[split] += read
-    found.lines += [f"{name} is {version}" for name, version in folder.versions().items()]
-    if folder.missing:
-        first = next(iter(folder.missing.values()))
-        found.problem(f"{len(folder.missing)} images are missing, the first: {first}")
+    for name, version in folder.versions().items():
+        yield f"{name} is {version}"
+    if missing := list(folder.files.missing.values()):
+        yield f"{PROBLEM}{len(missing)} images are missing, the first: {missing[0]}"
     if all(samples.values()):
         try:
             check_disjoint(samples["train"], samples["test"])
-            found.lines.append("training and test share no image")
+            yield "training and test share no image"
         except DataError as error:
-            found.problem(str(error))
-    if decode_images:
+            yield f"{PROBLEM}{error}"
+    if decode:
         paths = _files(samples["train"] + samples["test"])
         with reporter.phase("images", len(paths), "images") as phase:
             for path in paths:
                 try:
                     load_image(path)
                 except DataError as error:
-                    found.problem(str(error))
+                    yield f"{PROBLEM}{error}"
                 phase.advance()
-        found.lines.append(f"{len(paths)} images decoded")
-    return found
+        yield f"{len(paths)} images decoded"
 
 
 def lint_folder(
-    folder: DataFolder,
-    tasks: Mapping[str, TaskRecipe],
-    *,
-    compare_images: bool,
-    reporter: Reporter,
+    folder: DataFolder, tasks: Mapping[str, TaskRecipe], *, compare: bool, reporter: Reporter
 ) -> tuple[list[Finding], list[str]]:
     """Return the findings of every task, and a line for each split that could not be read.
 
@@ -97,16 +75,18 @@ def lint_folder(
         samples[split] += read
         if split == "test":
             findings += lint_samples(name, read)
-            findings += _version_findings(folder, name, tasks[name])
-    findings += _unreadable(list(folder.missing.values()), "missing")
-    if compare_images:
+            path = folder.files.find("gvtbench", f"{tasks[name].source}.json")
+            known = known_version(path) if path and tasks[name].reader == "gvtbench" else None
+            if path and known and known.caution:
+                message = f"{path.name} is {known.name}: {known.caution}"
+                findings.append(Finding(name, "version", message))
+    findings += _unreadable(list(folder.files.missing.values()), "missing")
+    if compare:
         findings += _image_findings(samples["train"], samples["test"], reporter)
     return findings, skipped
 
 
-def _splits(
-    folder: DataFolder, tasks: Mapping[str, TaskRecipe]
-) -> Iterator[tuple[str, Split, list[Sample] | DataError]]:
+def _splits(folder: DataFolder, tasks: Mapping[str, TaskRecipe]) -> _Read:
     splits: tuple[Split, ...] = ("train", "test")
     for name, recipe in tasks.items():
         for split in splits:
@@ -124,40 +104,27 @@ def _files(samples: list[Sample]) -> list[Path]:
     return sorted({sample.image_path for sample in samples if sample.image_path.is_file()})
 
 
-def _version_findings(folder: DataFolder, task: str, recipe: TaskRecipe) -> list[Finding]:
-    path = folder.files.find("gvtbench", f"{recipe.source}.json")
-    known = known_version(path) if path is not None and recipe.reader == "gvtbench" else None
-    if path is None or known is None or not known.caution:
-        return []
-    return [Finding(task, "version", f"{path.name} is {known.name}: {known.caution}")]
-
-
-def _image_findings(train: list[Sample], test: list[Sample], reporter: Reporter) -> list[Finding]:
-    found: list[tuple[str, str]] = []
+def _image_findings(
+    train: list[Sample], test: list[Sample], reporter: Reporter
+) -> Iterator[Finding]:
+    ours, theirs = _files(train), _files(test)
+    read, unreadable = fingerprints(sorted({*ours, *theirs}), reporter)
+    yield from _unreadable(unreadable, "unreadable")
     shared = sorted({s.image_id for s in train} & {s.image_id for s in test}, key=str)
     if shared:
         message = f"{len(shared)} images are in train and test by id, the first {shared[0]}"
-        found.append(("overlap", message))
-    ours, theirs = _files(train), _files(test)
-    read, unreadable = fingerprints(sorted({*ours, *theirs}), reporter)
-    trained, tested = (
-        {path: read[path] for path in paths if path in read} for paths in (ours, theirs)
-    )
-    pairs = same_files(trained, tested)
-    if pairs:
+        yield Finding("images", "overlap", message)
+    halves = [{path: read[path] for path in paths if path in read} for paths in (ours, theirs)]
+    if pairs := same_files(*halves):
         first = " and ".join(path.name for path in pairs[0])
         message = f"{len(pairs)} test images have the bytes of a training image, the first {first}"
-        found.append(("overlap", message))
-    near = near_duplicates(trained, tested)
-    if near:
+        yield Finding("images", "overlap", message)
+    if near := near_duplicates(*halves):
         one, other, bits = near[0]
         count = len({path for _, path, _ in near})
         message = f"{count} test images nearly equal a training image, the first pair {one.name} "
-        found.append(("near-duplicate", f"{message}and {other.name}, {bits} of 256 bits apart"))
-    return [
-        *_unreadable(unreadable, "unreadable"),
-        *(Finding("images", kind, message) for kind, message in found),
-    ]
+        message += f"and {other.name}, {bits} of 256 bits apart"
+        yield Finding("images", "near-duplicate", message)
 
 
 def _unreadable(lines: list[str], word: str) -> list[Finding]:

@@ -10,9 +10,8 @@ import tarfile
 import tomllib
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -21,6 +20,7 @@ from encoder_bench.base.errors import DataError, UnknownNameError
 from encoder_bench.base.files import atomic_path, write_text
 from encoder_bench.base.progress import Reporter
 from encoder_bench.data.files import path_inside
+from encoder_bench.data.hub import Kind, Part, import_dataset, resolved_revision
 
 ARCHIVES = "downloads"
 NOTE = "fetched.json"
@@ -54,8 +54,8 @@ class CatalogSet(BaseModel):
     hub: str | None = None
     revision: str | None = Field(default=None, pattern="^[0-9a-f]{40}$")
     split: str = "validation"
-    kind: Literal["vqav2", "captions"] = "vqav2"
-    part: Literal["train", "val"] = "val"
+    kind: Kind = "vqav2"
+    part: Part = "val"
     streaming: bool = False
 
     @model_validator(mode="after")
@@ -67,12 +67,16 @@ class CatalogSet(BaseModel):
     @property
     def pinning(self) -> str:
         """How sure it is that the same content comes every time, in words."""
-        if self.hub is not None:
-            return f"revision {self.revision[:12]}" if self.revision else "pinned on first use"
         known = sum(file.pinned for file in self.files)
-        if known == len(self.files):
-            return "hashes known"
-        return "pinned on first use" if not known else f"{known} of {len(self.files)} hashes known"
+        if self.revision:
+            return f"revision {self.revision[:12]}"
+        if not known:
+            return "pinned on first use"
+        return (
+            "hashes known"
+            if known == len(self.files)
+            else f"{known} of {len(self.files)} hashes known"
+        )
 
     @property
     def size(self) -> int | None:
@@ -96,8 +100,7 @@ def find_set(name: str) -> CatalogSet:
     raise UnknownNameError("data set", name, catalog(), hint)
 
 
-@dataclass(frozen=True, slots=True)
-class KnownVersion:
+class KnownVersion(NamedTuple):
     """A published file, and what to know before scores on it are compared."""
 
     name: str
@@ -132,18 +135,23 @@ def fetch(name: str, folder: Path, reporter: Reporter, *, keep_archives: bool = 
     """Fetch a data set by its name in the catalogue, and return one line per file.
 
     A repeated command resumes where the last one stopped, and checks the archives that were kept.
+    What came is noted beside the data, so that other content at the same address is an error.
 
     Raises:
         DataError: not reachable, not the expected file, or a damaged archive.
     """
     entry = find_set(name)
-    folder.mkdir(parents=True, exist_ok=True)
-    if entry.hub is not None:
-        return [_from_hub(name, entry.hub, entry, folder, reporter)]
-    return [_file(name, file, folder, reporter, keep_archives) for file in entry.files]
+    if entry.hub is None:
+        return [_get(name, file, folder, reporter, keep_archives) for file in entry.files]
+    noted = _noted(folder).get(entry.hub, {})
+    revision = entry.revision or noted.get("revision") or resolved_revision(entry.hub)
+    settings = entry.model_dump(include={"kind", "split", "part", "streaming"})
+    count = import_dataset(entry.hub, folder, **settings, revision=revision, reporter=reporter)
+    _note(folder, entry.hub, {"set": name, "revision": revision, "rows": count})
+    return [f"{entry.hub}@{revision[:12]}: {count} rows in {folder}"]
 
 
-def _file(
+def _get(
     name: str, file: CatalogFile, folder: Path, reporter: Reporter, keep_archives: bool
 ) -> str:
     into = folder / file.into
@@ -162,8 +170,24 @@ def _file(
     return f"{target.name}: sha256 {digest[:12]}, {known}; in {into}"
 
 
+def _noted(folder: Path) -> dict[str, dict[str, Any]]:
+    path = folder / NOTE
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON ({error}); remove it and repeat") from error
+
+
+def _note(folder: Path, key: str, facts: dict[str, Any]) -> None:
+    write_text(folder / NOTE, json.dumps(_noted(folder) | {key: facts}, indent=1) + "\n")
+
+
 def unpack(archive: Path, into: Path, reporter: Reporter) -> None:
-    """Unpack a zip or tar archive; members that are there in the same size are skipped."""
+    """Unpack a zip or tar archive; members that are there in the same size are skipped.
+
+    Raises:
+        DataError: the archive is damaged, or a member leaves the folder.
+    """
     into.mkdir(parents=True, exist_ok=True)
     try:
         with reporter.phase(f"unpacking {archive.name}", None, "files") as phase:
@@ -186,33 +210,7 @@ def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
                     yield info.filename, info.file_size, packed.open(info)
         return
     with tarfile.open(archive) as tar:
-        for member in tar:
-            stream = tar.extractfile(member) if member.isfile() else None
-            if stream is not None:
-                yield member.name, member.size, stream
-
-
-def _from_hub(name: str, hub: str, entry: CatalogSet, folder: Path, reporter: Reporter) -> str:
-    from encoder_bench.data.hub import import_dataset, resolved_revision
-
-    noted = _noted(folder).get(hub, {})
-    revision = entry.revision or noted.get("revision") or resolved_revision(hub)
-    settings = entry.model_dump(include={"kind", "split", "part", "streaming"})
-    count = import_dataset(hub, folder, **settings, revision=revision, reporter=reporter)
-    _note(folder, hub, {"set": name, "revision": revision, "rows": count})
-    return f"{hub}@{revision[:12]}: {count} rows in {folder}"
-
-
-def _noted(folder: Path) -> dict[str, dict[str, Any]]:
-    path = folder / NOTE
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise DataError(f"{path}: not valid JSON ({error}); remove it and repeat") from error
-
-
-def _note(folder: Path, key: str, facts: dict[str, Any]) -> None:
-    """Keep what came beside the data, so that other content at the same address is noticed."""
-    write_text(folder / NOTE, json.dumps(_noted(folder) | {key: facts}, indent=1) + "\n")
+        for member in filter(tarfile.TarInfo.isfile, tar):
+            stream = tar.extractfile(member)
+            assert stream is not None
+            yield member.name, member.size, stream

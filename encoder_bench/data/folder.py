@@ -13,7 +13,7 @@ from encoder_bench.base.hashing import hash_file, hash_text
 from encoder_bench.base.progress import QuietReporter, Reporter
 from encoder_bench.data.fetch import known_version
 from encoder_bench.data.files import DataFiles
-from encoder_bench.data.readers import annotation_folders, find_reader, readers
+from encoder_bench.data.readers import find_reader, readers
 from encoder_bench.data.sample import Sample, Split
 
 
@@ -42,12 +42,7 @@ class DataFolder:
     ) -> list[Sample]:
         """Return the samples of a split, training ones without any image that a test uses.
 
-        Args:
-            task: the task's name, which the samples carry.
-            reader: a name of the readers' table, or another package's.
-            source: which part of the reader's data (`coco_oc`, `coco_mci`...).
-            split: train, val or test.
-            limit: keep so many, chosen by a hash of the sample id, the same for every seed.
+        With a limit, so many are kept, chosen by a hash of the sample id, the same for every seed.
 
         Raises:
             DataError: files are missing, malformed or unsafe, or the split is empty.
@@ -61,20 +56,10 @@ class DataFolder:
         if not samples:
             raise DataError(f"{self.root}: no {split} samples for task '{task}'")
         if limit is not None and limit < len(samples):
-            key = {s.sample_id: hash_text("0", s.sample_id) for s in samples}
-            kept = set(sorted(key, key=lambda name: key[name])[:limit])
+            order = sorted(samples, key=lambda s: hash_text("0", s.sample_id))
+            kept = {s.sample_id for s in order[:limit]}
             samples = [s for s in samples if s.sample_id in kept]
         return samples
-
-    @property
-    def missing(self) -> dict[int | str, str]:
-        """A line for each image that is not there, of the samples read so far."""
-        return self.files.missing
-
-    def versions(self) -> dict[str, str]:
-        """Return which known version each annotation file is, by its path in the folder."""
-        known = {name: known_version(self.root / name) for name in self._annotation_hashes}
-        return {name: version.name for name, version in known.items() if version is not None}
 
     @cached_property
     def _test_images(self) -> tuple[frozenset[int | str], frozenset[Path]]:
@@ -85,12 +70,18 @@ class DataFolder:
 
     @cached_property
     def _annotation_hashes(self) -> dict[str, str]:
-        found: dict[str, str] = {}
-        for folder in {"", *annotation_folders(readers().values())}:
-            for place in self.files.places(folder):
-                for path in (*place.glob("*.json"), *place.glob("*.json.gz")):
-                    found[path.relative_to(self.root).as_posix()] = hash_file(path)
-        return found
+        folders = {""}.union(*(reader.folders for reader in readers().values()))
+        return {
+            path.relative_to(self.root).as_posix(): hash_file(path)
+            for folder in folders
+            for place in self.files.places(folder)
+            for path in (*place.glob("*.json"), *place.glob("*.json.gz"))
+        }
+
+    def versions(self) -> dict[str, str]:
+        """Return which known version each annotation file is, by its path in the folder."""
+        known = {name: known_version(self.root / name) for name in self._annotation_hashes}
+        return {name: version.name for name, version in known.items() if version is not None}
 
     def fingerprint(self) -> str:
         """Return the sha256 over all annotation files' content and the images' names and sizes."""
@@ -122,11 +113,8 @@ def open_data(
 ) -> DataFolder:
     """Return the data that `--data` names.
 
-    Args:
-        name: `scenes` (drawn once into the cache), `coco` (the folder in $COCO), or a folder.
-        reporter: where progress of drawing goes.
-        images_required: whether a missing image is an error; scoring needs none.
-        flag: the option that named it, for errors.
+    `scenes` is drawn once into the cache, `coco` is the folder in $COCO, all else is a folder.
+    Scoring needs no images; `flag` is the option that named it, for errors.
     """
     if name == "scenes" or name.startswith("scenes:"):
         from encoder_bench.data.scenes.build import scenes_folder
@@ -151,8 +139,8 @@ def check_disjoint(train: Sequence[Sample], test: Sequence[Sample]) -> None:
     """Raise a DataError if an image is both trained on and tested on, by identity."""
     shared = {s.image_id for s in train} & {s.image_id for s in test}
     if shared:
-        first = min(shared, key=str)
         raise DataError(
-            f"training and test data share {len(shared)} images, the first {first}; "
-            "choose other --train-data, a score on seen images means nothing"
+            f"training and test data share {len(shared)} images, the first "
+            f"{min(shared, key=str)}; choose other --train-data, a score on seen images means "
+            "nothing"
         )

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.files import atomic_path, write_text
-from encoder_bench.base.progress import Reporter
+from encoder_bench.base.progress import Phase, Reporter
 
 Kind = Literal["vqav2", "captions"]
 Part = Literal["train", "val"]
@@ -42,7 +42,7 @@ def import_dataset(
         output: a data folder; other parts in it stay.
         kind: `vqav2` (questions with ten answers) or `captions`.
         split: the data set's own name of the split.
-        part: `train` or `val`, which file names it gets.
+        part: which file names it gets.
         revision: of the Hub repository.
         streaming: read row by row from the Hub, so that the set is not kept on disk twice.
         reporter: where progress goes.
@@ -58,11 +58,13 @@ def import_dataset(
             f"{source}: no column '{missing[0]}' for {kind}; it has {', '.join(columns)}"
         )
     images = output / "coco" / f"{part}2017"
-    images.mkdir(parents=True, exist_ok=True)
-    total = None if streaming else len(rows)
-    with reporter.phase(f"importing {source}", total, "rows") as phase:
-        write = _write_vqa if kind == "vqav2" else _write_captions
-        return write(_counted(rows, phase, source), output, images, part)
+    with reporter.phase(f"importing {source}", None if streaming else len(rows), "rows") as phase:
+        count, contents = (_vqa if kind == "vqav2" else _captions)(
+            _counted(rows, phase, source), images, part
+        )
+    for name, content in contents.items():
+        write_text(output / name, json.dumps(content, ensure_ascii=False) + "\n")
+    return count
 
 
 def resolved_revision(source: str) -> str:
@@ -92,12 +94,16 @@ def open_rows(
         return datasets.load_dataset(source, split=split, revision=revision, streaming=streaming)
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
-            f"{source}: split '{split}' cannot be read ({_first(error)}); where the Hub cannot be "
-            "reached, pass a folder that Dataset.save_to_disk wrote"
+            f"{source}: split '{split}' cannot be read ({_first(error)}); where the Hub cannot "
+            "be reached, pass a folder that Dataset.save_to_disk wrote"
         ) from error
 
 
-def _counted(rows: Iterable[dict[str, Any]], phase: Any, source: str) -> Iterator[dict[str, Any]]:
+def _first(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _counted(rows: Iterable[dict[str, Any]], phase: Phase, source: str) -> Iterator[dict[str, Any]]:
     count = 0
     try:
         for row in rows:
@@ -106,53 +112,45 @@ def _counted(rows: Iterable[dict[str, Any]], phase: Any, source: str) -> Iterato
             phase.advance()
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{source}: reading stopped after {count} rows ({_first(error)}); run the same command "
-            "again, images that are written already are not written again"
+            f"{source}: reading stopped after {count} rows ({_first(error)}); run the same "
+            "command again, images that are written already are not written again"
         ) from error
 
 
-def _first(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+_Written = tuple[int, dict[str, dict[str, Any]]]
+"""Rows read, and the content of each file."""
 
 
-def _save_image(image: Any, folder: Path, image_id: int) -> str:
-    """Write an image once, as PNG, which loses nothing, and return its name."""
-    name = f"{image_id:012}.png"
-    if not (folder / name).is_file():
-        with atomic_path(folder / name) as temporary:
-            image.convert("RGB").save(temporary, format="PNG")
-    return name
-
-
-def _write_vqa(rows: Iterable[dict[str, Any]], output: Path, images: Path, part: Part) -> int:
+def _vqa(rows: Iterable[dict[str, Any]], images: Path, part: Part) -> _Written:
     questions, annotations = [], []
     for row in rows:
         ids = {"image_id": int(row["image_id"]), "question_id": int(row["question_id"])}
         _save_image(row["image"], images, ids["image_id"])
         questions.append({**ids, "question": row["question"]})
-        columns = (name for name in _ANNOTATION_COLUMNS if name in row)
-        annotations.append({**ids, **{name: row[name] for name in columns}})
-    stem = f"mscoco_{part}2014"
-    _write(output / "vqav2" / f"v2_OpenEnded_{stem}_questions.json", {"questions": questions})
-    _write(output / "vqav2" / f"v2_{stem}_annotations.json", {"annotations": annotations})
-    return len(questions)
+        annotations.append({**ids, **{n: row[n] for n in _ANNOTATION_COLUMNS if n in row}})
+    return len(questions), {
+        f"vqav2/v2_OpenEnded_mscoco_{part}2014_questions.json": {"questions": questions},
+        f"vqav2/v2_mscoco_{part}2014_annotations.json": {"annotations": annotations},
+    }
 
 
-def _write_captions(rows: Iterable[dict[str, Any]], output: Path, images: Path, part: Part) -> int:
+def _captions(rows: Iterable[dict[str, Any]], images: Path, part: Part) -> _Written:
     entries: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for row in rows:
-        image_id = int(row["id"])
+        image_id, (width, height) = int(row["id"]), row["image"].size
         name = _save_image(row["image"], images, image_id)
-        width, height = row["image"].size
         entries.append({"id": image_id, "file_name": name, "width": width, "height": height})
-        for caption in row["answer"]:
-            number = len(annotations) + 1
+        for number, caption in enumerate(row["answer"], start=len(annotations) + 1):
             annotations.append({"id": number, "image_id": image_id, "caption": caption})
     content = {"images": entries, "annotations": annotations}
-    _write(output / "coco" / "annotations" / f"captions_{part}2017.json", content)
-    return len(entries)
+    return len(entries), {f"coco/annotations/captions_{part}2017.json": content}
 
 
-def _write(path: Path, content: dict[str, Any]) -> None:
-    write_text(path, json.dumps(content, ensure_ascii=False) + "\n")
+def _save_image(image: Any, folder: Path, image_id: int) -> str:
+    """Write an image once, as PNG, which loses nothing, and return its name."""
+    path = folder / f"{image_id:012}.png"
+    if not path.is_file():
+        with atomic_path(path) as temporary:
+            image.convert("RGB").save(temporary, format="PNG")
+    return path.name

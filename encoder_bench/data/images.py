@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ by 23% or more."""
 NEAR_GREY = 4.0
 """Mean difference of 32 x 32 grey values from 0 to 255; keeps drawings on one background apart."""
 _FLAT = 8
-_THUMBNAIL_SIDE = 32
+_THUMBNAIL = (32, 32)
 
 
 def load_image(path: Path) -> Image.Image:
@@ -43,15 +43,11 @@ def load_image(path: Path) -> Image.Image:
         raise DataError(f"{path}: cannot be decoded ({error}); fetch it again") from error
 
 
-@dataclass(frozen=True, slots=True)
-class Fingerprint:
+class Fingerprint(NamedTuple):
     """What an image file is compared by.
 
-    Attributes:
-        digest: the file's sha256.
-        bits: difference hash, `(32,)` packed; None where the picture is flat, since all flat
-            pictures have one hash.
-        grey: thumbnail, `(32, 32)`, from 0 to 255.
+    The sha256; a difference hash, `(32,)` packed, None where the picture is flat, since all flat
+    pictures have one hash; and a `(32, 32)` thumbnail of grey values from 0 to 255.
     """
 
     digest: str
@@ -67,9 +63,8 @@ def fingerprint(path: Path) -> Fingerprint:
     import imagehash
 
     image = load_image(path).convert("L")
-    small = image.resize((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.BOX)
-    grey = np.asarray(small, dtype=np.int16)
-    flat = int(grey.max()) - int(grey.min()) < _FLAT
+    grey = np.asarray(image.resize(_THUMBNAIL, Image.Resampling.BOX), dtype=np.int16)
+    flat = np.ptp(grey) < _FLAT
     bits = None if flat else np.packbits(imagehash.dhash(image, HASH_SIDE).hash)
     return Fingerprint(hash_file(path), bits, grey)
 
@@ -81,20 +76,16 @@ def fingerprints(
     found: dict[Path, Fingerprint] = {}
     unreadable: list[str] = []
 
-    def read(path: Path) -> Fingerprint | str:
+    def read(path: Path) -> None:
         try:
-            return fingerprint(path)
+            found[path] = fingerprint(path)
         except (DataError, OSError) as error:
-            return str(error)
+            unreadable.append(str(error))
 
     with ThreadPoolExecutor() as pool, reporter.phase("images", len(paths), "images") as phase:
-        for path, result in zip(paths, pool.map(read, paths), strict=True):
-            if isinstance(result, str):
-                unreadable.append(result)
-            else:
-                found[path] = result
+        for _ in pool.map(read, paths):
             phase.advance()
-    return found, unreadable
+    return found, sorted(unreadable)
 
 
 def same_files(

@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter, defaultdict
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.files import write_text
@@ -24,11 +23,10 @@ MAX_COUNT = 20
 """Counts above it are not asked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class BalancedQuestions:
+class BalancedQuestions(NamedTuple):
     """Rows in GVTBench's form, and what a blind answer would score on them, in percent."""
 
-    rows: tuple[dict[str, Any], ...]
+    rows: list[dict[str, Any]]
     constant: float
     majority: float
 
@@ -63,14 +61,48 @@ def write_questions(
                 f"{source}: no category has enough images for balanced {name} questions"
             )
         random.Random(f"{name} order {seed}").shuffle(asked)
-        made[name] = _with_blind_scores(asked, instances, names)
-        text = json.dumps(made[name].rows, indent=1, ensure_ascii=False)
+        by_question: dict[str, Counter[str]] = defaultdict(Counter)
+        for _, question, answer in asked:
+            by_question[question][answer] += 1
+        constant = max(sum(by_question.values(), Counter()).values())
+        majority = sum(max(answers.values()) for answers in by_question.values())
+        rows = [
+            {
+                "image_id": names[image],
+                "text_in": question,
+                "text_out": answer,
+                "n_obj_exist": instances.counts[image].total(),
+            }
+            for image, question, answer in asked
+        ]
+        text = json.dumps(rows, indent=1, ensure_ascii=False)
         write_text(output / "gvtbench" / f"{name}.json", text + "\n")
+        shares = (100 * right / len(asked) for right in (constant, majority))
+        made[name] = BalancedQuestions(rows, *shares)
     return made
+
+
+def _image_name(number: int, instances: Instances, images: str) -> int | str:
+    """Return how the reader finds an image: by its id where its file is named by it."""
+    name = instances.names[number]
+    if images:
+        return f"{images}/{name}"
+    if coco_id(name) != number:
+        raise DataError(
+            f"{instances.path}: image {number} has the file name {name!r}, which is no COCO id; "
+            "--image-folder NAME says where in the data folder the files are"
+        )
+    return number
 
 
 _Asked = list[tuple[int, str, str]]
 """Image id, question, answer."""
+
+
+def _usable(instances: Instances) -> list[int]:
+    """Return the images with any object and without a crowd region."""
+    crowded = instances.crowded
+    return [image for image, counts in instances.counts.items() if counts and image not in crowded]
 
 
 def _counting(instances: Instances, wanted: int, rng: random.Random) -> _Asked:
@@ -94,12 +126,12 @@ def _counting(instances: Instances, wanted: int, rng: random.Random) -> _Asked:
             enough, most = quota, total
         if total >= wanted or not total:
             break
-    asked: _Asked = []
-    for name, group in groups.items():
-        question = f"How many {plural(name)} are there in the image?"
-        for count in range(_highest(group, enough) + 1):
-            asked += [(image, question, str(count)) for image in rng.sample(group[count], enough)]
-    return asked
+    return [
+        (image, f"How many {plural(name)} are there in the image?", str(count))
+        for name, group in groups.items()
+        for count in range(_highest(group, enough) + 1)
+        for image in rng.sample(group[count], enough)
+    ]
 
 
 def _highest(group: list[list[int]], quota: int) -> int:
@@ -112,60 +144,17 @@ def _highest(group: list[list[int]], quota: int) -> int:
 
 def _identification(instances: Instances, wanted: int, rng: random.Random) -> _Asked:
     """Ask for each category on as many images that have it as on ones that lack it."""
-    usable = _usable(instances)
-    having = {
-        name: [image for image in usable if instances.counts[image][name]]
-        for name in instances.categories
-    }
-    halves = {name: min(len(own), len(usable) - len(own)) for name, own in having.items()}
-    largest = max(halves.values(), default=0)
+    images: dict[str, tuple[list[int], list[int]]] = {n: ([], []) for n in instances.categories}
+    for image in _usable(instances):
+        for name, (having, lacking) in images.items():
+            (having if instances.counts[image][name] else lacking).append(image)
+    halves = [min(len(having), len(lacking)) for having, lacking in images.values()]
     quota = 0
-    while quota < largest and sum(2 * min(quota, half) for half in halves.values()) < wanted:
+    while quota < max(halves, default=0) and sum(2 * min(quota, h) for h in halves) < wanted:
         quota += 1
-    asked: _Asked = []
-    for name, own in having.items():
-        half = min(quota, halves[name])
-        lacking = [image for image in usable if not instances.counts[image][name]]
-        question = f"Does {spoken(name)} exist in the image?"
-        asked += [(image, question, "Yes.") for image in rng.sample(own, half)]
-        asked += [(image, question, "No.") for image in rng.sample(lacking, half)]
-    return asked
-
-
-def _usable(instances: Instances) -> list[int]:
-    """Return the images with any object and without a crowd region."""
-    crowded = instances.crowded
-    return [image for image, counts in instances.counts.items() if counts and image not in crowded]
-
-
-def _image_name(number: int, instances: Instances, images: str) -> int | str:
-    """Return how the reader finds an image: by its id where its file is named by it."""
-    name = instances.names[number]
-    if images:
-        return f"{images}/{name}"
-    if coco_id(name) != number:
-        raise DataError(
-            f"{instances.path}: image {number} has the file name {name!r}, which is no COCO id; "
-            "--image-folder NAME says where in the data folder the files are"
-        )
-    return number
-
-
-def _with_blind_scores(
-    asked: _Asked, instances: Instances, names: dict[int, int | str]
-) -> BalancedQuestions:
-    rows = tuple(
-        {
-            "image_id": names[image],
-            "text_in": question,
-            "text_out": answer,
-            "n_obj_exist": instances.counts[image].total(),
-        }
-        for image, question, answer in asked
-    )
-    by_question: dict[str, Counter[str]] = defaultdict(Counter)
-    for _, question, answer in asked:
-        by_question[question][answer] += 1
-    constant = max(sum(by_question.values(), Counter()).values())
-    majority = sum(max(answers.values()) for answers in by_question.values())
-    return BalancedQuestions(rows, 100 * constant / len(asked), 100 * majority / len(asked))
+    return [
+        (image, f"Does {spoken(name)} exist in the image?", answer)
+        for (name, pair), half in zip(images.items(), halves, strict=True)
+        for answer, group in zip(("Yes.", "No."), pair, strict=True)
+        for image in rng.sample(group, min(quota, half))
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -31,6 +31,11 @@ class Reader:
     name: str
     read: Callable[[DataFiles, str, str, Split], list[Sample]]
     sources: Mapping[str, tuple[str, ...]]
+
+    @property
+    def folders(self) -> set[str]:
+        """The folders in which its annotation files are."""
+        return {name.rpartition("/")[0] for names in self.sources.values() for name in names}
 
     def samples(self, files: DataFiles, task: str, source: str, split: Split) -> list[Sample]:
         """Return the samples of a source's split, in file order.
@@ -83,9 +88,3 @@ def find_reader(name: str) -> Reader:
     if name not in known:
         raise UnknownNameError("data reader", name, known)
     return known[name]
-
-
-def annotation_folders(known: Iterable[Reader]) -> set[str]:
-    """Return the folders in which the readers' annotation files are."""
-    files = (name for reader in known for names in reader.sources.values() for name in names)
-    return {name.rpartition("/")[0] for name in files}
