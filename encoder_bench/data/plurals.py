@@ -1,12 +1,8 @@
-"""Names of categories as a question says them, and their plurals."""
+"""Names of categories as a question says them, their plurals, and the questions of OC and MCI."""
 
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import inflect
 
 _UNCHANGED = frozenset(
     (
@@ -15,6 +11,16 @@ _UNCHANGED = frozenset(
     )
 )
 """Words that are plurals already, or have none, and that inflect would change."""
+
+
+def counting_question(name: str) -> str:
+    """Return GVTBench's question of how many of a category there are."""
+    return f"How many {plural(name)} are there in the image?"
+
+
+def existence_question(name: str) -> str:
+    """Return GVTBench's question of whether a category is there."""
+    return f"Does {spoken(name)} exist in the image?"
 
 
 def spoken(name: str) -> str:
@@ -35,13 +41,8 @@ def plural(name: str) -> str:
     >>> [plural(name) for name in ("fireman", "bowl_of_soup", "bow_(ribbons)", "hair drier")]
     ['firemen', 'bowls of soup', 'bows (ribbons)', 'hair driers']
     """
-    head, bracket, rest = spoken(name).partition(" (")
-    last = head.rpartition(" ")[2].lower()
-    return f"{head if last in _UNCHANGED else _engine().plural_noun(head)}{bracket}{rest}"
-
-
-@functools.cache
-def _engine() -> inflect.engine:
     import inflect
 
-    return inflect.engine()
+    head, bracket, rest = spoken(name).partition(" (")
+    last = head.rpartition(" ")[2].lower()
+    return f"{head if last in _UNCHANGED else inflect.engine().plural_noun(head)}{bracket}{rest}"

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.files import write_text
 from encoder_bench.data.files import coco_id
-from encoder_bench.data.plurals import plural, spoken
+from encoder_bench.data.plurals import counting_question, existence_question
 from encoder_bench.data.readers.captions import Instances, read_instances
 
 MAX_COUNT = 20
@@ -127,7 +127,7 @@ def _counting(instances: Instances, wanted: int, rng: random.Random) -> _Asked:
         if total >= wanted or not total:
             break
     return [
-        (image, f"How many {plural(name)} are there in the image?", str(count))
+        (image, counting_question(name), str(count))
         for name, group in groups.items()
         for count in range(_highest(group, enough) + 1)
         for image in rng.sample(group[count], enough)
@@ -153,7 +153,7 @@ def _identification(instances: Instances, wanted: int, rng: random.Random) -> _A
     while quota < max(halves, default=0) and sum(2 * min(quota, h) for h in halves) < wanted:
         quota += 1
     return [
-        (image, f"Does {spoken(name)} exist in the image?", answer)
+        (image, existence_question(name), answer)
         for (name, pair), half in zip(images.items(), halves, strict=True)
         for answer, group in zip(("Yes.", "No."), pair, strict=True)
         for image in rng.sample(group, min(quota, half))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import Field, TypeAdapter, ValidationError, create_model
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, create_model
 
 from encoder_bench.base.errors import DataError
 
@@ -84,13 +84,29 @@ def _explained(error: ValidationError) -> str:
     field = ".".join(map(str, place[row + 1 :]))
     if kind == "missing":
         return f"{where}no '{field}'"
-    subject = f"'{field}' " if field else ""
+    subject = f"'{field}'" if field else ""
     if kind in ("too_short", "string_pattern_mismatch"):
-        return f"{where}{subject}is empty"
-    subject = subject and f"{subject}is {reprlib.repr(value)}, "
-    expected = _EXPECTED.get(kind)
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{where}{subject}{f'not {expected}' if expected else message}"
+        return f"{where}{subject} is empty"
+    if kind in _EXPECTED:
+        subject = subject and f"{subject} is {reprlib.repr(value)}, "
+        return f"{where}{subject}not {_EXPECTED[kind]}"
+    return f"{where}{subject}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+def inner(field: str) -> BeforeValidator:
+    """Return a validator that takes a text field out of each object of a list."""
+
+    def values(rows: Any) -> Any:
+        if not isinstance(rows, list):
+            return rows
+        for index, row in enumerate(rows):
+            if not isinstance(row, dict) or field not in row:
+                raise ValueError(
+                    f"entry {index} is {reprlib.repr(row)}, not an object with '{field}'"
+                )
+        return [row[field] for row in rows]
+
+    return BeforeValidator(values)
 
 
 def numbered(path: Path, rows: Iterable[T]) -> Iterator[tuple[str, T]]:

@@ -161,4 +161,7 @@ def test_an_answer_that_is_no_object_is_named(damaged: Path, entry: Any) -> None
     content["annotations"][4]["answers"][2] = entry
     path.write_text(json.dumps(content))
     checked = CliRunner().invoke(app, ["data", "check", str(damaged)])
-    assert f"{path}: annotations row 4: 'answers.2' is {entry!r}, not an object" in checked.stdout
+    assert (
+        f"{path}: annotations row 4: 'answers': entry 2 is {entry!r}, not an object with"
+        in checked.stdout
+    )

@@ -124,7 +124,7 @@ def double_first(key: str) -> Callable[[Path], None]:
             "oc",
             COUNTS,
             set_first("", "image_id", None),
-            ["row 0: 'image_id' is None, not a number"],
+            ["row 0: 'image_id': None is not a number or a path"],
         ),
         ("oc", COUNTS, set_first("", "n_obj_exist", True), ["row 0: 'n_obj_exist' is True, not a"]),
         ("oc", COUNTS, lambda path: path.write_text("[]"), ["is empty"]),

@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from encoder_bench.base.errors import DataError
 from encoder_bench.data.files import DataFiles
-from encoder_bench.data.rows import Rows, Text, numbered, read_json, read_rows, unique
+from encoder_bench.data.rows import Rows, Text, inner, numbered, read_json, read_rows, unique
 from encoder_bench.data.sample import Sample, Split
 
 _KARPATHY = "dataset_coco.json"
@@ -59,21 +59,12 @@ class _CaptionFile:
 
 
 @dataclass(slots=True)
-class _Sentence:
-    raw: Text
-
-
-@dataclass(slots=True)
 class _SplitImage:
     split: Text
-    sentences: Rows[_Sentence]
-    cocoid: int = -1
+    sentences: Annotated[Rows[Text], inner("raw")]
+    cocoid: int | None = None
     filepath: str = ""
     filename: str = ""
-
-    @property
-    def captions(self) -> tuple[str, ...]:
-        return tuple(sentence.raw for sentence in self.sentences)
 
 
 @dataclass(slots=True)
@@ -100,7 +91,8 @@ def coco_samples(files: DataFiles, task: str, source: str, split: Split) -> list
     """Return one sample per image for testing, and one per caption for training."""
     karpathy = source == "karpathy" or (source == "captions" and files.find("coco", _KARPATHY))
     samples = []
-    for number, lines, image in (_karpathy if karpathy else _coco2017)(files, split):
+    for number, captions, image in (_karpathy if karpathy else _coco2017)(files, split):
+        lines = tuple(captions)
         if split == "train":
             for index, line in enumerate(lines):
                 samples.append(Sample(f"{task}/{number}/{index}", task, *image, "", lines, line))
@@ -109,7 +101,7 @@ def coco_samples(files: DataFiles, task: str, source: str, split: Split) -> list
     return samples
 
 
-_Captioned = Iterator[tuple[int, tuple[str, ...], tuple[int | str, Path]]]
+_Captioned = Iterator[tuple[int, list[str], tuple[int | str, Path]]]
 """Image number, captions, and the image's identity and file."""
 
 
@@ -118,69 +110,67 @@ def _coco2017(files: DataFiles, split: Split) -> _Captioned:
         raise DataError(f"{files.root}: a {split} split of captions needs {_KARPATHY}")
     part = _COCO_PARTS[split]
     path = files.require("coco", f"captions_{part}2017.json")
-    for row, lines in _captioned(path):
-        where = f"{path}: image {row.id}"
+    for where, row, lines in _official(path):
         yield row.id, lines, files.image(row.id, where, split=part, name=row.file_name)
 
 
-def _captioned(path: Path) -> Iterator[tuple[_Image, tuple[str, ...]]]:
+def _karpathy(files: DataFiles, split: Split) -> _Captioned:
+    path = files.require("coco", _KARPATHY)
+    seen: set[int] = set()
+    for where, row in _split_images(path, _KARPATHY_SPLITS[split]):
+        if row.cocoid is None or row.cocoid in seen:
+            raise DataError(f"{where}: {'duplicate' if row.cocoid in seen else 'no'} 'cocoid'")
+        seen.add(row.cocoid)
+        part = "train" if row.filepath.startswith("train") else "val"
+        image = files.image(row.cocoid, where, split=part, name=row.filename)
+        yield row.cocoid, row.sentences, image
+    if not seen:
+        raise DataError(f"{path}: its {split} split is empty")
+
+
+def _split_images(path: Path, splits: tuple[str, ...]) -> Iterator[tuple[str, _SplitImage]]:
+    rows = numbered(path, read_rows(path, _SplitImage, "images"))
+    return ((where, row) for where, row in rows if row.split in splits)
+
+
+def _official(path: Path) -> Iterator[tuple[str, _Image, list[str]]]:
     """Yield the images that have captions, with these in file order."""
     content = read_json(path, _CaptionFile)
     images = unique(path, content.images)
     unique(path, content.annotations)
     captions: dict[int, list[str]] = {number: [] for number in images}
     for where, row in numbered(path, content.annotations):
-        if row.image_id not in captions:
-            raise DataError(f"{where}: 'image_id' {row.image_id} is not among the file's images")
+        _known(where, "image_id", row.image_id, images)
         captions[row.image_id].append(row.caption)
-    return ((images[number], tuple(lines)) for number, lines in captions.items() if lines)
+    for number, lines in captions.items():
+        if lines:
+            yield f"{path}: image {number}", images[number], lines
 
 
-def _karpathy(files: DataFiles, split: Split) -> _Captioned:
-    path = files.require("coco", _KARPATHY)
-    seen: set[int] = set()
-    for where, row in numbered(path, read_rows(path, _SplitImage, "images")):
-        if row.split not in _KARPATHY_SPLITS[split]:
-            continue
-        number = row.cocoid
-        if number < 0 or number in seen:
-            raise DataError(f"{where}: {'no' if number < 0 else 'duplicate'} 'cocoid' {number}")
-        seen.add(number)
-        part = "train" if row.filepath.startswith("train") else "val"
-        yield number, row.captions, files.image(number, where, split=part, name=row.filename)
-    if not seen:
-        raise DataError(f"{path}: its {split} split is empty")
+def _known(where: str, field: str, value: int, known: dict[int, Any]) -> None:
+    if value not in known:
+        kind = "images" if field == "image_id" else "categories"
+        raise DataError(f"{where}: '{field}' {value} is not among the file's {kind}")
 
 
 def more_samples(files: DataFiles, task: str, source: str, split: Split) -> list[Sample]:
     """Return one sample per image of the public test captions of NoCaps or Flickr30k."""
     if split != "test":
         raise DataError(f"{files.root}: {source} is read for testing only; train on COCO captions")
+    path = files.require(*MORE_SOURCES[source][0].split("/"))
+    found = (
+        [(where, row.file_name, lines, row.domain) for where, row, lines in _official(path)]
+        if source == "nocaps"
+        else [(w, row.filename, row.sentences, "") for w, row in _split_images(path, ("test",))]
+    )
     samples = []
-    for where, name, lines, facets in (_nocaps if source == "nocaps" else _flickr30k)(files):
+    for where, name, lines, domain in found:
         if not name:
             raise DataError(f"{where}: no file name")
         image = files.image(f"{source}/images/{name}", where)
-        samples.append(Sample(f"{task}/{name}", task, *image, "", lines, lines[0], facets))
+        facets = {"domain": domain} if domain else {}
+        samples.append(Sample(f"{task}/{name}", task, *image, "", tuple(lines), lines[0], facets))
     return samples
-
-
-_Named = Iterator[tuple[str, str, tuple[str, ...], dict[str, str | int]]]
-"""Row in words, file name, captions and facets."""
-
-
-def _nocaps(files: DataFiles) -> _Named:
-    path = files.require("nocaps", "nocaps_val_4500_captions.json")
-    for row, lines in _captioned(path):
-        facets: dict[str, str | int] = {"domain": row.domain} if row.domain else {}
-        yield f"{path}: image {row.id}", row.file_name, lines, facets
-
-
-def _flickr30k(files: DataFiles) -> _Named:
-    path = files.require("flickr30k", "dataset_flickr30k.json")
-    for where, row in numbered(path, read_rows(path, _SplitImage, "images")):
-        if row.split == "test":
-            yield where, row.filename, row.captions, {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,11 +194,7 @@ class Instances:
     federated: bool
 
     def image(self, files: DataFiles, number: int) -> tuple[int | str, Path]:
-        """Return an image's identity and file.
-
-        Raises:
-            DataError: it is not in the data folder.
-        """
+        """Return an image's identity and file, as `DataFiles.image` does."""
         split = "train" if "train" in self.path.name else "val"
         where = f"{self.path}: image {number}"
         return files.image(number, where, split=split, name=self.names[number])
@@ -220,12 +206,8 @@ def read_instances(path: Path) -> Instances:
     images, categories = unique(path, content.images), unique(path, content.categories)
     counts: dict[int, Counter[str]] = {number: Counter() for number in images}
     for where, row in numbered(path, content.annotations):
-        for field, known in (("image_id", images), ("category_id", categories)):
-            if getattr(row, field) not in known:
-                kind = "images" if known is images else "categories"
-                raise DataError(
-                    f"{where}: '{field}' {getattr(row, field)} is not among the file's {kind}"
-                )
+        _known(where, "image_id", row.image_id, images)
+        _known(where, "category_id", row.category_id, categories)
         counts[row.image_id][categories[row.category_id].name] += 1
     return Instances(
         path,

@@ -17,7 +17,7 @@ from pydantic import BeforeValidator
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.hashing import hash_text
 from encoder_bench.data.files import DataFiles
-from encoder_bench.data.plurals import plural
+from encoder_bench.data.plurals import counting_question, existence_question
 from encoder_bench.data.readers.captions import Instances, read_instances
 from encoder_bench.data.rows import Text, numbered, read_json
 from encoder_bench.data.sample import Sample, Split
@@ -31,7 +31,7 @@ _MAX_COUNT = 9
 
 def _number_or_path(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError("not a number or a path")
+        raise ValueError(f"{value!r} is not a number or a path")
     return value
 
 
@@ -97,9 +97,7 @@ def _counting(instances: Instances, image: int, images: list[int], rng: random.R
     absent = _absent(instances, image, images, rng, 1)
     chosen = [*present[: _QUESTIONS_PER_IMAGE - len(absent)], *absent]
     rng.shuffle(chosen)
-    return [
-        (f"How many {plural(name)} are there in the image?", str(counts[name])) for name in chosen
-    ]
+    return [(counting_question(name), str(counts[name])) for name in chosen]
 
 
 def _identification(
@@ -108,11 +106,11 @@ def _identification(
     """Ask for as many present as absent categories, so that half of the answers are yes."""
     present = list(instances.counts[image])
     rng.shuffle(present)
-    half = _QUESTIONS_PER_IMAGE // 2
-    absent = _absent(instances, image, images, rng, min(half, len(present)))
+    number = min(_QUESTIONS_PER_IMAGE // 2, len(present))
+    absent = _absent(instances, image, images, rng, number)
     asked = [(name, "Yes.") for name in present[: len(absent)]] + [(name, "No.") for name in absent]
     rng.shuffle(asked)
-    return [(f"Does {name} exist in the image?", answer) for name, answer in asked]
+    return [(existence_question(name), answer) for name, answer in asked]
 
 
 def _absent(

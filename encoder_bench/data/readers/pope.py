@@ -26,7 +26,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
 def _yes_or_no(value: object) -> str:
     label = str(value).lower()
     if label not in ("yes", "no"):
-        raise ValueError("neither yes nor no")
+        raise ValueError(f"{value!r} is neither yes nor no")
     return label
 
 

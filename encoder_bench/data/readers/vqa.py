@@ -8,13 +8,16 @@ al. 2019 (arXiv 1904.08920); Gurari et al. 2018 (arXiv 1802.08218); Hudson and M
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import AliasPath, Field
 
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.hashing import hash_text
 from encoder_bench.data.files import DataFiles
-from encoder_bench.data.rows import Rows, Text, numbered, read_json, read_rows, unique
+from encoder_bench.data.rows import Rows, Text, inner, numbered, read_json, read_rows, unique
 from encoder_bench.data.sample import Sample, Split
 
 HELD_OUT_SHARE = 0.6
@@ -36,6 +39,7 @@ MORE_SOURCES = {
     "gqa": ("gqa/testdev_balanced_questions.json",),
 }
 _PARTS: dict[Split, str] = {"train": "train", "test": "val"}
+_Answers = Annotated[Rows[Text], inner("answer")]
 
 
 @dataclass(slots=True)
@@ -46,47 +50,13 @@ class _Question:
 
 
 @dataclass(slots=True)
-class _Answer:
-    answer: Text
-
-
-@dataclass(slots=True)
 class _Annotation:
     question_id: int
     image_id: int
-    answers: Rows[_Answer]
-    multiple_choice_answer: Text = ""
+    answers: _Answers
+    multiple_choice_answer: str = ""
     answer_type: str = ""
     question_type: str = ""
-
-
-@dataclass(slots=True)
-class _TextVqaRow:
-    image_id: Text
-    question_id: int
-    question: Text
-    answers: Rows[str]
-
-
-@dataclass(slots=True)
-class _VizWizRow:
-    image: Text
-    question: Text
-    answers: Rows[_Answer]
-    answer_type: str = ""
-
-
-@dataclass(slots=True)
-class _GqaTypes:
-    structural: str = ""
-
-
-@dataclass(slots=True)
-class _GqaRow:
-    imageId: Text  # noqa: N815  (the file's own name)
-    question: Text
-    answer: Text
-    types: _GqaTypes = field(default_factory=_GqaTypes)
 
 
 def vqav2_samples(files: DataFiles, task: str, source: str, split: Split) -> list[Sample]:
@@ -145,9 +115,7 @@ def _paired(files: DataFiles, task: str, part: str, folder: str) -> list[Sample]
             raise DataError(f"{where}: 'question_id' {row.question_id} has no question")
         if question.image_id != row.image_id:
             raise DataError(f"{where}: another 'image_id' than its question has in {asked}")
-        answers = tuple(each.answer for each in row.answers)
-        facets = {"answer_type": row.answer_type} if own else {}
-        if own and not row.multiple_choice_answer:
+        if own and not row.multiple_choice_answer.strip():
             raise DataError(f"{where}: no 'multiple_choice_answer'")
         samples.append(
             Sample(
@@ -155,12 +123,58 @@ def _paired(files: DataFiles, task: str, part: str, folder: str) -> list[Sample]
                 task,
                 *files.image(row.image_id, where, split=part),
                 question=question.question,
-                references=answers,
-                target=row.multiple_choice_answer if own else _commonest(answers),
-                facets={**facets, "question_type": row.question_type},
+                references=tuple(row.answers),
+                target=row.multiple_choice_answer if own else _commonest(row.answers),
+                facets={"answer_type": row.answer_type, "question_type": row.question_type}
+                if own
+                else {"question_type": row.question_type},
             )
         )
     return samples
+
+
+@dataclass(slots=True, kw_only=True)
+class _Row:
+    image: Text
+    question: Text
+    answers: Rows[str]
+    answer: str = ""
+    question_id: int | None = None
+    answer_type: str = ""
+    question_type: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class _TextVqaRow(_Row):
+    image: Annotated[Text, Field(validation_alias="image_id")]
+    question_id: int
+
+
+@dataclass(slots=True, kw_only=True)
+class _VizWizRow(_Row):
+    answers: _Answers
+
+
+@dataclass(slots=True, kw_only=True)
+class _GqaRow(_Row):
+    image: Annotated[Text, Field(validation_alias="imageId")]
+    answers: list[str] = field(default_factory=list)
+    answer: Text
+    question_type: Annotated[str, Field(validation_alias=AliasPath("types", "structural"))] = ""
+
+
+_Place = tuple[str, str, tuple[str, ...], str]
+_PLACES: dict[str, _Place] = {
+    "textvqa": (
+        "TextVQA_0.5.1_{part}.json",
+        ".jpg",
+        ("textvqa/train_images", "train_images", "textvqa/images"),
+        "",
+    ),
+    "vizwiz": ("{part}.json", "", ("vizwiz/{part}", "{part}", "vizwiz/images"), "answer_type"),
+    "gqa": ("{part}_balanced_questions.json", ".jpg", ("gqa/images", "images"), "question_type"),
+}
+"""Annotation file, ending and folders of its images, and the facet; {part} is train or val."""
 
 
 def more_samples(files: DataFiles, task: str, source: str, split: Split) -> list[Sample]:
@@ -168,47 +182,29 @@ def more_samples(files: DataFiles, task: str, source: str, split: Split) -> list
     part = _part(files, source, split)
     if source == "okvqa":
         return _paired(files, task, part, "okvqa")
-    read = {"textvqa": _textvqa, "vizwiz": _vizwiz, "gqa": _gqa}[source]
+    file, ending, folders, facet = _PLACES[source]
+    part = "testdev" if (source, part) == ("gqa", "val") else part
+    path = files.require(source, file.format(part=part))
+    rows: Iterable[tuple[int | str, _Row]]
+    if source == "gqa":
+        rows = read_json(path, dict[str, _GqaRow]).items()
+    elif source == "textvqa":
+        rows = enumerate(read_rows(path, _TextVqaRow, "data"))
+    else:
+        rows = enumerate(read_json(path, list[_VizWizRow]))
     samples = []
-    for where, number, folders, name, question, answers, facets in read(files, part):
-        there = (folder for folder in folders if (files.root / folder / name).is_file())
-        image = files.image(f"{next(there, folders[0])}/{name}", where)
-        target = _commonest(answers)
+    for place, row in rows:
+        names = [f"{folder.format(part=part)}/{row.image}{ending}" for folder in folders]
+        there = (name for name in names if (files.root / name).is_file())
+        image = files.image(next(there, names[0]), f"{path}: row {place}")
+        number = place if row.question_id is None else row.question_id
+        answers = tuple(row.answers) or (row.answer,)
+        facets = {facet: getattr(row, facet)} if facet else {}
+        name = f"{task}/{number}"
         samples.append(
-            Sample(f"{task}/{number}", task, *image, question, tuple(answers), target, facets)
+            Sample(name, task, *image, row.question, answers, _commonest(answers), facets)
         )
     return samples
-
-
-_Asked = Iterator[
-    tuple[str, int | str, tuple[str, ...], str, str, Sequence[str], dict[str, str | int]]
-]
-"""Row in words, number, folders and name of the image, question, answers and facets."""
-
-
-def _textvqa(files: DataFiles, part: str) -> _Asked:
-    path = files.require("textvqa", f"TextVQA_0.5.1_{part}.json")
-    folders = ("textvqa/train_images", "train_images", "textvqa/images")
-    for where, row in numbered(path, read_rows(path, _TextVqaRow, "data")):
-        name = f"{row.image_id}.jpg"
-        yield where, row.question_id, folders, name, row.question, row.answers, {}
-
-
-def _vizwiz(files: DataFiles, part: str) -> _Asked:
-    path = files.require("vizwiz", f"{part}.json")
-    folders = (f"vizwiz/{part}", part, "vizwiz/images")
-    for number, (where, row) in enumerate(numbered(path, read_json(path, list[_VizWizRow]))):
-        answers, facets = [each.answer for each in row.answers], {"answer_type": row.answer_type}
-        yield where, number, folders, row.image, row.question, answers, {**facets}
-
-
-def _gqa(files: DataFiles, part: str) -> _Asked:
-    name = "testdev" if part == "val" else part
-    path = files.require("gqa", f"{name}_balanced_questions.json")
-    folders = ("gqa/images", "images")
-    for number, row in read_json(path, dict[str, _GqaRow]).items():
-        where, facets = f"{path}: question {number}", {"question_type": row.types.structural}
-        yield where, number, folders, f"{row.imageId}.jpg", row.question, [row.answer], {**facets}
 
 
 def _commonest(answers: Sequence[str]) -> str:

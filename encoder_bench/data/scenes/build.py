@@ -9,9 +9,8 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,17 +26,20 @@ from encoder_bench.data.scenes.grammar import (
     identification_questions,
     visual_questions,
 )
-from encoder_bench.data.scenes.graph import KINDS, Scene, render, sample_scene
+from encoder_bench.data.scenes.graph import CANVAS, KINDS, MAX_THINGS, Scene, render, sample_scene
 
 GENERATOR_VERSION = 2
 _STREAMS = {"train": 1, "val": 2, "test": 3}
 _FIRST_ID = {"train": 1_000_001, "val": 2_000_001, "test": 3_000_001}
 _FOLDER = {"train": "train2017", "val": "val2017", "test": "val2017"}
+_ANSWER_TYPES = {
+    **dict.fromkeys(("yes", "no"), "yes/no"),
+    **dict.fromkeys(map(str, range(MAX_THINGS + 1)), "number"),
+}
 _CONFIDENCE = ("yes", "yes", "yes", "maybe")
 
 
-@dataclass(frozen=True, slots=True)
-class SceneSizes:
+class SceneSizes(NamedTuple):
     """How many images of each split, and the seed that decides everything else."""
 
     seed: int = 0
@@ -45,26 +47,22 @@ class SceneSizes:
     val: int = 200
     test: int = 300
 
-    @property
-    def key(self) -> str:
-        """The cache folder's name."""
-        return f"v{GENERATOR_VERSION}-seed{self.seed}-{self.train}-{self.val}-{self.test}"
-
 
 def parse_sizes(name: str, flag: str = "--data") -> SceneSizes:
     """Read `scenes`, `scenes:SEED` or `scenes:SEED:TRAIN:VAL:TEST`."""
     parts = name.split(":")[1:]
     if len(parts) in (0, 1, 4) and all(part.isdigit() for part in parts):
-        numbers = [int(part) for part in parts]
-        if all(number > 0 for number in numbers[1:]):
-            return SceneSizes(*numbers)
+        sizes = SceneSizes(*map(int, parts))
+        if all(number > 0 for number in sizes[1:]):
+            return sizes
     raise DataError(f"{flag} {name}: give scenes, scenes:SEED or scenes:SEED:TRAIN:VAL:TEST")
 
 
 def scenes_folder(name: str, reporter: Reporter, flag: str = "--data") -> Path:
     """Return the folder of an embedded data set, drawn first where the cache lacks it."""
     sizes = parse_sizes(name, flag)
-    folder = cache_dir("scenes", sizes.key)
+    seed, *numbers = map(str, sizes)
+    folder = cache_dir("scenes", "-".join((f"v{GENERATOR_VERSION}", f"seed{seed}", *numbers)))
     if not folder.is_dir():
         with atomic_folder(folder) as partial:
             write_scenes(partial, sizes, reporter)
@@ -84,6 +82,20 @@ def scene_stream(seed: int, split: str) -> Iterator[tuple[Scene, np.random.Gener
             yield sample_scene(rng), rng
 
 
+class _Drawn(NamedTuple):
+    """A scene on disk: its id and sentences, and the generator for what is asked of it."""
+
+    image_id: int
+    scene: Scene
+    captions: list[str]
+    rng: np.random.Generator
+
+    @property
+    def row(self) -> dict[str, Any]:
+        name = f"{self.image_id:012}.png"
+        return {"id": self.image_id, "file_name": name, "width": CANVAS, "height": CANVAS}
+
+
 def write_scenes(root: Path, sizes: SceneSizes, reporter: Reporter) -> None:
     """Draw all splits into `root` and write their files in the official layouts.
 
@@ -92,16 +104,15 @@ def write_scenes(root: Path, sizes: SceneSizes, reporter: Reporter) -> None:
     """
     seen: set[str] = set()
     drawn: dict[str, list[_Drawn]] = {}
-    total = sizes.train + sizes.val + sizes.test
-    with reporter.phase("drawing scenes", total, "images") as phase:
+    with reporter.phase("drawing scenes", sum(sizes[1:]), "images") as phase:
         for split, number in (("test", sizes.test), ("val", sizes.val), ("train", sizes.train)):
             drawn[split] = _draw_split(root, sizes.seed, split, number, seen, phase.advance)
-    contents: dict[str, Any] = {}
+    contents: dict[str, Any] = {"coco/dataset_coco.json": _karpathy(drawn)}
     for part, splits in (("train", ("train",)), ("val", ("val", "test"))):
         items = [item for split in splits for item in drawn[split]]
-        contents[f"coco/annotations/captions_{part}2017.json"] = _captions(items)
-        contents[f"coco/annotations/instances_{part}2017.json"] = _instances(items)
-    contents["coco/dataset_coco.json"] = _karpathy(drawn)
+        images = {"images": [item.row for item in items]}
+        contents[f"coco/annotations/captions_{part}2017.json"] = {**images, **_captions(items)}
+        contents[f"coco/annotations/instances_{part}2017.json"] = {**images, **_instances(items)}
     for part, split in (("train", "train"), ("val", "test")):
         questions, annotations = _vqa(drawn[split], split)
         contents[f"vqav2/v2_OpenEnded_mscoco_{part}2014_questions.json"] = questions
@@ -112,24 +123,6 @@ def write_scenes(root: Path, sizes: SceneSizes, reporter: Reporter) -> None:
         write_text(root / name, json.dumps(content, separators=(",", ":")) + "\n")
     about = {"seed": sizes.seed, "generator_version": GENERATOR_VERSION}
     write_text(root / "ABOUT.json", json.dumps(about) + "\n")
-
-
-@dataclass(frozen=True, slots=True)
-class _Drawn:
-    """A scene on disk: its id and sentences, and the generator for what is asked of it."""
-
-    image_id: int
-    scene: Scene
-    captions: list[str]
-    rng: np.random.Generator
-
-    @property
-    def file_name(self) -> str:
-        return f"{self.image_id:012}.png"
-
-    @property
-    def row(self) -> dict[str, Any]:
-        return {"id": self.image_id, "file_name": self.file_name, "width": 64, "height": 64}
 
 
 def _draw_split(
@@ -147,7 +140,7 @@ def _draw_split(
             continue
         seen.add(digest)
         items.append(_Drawn(_FIRST_ID[split] + len(items), scene, captions(scene, rng), rng))
-        image.save(folder / items[-1].file_name, format="PNG", compress_level=1)
+        image.save(folder / items[-1].row["file_name"], format="PNG", compress_level=1)
         advance()
     return items
 
@@ -158,38 +151,36 @@ def _captions(items: Sequence[_Drawn]) -> dict[str, Any]:
         {"image_id": image_id, "id": number, "caption": caption}
         for number, (image_id, caption) in enumerate(rows, start=1)
     ]
-    return {"images": [item.row for item in items], "annotations": annotations}
+    return {"annotations": annotations}
 
 
 def _instances(items: Sequence[_Drawn]) -> dict[str, Any]:
-    annotations: list[dict[str, Any]] = []
-    for item in items:
-        for thing in item.scene.things:
-            width = 2 * thing.radius
-            box = (thing.x - thing.radius, thing.y - thing.radius, width, width)
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": item.image_id,
-                    "category_id": KINDS.index(thing.kind) + 1,
-                    "bbox": [round(value, 2) for value in box],
-                    "area": round(width * width, 2),
-                    "iscrowd": 0,
-                }
-            )
+    things = [
+        (item.image_id, thing, 2 * thing.radius) for item in items for thing in item.scene.things
+    ]
+    annotations = [
+        {
+            "id": number,
+            "image_id": image_id,
+            "category_id": KINDS.index(thing.kind) + 1,
+            "bbox": [
+                round(value, 2)
+                for value in (thing.x - thing.radius, thing.y - thing.radius, width, width)
+            ],
+            "area": round(width * width, 2),
+            "iscrowd": 0,
+        }
+        for number, (image_id, thing, width) in enumerate(things, start=1)
+    ]
     categories = [{"id": number, "name": kind} for number, kind in enumerate(KINDS, start=1)]
-    return {
-        "images": [item.row for item in items],
-        "annotations": annotations,
-        "categories": categories,
-    }
+    return {"annotations": annotations, "categories": categories}
 
 
 def _karpathy(drawn: dict[str, list[_Drawn]]) -> dict[str, Any]:
     images = [
         {
             "filepath": _FOLDER[split],
-            "filename": item.file_name,
+            "filename": item.row["file_name"],
             "cocoid": item.image_id,
             "imgid": item.image_id,
             "split": split,
@@ -197,28 +188,26 @@ def _karpathy(drawn: dict[str, list[_Drawn]]) -> dict[str, Any]:
                 {"raw": c, "tokens": c.split(), "imgid": item.image_id} for c in item.captions
             ],
         }
-        for split in ("train", "val", "test")
+        for split in _FOLDER
         for item in drawn[split]
     ]
     return {"dataset": "coco", "images": images}
 
 
 def _vqa(items: Sequence[_Drawn], split: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    per_image = 6 if split == "train" else 3
     used: Counter[Question] = Counter()
     questions, annotations = [], []
     for item in items:
         candidates = visual_questions(item.scene, item.rng, 12)
-        for number, question in enumerate(_balanced(candidates, per_image, used)):
-            ids = {"image_id": item.image_id, "question_id": item.image_id * 100 + number}
-            answer = question.answer
-            kind = "number" if answer.isdigit() else "other"
-            questions.append({**ids, "question": question.text})
+        chosen = _balanced(candidates, 6 if split == "train" else 3, used)
+        for number, (kind, text, answer, _) in enumerate(chosen, start=100 * item.image_id):
+            ids = {"image_id": item.image_id, "question_id": number}
+            questions.append({**ids, "question": text})
             annotations.append(
                 {
                     **ids,
-                    "question_type": question.kind,
-                    "answer_type": "yes/no" if answer in ("yes", "no") else kind,
+                    "question_type": kind,
+                    "answer_type": _ANSWER_TYPES.get(answer, "other"),
                     "multiple_choice_answer": answer,
                     "answers": _ten_answers(answer, item.rng),
                 }

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from encoder_bench.data.plurals import plural
+from encoder_bench.data.plurals import counting_question, existence_question, plural
 from encoder_bench.data.scenes.graph import CANVAS, COLOURS, KINDS, Scene, Thing
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
+_OPENINGS = ("a picture of", "there are", "we see", "an image with")
 
 
 def article(word: str) -> str:
@@ -26,7 +27,7 @@ def describe(scene: Scene, rng: np.random.Generator) -> str:
 
 def captions(scene: Scene, rng: np.random.Generator, number: int = 5) -> list[str]:
     """Return different true captions: counts, salient things, relations, background."""
-    makers = (_caption_by_kind, _caption_salient, _caption_relation, _caption_total)
+    makers = (_by_kind, _salient, _relation, _total)
     found: dict[str, None] = {}
     for attempt in range(60):
         if len(found) == number:
@@ -42,31 +43,26 @@ def _noun(thing: Thing, rng: np.random.Generator) -> str:
     return f"{article(words[0])} {' '.join(words)}"
 
 
-def _caption_by_kind(scene: Scene, rng: np.random.Generator) -> str:
+def _by_kind(scene: Scene, rng: np.random.Generator) -> str:
     kinds = list(dict.fromkeys(t.kind for t in scene.things))
     rng.shuffle(kinds)
-    parts = []
-    for kind in kinds[:3]:
-        n = scene.count(kind)
-        parts.append(f"{NUMBERS[n]} {kind if n == 1 else plural(kind)}")
-    opening = str(rng.choice(["a picture of", "there are", "we see", "an image with"]))
-    return f"{opening} {_join(parts)}"
+    counts = [(scene.count(kind), kind) for kind in kinds[:3]]
+    parts = [f"{NUMBERS[n]} {kind if n == 1 else plural(kind)}" for n, kind in counts]
+    return f"{rng.choice(_OPENINGS)} {_join(parts)}"
 
 
-def _caption_salient(scene: Scene, rng: np.random.Generator) -> str:
+def _salient(scene: Scene, rng: np.random.Generator) -> str:
     things = list(scene.things)
     rng.shuffle(things)
-    parts = [_noun(t, rng) for t in things[:2]]
-    ending = f" on a {scene.background} background" if rng.random() < 0.5 else ""
-    return _join(parts) + ending
+    parts = _join([_noun(t, rng) for t in things[:2]])
+    return parts + (f" on a {scene.background} background" if rng.random() < 0.5 else "")
 
 
-def _caption_relation(scene: Scene, rng: np.random.Generator) -> str:
+def _relation(scene: Scene, rng: np.random.Generator) -> str:
     if len(scene.things) < 2:
         thing = scene.things[0]
         return f"only {_noun(thing, rng)} at the {thing.place}"
-    i, j = rng.choice(len(scene.things), 2, replace=False)
-    a, b = scene.things[int(i)], scene.things[int(j)]
+    a, b = (scene.things[int(i)] for i in rng.choice(len(scene.things), 2, replace=False))
     if abs(a.x - b.x) > abs(a.y - b.y):
         relation = "left of" if a.x < b.x else "right of"
     else:
@@ -74,21 +70,18 @@ def _caption_relation(scene: Scene, rng: np.random.Generator) -> str:
     return f"{_noun(a, rng)} {relation} {_noun(b, rng)}"
 
 
-def _caption_total(scene: Scene, rng: np.random.Generator) -> str:
+def _total(scene: Scene, rng: np.random.Generator) -> str:
     n = len(scene.things)
-    noun = "object" if n == 1 else str(rng.choice(["objects", "shapes", "things"]))
+    noun = "object" if n == 1 else rng.choice(["objects", "shapes", "things"])
     colours = list(dict.fromkeys(t.colour for t in scene.things))[:2]
     return f"{NUMBERS[n]} {noun} on a {scene.background} background , including {_join(colours)}"
 
 
 def _join(parts: list[str]) -> str:
-    if len(parts) < 2:
-        return parts[0]
-    return " , ".join(parts[:-1]) + f" and {parts[-1]}"
+    return " and ".join(filter(None, (" , ".join(parts[:-1]), parts[-1])))
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """A question with its one true answer; `kind` is VQAv2's question type."""
 
     kind: str
@@ -100,26 +93,22 @@ class Question:
 def counting_questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
     """Return one counting question per kind, present or not, in random order."""
     return [
-        Question(
-            "number", f"How many {plural(k)} are there in the image?", str(scene.count(k)), "oc"
-        )
-        for k in (str(kind) for kind in rng.permutation(KINDS))
+        Question("number", counting_question(kind), str(scene.count(kind)), "oc")
+        for kind in map(str, rng.permutation(KINDS))
     ]
 
 
 def identification_questions(scene: Scene, rng: np.random.Generator) -> list[Question]:
     """Return one existence question per kind, present or not, in random order."""
     return [
-        Question(
-            "existence", f"Does {k} exist in the image?", "Yes." if scene.count(k) else "No.", "mci"
-        )
-        for k in (str(kind) for kind in rng.permutation(KINDS))
+        Question("existence", existence_question(k), "Yes." if scene.count(k) else "No.", "mci")
+        for k in map(str, rng.permutation(KINDS))
     ]
 
 
 def visual_questions(scene: Scene, rng: np.random.Generator, number: int) -> list[Question]:
     """Return VQA questions of five types, each with one true answer; types are cycled at random."""
-    makers = [_ask_colour, _ask_position, _ask_comparison, _ask_existence, _ask_number]
+    makers = [_colour, _position, _comparison, _existence, _number]
     found: dict[str, Question] = {}
     for attempt in range(number * 6):
         if len(found) == number:
@@ -138,24 +127,22 @@ def _unique(scene: Scene, rng: np.random.Generator) -> Thing | None:
     return single[int(rng.integers(len(single)))] if single else None
 
 
-def _ask_colour(scene: Scene, rng: np.random.Generator) -> Question | None:
+def _colour(scene: Scene, rng: np.random.Generator) -> Question | None:
     thing = _unique(scene, rng)
     if thing is None:
         return None
     return Question("what color", f"What color is the {thing.kind}?", thing.colour)
 
 
-def _ask_position(scene: Scene, rng: np.random.Generator) -> Question | None:
+def _position(scene: Scene, rng: np.random.Generator) -> Question | None:
     thing = _unique(scene, rng)
-    if thing is None:
+    if thing is None or abs(thing.x - CANVAS / 2) < 4:
         return None
     side = "left" if thing.x < CANVAS / 2 else "right"
-    if abs(thing.x - CANVAS / 2) < 4:
-        return None
     return Question("which side", f"Which side is the {thing.kind} on?", side)
 
 
-def _ask_comparison(scene: Scene, rng: np.random.Generator) -> Question | None:
+def _comparison(scene: Scene, rng: np.random.Generator) -> Question:
     a, b = (str(k) for k in rng.choice(KINDS, 2, replace=False))
     more = rng.random() < 0.5
     pairs = [
@@ -168,7 +155,7 @@ def _ask_comparison(scene: Scene, rng: np.random.Generator) -> Question | None:
     return Question("are there more", f"Are there more {plural(a)} than {plural(b)}?", answer)
 
 
-def _ask_existence(scene: Scene, rng: np.random.Generator) -> Question | None:
+def _existence(scene: Scene, rng: np.random.Generator) -> Question:
     if rng.random() < 0.5:
         thing = scene.things[int(rng.integers(len(scene.things)))]
         colour, kind = thing.colour, thing.kind
@@ -180,7 +167,7 @@ def _ask_existence(scene: Scene, rng: np.random.Generator) -> Question | None:
     return Question("is there", f"Is there {article(colour)} {colour} {kind}?", answer)
 
 
-def _ask_number(scene: Scene, rng: np.random.Generator) -> Question | None:
+def _number(scene: Scene, rng: np.random.Generator) -> Question:
     if rng.random() < 0.5:
         colour = str(rng.choice([t.colour for t in scene.things]))
         text = f"How many {colour} things are there?"

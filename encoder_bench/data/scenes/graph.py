@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 KINDS = ("circle", "square", "triangle", "star", "cross", "ring")
@@ -82,22 +80,16 @@ def sample_scene(rng: np.random.Generator) -> Scene:
         if len(things) == number:
             break
         kind = str(rng.choice(favoured) if rng.random() < 0.7 else rng.choice(KINDS))
-        thing = _sample_thing(kind, rng)
+        size = str(rng.choice(SIZES))
+        radius = float(rng.uniform(*RADIUS[size]))
+        middle = (rng.integers(CELLS, size=2) + 0.5) * (CANVAS / CELLS)
+        centre = middle + rng.uniform(-JITTER, JITTER, size=2)
+        x, y = (float(v) for v in np.clip(centre, radius, CANVAS - radius))
+        colour, angle = str(rng.choice(COLOURS)), float(rng.uniform(-0.25, 0.25))
+        thing = Thing(kind, colour, size, x, y, radius, angle)
         if all(_apart(thing, other) for other in things):
             things.append(thing)
     return Scene(str(rng.choice(BACKGROUNDS)), int(rng.integers(2**31)), tuple(things))
-
-
-def _sample_thing(kind: str, rng: np.random.Generator) -> Thing:
-    size = str(rng.choice(SIZES))
-    radius = float(rng.uniform(*RADIUS[size]))
-    side = CANVAS / CELLS
-    middle = (rng.integers(CELLS, size=2) + 0.5) * side
-    centre = middle + rng.uniform(-JITTER, JITTER, size=2)
-    x, y = (float(v) for v in np.clip(centre, radius, CANVAS - radius))
-    return Thing(
-        kind, str(rng.choice(COLOURS)), size, x, y, radius, float(rng.uniform(-0.25, 0.25))
-    )
 
 
 def _apart(a: Thing, b: Thing) -> bool:
@@ -119,53 +111,48 @@ def _background(scene: Scene) -> Image.Image:
     rng = np.random.default_rng(scene.background_seed)
     size = CANVAS * _SCALE
     base = rng.uniform(95, 165, size=3) * 0.3 + rng.uniform(110, 160) * 0.7
-    field: NDArray[np.floating[Any]] = np.zeros((size, size))
     ys, xs = np.mgrid[0:size, 0:size] / size
     angle = rng.uniform(0, math.pi)
     along = xs * math.cos(angle) + ys * math.sin(angle)
     if scene.background == "striped":
-        field = np.asarray(9 * np.sign(np.sin(along * rng.uniform(25, 60))), dtype=np.float64)
+        field = 9 * np.sign(np.sin(along * rng.uniform(25, 60)))
     elif scene.background == "speckled":
         field = np.kron(rng.normal(0, 9, (CANVAS, CANVAS)), np.ones((_SCALE, _SCALE)))
-    elif scene.background == "shaded":
-        field = 50 * (along - along.mean())
+    else:
+        field = (50 if scene.background == "shaded" else 0) * (along - along.mean())
     pixels = np.clip(base[None, None] + field[..., None], 0, 255).astype(np.uint8)
     return Image.fromarray(pixels)
+
+
+_ARM = 0.32
+_OUTLINES = {
+    "square": [(-0.85, -0.85), (0.85, -0.85), (0.85, 0.85), (-0.85, 0.85)],
+    "triangle": [(0.0, -1.0), (0.95, 0.8), (-0.95, 0.8)],
+    "cross": [
+        *((_ARM, -1.0), (_ARM, -_ARM), (1.0, -_ARM), (1.0, _ARM), (_ARM, _ARM), (_ARM, 1.0)),
+        *((-_ARM, 1.0), (-_ARM, _ARM), (-1.0, _ARM), (-1.0, -_ARM), (-_ARM, -_ARM), (-_ARM, -1.0)),
+    ],
+    "star": [
+        (r * math.cos(math.pi * (i / 5 - 0.5)), r * math.sin(math.pi * (i / 5 - 0.5)))
+        for i, r in enumerate([1.0, 0.42] * 5)
+    ],
+}
+"""Corners in units of the radius, y pointing down."""
 
 
 def _draw_thing(draw: ImageDraw.ImageDraw, thing: Thing) -> None:
     colour = RGB[thing.colour]
     edge = tuple(int(channel * 0.55) for channel in colour)
     cx, cy, r = (v * _SCALE for v in (thing.x, thing.y, thing.radius))
-    if thing.kind in ("circle", "ring"):
+    if thing.kind in _OUTLINES:
+        cos, sin = math.cos(thing.angle), math.sin(thing.angle)
+        points = [
+            (cx + r * (x * cos - y * sin), cy + r * (x * sin + y * cos))
+            for x, y in _OUTLINES[thing.kind]
+        ]
+        draw.polygon(points, fill=colour, outline=edge, width=_SCALE)
+    else:
         draw.ellipse((cx - r, cy - r, cx + r, cy + r), fill=colour, outline=edge, width=_SCALE)
-        if thing.kind == "ring":
-            hole = r * 0.5
-            draw.ellipse((cx - hole, cy - hole, cx + hole, cy + hole), fill=(128, 128, 128))
-        return
-    cos, sin = math.cos(thing.angle), math.sin(thing.angle)
-    points = [
-        (cx + r * (x * cos - y * sin), cy + r * (x * sin + y * cos))
-        for x, y in _outline(thing.kind)
-    ]
-    draw.polygon(points, fill=colour, outline=edge, width=_SCALE)
-
-
-def _outline(kind: str) -> list[tuple[float, float]]:
-    """Return a kind's outline in units of its radius, y pointing down."""
-    if kind == "square":
-        side = 0.85
-        return [(-side, -side), (side, -side), (side, side), (-side, side)]
-    if kind == "triangle":
-        return [(0.0, -1.0), (0.95, 0.8), (-0.95, 0.8)]
-    if kind == "cross":
-        arm = 0.32
-        points = [(arm, -1.0), (arm, -arm), (1.0, -arm)]
-        for _ in range(9):
-            x, y = points[-3]
-            points.append((-y, x))
-        return points
-    assert kind == "star", kind
-    angles = [math.pi * (index / 5 - 0.5) for index in range(10)]
-    radii = [1.0, 0.42] * 5
-    return [(r * math.cos(a), r * math.sin(a)) for r, a in zip(radii, angles, strict=True)]
+    if thing.kind == "ring":
+        hole = r * 0.5
+        draw.ellipse((cx - hole, cy - hole, cx + hole, cy + hole), fill=(128, 128, 128))
