@@ -76,8 +76,9 @@ def export_command(
 ) -> None:
     """Write a run's model as transformers' LlavaForConditionalGeneration, with its card.
 
-    vLLM, lmms-eval and transformers load the folder. A part that the class cannot express is
-    named, and nothing is written.
+    transformers loads the folder whatever the encoder, and so does lmms-eval on top of it; vLLM's
+    LLaVA knows CLIP, SigLIP and Pixtral vision towers only. A part that the class cannot express
+    is named, and nothing is written. The chat template takes content as a string or as parts.
     """
     from encoder_bench.base.hub import upload_folder
     from encoder_bench.mllm.export import export_llava

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from PIL import Image
 from torch import Tensor, nn
 
@@ -46,6 +47,8 @@ def export_llava(mllm: MLLM, folder: Path, *, card: str | None = None) -> Path:
         processor.save_pretrained(partial)
         if card is not None:
             (partial / "README.md").write_text(card, encoding="utf-8")
+        for path in partial.rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)
     return folder
 
 
@@ -61,6 +64,7 @@ def build_llava(mllm: MLLM) -> tuple[Any, Any]:
     first, second, activation = _projector_layers(mllm)
     language = _merged(mllm.language)
     tokenizer = copy.deepcopy(mllm.language.tokenizer)
+    tokenizer.name_or_path = ""
     tokenizer.add_special_tokens({"additional_special_tokens": [_IMAGE_TOKEN]})
     image_id = int(tokenizer.convert_tokens_to_ids(_IMAGE_TOKEN))
     if image_id >= len(mllm.language.table):
@@ -98,6 +102,8 @@ def build_llava(mllm: MLLM) -> tuple[Any, Any]:
     config.vision_feature_layer, config.vision_feature_select_strategy = _feature_choice(
         mllm, tower
     )
+    for part in (config, config.vision_config, config.text_config):
+        part.name_or_path = ""  # else this machine's folder of the weights
     model.generation_config = copy.deepcopy(mllm.language.model.generation_config)
     model.generation_config.suppress_tokens = [image_id]
     return model.eval(), _processor(mllm, tokenizer, config)
@@ -198,22 +204,65 @@ def _close(left: Tensor, right: Tensor) -> bool:
     return left.shape == right.shape and bool((left - right).abs().max() <= _TOLERANCE)
 
 
+_TURNS = """
+{%- macro said(content) -%}
+{%- if content is string -%}
+{{ content | replace(TOKEN + '\n', TOKEN) | replace(TOKEN, IMAGE) }}
+{%- else -%}
+{%- for part in content -%}
+{{ IMAGE if part.type in ('image', 'image_url') else part.text }}
+{%- endfor -%}
+{%- endif -%}
+{%- endmacro -%}
+{%- set turn = namespace(head=HEAD, first=true) -%}
+{%- for message in messages -%}
+{%- if message.role in ('system', 'developer') -%}
+{%- set turn.head = SYSTEM_HEAD + said(message.content) + SYSTEM_TAIL -%}
+{%- elif message.role == 'user' -%}
+{{ (turn.head if turn.first else BETWEEN) + said(message.content) + TAIL }}
+{%- set turn.first = false -%}
+{%- elif message.role == 'assistant' -%}
+{{ JOINER + said(message.content) + (END if loop.last else '') }}
+{%- else -%}
+{{ raise_exception('a turn is of system, user or assistant, not of ' + message.role) }}
+{%- endif -%}
+{%- endfor -%}
+"""
+"""Turns as training and `generate.Conversation` write them; content is a string or parts."""
+
+
 def _chat_template(language: LanguageModel) -> str:
     """Return a Jinja template that puts image and question where training put them."""
     template, settings = language.template, language.settings
-    begin = language.tokenizer.bos_token
-    head = template.head
+    system_head, system_tail = _system_turn(language)
+    begin, heads = language.tokenizer.bos_token, [template.head, system_head]
     if begin and language.prefix_ids(image=True)[:1] == [language.tokenizer.bos_token_id]:
-        head = begin + head.removeprefix(begin)
-    image = settings.image_prefix + _IMAGE_TOKEN + settings.image_suffix
-    end = language.tokenizer.decode([language.end_id])
-    return (
-        "{%- for message in messages -%}{%- if message.role == 'user' -%}"
-        f"{{{{ {head!r} }}}}"
-        "{%- for part in message.content -%}{%- if part.type == 'image' -%}"
-        f"{{{{ {image!r} }}}}"
-        "{%- else -%}{{ part.text }}{%- endif -%}{%- endfor -%}"
-        f"{{{{ {template.tail!r} }}}}"
-        f"{{%- else -%}}{{{{ {template.joiner!r} + message.content[0].text + {end!r} }}}}"
-        "{%- endif -%}{%- endfor -%}"
-    )
+        heads = [begin + head.removeprefix(begin) for head in heads]
+    texts = {
+        "TOKEN": _IMAGE_TOKEN,
+        "IMAGE": settings.image_prefix + _IMAGE_TOKEN + settings.image_suffix,
+        "HEAD": heads[0],
+        "SYSTEM_HEAD": heads[1],
+        "SYSTEM_TAIL": system_tail,
+        "TAIL": template.tail,
+        "BETWEEN": template.between,
+        "JOINER": template.joiner,
+        "END": language.tokenizer.decode([language.end_id]),
+    }
+    constants = "".join(f"{{%- set {name} = {text!r} -%}}" for name, text in texts.items())
+    return constants + _TURNS.strip()
+
+
+def _system_turn(language: LanguageModel) -> tuple[str, str]:
+    """Return what comes before a system message, and between it and the first question."""
+    template, words = language.template, ("ENCODER-BENCH-SYSTEM", "ENCODER-BENCH-QUESTION")
+    if template.tail:
+        turns = [{"role": r, "content": w} for r, w in zip(("system", "user"), words, strict=True)]
+        try:
+            text = language.tokenizer.apply_chat_template(turns, tokenize=False)
+        except TemplateError:  # a template without a system role
+            text = ""
+        head, found, rest = text.partition(words[0])
+        if found and words[1] in rest:
+            return head, rest.partition(words[1])[0]
+    return template.head, "\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 from typer.testing import CliRunner, Result
 
 from encoder_bench.base.errors import EncoderBenchError
@@ -105,7 +106,13 @@ def test_export_writes_a_card_with_row_recipe_and_proof(tmp_path: Path) -> None:
     assert isinstance(exported.exception, EncoderBenchError), "there is no network in the tests"
     assert "someone/model: not uploaded" in str(exported.exception)
     card = (folder / "README.md").read_text()
-    assert card.startswith("---\nlibrary_name: transformers")
+    metadata = ModelCard(card).data
+    assert (metadata.license, metadata.library_name) == ("apache-2.0", "transformers")
+    assert metadata.datasets == [_DATA.partition(":")[0]]
+    (result,) = metadata.eval_results or []
+    scores = record.tasks["vqa"]
+    assert result.metric_type == scores.primary
+    assert result.metric_value == pytest.approx(scores.metrics[scores.primary].value, abs=0.01)
     assert "| VQA Acc |" in card
     assert f"`{record.proof.parts['projector'].sha256_after[:12]}`" in card
     assert '"learning_rate"' in card

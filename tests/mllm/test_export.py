@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from jinja2 import TemplateError
 from PIL import Image
 from torch import Tensor
 from transformers import (
@@ -200,3 +201,43 @@ def test_another_image_transform_is_refused(
 def test_an_existing_folder_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(EncoderBenchError, match="exists already"):
         export_llava(clip_mllm("mlp", small_language()), tmp_path)
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_content_is_a_string_or_parts_for_every_role(chat: bool, tmp_path: Path) -> None:
+    language = small_language(chat=chat, image_prefix="<Img>", image_suffix="</Img>")
+    mllm = clip_mllm("mlp", language, layer=-2)
+    processor = AutoProcessor.from_pretrained(export_llava(mllm, tmp_path / "llava"))
+
+    def text(*turns: tuple[str, str], parts: bool) -> str:
+        messages = []
+        for role, content in turns:
+            split = [{"type": "image"}] if "<image>" in content else []
+            words = {"type": "text", "text": content.removeprefix("<image>\n")}
+            messages.append({"role": role, "content": [*split, words] if parts else content})
+        found: str = processor.apply_chat_template(messages, add_generation_prompt=True)
+        return found
+
+    turns = [("system", "Be short."), ("user", "<image>\nWhat?"), ("assistant", "A dog.")]
+    turns += [("user", "Why?")]
+    for number in (2, 3, 4):
+        assert text(*turns[:number], parts=True) == text(*turns[:number], parts=False)
+    whole, template = text(*turns, parts=False), language.template
+    said = f"What?{template.tail}{template.joiner}A dog.{template.between}Why?{template.tail}"
+    assert whole.endswith(f"<Img><image></Img>{said}"), "as a conversation writes later turns"
+    assert "Be short." in whole.partition("<Img>")[0]
+    assert whole.count("<image>") == 1
+    assert not chat or "<s>system\nBe short.</s>" in whole
+    with pytest.raises(TemplateError, match="not of tool"):
+        text(("tool", "4"), parts=False)
+
+
+def test_an_export_is_readable_by_all_and_names_no_folder_of_the_machine(tmp_path: Path) -> None:
+    language = small_language()
+    mllm = clip_mllm("mlp", language, layer=-2)
+    for part in (language.tokenizer, language.model.config, mllm.encoder.backbone.config):
+        part.name_or_path = "/home/someone/weights"
+    folder = export_llava(mllm, tmp_path / "llava", card="# A card\n")
+    for path in folder.rglob("*"):
+        assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644), path
+        assert path.suffix != ".json" or "/home/someone" not in path.read_text(), path
