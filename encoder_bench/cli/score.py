@@ -41,11 +41,14 @@ def score_command(
         Path,
         typer.Option(
             metavar="FILE",
-            help="JSON, JSON lines or CSV: an id (sample_id, question_id, image_id and question, "
-            "image_id) and an answer (prediction, answer, caption) a row; VQA's, COCO's and GVT's "
-            "result files fit.",
+            help="JSON, JSON lines, CSV, TSV or xlsx: an id (sample_id, question_id, image_id) and "
+            "an answer (prediction, answer, caption) per row. Result files of VQA, COCO and GVT, "
+            "samples of lmms-eval and lm-eval, and VLMEvalKit's tables are read as they are.",
         ),
     ],
+    column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The column that holds the answers.")
+    ] = None,
     data: Annotated[
         str, typer.Option(metavar="scenes|coco|DIR", help="Where the questions are.")
     ] = "scenes",
@@ -91,7 +94,7 @@ def score_command(
     if missing_is_wrong and answered_only:
         raise DataError("--missing-is-wrong and --answered-only exclude each other")
     missing: Missing = "wrong" if missing_is_wrong else "leave-out" if answered_only else "refuse"
-    found = score_predictions(name, recipe, samples, predictions, missing=missing)
+    found = score_predictions(name, recipe, samples, predictions, missing=missing, column=column)
     if output is not None:
         write_text(output, _csv(found))
     java = _java_check(found) if check_java else None
@@ -104,6 +107,7 @@ def score_command(
 
 
 def _print(found: FileScores, show: int, console: Console) -> None:
+    console.print(f"read as {found.form}", markup=False, highlight=False)
     rows = []
     for name, score in found.scores.items():
         own = name == found.primary
@@ -118,6 +122,13 @@ def _print(found: FileScores, show: int, console: Console) -> None:
     for name, score in found.scores.items():
         if score.value is None:
             console.print(f"{name}: n/a: {score.reason}", markup=False, highlight=False)
+    if found.ceiling is not None:
+        console.print(
+            "some questions have three human answers or fewer, with which the official formula "
+            f"cannot reach 100: vqa_accuracy is {found.ceiling:.2f} at most here; exact_match "
+            "counts any of the answers as right",
+            highlight=False,
+        )
     _print_odd(found, console)
     _print_breakdown(found, console)
     for name in found.variants():
@@ -184,6 +195,8 @@ def _as_json(found: FileScores, java: JavaCheck | None) -> dict[str, Any]:
     content: dict[str, Any] = {} if java is None else {"java_check": asdict(java)}
     return content | {
         "task": found.task,
+        "read_as": found.form,
+        "vqa_accuracy_ceiling": found.ceiling,
         "primary": found.primary,
         "scores": {name: asdict(score) for name, score in found.scores.items()},
         "blind": {name: asdict(score) for name, score in found.blind.items()},

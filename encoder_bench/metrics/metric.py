@@ -128,22 +128,23 @@ METRICS: dict[str, Metric] = {
         _caption("rouge_l", per_sample(caption.rouge_l)),
         _caption("meteor", meteor, backend="java"),
         _caption("spice", spice, backend="java", version=1),
-        # 2: refusals and negative numbers are parse failures
-        _count("counting_accuracy", short_answers.counting_accuracy, version=2),
+        # 2: refusals and negative numbers are parse failures; 3: bounds too, 2.0 and 1,000 are not
+        _count("counting_accuracy", short_answers.counting_accuracy, version=3),
         _count(
             "counting_error", short_answers.counting_error,
-            higher_is_better=False, unit="count", graded=True, version=2,
+            higher_is_better=False, unit="count", graded=True, version=3,
         ),
         _count("counting_accuracy_gvt", short_answers.counting_accuracy_gvt),
         _count(
             "counting_error_gvt", short_answers.counting_error_gvt,
-            higher_is_better=False, unit="count", graded=True,
+            higher_is_better=False, unit="count", graded=True, version=2,  # 2: numbers are capped
         ),
-        _yes_no("yesno_accuracy", short_answers.yesno_accuracy),
-        _yes_no("yesno_precision", short_answers.yesno_precision),
-        _yes_no("yesno_recall", short_answers.yesno_recall),
-        _yes_no("yesno_f1", short_answers.yesno_f1),
-        _yes_no("yes_rate", short_answers.yes_rate, higher_is_better=None, graded=True),
+        # 2: refusals and contradictions are parse failures, "none" is no
+        _yes_no("yesno_accuracy", short_answers.yesno_accuracy, version=2),
+        _yes_no("yesno_precision", short_answers.yesno_precision, version=2),
+        _yes_no("yesno_recall", short_answers.yesno_recall, version=2),
+        _yes_no("yesno_f1", short_answers.yesno_f1, version=2),
+        _yes_no("yes_rate", short_answers.yes_rate, higher_is_better=None, graded=True, version=2),
         _yes_no("yesno_accuracy_gvt", short_answers.yesno_accuracy_gvt),
     )
 }  # fmt: skip

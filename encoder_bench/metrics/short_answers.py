@@ -28,42 +28,63 @@ def _number_words() -> dict[str, int]:
         table[ten] = 10 * index
         for unit in range(1, 10):
             table[f"{ten} {_UNITS[unit]}"] = 10 * index + unit
-    return table | {"a hundred": 100, "one hundred": 100, "hundred": 100, "no": 0, "none": 0}
+    zero = dict.fromkeys(("no", "none", "nobody", "nothing"), 0)
+    return table | {"a hundred": 100, "one hundred": 100, "hundred": 100} | zero
 
 
 _VALUES = _number_words()
-_ANY = re.compile(
-    r"(?<![\w.,])\d+(?![\w]|[.,]\d)|\b(?:"
+_NUMBER = re.compile(
+    r"(?<![\w.,])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.0+)?(?!\w|[.,]\d)|\b(?:"
     + "|".join(sorted(map(re.escape, _VALUES), key=len, reverse=True))
     + r")\b"
 )
 _REFUSAL = re.compile(
-    r"\b(?:no (?:idea|clue|way|one|answer|information|image|picture)"
-    r"|not (?:sure|able|possible|clear|certain|enough|known)"
-    r"|(?:do|does|did)(?:n't| not) (?:know|say|show|tell)"
+    r"\b(?:no (?:idea|clue|way|answer|information|image|picture)|no one (?:can|could|knows)"
+    r"|not (?:sure|able|possible|clear|certain|enough|known)|(?:hard|difficult) to \w+"
+    r"|(?:do|does|did)(?:n't| not) (?:know|say|tell|show(?! (?:an?|any)\b))"
     r"|cannot|can't|can not|couldn't|could not|unable|unknown|unclear|uncertain|unsure|impossible"
-    r"|sorry)\b"
+    r"|sorry|dunno|idk)\b"
 )
-"""An answer with one of these is a refusal, whatever else it says."""
+"""An answer with one of these is a refusal, of a count and of yes or no alike."""
 _NEGATIVE = re.compile(r"(?<![\w.,])[-\u2212]\d|\b(?:minus|negative) ")
+_BOUND = re.compile(
+    r"\b(?:at (?:least|most)|(?:more|less|fewer) than|over|under|up to|or (?:more|less|fewer))\b"
+    r"|\d ?\+"
+)
+_SOMETHING_ELSE = re.compile(r"\b(?:and|plus) (?:an?|another|some|several|many|few)\b(?! hundred)")
+_NOT_ANY = re.compile(r"(?:n't|\bnot)(?: \w+)? any\b|\bno one\b")
+_MAX_DIGITS = 18
+
+
+def _plain(answer: str) -> str:
+    return " ".join(answer.lower().replace("\u2019", "'").split())
 
 
 def parse_count(answer: str) -> int | None:
     """Return the number that an answer gives, or None where it gives none or several.
 
-    Digits or number words to a hundred, as whole words, in any case; "no", "none" and "zero" are
-    0. The same number twice is one number; a refusal is none, and neither is a negative number.
+    Digits or number words to a hundred, as whole words, in any case. "2.0" is 2 and "1,000" is a
+    thousand, since they can mean nothing else; "no", "none", "nobody" and "there aren't any" are 0.
+    The same number twice is one number. Unparsed are: refusals; negative numbers and fractions, as
+    no count is one; bounds ("at least 3"), which fit many counts; and a number beside something
+    else that is counted too ("two people and a dog"), which may be the answer or a part of it.
 
     >>> [parse_count(t) for t in ("Nine.", "There are 3 dogs", "a phone", "none", "2 or 3")]
     [9, 3, None, 0, None]
     >>> [parse_count(t) for t in ("I have no idea", "no dogs", "I cannot see any", "-3")]
     [None, 0, None, None]
+    >>> [parse_count(t) for t in ("2.0", "1,000", "2.5", "There aren't any", "at least 3")]
+    [2, 1000, None, 0, None]
     """
-    text = " ".join(answer.lower().replace("\u2019", "'").split())
-    if _REFUSAL.search(text) or _NEGATIVE.search(text):
+    text = _plain(answer)
+    if any(each.search(text) for each in (_REFUSAL, _NEGATIVE, _BOUND, _SOMETHING_ELSE)):
         return None
-    words = _ANY.findall(" ".join(text.replace("-", " ").split()))
-    found = {_VALUES[word] if word in _VALUES else int(word) for word in words if len(word) < 20}
+    text = " ".join(_NOT_ANY.sub(" none ", text).replace("-", " ").split())
+    found = set()
+    for word in _NUMBER.findall(text):
+        digits = word.partition(".")[0].replace(",", "")
+        if word in _VALUES or len(digits) <= _MAX_DIGITS:
+            found.add(_VALUES[word] if word in _VALUES else int(digits))
     return found.pop() if len(found) == 1 else None
 
 
@@ -76,7 +97,8 @@ def parse_count_gvt(prediction: str) -> int:
     """Return the number that GVT's script reads out of an answer.
 
     It replaces number words anywhere, inside other words too ("phone" holds "one"), misspells
-    nine, minds the case, takes the first digits, and 0 where there are none.
+    nine, minds the case, takes the first digits, and 0 where there are none. Deviation: a number of
+    more than 18 digits is 10 to the 18th, so that an error can be computed.
 
     >>> [parse_count_gvt(t) for t in ("a phone", "Two", "nine", "two or three")]
     [1, 0, 0, 2]
@@ -84,26 +106,49 @@ def parse_count_gvt(prediction: str) -> int:
     for word, number in _GVT_WORDS.items():
         prediction = prediction.replace(word, str(number))
     digits = _DIGITS.search(prediction)
-    return int(digits.group()) if digits else 0
+    if digits is None:
+        return 0
+    return int(digits.group()) if len(digits.group()) <= _MAX_DIGITS else 10**_MAX_DIGITS
 
 
 _YES = re.compile(r"\b(?:yes|yeah|yep|true)\b")
-_NO = re.compile(r"\b(?:no|nope|not|false|isn't|doesn't|don't|aren't)\b")
+_NO = re.compile(
+    r"\b(?:no|nope|not|false|none|nobody|nothing|(?:is|are|was|were|do|does|did|has|have)n't)\b"
+)
+_FIRST = re.compile(r"\W*(yes|no)\b")
+_NOT_SEEN = re.compile(
+    r"\b(?:cannot|can't|can not|couldn't|could not|unable to) (?:see|find|spot|detect)\b"
+)
+_OPPOSITE = {
+    "no": re.compile(r"\byes\b"),
+    "yes": re.compile(
+        r"(?:[,.;:!?]|\b(?:yes|but|or|and|then|maybe|actually))\W*"
+        r"\bno\b(?=\W*(?:$|[,.;:!?]|(?:but|or)\b))"
+    ),
+}
+"""What contradicts an answer's first word; "no" only where it is a whole clause."""
 
 
 def parse_yes_no(answer: str) -> bool | None:
     """Return True for yes, False for no, None where an answer is neither or both.
 
-    The first word decides where it is yes or no; otherwise exactly one of the two must occur as
-    a whole word.
+    The first word decides where it is yes or no, unless the other follows as an answer of its own
+    ("No, but yes"): then either could be meant. Otherwise exactly one of the two must occur as a
+    whole word; "There are none." is no. A refusal is neither, though "not sure" and "don't know"
+    hold a no; "No, I cannot see one" is no refusal, as its first word says.
 
-    >>> [parse_yes_no(t) for t in ("Yes, a notebook", "No.", "There is not", "yes no?", "maybe")]
-    [True, False, False, True, None]
+    >>> [parse_yes_no(t) for t in ("Yes, a notebook", "No.", "There is not", "maybe")]
+    [True, False, False, None]
+    >>> [parse_yes_no(t) for t in ("I don't know", "yes no?", "Yes, no doubt", "There are none.")]
+    [None, None, True, False]
     """
-    text = answer.lower().replace("’", "'").strip()
-    first = re.match(r"\W*(yes|no)\b", text)
+    text = _plain(answer)
+    first = _FIRST.match(text)
+    if _REFUSAL.search(_NOT_SEEN.sub("", text) if first else text):
+        return None
     if first:
-        return first.group(1) == "yes"
+        rest = text[first.start(1) :]
+        return None if _OPPOSITE[first.group(1)].search(rest) else first.group(1) == "yes"
     yes, no = bool(_YES.search(text)), bool(_NO.search(text))
     return None if yes == no else yes
 

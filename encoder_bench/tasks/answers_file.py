@@ -1,4 +1,9 @@
-"""Any tool's predictions file: read in the usual forms, matched with samples, oddities noted."""
+"""Any tool's predictions file: its container, its layout, and the rows in one form.
+
+Layouts of other tools were taken from their sources: EvolvingLMMs-Lab/lmms-eval at 0716c69
+(`loggers/evaluation_tracker.py`), open-compass/VLMEvalKit at 0044c57 (`inference.py`,
+`smp/file.py`), EleutherAI/lm-evaluation-harness at da21196 (`loggers/evaluation_tracker.py`).
+"""
 
 from __future__ import annotations
 
@@ -7,189 +12,291 @@ import io
 import json
 import re
 import sys
-import unicodedata
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from encoder_bench.base.errors import DataError
-from encoder_bench.data.sample import Sample
+from encoder_bench.base.errors import DataError, MissingDependencyError
 
-IDS = ("sample_id", "question_id", "id", "index")
-TEXTS = ("prediction", "answer", "caption", "response", "output", "text", "pred")
-MAX_LENGTH = 10_000
-"""Characters beyond which an answer is noted as long."""
-_FILE_NAME = re.compile(r"(?:.*[_/])?0*(\d+)\.(?:jpe?g|png)", re.IGNORECASE)
+IDS = ("sample_id", "question_id", "image_id", "id", "index", "doc_id")
+"""The keys of a row that may name its sample, the surest first; the last three often count rows."""
+COLUMNS = ("prediction", "pred", "response", "output", "text", "caption", "answer")
+"""The keys of a row that may hold the answer of the model."""
+_IMAGES = ("image_id", "image", "image_source")
+_QUESTIONS = ("question", "text_in", "input")
+_TRUTHS = ("target", "answer")
+_FILE_NAME = re.compile(r"(?:.*[_/])?0*(\d+)\.(?:jpe?g|png)|COCO_\w+_0*(\d+)", re.IGNORECASE)
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
+_LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One row: its place in the file, the names under which a sample may claim it, its text.
+    """One row of a file.
 
-    `image` is set where the row names nothing but an image.
+    Attributes:
+        place: words that name it in an error.
+        names: by kind of id, the spellings by which a sample may claim it. Kinds are `IDS`, and
+            `question` for an image and the question about it.
+        asked: its question or prompt, empty if there is none.
+        truth: what it holds as the right answer, if anything.
+        columns: what may be the model's answer, by key.
     """
 
     place: str
-    names: tuple[str, ...]
-    image: str | None
-    text: str
+    names: Mapping[str, tuple[str, ...]]
+    asked: str
+    truth: str
+    columns: Mapping[str, Any]
 
 
 @dataclass(slots=True)
 class AnswersFile:
-    """All rows of a file, in order, and what is odd about samples or rows, by kind.
+    """All rows of a file, in order.
 
-    Kinds: `not text`, `empty`, `long`, `control characters`, `another script`, `id is text`, and,
-    after `matched`, `id written otherwise`, `missing`, `to no sample`.
+    Attributes:
+        path: the file.
+        form: the layout and container, in words.
+        answers: its rows.
+        columns: the keys that may hold the model's answer; one where the layout says which.
+        odd: what is odd about it: kind -> names of samples or rows.
     """
 
     path: Path
+    form: str
     answers: list[Answer]
+    columns: tuple[str, ...]
     odd: dict[str, list[str]] = field(default_factory=dict)
 
     def note(self, kind: str, name: str) -> None:
         """Count one thing that is odd."""
         self.odd.setdefault(kind, []).append(name)
 
-    def matched(self, task: str, samples: Sequence[Sample]) -> dict[str, str]:
-        """Return the answers by sample id; what is missing and what is left over is noted.
 
-        Raises:
-            DataError: a sample is answered twice, or no row belongs to any sample.
-        """
-        if [a.image for a in self.answers] == [_plain(s.image_id) for s in samples]:
-            return {s.sample_id: a.text for s, a in zip(samples, self.answers, strict=True)}
-        unnamed = next((answer for answer in self.answers if not answer.names), None)
-        if unnamed is not None:
-            raise DataError(
-                f"{unnamed.place}: image {unnamed.image} has several questions, and the rows "
-                f"are not those of task '{task}' in order; add 'question' or 'sample_id'"
-            )
-        owner = {name: s.sample_id for s in reversed(samples) for name in _sample_names(s)}
-        found: dict[str, Answer] = {}
-        twice: list[str] = []
-        for answer in self.answers:
-            name = next((name for name in answer.names if name in owner), None)
-            if name is None:
-                self.note("to no sample", f"{answer.place} ({answer.names[0]})")
-                continue
-            first = found.setdefault(owner[name], answer)
-            if first is not answer:
-                places = (each.place.rpartition("/")[2] for each in (first, answer))
-                twice.append(f"{answer.names[0]} ({' and '.join(places)})")
-            elif name != answer.names[0]:
-                self.note("id written otherwise", f"{answer.names[0]} for {name}")
-        if twice:
-            raise DataError(
-                f"{self.path}: a second answer to {len(twice)} samples, the first {twice[0]}; "
-                "keep one of each"
-            )
-        if not found:
-            raise DataError(
-                f"{self.path}: no id of it is one of task '{task}', whose ids look like "
-                f"{', '.join(_sample_names(samples[0])[:3])}"
-            )
-        for sample in samples:
-            if sample.sample_id not in found:
-                self.note("missing", sample.sample_id)
-        return {sample_id: answer.text for sample_id, answer in found.items()}
+def read_answers_file(path: Path, column: str | None = None) -> AnswersFile:
+    """Read JSON, JSON lines, CSV, TSV or an Excel sheet, of this program or another.
 
+    JSON is a list of rows, an object that holds one such list, or an object `{id: answer}`. Rows of
+    blind baselines in our own files are skipped.
 
-def read_answers_file(path: Path) -> AnswersFile:
-    """Read JSON (a list), JSON lines, or CSV with a header.
-
-    A row has an id (`sample_id`, `question_id`, `id`, `index`, `image_id` with `question`, or
-    `image_id` alone) and an answer. Rows of blind baselines in our own files are skipped.
+    Args:
+        path: the file.
+        column: the key that holds the model's answer; None to find it.
 
     Raises:
-        DataError: malformed, or without an id or an answer; names the row.
+        DataError: malformed, or a row has no id or no answer; names the row.
     """
-    file = AnswersFile(path, [])
-    for place, row in _rows(path):
-        if row.get("control"):
-            continue
-        names, image = _row_names(row)
-        key = next((name for name in TEXTS if name in row), None)
-        if key is None or (not names and image is None):
+    container, raw = _CONTAINERS.get(path.suffix.lower(), _read_json)(path)
+    rows = [(place, row) for place, row in raw if not row.get("control")]
+    if not rows:
+        raise DataError(f"{path}: no answers in it")
+    layout, unpack = _layout(rows[0][1], container)
+    if len(filters := {str(row["filter"]) for _, row in rows if "filter" in row}) > 1:
+        raise DataError(f"{path}: answers of several filters ({', '.join(sorted(filters))})")
+    if unpack:
+        rows = [(place, _unpacked(row, place)) for place, row in rows]
+    first = rows[0][1]
+    fixed = "prediction" if unpack or {"prediction", "index"} <= first.keys() else None
+    chosen = column or fixed
+    columns = (chosen,) if chosen else tuple(name for name in COLUMNS if name in first)
+    file = AnswersFile(path, f"{layout} ({container})", [], columns)
+    for place, row in rows:
+        names = _names(row)
+        if not names or not columns or any(name not in row for name in columns):
             raise DataError(
-                f"{place}: needs one of {', '.join((*IDS, 'image_id'))} and one of "
-                f"{', '.join(TEXTS)}; it has {', '.join(map(str, row))}"
+                f"{place}: needs one of {', '.join(IDS)} and one of "
+                f"{column or ', '.join(columns or COLUMNS)}; it has {', '.join(row)}"
             )
-        if path.suffix != ".csv":
+        if path.suffix.lower() in _CONTAINERS:
+            row = {key: "" if value is None else value for key, value in row.items()}
+        else:
             for name in ("question_id", "image_id"):
                 if isinstance(row.get(name), str) and row[name].strip().isdigit():
                     file.note("id is text", f"{name} {row[name]!r}")
-        text = _text(row[key], names[0] if names else str(image), file)
-        file.answers.append(Answer(place, names, image, text))
-    if not file.answers:
-        raise DataError(f"{path}: no answers in it")
-    images = [answer.image for answer in file.answers if not answer.names]
-    if len(set(images)) == len(images):  # else only the order of rows tells which question is meant
-        file.answers = [
-            a if a.names else replace(a, names=_spellings(a.image), image=None)
-            for a in file.answers
-        ]
+        asked = next(filter(None, (_words(row.get(key)) for key in _QUESTIONS)), "")
+        truth = next((_words(row[k]) for k in _TRUTHS if k in row and columns != (k,)), "")
+        held = {name: _only(row[name]) for name in columns}
+        file.answers.append(Answer(place, names, asked, truth, held))
     return file
 
 
-def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each row, and the words that name it in an error."""
+Rows = list[tuple[str, dict[str, Any]]]
+
+
+def _read_json(path: Path) -> tuple[str, Rows]:
+    """Return a JSON file's rows, each with the words that name it, and what holds them."""
+    text = _text_of(path)
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        content = _loads(text)
+    except (ValueError, RecursionError):
+        if text.lstrip().startswith("["):
+            _parsed(text, str(path))  # raises, and names the file
+        lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
+        numbered = ((f"{path}:{n}", _parsed(line, f"{path}:{n}")) for n, line in lines)
+        return "JSON lines", _objects(numbered)
+    if isinstance(content, list):
+        return "JSON list", _objects((f"{path}, row {i}", row) for i, row in enumerate(content))
+    if not isinstance(content, dict) or content.keys() & set(IDS):
+        return "JSON lines", _objects([(f"{path}:1", content)])
+    lists = [k for k, v in content.items() if isinstance(v, list) and v and isinstance(v[0], dict)]
+    if len(lists) == 1:
+        places = (f"{path}, '{lists[0]}' row {i}" for i in range(len(content[lists[0]])))
+        rows = _objects(zip(places, content[lists[0]], strict=True))
+        return f"JSON list under '{lists[0]}'", rows
+    if lists:
+        raise DataError(f"{path}: several lists in it ({', '.join(lists)})")
+    if any(isinstance(_only(value), list | dict) for value in content.values()):
+        raise DataError(f"{path}: neither rows nor one answer for each id")
+    rows = [(f"{path}, '{k}'", {"id": k, "prediction": v}) for k, v in content.items()]
+    return "JSON object of ids and answers", _objects(rows)
+
+
+def _read_table(path: Path, delimiter: str) -> tuple[str, Rows]:
+    limit = csv.field_size_limit(sys.maxsize)
+    reader = csv.DictReader(io.StringIO(_text_of(path), newline=""), delimiter=delimiter)
+    rows: Rows = []
+    try:
+        for row in reader:
+            place = f"{path}:{reader.line_num}"
+            if None in row or None in row.values():
+                raise DataError(f"{place}: another number of fields than the header")
+            rows.append((place, row))
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: not valid CSV ({error})") from error
+    finally:
+        csv.field_size_limit(limit)
+    return "CSV" if delimiter == "," else "TSV", rows
+
+
+def _read_excel(path: Path) -> tuple[str, Rows]:
+    import pandas as pd
+
+    try:
+        frame = pd.read_excel(path, dtype=object, na_filter=False)
+    except ImportError as error:
+        raise MissingDependencyError(f"{path}: reading it needs `pip install openpyxl`") from error
+    except Exception as error:  # a damaged workbook fails in any of the parsers below
+        raise DataError(f"{path}: cannot be read as an Excel sheet ({error})") from error
+    frame.columns = frame.columns.map(str)
+    rows = ((f"{path}, row {i}", row) for i, row in enumerate(frame.to_dict("records"), start=2))
+    return "Excel sheet", _objects(rows)
+
+
+_CONTAINERS: dict[str, Callable[[Path], tuple[str, Rows]]] = {
+    ".csv": lambda path: _read_table(path, ","),
+    ".tsv": lambda path: _read_table(path, "\t"),
+    ".xlsx": _read_excel,
+}
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read ({error})") from error
-    if file.suffix == ".csv":
-        yield from _csv_rows(file, text)
-        return
-    if text.lstrip().startswith("["):
-        entries = [(f"{file}, row {i}", row) for i, row in enumerate(_json(text, str(file)))]
-    else:
-        lines = enumerate(text.split("\n"), start=1)
-        entries = [(f"{file}:{n}", _json(line, f"{file}:{n}")) for n, line in lines if line.strip()]
-    for place, row in entries:
-        if not isinstance(row, dict):
-            raise DataError(f"{place}: not an object")
-        yield place, row
+        raise DataError(f"{path}: cannot be read ({error})") from error
 
 
-def _json(text: str, place: str) -> Any:
+def _parsed(text: str, place: str) -> Any:
     try:
-        return json.loads(text)
+        return _loads(text)
     except (ValueError, RecursionError) as error:
         at_end = isinstance(error, json.JSONDecodeError) and (
             error.pos >= len(text.rstrip()) - 1 or error.msg.startswith("Unterminated")
         )
         cut = " (cut short?)" if at_end else ""
-        raise DataError(f"{place}: not valid JSON ({error}){cut}") from error
+        raise DataError(f"{place}: not valid JSON ({error})"[:400] + cut) from error
 
 
-def _csv_rows(file: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    limit = csv.field_size_limit(sys.maxsize)
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    try:
-        for row in reader:
-            place = f"{file}:{reader.line_num}"
-            if None in row or None in row.values():
-                raise DataError(f"{place}: another number of fields than the header")
-            yield place, row
-    except csv.Error as error:
-        raise DataError(f"{file}:{reader.line_num}: not valid CSV ({error})") from error
-    finally:
-        csv.field_size_limit(limit)
+def _loads(text: str) -> Any:
+    """Return the content of JSON; a lone surrogate, which no file or tokenizer takes, is U+FFFD.
+
+    Raises:
+        ValueError: it is not JSON.
+        RecursionError: it is nested too deeply.
+    """
+    content = json.loads(text)
+    return _without_surrogates(content) if _SURROGATE_ESCAPE.search(text) else content
 
 
-def _row_names(row: dict[str, Any]) -> tuple[tuple[str, ...], str | None]:
-    """Return the names of the sample that a row answers, or its image where it has no other."""
-    identifier = next((row[name] for name in IDS if row.get(name) not in (None, "")), None)
-    if identifier is not None:
-        return _spellings(identifier), None
-    image, question = row.get("image_id", row.get("image")), row.get("question", row.get("text_in"))
-    if image in (None, ""):
-        return (), None
-    if isinstance(question, str) and question.strip():
-        return (_asked(image, question),), None
-    return (), _plain(image)
+def _without_surrogates(value: Any) -> Any:
+    if isinstance(value, str):
+        return _LONE_SURROGATE.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_without_surrogates(each) for each in value]
+    if isinstance(value, dict):
+        return {_LONE_SURROGATE.sub("\ufffd", k): _without_surrogates(v) for k, v in value.items()}
+    return value
+
+
+def _objects(rows: Iterable[tuple[str, Any]]) -> Rows:
+    found: Rows = []
+    for place, row in rows:
+        if not isinstance(row, dict):
+            raise DataError(f"{place}: not an object")
+        found.append((place, row))
+    return found
+
+
+def _layout(row: Mapping[str, Any], container: str) -> tuple[str, bool]:
+    """Return the tool or benchmark whose rows these are, and whether they are nested samples."""
+    keys = row.keys()
+    if "doc_id" in keys and keys & {"filtered_resps", "resps"}:
+        if container == "JSON list under 'logs'":
+            return "lmms-eval log", True
+        return ("lm-eval samples" if "arguments" in keys else "lmms-eval samples"), True
+    for name, needed in (
+        ("VLMEvalKit predictions", {"index", "prediction"}),
+        ("encoder-bench predictions", {"sample_id", "prediction"}),
+        ("COCO results", {"image_id", "caption"}),
+        ("VQA results", {"question_id", "answer"}),
+    ):
+        if needed <= keys:
+            return name, False
+    return "rows", False
+
+
+def _unpacked(row: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """Return a sample of lm-eval or lmms-eval as a flat row: ids from `doc`, else from scores."""
+    answer = _only(row.get("filtered_resps") or row.get("resps") or "")
+    if isinstance(answer, list):
+        raise DataError(f"{place}: {len(answer)} responses, of which none is the answer")
+    flat: dict[str, Any] = {"prediction": answer}
+    for inner in (row.get("doc"), *(row[key] for key in row if key != "doc"), row):
+        if isinstance(inner, dict):
+            for key in (*IDS, *_IMAGES, *_QUESTIONS, "target"):
+                if key in inner:
+                    flat.setdefault(key, inner[key])
+    return flat
+
+
+def _only(value: Any) -> Any:
+    """Return the one element of a list, however deep; any other value as it is."""
+    while isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return value
+
+
+def _names(row: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Return the names of the sample that a row answers, by kind of id."""
+    names = {kind: _spellings(row[kind]) for kind in IDS if _is_id(row.get(kind))}
+    image = next((row[key] for key in _IMAGES if _is_id(row.get(key))), None)
+    question = next((row[k] for k in _QUESTIONS[:2] if isinstance(row.get(k), str)), "")
+    if image is not None:
+        names["image_id"] = _spellings(image)
+        if question.strip():
+            names["question"] = (name_of_question(image, question),)
+    return names
+
+
+def _words(value: Any) -> str:
+    """Return a text, or all texts of a list; nothing of any other value."""
+    texts = value if isinstance(value, list) else [value]
+    return " ".join(text for text in texts if isinstance(text, str))
+
+
+def _is_id(value: Any) -> bool:
+    return value is not None and value != "" and not isinstance(value, dict | list)
 
 
 def _spellings(identifier: Any) -> tuple[str, ...]:
@@ -198,7 +305,7 @@ def _spellings(identifier: Any) -> tuple[str, ...]:
     >>> _spellings(42.0), _spellings("000042"), _spellings("COCO_val2014_000000000042.jpg")
     (('42',), ('000042', '42'), ('COCO_val2014_000000000042.jpg', '42'))
     """
-    return tuple(dict.fromkeys((_written(identifier), _plain(identifier))))
+    return tuple(dict.fromkeys((_written(identifier), name_of_image(identifier))))
 
 
 def _written(identifier: Any) -> str:
@@ -207,41 +314,15 @@ def _written(identifier: Any) -> str:
     return str(identifier).strip()
 
 
-def _plain(identifier: Any) -> str:
+def name_of_image(identifier: Any) -> str:
     """Return an image's number where its name has one, else the name."""
     written = _written(identifier)
     if written.isascii() and written.isdigit():
         return written.lstrip("0") or "0"
     match = _FILE_NAME.fullmatch(written)
-    return match.group(1) if match else written
+    return (match.group(1) or match.group(2)) if match else written
 
 
-def _asked(image: Any, question: str) -> str:
-    return f"{_plain(image)} {' '.join(question.split())}"
-
-
-def _sample_names(sample: Sample) -> tuple[str, ...]:
-    """Return the names under which a file may answer a sample: ours, and the official ones."""
-    image, question = sample.image_id, sample.question
-    official = _asked(image, question) if question else _plain(image)
-    return tuple(dict.fromkeys((sample.sample_id, sample.sample_id.partition("/")[2], official)))
-
-
-def _text(value: Any, name: str, file: AnswersFile) -> str:
-    """Return an answer as text, and note what is odd about it."""
-    if not isinstance(value, str):
-        shown = json.dumps(value, ensure_ascii=False, default=str)
-        file.note("not text", f"{name} ({shown[:40]})")
-        value = "" if value is None else shown
-    clean = str(value).encode("utf-8", "replace").decode("utf-8")
-    start = clean[:MAX_LENGTH]
-    if not clean.strip():
-        file.note("empty", name)
-    if len(clean) > MAX_LENGTH:
-        file.note("long", f"{name} ({len(clean):,} characters)")
-    categories = {unicodedata.category(letter) for letter in start if letter not in "\n\r\t"}
-    if clean != value or categories & {"Cc", "Cf", "Cs", "Co"}:
-        file.note("control characters", name)
-    if any(c.isalpha() and "LATIN" not in unicodedata.name(c, "") for c in set(start)):
-        file.note("another script", name)
-    return clean
+def name_of_question(image: Any, question: str) -> str:
+    """Return the name of an image and a question about it."""
+    return f"{name_of_image(image)} {' '.join(question.split())}"

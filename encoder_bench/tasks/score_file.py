@@ -12,9 +12,11 @@ from encoder_bench.base.recipes import TaskRecipe
 from encoder_bench.base.record import Score
 from encoder_bench.data.sample import Sample
 from encoder_bench.metrics.metric import find_metric, runner_metrics
+from encoder_bench.metrics.vqa import ceiling
 from encoder_bench.tasks.answers_file import read_answers_file
 from encoder_bench.tasks.controls import constant_answer, majority_answers
 from encoder_bench.tasks.evaluate import Breakdown, breakdowns, measure, score_of
+from encoder_bench.tasks.matching import match
 from encoder_bench.tasks.predict import Answers
 from encoder_bench.tasks.task import check_samples, find_runner
 
@@ -45,6 +47,9 @@ class FileScores:
         samples: those that were scored.
         total: samples of the split.
         odd: what is odd about the file, by kind: the names of samples or rows.
+        form: how the file was read: its layout, the kind of id, and the column of the answers.
+        ceiling: the highest VQA accuracy that any answers reach, where some samples have so few
+            references that 100 is out of reach; else None.
     """
 
     task: str
@@ -55,6 +60,8 @@ class FileScores:
     samples: tuple[ScoredSample, ...]
     total: int
     odd: dict[str, list[str]]
+    form: str
+    ceiling: float | None
 
     @property
     def lift(self) -> float | None:
@@ -94,6 +101,7 @@ def score_predictions(
     *,
     seed: int = 0,
     missing: Missing = "refuse",
+    column: str | None = None,
 ) -> FileScores:
     """Score a predictions file under every metric of the task's runner, not only the recipe's.
 
@@ -105,14 +113,17 @@ def score_predictions(
         seed: of the bootstrap.
         missing: refuse a file that does not answer every sample, score those as empty answers, or
             leave them out.
+        column: the key that holds the answers; None to find it.
 
     Raises:
-        DataError: the file is malformed, answers a sample twice, fits no sample, or lacks some.
+        DataError: the file is malformed, leaves open which column holds the answers,
+            answers a sample twice, fits no sample, or lacks some.
     """
     runner = find_runner(recipe.runner)
     check_samples(task, runner, samples)
-    answers = read_answers_file(file)
-    found = answers.matched(task, samples)
+    answers = read_answers_file(file, column)
+    matched = match(answers, task, samples)
+    found = matched.texts
     absent = answers.odd.get("missing", [])
     if absent and missing == "refuse":
         raise DataError(
@@ -147,6 +158,8 @@ def score_predictions(
         tuple(map(ScoredSample, kept, texts, measured.parsed, rows)),
         len(samples),
         answers.odd,
+        f"{answers.form}, matched by {matched.by}, answers in {matched.column}",
+        ceiling([s.references for s in kept]) if runner.name == "vqa" else None,
     )
 
 

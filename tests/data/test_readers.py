@@ -109,6 +109,9 @@ def double_first(key: str) -> Callable[[Path], None]:
     ("task", "file", "damage", "words"),
     [
         ("vqa", QUESTIONS, half, ["not valid JSON", "line"]),
+        ("vqa", QUESTIONS, lambda path: path.write_text("[" * 100_000), ["not valid JSON"]),
+        ("vqa", QUESTIONS, lambda path: path.write_text("9" * 5000), ["not valid JSON"]),
+        ("oc", COUNTS, set_first("", "text_in", "How many \ud800?"), ["not valid JSON"]),
         ("vqa", QUESTIONS, Path.unlink, ["no v2_OpenEnded_mscoco_val2014_questions.json|no vqa"]),
         ("vqa", QUESTIONS, double_first("questions"), ["duplicate 'question_id'"]),
         ("vqa", ANSWERS, half, ["not valid JSON"]),

@@ -31,7 +31,31 @@ from encoder_bench.metrics.short_answers import (
         ("someone", None),
         ("2 or 3", None),
         ("3.5", None),
-        ("1,000", None),
+        ("1,000", 1000),
+        ("There are 1,000,000 of them", 1_000_000),
+        ("1,000,00", None),
+        ("0,5", None),
+        ("2.0", 2),
+        ("2.00.", 2),
+        ("2.05", None),
+        ("1.2.0", None),
+        ("nobody", 0),
+        ("No one.", 0),
+        ("There aren't any", 0),
+        ("there are not any dogs", 0),
+        ("The image does not show any dogs", 0),
+        ("I don't see any", 0),
+        ("two people and a dog", None),
+        ("3 dogs and several cats", None),
+        ("one dog with a ball", 1),
+        ("at least 3", None),
+        ("more than two", None),
+        ("3 or more", None),
+        ("10+", None),
+        ("3+", None),
+        ("not sure", None),
+        ("It's hard to tell, maybe 3", None),
+        ("The image does not show that", None),
         ("I cannot tell", None),
         ("", None),
         ("a lot", None),
@@ -65,7 +89,16 @@ def test_every_number_reads_as_itself(number: int) -> None:
 
 @pytest.mark.parametrize(
     ("answer", "count"),
-    [("2", 2), ("two or three", 2), ("phone", 1), ("Two", 0), ("nine", 0), ("nive", 9), ("", 0)],
+    [
+        ("9" * 5000, 10**18),
+        ("2", 2),
+        ("two or three", 2),
+        ("phone", 1),
+        ("Two", 0),
+        ("nine", 0),
+        ("nive", 9),
+        ("", 0),
+    ],
 )
 def test_gvt_counts(answer: str, count: int) -> None:
     # TencentARC/GVT count.py: words replaced anywhere, "nive" for nine, first digits, else 0.
@@ -85,6 +118,26 @@ def test_gvt_counts(answer: str, count: int) -> None:
         ("", None),
         ("a notebook", None),
         ("it is true, not false", None),
+        ("I don't know", None),
+        ("I\u2019m not sure", None),
+        ("Not sure.", None),
+        ("No idea", None),
+        ("No, I don't know", None),
+        ("I cannot tell", None),
+        ("There are none.", False),
+        ("Nobody is there", False),
+        ("No one is there.", False),
+        ("No, I cannot see a dog", False),
+        ("No, there isn't any", False),
+        ("The image does not show a dog", False),
+        ("The image does not show this clearly", None),
+        ("No, but yes", None),
+        ("yes no", None),
+        ("Yes or no", None),
+        ("Yes. No.", None),
+        ("Yes, there are no other dogs", True),
+        ("Yes, no doubt", True),
+        ("Yes, a dog, but no cat", True),
     ],
 )
 def test_strict_yes_no(answer: str, read: bool | None) -> None:
@@ -97,3 +150,11 @@ def test_gvt_yes_no_finds_no_in_notebook() -> None:
     assert yes_no_correct_gvt("yes no", "Yes.")
     assert yes_no_correct_gvt("yes no", "No.")
     assert not yes_no_correct_gvt("yes", "No.")
+
+
+@given(st.text(st.characters(exclude_categories=[])))
+def test_any_text_is_read_and_refusals_are_refused_by_both(text: str) -> None:
+    assert isinstance(parse_count_gvt(text), int)
+    for reader in (parse_count, parse_yes_no):
+        reader(text)
+        assert reader(f"I am not sure {text}") is None

@@ -1,0 +1,206 @@
+"""The rows of a predictions file and the samples that they answer."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from encoder_bench.base.errors import DataError
+from encoder_bench.data.sample import Sample
+from encoder_bench.tasks.answers_file import Answer, AnswersFile, name_of_image, name_of_question
+
+MAX_LENGTH = 10_000
+"""Characters beyond which an answer is noted as long."""
+_KINDS = ("sample_id", "question_id", "question", "image_id", "id", "index", "doc_id")
+_ROW_NUMBERS = ("id", "index", "doc_id")
+"""Ids that in many files only count the rows of another tool's data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """A file's answers by sample id, and how they were found: the kind of id, the column."""
+
+    texts: dict[str, str]
+    by: str
+    column: str
+
+
+def match(file: AnswersFile, task: str, samples: Sequence[Sample]) -> Matched:
+    """Return the answers by sample id; what is missing and what is odd is noted in the file.
+
+    Of several kinds of id the surest that fits is used for all rows. Ids that may be row numbers
+    (`id`, `index`, `doc_id`) count only where the rows' questions are those of the samples. Rows
+    without an id that fits are taken in order where all images or all questions are the data's.
+
+    Raises:
+        DataError: a sample is answered twice, no row belongs to any sample, or more than one column
+            may hold the predictions.
+    """
+    kind, pairs = _pairs(file, task, samples)
+    column = _column(file, pairs)
+    texts = {
+        sample.sample_id: _text(answer.columns[column], sample.sample_id, file)
+        for sample, answer in pairs
+    }
+    for sample in samples:
+        if sample.sample_id not in texts:
+            file.note("missing", sample.sample_id)
+    return Matched(texts, kind, column)
+
+
+def _pairs(
+    file: AnswersFile, task: str, samples: Sequence[Sample]
+) -> tuple[str, list[tuple[Sample, Answer]]]:
+    contradiction = ""
+    for kind in _KINDS:
+        if not all(kind in answer.names for answer in file.answers):
+            continue
+        owner = _owners(kind, samples)
+        found = [_owner(answer.names[kind], owner) for answer in file.answers]
+        pairs = [(s, a) for s, a in zip(found, file.answers, strict=True) if s is not None]
+        if not pairs:
+            continue
+        if kind in _ROW_NUMBERS and (wrong := next((p for p in pairs if not _agree(*p)), None)):
+            contradiction = contradiction or (
+                f"; by '{kind}', {wrong[1].place.rpartition('/')[2]} is {wrong[0].sample_id}, but "
+                "its question or truth is another"
+            )
+            continue
+        _refuse_doubles(file, pairs, kind)
+        _note_ids(file, kind, owner)
+        return kind, pairs
+    if _in_order(file.answers, samples):
+        return "order", list(zip(samples, file.answers, strict=True))
+    kinds = {kind for answer in file.answers for kind in answer.names}
+    if kinds == {"image_id"} and not _owners("image_id", samples):
+        first = file.answers[0]
+        raise DataError(
+            f"{first.place}: image {first.names['image_id'][-1]} has several questions, and the "
+            f"rows are not those of task '{task}' in order; add 'question' or 'sample_id'"
+        )
+    look = ", ".join(dict.fromkeys((samples[0].sample_id, _short(samples[0]))))
+    raise DataError(
+        f"{file.path}: no id of it is one of task '{task}', whose ids look like {look}"
+        f"{contradiction}"
+    )
+
+
+def _owners(kind: str, samples: Sequence[Sample]) -> Mapping[str, Sample]:
+    """Return the samples by the names that a kind of id may have for them."""
+    if kind == "question":
+        return {name_of_question(s.image_id, s.question): s for s in samples if s.question}
+    by_image = {name_of_image(sample.image_id): sample for sample in samples}
+    images = by_image if len(by_image) == len(samples) else {}
+    if kind == "image_id":
+        return images
+    ids = {name: s for s in samples for name in (_short(s), s.sample_id)}
+    return images | ids if kind == "id" else ids
+
+
+def _owner(names: Sequence[str], owner: Mapping[str, Sample]) -> Sample | None:
+    return next((owner[name] for name in names if name in owner), None)
+
+
+def _short(sample: Sample) -> str:
+    return sample.sample_id.partition("/")[2] or sample.sample_id
+
+
+def _agree(sample: Sample, answer: Answer) -> bool:
+    """Return whether a row's question, or else its truth, is the sample's; True if it has none."""
+    if answer.asked and sample.question:
+        return _squeezed(sample.question) in _squeezed(answer.asked)
+    if answer.truth and sample.references:
+        truth = _squeezed(answer.truth)
+        return any(_squeezed(each) in truth for each in sample.references)
+    return True
+
+
+def _squeezed(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _refuse_doubles(file: AnswersFile, pairs: Sequence[tuple[Sample, Answer]], kind: str) -> None:
+    first: dict[str, Answer] = {}
+    twice = []
+    for sample, answer in pairs:
+        if (earlier := first.setdefault(sample.sample_id, answer)) is not answer:
+            places = (each.place.rpartition("/")[2] for each in (earlier, answer))
+            twice.append(f"{answer.names[kind][0]} ({' and '.join(places)})")
+    if twice:
+        raise DataError(
+            f"{file.path}: a second answer to {len(twice)} samples, the first {twice[0]}; keep one "
+            "of each"
+        )
+
+
+def _note_ids(file: AnswersFile, kind: str, owner: Mapping[str, Sample]) -> None:
+    for answer in file.answers:
+        names = answer.names[kind]
+        name = next((name for name in names if name in owner), None)
+        if name is None:
+            file.note("to no sample", f"{answer.place} ({names[0]})")
+        elif name != names[0]:
+            file.note("id written otherwise", f"{names[0]} for {name}")
+
+
+def _in_order(answers: Sequence[Answer], samples: Sequence[Sample]) -> bool:
+    """Return whether rows are the samples in order: by every image, or by different questions."""
+    if len(answers) != len(samples):
+        return False
+    pairs = list(zip(samples, answers, strict=True))
+    if all(name_of_image(s.image_id) in a.names.get("image_id", ()) for s, a in pairs):
+        return all(_agree(*pair) for pair in pairs)
+    asked = len({s.question for s in samples}) > 1 and all(a.asked for a in answers)
+    return asked and all(_agree(*pair) for pair in pairs)
+
+
+def _column(file: AnswersFile, pairs: Sequence[tuple[Sample, Answer]]) -> str:
+    """Return the column that holds the predictions, never one that holds the references."""
+    if len(file.columns) == 1:
+        name = file.columns[0]
+        if all(isinstance(a.columns[name], list) for _, a in pairs):
+            raise DataError(f"{file.path}: '{name}' holds lists, not one answer each")
+        return name
+    open_ones = [
+        name
+        for name in file.columns
+        if not all(_is_reference(answer.columns[name], sample) for sample, answer in pairs)
+    ]
+    if len(open_ones) == 1:
+        return open_ones[0]
+    raise DataError(
+        f"{file.path}: each of {', '.join(open_ones or file.columns)} may hold the predictions; "
+        "say which by --column"
+    )
+
+
+def _is_reference(value: Any, sample: Sample) -> bool:
+    if isinstance(value, list):
+        return True
+    return _squeezed(str(value)) in {_squeezed(text) for text in sample.references}
+
+
+def _text(value: Any, name: str, file: AnswersFile) -> str:
+    """Return an answer as text, and note what is odd about it."""
+    if not isinstance(value, str):
+        try:
+            shown = json.dumps(value, default=str)
+        except RecursionError:
+            shown = "nested too deeply"
+        file.note("not text", f"{name} ({shown[:40]})")
+        value = "" if value is None else shown
+    text = str(value)
+    start = text[:MAX_LENGTH]
+    if not text.strip():
+        file.note("empty", name)
+    if len(text) > MAX_LENGTH:
+        file.note("long", f"{name} ({len(text):,} characters)")
+    categories = {unicodedata.category(letter) for letter in set(start) - set("\n\r\t")}
+    if "\ufffd" in start or categories & {"Cc", "Cf", "Co"}:
+        file.note("control characters", name)
+    if any(c.isalpha() and "LATIN" not in unicodedata.name(c, "") for c in set(start)):
+        file.note("another script", name)
+    return text
