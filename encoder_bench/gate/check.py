@@ -321,7 +321,8 @@ def _rescored(record: RunRecord, task: str, answers: Sequence[Prediction]) -> It
 def judge(baseline: Path, pairs: Sequence[Pair], margin: float) -> list[Verdict]:
     """Return a verdict on each pair of runs and on each of their tasks.
 
-    Data, weights, recipes, metric versions and samples must be equal. A task's primary score fails
+    Data, weights, recipes, metric versions and samples must be equal; a metric may have today's
+    version where that scores every accepted answer as before. A task's primary score fails
     where the 95% interval of the paired difference lies on the worse side of zero and its p,
     corrected by Holm's method over all pairs and tasks, is below 0.05; or where the score gets
     worse by more than the margin. Other metrics and parse failures fail by the margin alone. So a
@@ -354,7 +355,10 @@ def judge(baseline: Path, pairs: Sequence[Pair], margin: float) -> list[Verdict]
             key, failures = (pair.name, task), ["the task was not run again"]
             if key in compared:
                 now, p = pair.fresh.tasks[task], corrected.get(key, 1.0)
-                failures = [*_task_failures(scores, now, compared[key], p, margin)]
+                failures = [
+                    *_version_failures(baseline, pair.accepted, task, now),
+                    *_task_failures(scores, now, compared[key], p, margin),
+                ]
             what = f"{task}, kept model asked again" if pair.same_weights else task
             verdicts.append(Verdict(pair.name, what, tuple(failures), compared.get(key)))
     return verdicts
@@ -399,11 +403,20 @@ def _run_failures(a: RunRecord, b: RunRecord) -> Iterator[str]:
         yield f"adapter recipe: differs in {changed}"
 
 
+def _version_failures(
+    baseline: Path, record: RunRecord, task: str, fresh: TaskScores
+) -> Iterator[str]:
+    """Yield a line where metrics are of other versions that may score an answer differently."""
+    then, now = record.tasks[task].metric_versions, fresh.metric_versions
+    if changed := _changed_keys(then, now):
+        today = all(recorded_metric(n).version == v for n, v in now.items() if then.get(n) != v)
+        if not today or any(_rescored(record, task, read_predictions(baseline, record, task))):
+            yield f"metric versions differ: {changed}"
+
+
 def _task_failures(
     accepted: TaskScores, fresh: TaskScores, comparison: TaskComparison, p: float, margin: float
 ) -> Iterator[str]:
-    if changed := _changed_keys(accepted.metric_versions, fresh.metric_versions):
-        yield f"metric versions differ: {changed}"
     scoring = [scoring_settings(TaskRecipe, scores.definition) for scores in (accepted, fresh)]
     if changed := _changed_keys(*scoring):
         yield f"the task recipe differs in {changed}"

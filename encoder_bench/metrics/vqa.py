@@ -138,7 +138,10 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
 
 
 def vqa_accuracy_normalised(prediction: str, answers: Sequence[str]) -> float:
-    """Return the accuracy with everything normalised always, as lmms-eval, VLMEvalKit and M4C do.
+    """Return the accuracy with the official steps applied to every answer always.
+
+    No other tool's exactly: VLMEvalKit (0044c57) keeps the full stop of "2."; lmms-eval (0716c69)
+    and MMF's M4C split off "'s" first, and lmms-eval leaves human answers that agree as they are.
 
     >>> vqa_accuracy_normalised("Yes", ["yes"] * 10)
     100.0

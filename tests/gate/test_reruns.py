@@ -209,9 +209,19 @@ def test_a_metric_that_reads_recorded_answers_differently_is_red_and_names_one(
     def rescored() -> str:
         return failures(CheckResult(5.0, tuple(check_recorded_answers(baseline, records))))
 
+    (record,) = records.values()
+    older = record.tasks["oc"].model_copy(update={"metric_versions": {"counting_accuracy": 1}})
+    accepted = record.model_copy(update={"tasks": {**record.tasks, "oc": older}})
+
+    def judged() -> str:
+        pair = Pair("run", accepted, record, baseline, same_weights=True)
+        return failures(CheckResult(5.0, tuple(judge(baseline, [pair], margin=5.0))))
+
     assert not rescored()
+    assert not judged(), "a new version that scores accepted answers as before"
     right = short_answers.parse_count
     monkeypatch.setattr(short_answers, "parse_count", lambda text: (right(text) or 0) + 1)
+    assert "metric versions differ: counting_accuracy" in judged()
     assert "of 48 recorded answers differently" in rescored()
     assert "the first: oc/" in rescored()
     assert "48 of 48 answers are parsed differently: oc/" in rescored()
