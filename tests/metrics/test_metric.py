@@ -114,8 +114,9 @@ def test_the_gate_passes_an_error_that_falls_and_stops_one_that_rises(
         accept(place / "baseline", place / "first", [accepted.run_id], reason="first figures")
         run_with(place / "fresh", metric, after)
         result = check(place / "baseline", place / "fresh")
-        assert result.passed == (not result.runs[0].tasks[0].failures)
-        return list(result.runs[0].tasks[0].failures)
+        failures = [line for verdict in result.verdicts for line in verdict.failures]
+        assert result.passed == (not failures)
+        return failures
 
     assert outcome(9.0, 0.03) == []
     paired, margin = outcome(0.03, 9.0)
