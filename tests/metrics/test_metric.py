@@ -120,8 +120,8 @@ def test_the_gate_passes_an_error_that_falls_and_stops_one_that_rises(
 
     assert outcome(9.0, 0.03) == []
     paired, margin = outcome(0.03, 9.0)
-    assert paired.startswith(f"{metric} rose by 8.97")
-    assert margin.startswith(f"{metric} rose from 0.03 to 9.00")
+    assert paired.startswith(f"{metric} got worse by 8.97")
+    assert margin.startswith(f"{metric} got worse, from 0.03 to 9.00")
 
 
 def test_the_lift_of_an_error_is_over_the_smallest_blind_one() -> None:
