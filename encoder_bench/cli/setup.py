@@ -28,8 +28,8 @@ def spice_command(
         typer.Option(
             "--from",
             metavar="FILE|DIR",
-            help="stanford-corenlp-full-2015-12-09.zip, or a folder with its jars; else downloaded "
-            "(385 MB, resumable).",
+            help="stanford-corenlp-full-2015-12-09.zip, or a folder with it or its jars; else "
+            "fetched through Maven, or without Maven from its authors (385 MB).",
         ),
     ] = None,
     sha256: Annotated[
@@ -38,19 +38,27 @@ def spice_command(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Install Stanford CoreNLP 3.6.0 into the cache, so that the table has SPICE.
+    """Install Stanford CoreNLP 3.6.0 into the cache, so that the table has SPICE, and try it.
 
-    No checksum of the archive is published; the sha256 of what was installed is printed, kept and
-    compared before every use.
+    Maven (`mvn`, as it is set up here) compares what it fetches with the checksums that its
+    repository publishes. No checksum of the archive is published. The sha256 of what was installed
+    is printed, kept and compared before every use.
     """
     from encoder_bench.base.errors import DataError
     from encoder_bench.base.progress import make_reporter
     from encoder_bench.metrics.java import find_java
-    from encoder_bench.metrics.spice import install, spice_folder
+    from encoder_bench.metrics.spice import ARTIFACTS, install, spice_folder, spice_scores
 
     if source is not None and not source.exists():
         raise DataError(f"--from {source}: no such file or folder")
     java, version = find_java()
-    for name, digest in install(source, make_reporter(quiet=quiet), sha256=sha256).items():
-        typer.echo(f"{name}  sha256:{digest}")
-    typer.echo(f"installed in {spice_folder()}; Java {version} ({java}) runs it")
+    reporter = make_reporter(quiet=quiet)
+    for name, digest in install(source, reporter, sha256=sha256).items():
+        if name in ARTIFACTS:
+            typer.echo(f"{name}  sha256:{digest}")
+    with reporter.phase("first caption", 1, "caption") as phase:
+        (score,) = spice_scores(["a brown dog runs"], [("a brown dog runs",)])
+        phase.advance()
+    typer.echo(
+        f"installed in {spice_folder()}; Java {version} ({java}) runs it: {score:.1f} of 1.0"
+    )

@@ -66,9 +66,13 @@ def run_java(
         text: its standard input.
 
     Raises:
-        MissingDependencyError: no Java, or the program fails or takes too long.
+        MissingDependencyError: no Java, or the program fails, runs out of memory or takes too long.
     """
-    command = [find_java()[0], f"-Xmx{heap_mebibytes(heap)}m", *arguments]
+    program, version = find_java()
+    given = heap_mebibytes(heap)
+    # a thread that runs out of memory ends the whole program, not only itself
+    exits = ["-XX:+ExitOnOutOfMemoryError"] if version >= 9 else []
+    command = [program, f"-Xmx{given}m", *exits, *arguments]
     try:
         ended = subprocess.run(
             command, input=text, cwd=folder, capture_output=True, text=True, encoding="utf-8",
@@ -76,9 +80,13 @@ def run_java(
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise MissingDependencyError(f"{name} took more than {seconds:.0f} s") from error
+    printed = [line for line in (ended.stderr + ended.stdout).splitlines() if line.strip()]
+    if ended.returncode == -9 or any("OutOfMemoryError" in line for line in printed):
+        raise MissingDependencyError(f"{name} ran out of memory (a heap of {given} MiB)")
     if ended.returncode:
-        last = (ended.stderr.strip().splitlines() or ["no message"])[-1]
-        raise MissingDependencyError(f"{name}'s Java program failed: {last}")
+        causes = [line for line in printed if "Exception" in line or "Error" in line]
+        last = (causes or printed or ["no message"])[0]
+        raise MissingDependencyError(f"{name}'s Java program failed: {last.strip()}")
     return ended.stdout.removesuffix("\n").split("\n")
 
 

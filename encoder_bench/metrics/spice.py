@@ -1,4 +1,4 @@
-"""SPICE, by its authors' Java program, once Stanford CoreNLP 3.6.0 has been installed for it.
+"""SPICE, by its authors' Java program, once `install` has fetched the jars that it lacks.
 
 Reference: Anderson et al. 2016 (arXiv 1607.08822); coco-caption's `spice.py`.
 """
@@ -6,7 +6,10 @@ Reference: Anderson et al. 2016 (arXiv 1607.08822); coco-caption's `spice.py`.
 from __future__ import annotations
 
 import json
+import os
+import platform
 import shutil
+import subprocess
 import tempfile
 import zipfile
 from collections.abc import Sequence
@@ -16,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder_bench.base.errors import DataError, MissingDependencyError
-from encoder_bench.base.files import atomic_path, write_text
+from encoder_bench.base.files import atomic_folder
 from encoder_bench.base.hashing import hash_file
 from encoder_bench.base.paths import cache_dir
 from encoder_bench.base.progress import Reporter
@@ -25,8 +28,36 @@ from encoder_bench.metrics.statistics import Measure, References, mean_percent
 
 ARCHIVE = "stanford-corenlp-full-2015-12-09"
 SOURCE = f"https://nlp.stanford.edu/software/{ARCHIVE}.zip"
-JARS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
-START_SECONDS = 300.0
+CORENLP = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
+RHINO = ("rhino-1.7.15.jar", "rhino-engine-1.7.15.jar")
+"""The JavaScript engine with which SPICE writes its output; Java brings none from 15 on."""
+ARTIFACTS = {
+    CORENLP[0]: (
+        "edu.stanford.nlp:stanford-corenlp:3.6.0",
+        "d341d5863276f55782c5ef73212222d6b3b48e02ae1951ab6de7618d28b12742",
+    ),
+    CORENLP[1]: (
+        "edu.stanford.nlp:stanford-corenlp:3.6.0:jar:models",
+        "d285157bd7887ee3018094b5dbae092e49088b023361ccdb550ee1daf9b2c9bd",
+    ),
+    RHINO[0]: (
+        "org.mozilla:rhino:1.7.15",
+        "2427fdcbc149ca0a25ccfbb7c71b01f39ad42708773a47816cd2342861766b63",
+    ),
+    RHINO[1]: (
+        "org.mozilla:rhino-engine:1.7.15",
+        "b7bbb6724812a8ba6c650cf4a1e655a24af4d73a321add5a64a54c2d5963ce00",
+    ),
+}
+"""Jar -> its Maven coordinates and the sha256 of the published file, which never changes."""
+COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy"
+MAVEN_TIMEOUT = 3600.0
+OPENED = (
+    *(f"java.base/java.{name}" for name in ("io", "lang", "math", "net", "nio", "text", "util")),
+    "java.base/java.util.concurrent", "java.base/sun.nio.ch", "java.sql/java.sql",
+)  # fmt: skip
+"""Packages into which its parser and its cache reflect, closed from Java 17 on."""
+START_SECONDS = 900.0
 CAPTION_SECONDS = 3.0
 
 
@@ -34,8 +65,8 @@ def spice(predictions: Sequence[str], references: References) -> Measure:
     """Return the mean SPICE F-score.
 
     Raises:
-        MissingDependencyError: not installed, changed since, or the program fails or takes too
-            long.
+        MissingDependencyError: not installed, changed since, or the program fails, runs out of
+            memory or takes too long.
     """
     return mean_percent(known_rows(spice_scores, predictions, references))
 
@@ -44,12 +75,10 @@ def spice_scores(predictions: Sequence[str], references: References) -> NDArray[
     """Return the SPICE F-score of each caption, from 0 to 1.
 
     Raises:
-        MissingDependencyError: not installed, changed since, or the program fails or takes too
-            long.
+        MissingDependencyError: not installed, changed since, or the program fails, runs out of
+            memory or takes too long.
     """
-    check_installed()
-    parsed = spice_folder() / "parsed"
-    parsed.mkdir(parents=True, exist_ok=True)
+    jars = check_installed()
     with tempfile.TemporaryDirectory(prefix="encoder-bench-spice-") as temporary:
         asked, answered = Path(temporary) / "input.json", Path(temporary) / "output.json"
         rows = [
@@ -57,20 +86,23 @@ def spice_scores(predictions: Sequence[str], references: References) -> NDArray[
             for index, (text, truths) in enumerate(zip(predictions, references, strict=True))
         ]
         asked.write_text(json.dumps(rows), encoding="utf-8")
-        # Java 17 and later close java.lang, into which the parser reflects, unless opened
-        opened = ["--add-opens", "java.base/java.lang=ALL-UNNAMED"] if find_java()[1] >= 9 else []
+        opened = [f"--add-opens={name}=ALL-UNNAMED" for name in OPENED]
         run_java(
             "SPICE",
-            [f"-Djava.io.tmpdir={temporary}", *opened, "-jar", "spice.jar", str(asked),
-             "-cache", str(parsed), "-out", str(answered), "-silent"],
-            spice_folder(), heap=8192, seconds=START_SECONDS + CAPTION_SECONDS * len(rows),
+            [f"-Djava.io.tmpdir={temporary}", *(opened if find_java()[1] >= 9 else []),
+             "-cp", os.pathsep.join(jars), "edu.anu.spice.SpiceScorer", str(asked),
+             *_parsed_cache(), "-out", str(answered), "-silent"],
+            spice_folder() / "lib", heap=8192, seconds=START_SECONDS + CAPTION_SECONDS * len(rows),
         )  # fmt: skip
-        try:
+        try:  # the file is there, empty, from the start on
             found = json.loads(answered.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise MissingDependencyError("SPICE's Java program failed: no output") from error
-    scores = {int(row["image_id"]): row["scores"]["All"]["f"] for row in found}
-    return np.array([float(scores.get(index) or 0.0) for index in range(len(rows))])
+            scores = {int(row["image_id"]): float(row["scores"]["All"]["f"]) for row in found}
+            result = np.array([scores[index] for index in range(len(rows))])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise MissingDependencyError("SPICE's output lacks scores or is not whole") from error
+    if not np.isfinite(result).all():
+        raise MissingDependencyError("SPICE's output holds a score that is not a number")
+    return result
 
 
 def spice_folder() -> Path:
@@ -78,62 +110,92 @@ def spice_folder() -> Path:
     return cache_dir("spice")
 
 
-def check_installed() -> None:
-    """Check that SPICE can be tried here.
+def check_installed() -> list[str]:
+    """Return the names of SPICE's jars, in `spice_folder() / "lib"`.
 
     Raises:
-        MissingDependencyError: it is not installed, or its jars have changed since.
+        MissingDependencyError: it is not installed, or a jar has changed since.
     """
-    jars = [spice_folder() / "lib" / name for name in JARS]
-    note = spice_folder() / "sha256.json"
-    if not all(file.is_file() for file in (*jars, note)):
+    library = spice_folder() / "lib"
+    try:
+        installed: dict[str, str] = json.loads((library / "sha256.json").read_text("utf-8"))
+        for name, sha256 in installed.items():
+            if hash_file(library / name) != sha256:
+                raise MissingDependencyError(
+                    f"{name} is another file than was installed; run `encoder-bench setup spice`"
+                )
+    except (OSError, ValueError) as error:
         raise MissingDependencyError(
-            "SPICE needs the Stanford CoreNLP 3.6.0 jars (a 385 MB download): "
-            "`encoder-bench setup spice`, or with `--from FILE`"
-        )
-    installed = json.loads(note.read_text(encoding="utf-8"))
-    for jar in jars:
-        if hash_file(jar) != installed.get(jar.name):
-            raise MissingDependencyError(
-                f"{jar.name} is another file than was installed; run `encoder-bench setup spice`"
-            )
+            "SPICE needs the Stanford CoreNLP 3.6.0 jars (385 MB): `encoder-bench setup spice`, "
+            "or with `--from FILE|DIR`"
+        ) from error
+    return list(installed)
 
 
 def install(
     source: Path | None, reporter: Reporter, *, sha256: str | None = None
 ) -> dict[str, str]:
-    """Install SPICE's jars into the cache, and return the sha256 of each CoreNLP jar.
+    """Install SPICE into the cache, whole or not at all; return the sha256 of each jar.
 
-    They are kept, and compared before every use.
+    They are kept, and compared before every use. What the source lacks comes through `mvn`, as it
+    is set up here, which compares it with the checksum that its repository publishes.
 
     Args:
-        source: the CoreNLP archive, or a folder that holds its jars; None to download.
-        reporter: shows the progress of the download, which resumes if interrupted.
+        source: the CoreNLP archive, or a folder with it or its jars; None for `mvn`, and without
+            `mvn` the authors' archive, whose download resumes if interrupted.
+        reporter: shows the progress.
         sha256: what the archive must have; nobody publishes it, but a site may know its own.
 
     Raises:
-        DataError: the file lacks the jars, or is no archive.
-        MissingDependencyError: no network, or pycocoevalcap brings no SPICE.
+        DataError: the source lacks the jars, or is no archive, or a jar is not the published one.
+        MissingDependencyError: no network, no JavaScript engine, or pycocoevalcap brings no SPICE.
     """
     own = scorer_folder("spice")
-    library = spice_folder() / "lib"
-    library.mkdir(parents=True, exist_ok=True)
-    if source is not None and source.is_dir():
-        for name in JARS:
-            found = next(iter(sorted(source.rglob(name))), None)
-            if found is None:
-                raise DataError(f"--from {source}: no {name} in it")
-            with atomic_path(library / name) as temporary:
-                shutil.copyfile(found, temporary)
-    else:
-        _unpack(source or _download(reporter), library, sha256)
-    for jar in sorted((own / "lib").glob("*.jar")):
-        if jar.name not in JARS:
+    with atomic_folder(spice_folder() / "lib", replace=True) as library:
+        shutil.copyfile(next(iter(own.glob("spice-*.jar"))), library / "spice.jar")
+        for jar in sorted((own / "lib").glob("*.jar")):
             shutil.copyfile(jar, library / jar.name)
-    shutil.copyfile(next(iter(own.glob("spice-*.jar"))), spice_folder() / "spice.jar")
-    hashes = {name: hash_file(library / name) for name in JARS}
-    write_text(spice_folder() / "sha256.json", json.dumps(hashes, indent=1) + "\n")
+        if source is not None:
+            _copy(source, library, sha256)
+        missing = [name for name in ARTIFACTS if not (library / name).is_file()]
+        if shutil.which("mvn"):
+            for name in missing:
+                _fetch(name, library, reporter)
+        elif set(missing) & set(RHINO) and find_java()[1] >= 15:
+            raise MissingDependencyError(
+                f"SPICE needs {' and '.join(RHINO)} on Java from 15 on (Maven artifacts of "
+                "org.mozilla): install Maven, or pass a folder that also holds them: --from DIR"
+            )
+        elif set(missing) & set(CORENLP):
+            archive = _download(reporter)
+            _unpack(archive, library, sha256)
+            archive.unlink()
+        hashes = {path.name: hash_file(path) for path in sorted(library.glob("*.jar"))}
+        (library / "sha256.json").write_text(json.dumps(hashes, indent=1) + "\n", "utf-8")
     return hashes
+
+
+def _parsed_cache() -> list[str]:
+    """Return the option for the cache of parsed captions, whose native library is for x86-64."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return []
+    parsed = spice_folder() / "parsed"
+    parsed.mkdir(parents=True, exist_ok=True)
+    return ["-cache", str(parsed)]
+
+
+def _copy(source: Path, library: Path, sha256: str | None) -> None:
+    archive = source if source.is_file() else next(iter(source.rglob(f"{ARCHIVE}.zip")), None)
+    if source.is_dir():
+        for name in ARTIFACTS:
+            for found in sorted(source.rglob(name))[:1]:
+                shutil.copyfile(found, library / name)
+    for name in CORENLP:
+        if not (library / name).is_file():
+            if archive is None:
+                raise DataError(f"--from {source}: no {name} in it")
+            return _unpack(archive, library, sha256)
+    return None
 
 
 def _unpack(archive: Path, library: Path, sha256: str | None) -> None:
@@ -143,19 +205,39 @@ def _unpack(archive: Path, library: Path, sha256: str | None) -> None:
     try:
         with zipfile.ZipFile(archive) as packed:
             inside = {Path(name).name: name for name in packed.namelist()}
-            for name in JARS:
+            for name in CORENLP:
                 if name not in inside:
                     raise DataError(
                         f"{archive}: no {name} in it; {ARCHIVE}.zip is what SPICE needs"
                     )
-                with (
-                    packed.open(inside[name]) as stream,
-                    atomic_path(library / name) as temporary,
-                    temporary.open("wb") as target,
-                ):
+                with packed.open(inside[name]) as stream, (library / name).open("wb") as target:
                     shutil.copyfileobj(stream, target)
     except (OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{archive}: cannot be unpacked ({error})") from error
+
+
+def _fetch(name: str, library: Path, reporter: Reporter) -> None:
+    """Copy one artifact through `mvn`, which fails where the repository's checksum differs."""
+    coordinates, sha256 = ARTIFACTS[name]
+    command = [str(shutil.which("mvn")), "--batch-mode", "--strict-checksums", COPY,
+               f"-Dartifact={coordinates}", f"-DoutputDirectory={library}"]  # fmt: skip
+    try:
+        with reporter.phase(f"{coordinates} through mvn", 1, "file") as phase:
+            ended = subprocess.run(
+                command, cwd=library, capture_output=True, text=True, timeout=MAVEN_TIMEOUT,
+                check=False,
+            )  # fmt: skip
+            phase.advance()
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise MissingDependencyError(f"mvn could not copy {coordinates}: {error}") from error
+    if ended.returncode or not (library / name).is_file():
+        lines = [line for line in ended.stdout.splitlines() if "ERROR" in line] or ["no message"]
+        raise MissingDependencyError(
+            f"mvn could not copy {coordinates}: {lines[0]}; or pass the jars: --from FILE|DIR"
+        )
+    found = hash_file(library / name)
+    if found != sha256:
+        raise DataError(f"{coordinates}: its sha256 is {found}, {sha256} was published")
 
 
 def _download(reporter: Reporter) -> Path:
@@ -166,6 +248,6 @@ def _download(reporter: Reporter) -> Path:
         download(SOURCE, target, reporter)
     except DataError as error:
         raise MissingDependencyError(
-            f"{error}; or pass it: encoder-bench setup spice --from FILE"
+            f"{error}; or install Maven, or pass it: encoder-bench setup spice --from FILE"
         ) from error
     return target

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import platform
+import re
 import subprocess
 import sys
 import zipfile
@@ -112,67 +116,186 @@ def missing() -> str:
     return ""
 
 
-def test_spice_is_installed_from_a_file_and_names_what_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+FAKE_MAVEN = """#!{python}
+import json, pathlib, sys
+pathlib.Path({log!r}).open("a").write(json.dumps(sys.argv[1:]) + chr(10))
+given = dict(word[2:].split("=", 1) for word in sys.argv if word.startswith("-D"))
+_, name, version, *rest = given["artifact"].split(":")
+if {broken!r} == name:
+    print("[INFO] Scanning")
+    print("[ERROR] Checksum validation failed")
+    sys.exit(1)
+target = pathlib.Path(given["outputDirectory"]) / "-".join([name, version, *rest[1:]])
+target.with_name(target.name + ".jar").write_text("published")
+"""
+
+
+def program(file: Path, text: str, **values: str) -> Path:
+    """Write an executable Python program in the place of a real one."""
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text.format(python=sys.executable, **values))
+    file.chmod(0o755)
+    return file
+
+
+@pytest.fixture
+def maven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let `mvn` publish small files, and install into an empty cache; return what it logs."""
+    log = tmp_path / "mvn.log"
+    program(tmp_path / "bin/mvn", FAKE_MAVEN, log=str(log), broken="")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
     monkeypatch.setenv("ENCODER_BENCH_CACHE", str(tmp_path / "cache"))
+    digest = hashlib.sha256(b"published").hexdigest()
+    small = {name: (where, digest) for name, (where, _) in spice.ARTIFACTS.items()}
+    monkeypatch.setattr(spice, "ARTIFACTS", small)
+    return log
+
+
+def files_of(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_spice_is_installed_through_maven_whole_or_not_at_all(maven: Path, tmp_path: Path) -> None:
+    before = files_of(scorer_folder("spice"))
     assert "setup spice" in missing()
-    with pytest.raises(MissingDependencyError, match="setup spice"):
+    hashes = spice.install(None, QuietReporter())
+    calls = [json.loads(line) for line in maven.read_text().splitlines()]
+    assert [next(w for w in call if "-Dartifact=" in w) for call in calls] == [
+        "-Dartifact=edu.stanford.nlp:stanford-corenlp:3.6.0",
+        "-Dartifact=edu.stanford.nlp:stanford-corenlp:3.6.0:jar:models",
+        "-Dartifact=org.mozilla:rhino:1.7.15",
+        "-Dartifact=org.mozilla:rhino-engine:1.7.15",
+    ]
+    assert all("--strict-checksums" in call for call in calls)
+    assert missing() == ""
+    assert set(hashes) >= {*spice.ARTIFACTS, "spice.jar", "Meteor-1.5.jar"}
+    assert files_of(scorer_folder("spice")) == before
+    # the jars are no real ones, so that the program starts and fails, and says why
+    with pytest.raises(MissingDependencyError, match=r"SPICE's Java program failed: .*Error"):
         spice.spice_scores(["a"], [("a",)])
-    archive = tmp_path / f"{spice.ARCHIVE}.zip"
+
+    program(tmp_path / "bin/mvn", FAKE_MAVEN, log=str(maven), broken="rhino")
+    with pytest.raises(MissingDependencyError, match=r"rhino:1\.7\.15: \[ERROR\] Checksum"):
+        spice.install(None, QuietReporter())
+    assert missing() == ""
+    changed = FAKE_MAVEN.replace('"published"', '"something else"')
+    program(tmp_path / "bin/mvn", changed, log=str(maven), broken="")
+    with pytest.raises(DataError, match="was published"):
+        spice.install(None, QuietReporter())
+    assert missing() == ""
+    (spice.spice_folder() / "lib" / "ejml-0.23.jar").write_bytes(b"another one")
+    assert "another file than was installed" in missing()
+
+
+def test_spice_is_installed_from_a_file_or_folder(
+    maven: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = tmp_path / "given" / f"{spice.ARCHIVE}.zip"
+    archive.parent.mkdir()
     with zipfile.ZipFile(archive, "w") as packed:
-        packed.writestr(f"{spice.ARCHIVE}/{spice.JARS[0]}", b"one")
+        packed.writestr(f"{spice.ARCHIVE}/{spice.CORENLP[0]}", b"one")
     with pytest.raises(DataError, match=r"models\.jar"):
         spice.install(archive, QuietReporter())
     with zipfile.ZipFile(archive, "a") as packed:
-        packed.writestr(f"{spice.ARCHIVE}/{spice.JARS[1]}", b"two")
+        packed.writestr(f"{spice.ARCHIVE}/{spice.CORENLP[1]}", b"two")
     hashes = spice.install(archive, QuietReporter())
-    assert set(hashes) == set(spice.JARS)
-    assert missing() == ""
-    # the jars are no real ones, so that the program starts and fails, and says why
-    with pytest.raises(MissingDependencyError, match="SPICE's Java program failed"):
-        spice.spice_scores(["a"], [("a",)])
+    assert hashes[spice.CORENLP[1]] == hashlib.sha256(b"two").hexdigest()
+    assert len(maven.read_text().splitlines()) == 2  # the script engine, which it lacks
     with pytest.raises(DataError, match="--sha256 00 was expected"):
         spice.install(archive, QuietReporter(), sha256="00")
-    (spice.spice_folder() / "lib" / spice.JARS[0]).write_bytes(b"another one")
-    with pytest.raises(MissingDependencyError, match="another file than was installed"):
-        spice.spice_scores(["a"], [("a",)])
     (tmp_path / "no.zip").write_bytes(b"no archive")
     with pytest.raises(DataError, match=r"no\.zip"):
         spice.install(tmp_path / "no.zip", QuietReporter())
+
+    monkeypatch.setattr(spice.shutil, "which", lambda name: None)
+    monkeypatch.setattr(spice, "find_java", lambda: ("java", 17))
+    with pytest.raises(MissingDependencyError, match="install Maven, or pass a folder"):
+        spice.install(archive.parent, QuietReporter())
+    for name in spice.RHINO:
+        (archive.parent / name).write_bytes(b"engine")
+    assert (
+        spice.install(archive.parent, QuietReporter())[spice.CORENLP[0]] == hashes[spice.CORENLP[0]]
+    )
+    archive.unlink()
+    with pytest.raises(DataError, match=f"no {spice.CORENLP[0]} in it"):
+        spice.install(archive.parent, QuietReporter())
+    assert missing() == ""
 
 
 FAKE_JAVA = """#!{python}
 import json, pathlib, sys, time
 words = sys.argv[1:]
 pathlib.Path({log!r}).open("a").write(json.dumps(words) + chr(10))
-rows = json.loads(pathlib.Path(words[words.index("spice.jar") + 1]).read_text())
-if rows[0]["test"] == "wait":
-    time.sleep(60)
+output = pathlib.Path(words[words.index("-out") + 1])
+rows = json.loads(pathlib.Path(words[words.index("edu.anu.spice.SpiceScorer") + 1]).read_text())
+first = rows[0]["test"]
 answers = [
     {{"image_id": row["image_id"], "scores": {{"All": {{"f": len(row["refs"]) / 4}}}}}}
-    for row in rows if row["test"]
+    for row in rows if row["test"] != "left out"
 ]
-pathlib.Path(words[words.index("-out") + 1]).write_text(json.dumps(answers))
+output.write_text("" if first == "nothing said" else json.dumps(answers))
+if first == "not a number":
+    output.write_text(json.dumps(answers).replace("0.25", "NaN"))
+if first == "wait":
+    time.sleep(60)
+if first == "memory":
+    print("Terminating due to java.lang.OutOfMemoryError: Java heap space")
+    sys.exit(3)
+if first == "crash":
+    print("Parsing reference captions")
+    print("java.lang.NullPointerException: why", file=sys.stderr)
+    sys.exit("    at edu.anu.spice")
 """
 
 
 @pytest.fixture
-def spice_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def spice_log(maven: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Install SPICE with a program for a Java that writes down each of its starts, a line each."""
-    monkeypatch.setenv("ENCODER_BENCH_CACHE", str(tmp_path / "cache"))
-    archive = tmp_path / "corenlp.zip"
-    with zipfile.ZipFile(archive, "w") as packed:
-        for name in spice.JARS:
-            packed.writestr(f"{spice.ARCHIVE}/{name}", name)
-    spice.install(archive, QuietReporter())
-    program, log = tmp_path / "java", tmp_path / "log"
-    program.write_text(FAKE_JAVA.format(python=sys.executable, log=str(log)))
-    program.chmod(0o755)
+    spice.install(None, QuietReporter())
+    log = tmp_path / "log"
+    java_program = str(program(tmp_path / "java", FAKE_JAVA, log=str(log)))
     for module in (java, spice):
-        monkeypatch.setattr(module, "find_java", lambda: (str(program), 25))
+        monkeypatch.setattr(module, "find_java", lambda: (java_program, 25))
     monkeypatch.setattr(java, "_KNOWN", {})
     return log
+
+
+@pytest.mark.parametrize(
+    ("caption", "reason"),
+    [
+        ("memory", r"SPICE ran out of memory \(a heap of \d+ MiB\)"),
+        ("crash", "SPICE's Java program failed: java.lang.NullPointerException: why$"),
+        ("nothing said", "output lacks scores"),
+        ("left out", "output lacks scores"),
+        ("not a number", "not a number"),
+        ("wait", "SPICE took more than 2 s"),
+    ],
+)
+def test_what_spice_cannot_score_is_not_available_for_a_reason(
+    caption: str, reason: str, spice_log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spice, "START_SECONDS", 2.0 if caption == "wait" else 60.0)
+    monkeypatch.setattr(spice, "CAPTION_SECONDS", 0.0)
+    measure = find_metric("spice").measure([caption, "a dog"], [("a",), ("b",)])
+    assert measure.score is None
+    assert re.match(f".*{reason}", measure.reason or "")
+
+
+@pytest.mark.slow
+def test_the_real_spice_scores_captions_alike_with_and_without_its_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ENCODER_BENCH_CACHE")
+    if missing():
+        pytest.skip(f"{missing()}")
+    library = spice.spice_folder() / "lib"
+    monkeypatch.setenv("ENCODER_BENCH_CACHE", str(tmp_path))
+    (tmp_path / "spice").mkdir()
+    (tmp_path / "spice" / "lib").symlink_to(library)
+    first = spice.spice_scores(GUESSES, TRUTHS)
+    assert spice.spice_scores(GUESSES, TRUTHS).tolist() == first.tolist()
+    # what pycocoevalcap's own start of the program says
+    assert first.tolist() == pytest.approx([0.5, 1.0, 0.0, 1 / 3, 0.0, 0.0])
 
 
 @pytest.fixture
@@ -254,21 +377,23 @@ def test_the_best_constant_answer_is_found_with_one_start(meteor_log: list[int])
 def test_spice_is_started_once_within_its_own_folders_and_limits(
     spice_log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     sets = [GUESSES, ["a cat"] * len(GUESSES)]
     measure_java_once((["spice"], texts, TRUTHS) for texts in sets)
     scores = [find_metric("spice").measure(texts, TRUTHS) for texts in sets]
-    assert scores[0].values[:, 0].tolist() == [0.5, 0.25, 0.5, 0.25, 0.5, 0.0]
+    assert scores[0].values[:, 0].tolist() == [0.5, 0.25, 0.5, 0.25, 0.5, 0.25]
     (started,) = [json.loads(line) for line in spice_log.read_text().splitlines()]
-    assert started[started.index("--add-opens") + 1] == "java.base/java.lang=ALL-UNNAMED"
+    assert "--add-opens=java.base/java.lang=ALL-UNNAMED" in started
+    assert set(started[started.index("-cp") + 1].split(os.pathsep)) >= {"spice.jar", *spice.RHINO}
     assert any(word.startswith("-Xmx") for word in started)
     temporary = next(word for word in started if word.startswith("-Djava.io.tmpdir="))
     assert "site-packages" not in temporary
     assert not Path(temporary.partition("=")[2]).exists()
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    spice.spice_scores(["a dog"], [("a",)])
+    without = json.loads(spice_log.read_text().splitlines()[1])
     assert started[started.index("-cache") + 1] == str(spice.spice_folder() / "parsed")
-    monkeypatch.setattr(spice, "START_SECONDS", 0.5)
-    monkeypatch.setattr(spice, "CAPTION_SECONDS", 0.0)
-    with pytest.raises(MissingDependencyError, match="took more than"):
-        spice.spice_scores(["wait"], [("a",)])
+    assert "-cache" not in without
 
 
 def test_cider_with_the_splits_own_frequencies() -> None:
