@@ -86,10 +86,15 @@ class CatalogSet(BaseModel):
 
 
 @functools.cache
+def _content() -> dict[str, dict[str, Any]]:
+    return tomllib.loads(Path(__file__).with_name("catalog.toml").read_text(encoding="utf-8"))
+
+
+@functools.cache
 def catalog() -> dict[str, CatalogSet]:
     """Return all data sets by name, in the catalogue's order."""
-    content = tomllib.loads(Path(__file__).with_name("catalog.toml").read_text(encoding="utf-8"))
-    return {name: CatalogSet.model_validate(entry) for name, entry in content.items()}
+    entries = {name: entry for name, entry in _content().items() if name != "versions"}
+    return {name: CatalogSet.model_validate(entry) for name, entry in entries.items()}
 
 
 def find_set(name: str) -> CatalogSet:
@@ -107,28 +112,12 @@ class KnownVersion(NamedTuple):
     caution: str = ""
 
 
-_TWO = (
-    "the constant answer '1' scores 54.3% on one of the two files and 85.5% on the other, so that "
-    "scores on them cannot be compared"
-)
-KNOWN_VERSIONS = {
-    "0341dd19": KnownVersion("GVTBench's first published coco_oc.json (on 4,825 images)", _TWO),
-    "f44ffead": KnownVersion("GVTBench's second coco_oc.json (on 4,413 images)", _TWO),
-    "f74998f5": KnownVersion("GVTBench's coco_mci.json"),
-    "1a30dc5a": KnownVersion("GVTBench's vcr_oc.json", "it repeats questions about an image"),
-    "4ef451b8": KnownVersion(
-        "GVTBench's vcr_mci.json",
-        "every negative question has the misprint 'exis', which tells the answer",
-    ),
-}
-"""By the first eight digits of the sha1 of the file's content."""
-
-
 def known_version(path: Path) -> KnownVersion | None:
     """Return what is known of a file's content, None for any other content."""
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha1").hexdigest()
-    return KNOWN_VERSIONS.get(digest[:8])
+    entry = _content()["versions"].get(digest[:8])
+    return None if entry is None else KnownVersion(**entry)
 
 
 def fetch(name: str, folder: Path, reporter: Reporter, *, keep_archives: bool = True) -> list[str]:

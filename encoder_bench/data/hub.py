@@ -40,9 +40,9 @@ def import_dataset(
     Args:
         source: a Hub id, or a folder that `Dataset.save_to_disk` wrote.
         output: a data folder; other parts in it stay.
-        kind: `vqav2` (questions with ten answers) or `captions`.
-        split: the data set's own name of the split.
-        part: which file names it gets.
+        kind: what its columns hold: questions with ten answers, or captions.
+        split: the data set's own name of the split; `part` is what it becomes.
+        part: train or val.
         revision: of the Hub repository.
         streaming: read row by row from the Hub, so that the set is not kept on disk twice.
         reporter: where progress goes.

@@ -6,9 +6,8 @@ Axes: I images, h and w the patch grid, N = h * w, D width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -24,17 +23,12 @@ _INCHES = 2.1
 """Of one cell's side."""
 
 
-@dataclass(frozen=True, slots=True)
-class PatchFeatures:
-    """One encoder's view of some pictures.
+class PatchFeatures(NamedTuple):
+    """One encoder's view of some pictures; `title` is the encoder's display name.
 
-    Attributes:
-        title: the encoder's display name.
-        pretrained: False for random weights.
-        colours: `(I, h, w, 3)` 0..1, the first three principal components.
-        similarity: `(I, h, w)` cosine to the chosen patch of the same picture, -1..1.
-        chosen: (row, column) of that patch on the grid.
-        explained: share of the variance that the three components hold.
+    `colours` are `(I, h, w, 3)` 0..1, the first three principal components, and `explained` the
+    share of the variance that they hold; `similarity` is `(I, h, w)` the cosine to the `chosen`
+    (row, column) patch of the same picture, -1..1.
     """
 
     title: str
@@ -56,7 +50,7 @@ def patch_features(
     in each.
 
     Args:
-        encoder: on any device, in eval mode.
+        encoder: in eval mode.
         images: pictures of any size.
         point: (across, down) as shares of what the encoder is shown: which patch the others are
             compared to.
@@ -86,10 +80,7 @@ def principal_colours(tokens: Tensor) -> tuple[Tensor, float]:
     """Return `(I, N, 3)` colours in 0..1 from the three main components, and what they explain.
 
     Each component is stretched from its first to its ninety-ninth percentile. Where there are
-    fewer than three, the colours left are 0.
-
-    Args:
-        tokens: `(I, N, D)`, D at least 3.
+    fewer than three, the colours left are 0. Tokens are `(I, N, D)`, D at least 3.
     """
     from sklearn.decomposition import PCA
 
@@ -105,13 +96,7 @@ def principal_colours(tokens: Tensor) -> tuple[Tensor, float]:
 def draw_features(
     images: Sequence[Image.Image], views: Sequence[PatchFeatures], output: Path, *, dpi: int = 130
 ) -> None:
-    """Write the picture: a row per photo; photo, then components and similarity of each encoder.
-
-    Args:
-        images: as they were given.
-        views: one per encoder, over the same images.
-        output: `.png`, `.svg` or `.pdf`.
-        dpi: of a PNG.
+    """Write a `.png`, `.svg` or `.pdf`: per photo a row with each encoder's colours and similarity.
 
     Raises:
         EncoderBenchError: the file cannot be written.
@@ -126,7 +111,11 @@ def draw_features(
     for row, image in enumerate(images):
         _show(cells[row][0], image, "photo" if row == 0 else "")
         for view, left, right in zip(views, cells[row][1::2], cells[row][2::2], strict=True):
-            _show(left, view.colours[row].numpy(), _title(view) if row == 0 else "")
+            marked = "" if view.pretrained else "\nrandom weights"
+            height, width = view.colours.shape[1:3]
+            shown = f"{height}x{width}, {view.explained:.0%} of variance"
+            title = f"{view.title}{marked}\n{shown}" if row == 0 else ""
+            _show(left, view.colours[row].numpy(), title)
             grey = view.similarity[row].numpy()
             title = "cosine to one patch" if row == 0 else ""
             _show(right, grey, title, cmap="gray", vmin=-1.0, vmax=1.0)
@@ -139,12 +128,6 @@ def draw_features(
     )
     with atomic_path(output) as temporary:
         figure.savefig(temporary, dpi=dpi, format=output.suffix.lstrip(".") or "png")
-
-
-def _title(view: PatchFeatures) -> str:
-    marked = "" if view.pretrained else "\nrandom weights"
-    height, width = view.colours.shape[1:3]
-    return f"{view.title}{marked}\n{height}x{width}, {view.explained:.0%} of variance"
 
 
 def _show(axes: Any, content: Any, title: str, **options: Any) -> None:

@@ -6,7 +6,8 @@ An image is in one half only, as its bytes decide.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,10 @@ from PIL import Image
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.hashing import hash_file, hash_text
 from encoder_bench.base.progress import Reporter
+from encoder_bench.data.folder import open_data
+from encoder_bench.data.hub import open_rows
 from encoder_bench.data.images import load_image
+from encoder_bench.data.readers.captions import read_instances
 
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _TEST_FOLDERS = ("test", "val", "validation")
@@ -79,57 +83,56 @@ def read_labelled(
         found = _from_instances(data, reporter)
     else:
         found = _from_class_folders(root)
+    halves = []
     for half, images in (("train", found.train), ("test", found.test)):
         if not images:
             raise DataError(f"--data {data}: no labelled {half} images")
-    return found._replace(train=_some(found.train, limit), test=_some(found.test, limit))
-
-
-def _some(images: Sequence[LabelledImage], limit: int | None) -> tuple[LabelledImage, ...]:
-    chosen = sorted(images, key=lambda image: hash_text("probe", image.name))[:limit]
-    return tuple(sorted(chosen, key=lambda image: image.name))
+        chosen = sorted(images, key=lambda image: hash_text("probe", image.name))[:limit]
+        halves.append(tuple(sorted(chosen, key=lambda image: image.name)))
+    return found._replace(train=halves[0], test=halves[1])
 
 
 def _from_class_folders(root: Path) -> LabelledSet:
     test = next((root / name for name in _TEST_FOLDERS if (root / name).is_dir()), None)
     if (root / "train").is_dir() and test is not None:
-        class_names = _class_folders(root / "train")
-        unknown = sorted(set(_class_folders(test)) - set(class_names))
+        train, held_out = _by_class(root / "train"), _by_class(test)
+        unknown = sorted(held_out.keys() - train.keys())
         if unknown:
             raise DataError(f"{test}: class '{unknown[0]}' is not in {root / 'train'}")
-        train, held_out = _files(root / "train", class_names), _files(test, class_names)
-        seen = {hash_file(path): path for path, _ in train}
-        for path, _ in held_out:
+        seen = {hash_file(path): path for files in train.values() for path in files}
+        for path in itertools.chain(*held_out.values()):
             twin = seen.get(hash_file(path))
             if twin is not None:
                 raise DataError(f"{path}: the same image as {twin}, which is in the training half")
     else:
-        class_names = _class_folders(root)
-        if len(class_names) < 2:
+        files = _by_class(root)
+        if len(files) < 2:
             raise DataError(
                 f"{root}: fewer than two class folders with images, and no instances file"
             )
-        train, held_out = [], []
-        for path, label in _files(root, class_names):
-            (held_out if _is_held_out(hash_file(path)) else train).append((path, label))
-    halves = (tuple(_image(path, (label,)) for path, label in files) for files in (train, held_out))
-    return LabelledSet(root.name, class_names, False, *halves)
+        tested = {p for paths in files.values() for p in paths if _is_held_out(hash_file(p))}
+        train, held_out = (
+            {name: [p for p in paths if (p in tested) == half] for name, paths in files.items()}
+            for half in (False, True)
+        )
+    class_names = list(train)
+    halves = (
+        tuple(_image(p, (class_names.index(name),)) for name, paths in half.items() for p in paths)
+        for half in (train, held_out)
+    )
+    return LabelledSet(root.name, tuple(class_names), False, *halves)
 
 
-def _class_folders(root: Path) -> tuple[str, ...]:
-    return tuple(sorted(p.name for p in root.iterdir() if p.is_dir() and any(_pictures(p))))
-
-
-def _pictures(folder: Path) -> Iterable[Path]:
-    return (p for p in folder.rglob("*") if p.suffix.lower() in _ENDINGS and p.is_file())
-
-
-def _files(root: Path, class_names: Sequence[str]) -> list[tuple[Path, int]]:
-    return [
-        (path, label)
-        for label, name in enumerate(class_names)
-        for path in sorted(_pictures(root / name))
-    ]
+def _by_class(root: Path) -> dict[str, list[Path]]:
+    """Return the image files of each class folder that has any."""
+    folders = [folder for folder in sorted(root.iterdir()) if folder.is_dir()]
+    found = {
+        folder.name: sorted(
+            p for p in folder.rglob("*") if p.suffix.lower() in _ENDINGS and p.is_file()
+        )
+        for folder in folders
+    }
+    return {name: files for name, files in found.items() if files}
 
 
 def _image(path: Path, classes: tuple[int, ...]) -> LabelledImage:
@@ -142,9 +145,6 @@ def _is_held_out(digest: str) -> bool:
 
 
 def _from_instances(data: str, reporter: Reporter) -> LabelledSet:
-    from encoder_bench.data.folder import open_data
-    from encoder_bench.data.readers.captions import read_instances
-
     folder = open_data(data, reporter, images_required=False)
     present: dict[tuple[int | str, Path], frozenset[str]] = {}
     for name in _INSTANCES:
@@ -154,17 +154,15 @@ def _from_instances(data: str, reporter: Reporter) -> LabelledSet:
             for number, counts in instances.counts.items():
                 present.setdefault(instances.image(folder.files, number), frozenset(counts))
     class_names = tuple(sorted(frozenset().union(*present.values())))
-    halves: dict[bool, list[LabelledImage]] = {False: [], True: []}
-    for (image_id, path), names in sorted(present.items(), key=lambda i: str(i[0][0]).zfill(20)):
+    halves: tuple[list[LabelledImage], list[LabelledImage]] = ([], [])
+    for (image_id, path), names in present.items():
         if path.is_file():
             labels = tuple(sorted(class_names.index(name) for name in names))
             halves[_is_held_out(hash_text(str(image_id)))].append(_image(path, labels))
-    return LabelledSet(folder.name, class_names, True, tuple(halves[False]), tuple(halves[True]))
+    return LabelledSet(folder.name, class_names, True, *map(tuple, halves))
 
 
 def _from_hub(source: str, columns: HubColumns) -> LabelledSet:
-    from encoder_bench.data.hub import open_rows
-
     halves = []
     class_names: tuple[str, ...] = ()
     for split in (columns.train, columns.test):
@@ -175,16 +173,18 @@ def _from_hub(source: str, columns: HubColumns) -> LabelledSet:
                     f"{source}: no column '{column}'; it has {', '.join(rows.column_names)} "
                     "(--image-column, --label-column)"
                 )
-        feature, labels = rows.features[columns.label], rows[columns.label]
-        names = getattr(feature, "names", None) or sorted({str(label) for label in labels})
-        class_names = class_names or tuple(str(name) for name in names)
+        labels = rows[columns.label]
+        names = getattr(rows.features[columns.label], "names", None) or sorted(
+            set(map(str, labels))
+        )
+        class_names = class_names or tuple(map(str, names))
         images = []
         for number, label in enumerate(labels):
             index = label if isinstance(label, int) else class_names.index(str(label))
             opener = functools.partial(_open_row, rows, number, columns.image)
             images.append(LabelledImage(f"{source}/{split}/{number}", opener, (index,)))
         halves.append(tuple(images))
-    return LabelledSet(source, class_names, False, halves[0], halves[1])
+    return LabelledSet(source, class_names, False, *halves)
 
 
 def _open_row(rows: Any, number: int, column: str) -> Image.Image:

@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from encoder_bench.base.errors import DataError
-from encoder_bench.base.progress import Phase, Reporter
+from encoder_bench.base.progress import Reporter
 from encoder_bench.data.images import load_image
 from encoder_bench.data.sample import Sample
 from encoder_bench.encoders.encoder import Encoder, encode_images
 from encoder_bench.encoders.text_tower import DualEncoder
-from encoder_bench.inspection.labelled_images import LabelledSet
+from encoder_bench.inspection.labelled_images import LabelledImage, LabelledSet
 from encoder_bench.metrics.statistics import bootstrap_interval, plain_ratio
 
 _NEIGHBOURS, _TEMPERATURE = 20, 0.07
@@ -39,13 +39,6 @@ def probe_encoder(
 ) -> dict[str, Any]:
     """Return k-NN and linear-probe scores of an encoder's mean patch tokens.
 
-    Args:
-        encoder: on any device, in eval mode.
-        data: labelled images.
-        reporter: where progress goes.
-        batch: batch size.
-        seed: of the resampling.
-
     Returns:
         `measure` (`accuracy`, or `label-ranking average precision` where images may have several
         classes), `knn` and `linear_probe` (each `percent` and `interval`), `chance_percent`, and
@@ -56,8 +49,21 @@ def probe_encoder(
     """
     if len(data.class_names) < 2:
         raise DataError(f"{data.name}: {len(data.class_names)} class; a probe needs two")
-    known, labels = _features(encoder, data, "train", reporter, batch)
-    asked, answers = _features(encoder, data, "test", reporter, batch)
+
+    def features(half: str, images: Sequence[LabelledImage]) -> tuple[Matrix, Matrix]:
+        """Return `(P, D)` mean patch tokens and `(P, C)` labels, 0 or 1."""
+        labels = np.zeros((len(images), len(data.class_names)))
+        for number, image in enumerate(images):
+            labels[number, list(image.classes)] = 1.0
+        means = []
+        with reporter.phase(f"{half} features", len(images), "images") as phase:
+            for tokens in encode_images(encoder, (i.open() for i in images), batch_size=batch):
+                means.append(tokens.mean(dim=1))
+                phase.advance(len(tokens))
+        return torch.cat(means).double().numpy(), labels
+
+    known, labels = features("train", data.train)
+    asked, answers = features("test", data.test)
     measure = _ranking_precision if data.several else _accuracy
     linear = linear_probe_scores if data.several else _classifier_scores
     predicted = {
@@ -75,23 +81,6 @@ def probe_encoder(
         "train_images": len(known),
         "test_images": len(asked),
     }
-
-
-def _features(
-    encoder: Encoder, data: LabelledSet, half: str, reporter: Reporter, batch: int
-) -> tuple[Matrix, Matrix]:
-    """Return `(P, D)` mean patch tokens and `(P, C)` labels, 0 or 1, of a half's images."""
-    images = data.train if half == "train" else data.test
-    means = []
-    labels = np.zeros((len(images), len(data.class_names)))
-    for number, image in enumerate(images):
-        labels[number, list(image.classes)] = 1.0
-    with reporter.phase(f"{half} features", len(images), "images") as phase:
-        opened = (image.open() for image in images)
-        for tokens in encode_images(encoder, opened, batch_size=batch):
-            means.append(tokens.mean(dim=1))
-            phase.advance(len(tokens))
-    return torch.cat(means).double().numpy(), labels
 
 
 def nearest_neighbour_scores(known: Matrix, labels: Matrix, asked: Matrix) -> Matrix:
@@ -113,7 +102,7 @@ def linear_probe_scores(known: Matrix, labels: Matrix, asked: Matrix, *, seed: i
     """Return `(P, C)` logits of one logistic regression per class, on standardised features."""
     from sklearn.multiclass import OneVsRestClassifier
 
-    model = OneVsRestClassifier(_logistic(_USUAL_STRENGTH, seed))
+    model = OneVsRestClassifier(_logistic(seed))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a class that all or no images have
         scores = model.fit(known, labels).decision_function(asked)
@@ -126,27 +115,24 @@ def _classifier_scores(known: Matrix, labels: Matrix, asked: Matrix, *, seed: in
     Its strength is chosen on a fifth of the training images, as CLIP's probes are (Radford et al.
     2021, appendix A.3), and fitted again on all of them.
     """
+    from sklearn.model_selection import GridSearchCV
+
     order = np.random.default_rng(seed).permutation(len(known))
     fit, held_out = np.split(order, [max(1, int(_FIT_SHARE * len(order)))])
-    classes, best = labels.argmax(axis=1), _USUAL_STRENGTH
+    classes, model = labels.argmax(axis=1), _logistic(seed)
     if len(held_out) and len(set(classes[fit])) > 1:
-        accuracies = {
-            strength: _logistic(strength, seed)
-            .fit(known[fit], classes[fit])
-            .score(known[held_out], classes[held_out])
-            for strength in _STRENGTHS
-        }
-        best = max(accuracies, key=lambda strength: accuracies[strength])
-    predicted = _logistic(best, seed).fit(known, classes).predict(asked)
+        grid = {"logisticregression__C": _STRENGTHS}
+        model = GridSearchCV(model, grid, cv=[(fit, held_out)])
+    predicted = model.fit(known, classes).predict(asked)
     return np.asarray(np.eye(labels.shape[1])[predicted])
 
 
-def _logistic(strength: float, seed: int) -> Any:
+def _logistic(seed: int) -> Any:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    regression = LogisticRegression(C=strength, max_iter=1000, random_state=seed)
+    regression = LogisticRegression(C=_USUAL_STRENGTH, max_iter=1000, random_state=seed)
     return make_pipeline(StandardScaler(), regression)
 
 
@@ -200,29 +186,20 @@ def recall_at_one(images: Tensor, texts: Tensor, owner: Sequence[int]) -> dict[s
 def retrieve(
     towers: DualEncoder, samples: Sequence[Sample], *, reporter: Reporter, batch: int = 32
 ) -> dict[str, Any]:
-    """Return recall at one of captions and their images.
+    """Return recall at one of captions and their images: one sample per image, all its captions."""
 
-    Args:
-        towers: both towers of one checkpoint.
-        samples: captioning samples, one per image, their captions as references.
-        reporter: where progress goes.
-        batch: batch size, of images and of texts.
-    """
+    def embedded(
+        embed: Callable[[list[Any]], Tensor], items: Iterable[Any], total: int, unit: str
+    ) -> Tensor:
+        waiting, found = iter(items), []
+        with reporter.phase(f"{unit[:-1]} embeddings", total, unit) as phase:
+            while part := list(itertools.islice(waiting, batch)):
+                found.append(embed(part))
+                phase.advance(len(part))
+        return torch.cat(found)
+
     texts = [text for sample in samples for text in sample.references]
     owner = [number for number, sample in enumerate(samples) for _ in sample.references]
     photos = (load_image(sample.image_path) for sample in samples)
-    with reporter.phase("image embeddings", len(samples), "images") as phase:
-        pictures = _batched(towers.embed_images, photos, phase, batch)
-    with reporter.phase("text embeddings", len(texts), "texts") as phase:
-        sentences = _batched(towers.embed_texts, texts, phase, batch)
-    return recall_at_one(pictures, sentences, owner)
-
-
-def _batched(
-    embed: Callable[[list[Any]], Tensor], items: Iterable[Any], phase: Phase, batch: int
-) -> Tensor:
-    waiting, found = iter(items), []
-    while part := list(itertools.islice(waiting, batch)):
-        found.append(embed(part))
-        phase.advance(len(part))
-    return torch.cat(found)
+    pictures = embedded(towers.embed_images, photos, len(samples), "images")
+    return recall_at_one(pictures, embedded(towers.embed_texts, texts, len(texts), "texts"), owner)

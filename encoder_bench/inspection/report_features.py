@@ -31,14 +31,8 @@ def seen_features(
     """Return pictures of patch features by table heading.
 
     A frozen row shows the encoder as it was loaded; a joint one the tuned encoder, from the run's
-    trained weights. An encoder that cannot be loaded here is named with the reason.
-
-    Args:
-        results: the results folder, with the trained weights.
-        records: run records.
-        images: `str(image_id)` -> image file; the same few of them are shown every time.
-        reporter: where progress goes.
-        device: of the encoders.
+    trained weights. An encoder that cannot be loaded here is named with the reason. Images
+    are `str(image_id)` -> image file; the same few of them are shown every time.
     """
     chosen = [images[name] for name in sorted(images, key=hash_text)[:PHOTOS]]
     if not chosen:

@@ -141,8 +141,8 @@ def test_a_known_version_of_a_file_is_named(
     import hashlib
 
     content = (leaking_folder / "gvtbench" / "coco_mci.json").read_bytes()
-    known = {hashlib.sha1(content).hexdigest()[:8]: fetch.KnownVersion("one of two", "beware")}
-    monkeypatch.setattr(fetch, "KNOWN_VERSIONS", known)
+    known = {hashlib.sha1(content).hexdigest()[:8]: {"name": "one of two", "caution": "beware"}}
+    monkeypatch.setitem(fetch._content(), "versions", known)
     result = CliRunner().invoke(app, ["data", "lint", str(leaking_folder), "--tasks", "mci"])
     assert "coco_mci.json is one of two: beware" in result.stdout
     shown = CliRunner().invoke(app, ["data", "check", str(leaking_folder)]).stdout
