@@ -12,7 +12,7 @@ from encoder_bench.base.errors import EncoderBenchError
 from encoder_bench.cli import options, run_app
 
 EPILOG = (
-    "Weights and a card go to the folder; a killed run goes on from its last checkpoint. "
+    "Weights and a card go to the folder; a killed run resumes from its last checkpoint. "
     "`make zoo` is --all. An encoder in a folder of your own is used with --encoder dir:DIR."
 )
 
@@ -44,19 +44,19 @@ def pretrain_command(
     ] = None,
     images_per_step: Annotated[
         int | None,
-        typer.Option(metavar="N", min=2, help="Images (pages, for the LLM) of a step."),
+        typer.Option(metavar="N", min=2, help="Images (pages, for the LLM) per step."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Instead of the package's own folder.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Fixes all chance.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     device: Annotated[
         str, typer.Option(metavar="auto|cpu|cuda", help="auto takes a GPU where there is one.")
     ] = "auto",
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Pretrain a tiny encoder by its family's own objective; a killed run goes on."""
+    """Pretrain a tiny encoder by its family's own objective; resumes if interrupted."""
     from encoder_bench.base.hardware import choose_device
     from encoder_bench.base.progress import make_reporter
     from zoo import zoo

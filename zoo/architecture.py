@@ -1,8 +1,4 @@
-"""Which modules each objective joins: the family's ViT, and what its objective needs around it.
-
-What belongs here: building objectives by name from one size. The ViT's shape is that of the
-`tiny-*` encoders of `encoders/bundled.py`.
-"""
+"""Objectives by name: the family's ViT, and what its objective needs around it."""
 
 from __future__ import annotations
 
@@ -32,7 +28,7 @@ def build_objective(name: str, *, classes: int, vocabulary: int, eos: int, seed:
 
     Args:
         name: one of `OBJECTIVES`.
-        classes: labels of an image (DeiT).
+        classes: labels per image (DeiT).
         vocabulary: caption tokens (CLIP, SigLIP).
         eos: id that ends a caption (CLIP reads there).
         seed: of all initial weights.

@@ -1,7 +1,4 @@
-"""Model cards and the folder that ships: fp16 safetensors in transformers' own layout.
-
-What belongs here: writing `config.json`, `model.safetensors` and `card.json` in one step a file.
-"""
+"""Model cards and the folder that ships: fp16 safetensors in transformers' own layout."""
 
 from __future__ import annotations
 

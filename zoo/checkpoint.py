@@ -1,7 +1,7 @@
 """Checkpoints of a pretraining run: one safetensors file, replaced in one step.
 
-What belongs here: modules' weights, AdamW's moments, the generators' states and the loss curve in
-one file, so that a kill between two files cannot leave a mixture. Nothing is unpickled.
+Modules' weights, AdamW's moments, the generators' states and the loss curve are in one file, so
+that a kill between two files cannot leave a mixture. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -29,14 +29,9 @@ def save_checkpoint(
     generator: torch.Generator,
     progress: dict[str, Any],
 ) -> None:
-    """Write all that a run needs to go on exactly as if it had not stopped.
+    """Write all that a run needs to resume exactly as if it had not stopped.
 
-    Args:
-        folder: the run's own.
-        module: the objective or language model, every weight and buffer of it.
-        optimizer: its moments and step counts.
-        generator: the run's source of randomness.
-        progress: JSON: the run's identity, steps done, the loss curve.
+    `progress` is JSON: the run's identity, steps done, the loss curve.
     """
     tensors: dict[str, Tensor] = {
         f"module.{name}": value.detach().cpu().contiguous().clone()

@@ -20,7 +20,7 @@ from zoo.objective import Objective, ObjectiveLoss, PretrainingBatch
 from zoo.views import SHIFTS, normalise, shift_and_jitter
 
 INITIAL_LOG_SCALE = math.log(1 / 0.07)
-LARGEST_LOG_SCALE = math.log(100.0)
+MAX_LOG_SCALE = math.log(100.0)
 
 
 def symmetric_info_nce(images: Tensor, captions: Tensor, log_scale: Tensor) -> Tensor:
@@ -66,4 +66,4 @@ class ClipObjective(Objective):
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
         """Keep the inverse temperature below 100."""
-        self.log_scale.clamp_(max=LARGEST_LOG_SCALE)
+        self.log_scale.clamp_(max=MAX_LOG_SCALE)

@@ -119,8 +119,8 @@ class DinoObjective(Objective):
         wide, narrow = global_and_local_crops(batch.images, generator)
         count = len(batch.images)
         with torch.no_grad():
-            said = self.teacher(normalise(wide)).last_hidden_state[:, 0]
-            logits = self.teacher_head(said)
+            output = self.teacher(normalise(wide)).last_hidden_state[:, 0]
+            logits = self.teacher_head(output)
             targets = centred_and_sharpened(logits, self.centre, self.teacher_temperature)
             self.centre.lerp_(logits.mean(dim=0), 1.0 - self.centre_momentum)
         seen_wide = self.encoder(normalise(wide)).last_hidden_state[:, 0]
@@ -132,7 +132,7 @@ class DinoObjective(Objective):
             torch.split(targets, count), torch.split(student, count), self.student_temperature
         )
         terms = {"teacher_entropy": entropy(targets)}
-        return ObjectiveLoss(loss, said[:count].float(), terms)
+        return ObjectiveLoss(loss, output[:count].float(), terms)
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:

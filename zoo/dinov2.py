@@ -54,7 +54,7 @@ def masked_patch_cross_entropy(
     Args:
         teacher: distributions `(M, K)` of the masked patches, in the order of `mask`.
         student: logits `(M, K)`.
-        mask: `(B, N)` True where masked, M in all; images without a masked patch are passed over.
+        mask: `(B, N)` True where masked, M in all; images without a masked patch are skipped.
         student_temperature: divides the student's logits.
 
     Returns:
@@ -114,14 +114,14 @@ class Dinov2Objective(Objective):
         patches = (wide.shape[-1] // self.encoder.config.patch_size) ** 2
         mask = random_patch_mask(len(wide), patches, generator).to(wide.device)
         with torch.no_grad():
-            said = self.teacher(wide).last_hidden_state
+            output = self.teacher(wide).last_hidden_state
             targets = torch.cat(
                 [
                     sinkhorn_knopp(logits, self.teacher_temperature)
-                    for logits in torch.split(self.teacher_head(said[:, 0]), count)
+                    for logits in torch.split(self.teacher_head(output[:, 0]), count)
                 ]
             )
-            patch_logits = self.teacher_patch_head(said[:, 1:][mask])
+            patch_logits = self.teacher_patch_head(output[:, 1:][mask])
             patch_targets = sinkhorn_knopp(patch_logits, self.teacher_temperature)
         seen = self.encoder(wide, bool_masked_pos=mask).last_hidden_state
         seen_narrow = self.encoder(normalise(narrow)).last_hidden_state[:, 0]
@@ -140,7 +140,7 @@ class Dinov2Objective(Objective):
             "teacher_entropy": entropy(targets),
         }
         total = image_loss + patch_loss + self.koleo_weight * koleo
-        return ObjectiveLoss(total, said[:count, 0].float(), terms)
+        return ObjectiveLoss(total, output[:count, 0].float(), terms)
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:

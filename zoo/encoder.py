@@ -1,8 +1,4 @@
-"""Pretraining one encoder: objective, run, held-out measures, card, the folder that ships.
-
-What belongs here: one run on pools that are given. The loop is `loop.py`'s, the equations are the
-objectives', and which data and budget is `zoo.py`'s.
-"""
+"""Pretraining one encoder: objective, run, held-out measures, card, the folder that ships."""
 
 from __future__ import annotations
 
@@ -25,7 +21,7 @@ from zoo.schedule import Budget
 from zoo.views import MEAN, STD, normalise
 
 _PREFIX_TOKENS = {"deit": 2, "clip": 1, "siglip": 0, "mae": 1, "dino": 1, "dinov2": 1}
-"""Class and distillation tokens that stand before the patch tokens."""
+"""Class and distillation tokens before the patch tokens."""
 
 
 def pretrain_encoder(
@@ -43,24 +39,10 @@ def pretrain_encoder(
     device: torch.device | None = None,
     stop_after: int | None = None,
 ) -> dict[str, Any]:
-    """Pretrain one encoder, measure it on held-out images, ship it; resumes where it stopped.
+    """Pretrain one encoder, measure it, ship it to `output` and return its card; resumes.
 
-    Args:
-        name: the objective.
-        budget: the same for every objective that is to be compared.
-        train_pool: images that are trained on.
-        probe_pool: images that the k-NN and the linear probe learn from.
-        test_pool: images that both are measured on.
-        tokenizer: of the captions.
-        output: folder that ships.
-        work: folder of the checkpoint.
-        reporter: told loss and rank.
-        seed: of weights, batches and views.
-        device: where the objective trains; the CPU by default.
-        stop_after: stop at this step with a checkpoint, and ship nothing.
-
-    Returns:
-        The card.
+    k-NN and linear probe learn from `probe_pool` and are measured on `test_pool`. The checkpoint
+    is in `work`; with `stop_after` it is written at that step, and nothing ships.
     """
     objective = build_objective(
         name,

@@ -1,7 +1,7 @@
 """A folder of captioned images in COCO's layout as pools for pretraining.
 
-What belongs here: reading, cropping and splitting. Test images are never read: pools are cut from
-the training split, which `data/folder.py` keeps free of every image that a test uses.
+Test images are never read: pools are cut from the training split, which `data/folder.py` keeps free
+of every image that a test uses.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from zoo.pool import ImagePool, caption_ids, stack_images
 from zoo.tokenizer import build_tokenizer, words_of
 
 IMAGE_SIDE = 64
-LARGEST_VOCABULARY = 8000
+MAX_VOCABULARY = 8000
 _SHARES = {"train": range(8), "probe": range(8, 9), "held-out": range(9, 10)}
 
 
@@ -41,7 +41,7 @@ def folder_pools(data: DataFolder, reporter: Reporter) -> tuple[dict[str, ImageP
     samples = data.samples("captioning", reader="coco-captions", source="captions", split="train")
     images = list({sample.image_id: sample for sample in samples}.values())
     words = words_of(caption for sample in images for caption in sample.references)
-    tokenizer = build_tokenizer(words[:LARGEST_VOCABULARY])
+    tokenizer = build_tokenizer(words[:MAX_VOCABULARY])
     instances = read_instances(data.files.require("coco", "instances_train2017.json"))
     files = data.files.without_images()
     counts = {instances.image(files, n)[0]: found for n, found in instances.counts.items()}

@@ -1,9 +1,4 @@
-"""The tiny Llama: pretrained on text alone to read a written scene and answer about it.
-
-What belongs here: tokenizer and model from the grammar, the training run, the held-out accuracy
-and the folder that ships. What is written on a page belongs to `written_scenes.py`, how it is
-read to `reading.py`.
-"""
+"""The tiny Llama: pretrained on text alone to read a written scene and answer about it."""
 
 from __future__ import annotations
 
@@ -110,18 +105,10 @@ def pretrain_language_model(
     held_out_count: int = 64,
     device: torch.device | None = None,
 ) -> None:
-    """Pretrain the tiny Llama and ship it, a snapshot at every checkpoint.
+    """Pretrain the tiny Llama and ship it to `output`, a snapshot at every checkpoint.
 
-    Args:
-        budget: steps and optimizer; its images are pages here.
-        work: folder of the checkpoint.
-        output: folder that ships (`encoder_bench/bundled/llm/tiny-llama`).
-        prompts: the tasks' own prompts.
-        reporter: told loss and held-out accuracy.
-        seed: of weights and of the stream of pages.
-        checkpoint_every: steps between checkpoints, each measured on held-out pages.
-        held_out_count: pages of each layout that are measured.
-        device: where it trains; the CPU by default.
+    The budget's images are pages here. At every checkpoint `held_out_count` pages of each layout
+    are measured.
     """
     language = build_language_model(seed=seed).to(device or torch.device("cpu"))
     held_out = {layout: held_out_pages(layout, prompts, held_out_count) for layout in LAYOUTS}

@@ -1,8 +1,4 @@
-"""The one training loop of all pretraining: images for encoders, text for the language model.
-
-What belongs here: step, clip, non-finite guard, collapse watch, loss curve, checkpoint, resume.
-What a loss is belongs to the objectives.
-"""
+"""The one training loop of all pretraining: images for encoders, text for the language model."""
 
 from __future__ import annotations
 
@@ -13,35 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from encoder_bench.base.errors import TrainingError
 from encoder_bench.base.progress import Reporter
 from zoo.checkpoint import load_checkpoint, save_checkpoint
 from zoo.objective import ObjectiveLoss
 from zoo.schedule import Budget, make_optimizer
-from zoo.watch import COLLAPSED_RANK, effective_rank
 
-
-@dataclass(frozen=True, slots=True)
-class CurvePoint:
-    """One point of the loss curve: means since the point before, watch values of its last step."""
-
-    step: int
-    loss: float
-    feature_rank: float
-    terms: dict[str, float]
-    seconds: float
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the point rounded to what is worth reading."""
-        return {
-            "step": self.step,
-            "loss": round(self.loss, 5),
-            "feature_rank": round(self.feature_rank, 2),
-            **{name: round(value, 5) for name, value in self.terms.items()},
-            "seconds": round(self.seconds, 1),
-        }
+COLLAPSED_RANK = 2.0
+"""Below this effective rank the features hold next to nothing; the run warns."""
 
 
 @dataclass(slots=True)
@@ -76,20 +53,11 @@ def train(
     stop_after: int | None = None,
     on_checkpoint: Callable[[int, list[dict[str, Any]]], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Train to the end of the budget, resuming where `folder` holds a checkpoint.
+    """Train to the end of the budget and return the loss curve as JSON.
 
-    Args:
-        run: what is trained.
-        budget: steps and optimizer.
-        folder: where the checkpoint lives.
-        reporter: told step, loss and rank.
-        checkpoint_every: steps between checkpoints.
-        curve_every: steps between points of the loss curve.
-        stop_after: stop at this step with a checkpoint, as a kill would leave it.
-        on_checkpoint: called with steps done and the curve after each checkpoint.
-
-    Returns:
-        The loss curve as JSON.
+    It resumes where `folder` holds a checkpoint, and stops at `stop_after` with one, as a kill
+    would leave it. A point of the curve has means since the point before and the watched values
+    of its last step. `on_checkpoint` gets the steps done and the curve.
 
     Raises:
         TrainingError: a loss that is not finite, or a checkpoint of another run.
@@ -104,16 +72,22 @@ def train(
     )
     progress = resumed or {"identity": run.identity, "steps": 0, "seconds": 0.0, "curve": []}
     last = min(budget.steps, stop_after or budget.steps)
-    start, pending = time.monotonic() - progress["seconds"], _Pending()
+    start = time.monotonic() - progress["seconds"]
+    losses: list[float] = []
     with reporter.phase(run.name, total=budget.steps, unit="steps") as phase:
         phase.advance(progress["steps"])
         for step in range(progress["steps"], last):
             loss = _step(run, budget, optimizer, step)
-            pending.add(loss.total.item())
+            losses.append(loss.total.item())
             if (step + 1) % curve_every == 0 or step + 1 == last:
-                point = pending.point(step + 1, loss, time.monotonic() - start)
-                progress["curve"].append(point.as_json())
-                _warn_of_collapse(run.name, point, reporter)
+                point = _curve_point(step + 1, losses, loss, time.monotonic() - start)
+                progress["curve"].append(point)
+                losses = []
+                if point["feature_rank"] < COLLAPSED_RANK:
+                    reporter.warn(
+                        f"{run.name}: features use {point['feature_rank']:.1f} directions at step "
+                        f"{step + 1}; they may be collapsing"
+                    )
             phase.advance(loss=f"{loss.total.item():.3f}")
             if (step + 1) % checkpoint_every == 0 or step + 1 == last:
                 progress |= {"steps": step + 1, "seconds": time.monotonic() - start}
@@ -128,6 +102,18 @@ def train(
                     on_checkpoint(step + 1, progress["curve"])
     curve: list[dict[str, Any]] = progress["curve"]
     return curve
+
+
+def _curve_point(
+    step: int, losses: list[float], last: ObjectiveLoss, seconds: float
+) -> dict[str, Any]:
+    return {
+        "step": step,
+        "loss": round(sum(losses) / len(losses), 5),
+        "feature_rank": round(effective_rank(last.features), 2),
+        **{name: round(value, 5) for name, value in last.terms.items()},
+        "seconds": round(seconds, 1),
+    }
 
 
 def _step(run: Run, budget: Budget, optimizer: torch.optim.Optimizer, step: int) -> ObjectiveLoss:
@@ -149,24 +135,23 @@ def _step(run: Run, budget: Budget, optimizer: torch.optim.Optimizer, step: int)
     return loss
 
 
-def _warn_of_collapse(name: str, point: CurvePoint, reporter: Reporter) -> None:
-    if point.feature_rank < COLLAPSED_RANK:
-        reporter.warn(
-            f"{name}: features use {point.feature_rank:.1f} directions at step {point.step}; "
-            "they may be collapsing"
-        )
+@torch.no_grad()
+def effective_rank(features: Tensor) -> float:
+    """Return exp(entropy) of the normalised singular values of centred `(B, D)` features.
 
+    1 means a single direction, min(B - 1, D) that all are used alike; 0 that all rows are equal.
 
-class _Pending:
-    """Losses since the last point of the curve."""
+    Reference: Roy & Vetterli 2007, "The effective rank".
 
-    def __init__(self) -> None:
-        self._losses: list[float] = []
-
-    def add(self, loss: float) -> None:
-        self._losses.append(loss)
-
-    def point(self, step: int, loss: ObjectiveLoss, seconds: float) -> CurvePoint:
-        mean = sum(self._losses) / len(self._losses)
-        self._losses = []
-        return CurvePoint(step, mean, effective_rank(loss.features), loss.terms, seconds)
+    >>> effective_rank(torch.ones(4, 3))
+    0.0
+    >>> round(effective_rank(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])), 3)
+    2.0
+    """
+    centred = features.float() - features.float().mean(dim=0)
+    values = torch.linalg.svdvals(centred)
+    total = values.sum()
+    if total < 1e-6:
+        return 0.0
+    share = values / total
+    return float((-(share * share.clamp_min(1e-12).log()).sum()).exp())

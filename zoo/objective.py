@@ -1,8 +1,5 @@
 """The contract of a pretraining objective: a batch of images in, a loss to descend out.
 
-What belongs here: the batch, the loss with what is watched beside it, the abstract objective and
-the update of a teacher by moving average. The equations live in one module an objective.
-
 Axes: B images, H and W pixels, C classes, L text tokens.
 """
 
@@ -23,7 +20,7 @@ class PretrainingBatch:
 
     Attributes:
         images: `(B, 3, H, W)` floats in 0..1, as drawn.
-        captions: `(B, L)` token ids of one caption an image, padded with 0.
+        captions: `(B, L)` token ids of one caption per image, padded with 0.
         labels: `(B, C)` 0 or 1, the classes that are present.
     """
 
@@ -66,12 +63,7 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: PretrainingBatch, generator: torch.Generator) -> ObjectiveLoss:
-        """Return the loss on a batch.
-
-        Args:
-            batch: images and what is known about them.
-            generator: the only source of randomness (crops, masks).
-        """
+        """Return the loss on a batch; `generator` is the only source of randomness."""
 
     def after_step(self, progress: float) -> None:
         """Update what is not trained by gradient; `progress` runs from 0 to 1."""

@@ -1,8 +1,5 @@
 """The images that all objectives are pretrained on, held in memory, and batches drawn from them.
 
-What belongs here: the pool and how a batch is drawn. Where a pool comes from is said in
-`scene_pool.py` and `folder_pool.py`.
-
 Axes: P images of the pool, B of a batch, H and W pixels, C classes, L caption tokens.
 """
 

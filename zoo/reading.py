@@ -1,13 +1,10 @@
 """Reading: a written page in the place of an image, many questions behind it, answers to learn.
 
-What belongs here: how a page of words becomes input embeddings, and the loss of the answers. What
-is written on a page belongs to `written_scenes.py`.
-
 A page is a list of cells, and a cell is a few words that are read at once: their embeddings are
-added and divided by the square root of their number. One word a cell is ordinary text; the words
+added and divided by the square root of their number. One word per cell is ordinary text; the words
 of one object in a cell, or of one place on a grid, are what a projector will be asked to make of
-an image's patch tokens. All questions of a page stand behind it in one row under the mask and
-positions of `mllm/packing.py`, as questions stand behind an image.
+an image's patch tokens. All questions of a page follow it in one row under the mask and positions
+of `mllm/packing.py`, as questions follow an image.
 
 Axes: B pages, M cells, W words of a cell, T answer tokens, D width.
 """
@@ -99,10 +96,7 @@ def cell_embeddings(table: Tensor, words: Tensor) -> Tensor:
 def answer_logits(language: LanguageModel, batch: PageBatch, cells: Tensor) -> Tensor:
     """Return `(T, vocabulary)` logits that predict the answer tokens.
 
-    Args:
-        language: reads.
-        batch: the rows.
-        cells: `(B, M, D)` what stands in the place of visual tokens.
+    `cells` are `(B, M, D)`, in the place of visual tokens.
     """
     rows, mask = batch.rows, batch.rows.mask()
     text = language.embed(rows.input_ids)

@@ -1,7 +1,4 @@
-"""The embedded scenes as a pool for pretraining, never one of the suite's own test images.
-
-What belongs here: drawing the pool, its captions, and the classes of the fully supervised family.
-"""
+"""The drawn scenes as a pool for pretraining, never one of the suite's own test images."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ from zoo.pool import ImagePool, caption_ids, stack_images
 STREAMS = {"train": 7_001, "probe": 7_002, "held-out": 7_003}
 """First number of each stream's seed; the suite's own streams have other seeds."""
 _SUITE_SPLITS = ("val", "test")
-_MOST_COUNTED = 3
+_MAX_COUNTED = 3
 _LISTINGS = 3
 """Captions that name size, colour, kind and place of every thing, each in another order."""
 
@@ -38,7 +35,7 @@ def class_names() -> tuple[str, ...]:
     """
     return (
         *(f"{colour} {kind}" for kind in KINDS for colour in COLOURS),
-        *(f"at least {n} {kind}" for kind in KINDS for n in range(1, _MOST_COUNTED + 1)),
+        *(f"at least {n} {kind}" for kind in KINDS for n in range(1, _MAX_COUNTED + 1)),
         *(f"{n} things" for n in range(1, MAX_THINGS + 1)),
     )
 
@@ -47,7 +44,7 @@ def scene_labels(scene: Scene) -> list[int]:
     """Return 0 or 1 for each of `class_names()`."""
     return [
         *(int(scene.count(kind, colour) > 0) for kind in KINDS for colour in COLOURS),
-        *(int(scene.count(kind) >= n) for kind in KINDS for n in range(1, _MOST_COUNTED + 1)),
+        *(int(scene.count(kind) >= n) for kind in KINDS for n in range(1, _MAX_COUNTED + 1)),
         *(int(len(scene.things) == n) for n in range(1, MAX_THINGS + 1)),
     ]
 
@@ -55,27 +52,22 @@ def scene_labels(scene: Scene) -> list[int]:
 def scene_pool(
     stream: str, count: int, *, tokenizer: Any, reporter: Reporter, seed: int = 0
 ) -> ImagePool:
-    """Draw a pool of scenes with five short captions and three listings of everything each.
+    """Return `count` scenes with five short captions and three listings of everything each.
 
-    Args:
-        stream: one of `STREAMS`; pools of different streams share no image.
-        count: images.
-        tokenizer: of the captions.
-        reporter: told the progress.
-        seed: changes every image.
+    Pools of different `STREAMS` share no image; `seed` changes every image.
     """
     images: list[Image] = []
     sentences: list[tuple[tuple[int, ...], ...]] = []
     labels: list[list[int]] = []
-    shunned = _suite_pictures(SceneSizes())
-    met = 0
+    excluded = _suite_pictures(SceneSizes())
+    skipped = 0
     with reporter.phase(f"drawing {stream} scenes", count, "images") as phase:
         for scene, rng in _stream(stream, seed):
             if len(images) == count:
                 break
             image = render(scene)
-            if _digest(image) in shunned:
-                met += 1
+            if _digest(image) in excluded:
+                skipped += 1
                 continue
             images.append(image)
             texts = (*captions(scene, rng), *(describe(scene, rng) for _ in range(_LISTINGS)))
@@ -96,7 +88,7 @@ def scene_pool(
             "generator_version": GENERATOR_VERSION,
             "images": count,
             "captions_an_image": f"5 short ones and {_LISTINGS} listings of every thing",
-            "suite_test_images_met_and_passed_over": met,
+            "suite_test_images_met_and_passed_over": skipped,
         },
     )
 

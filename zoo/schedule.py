@@ -1,7 +1,4 @@
-"""The budget that every objective gets: steps, images, optimizer and learning rate.
-
-What belongs here: one frozen record and the optimizer made from it. An objective has no say in it.
-"""
+"""The budget that every objective gets: steps, images, optimizer and learning rate."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def pairwise_sigmoid_loss(
         bias: scalar added to every logit.
 
     Returns:
-        The scalar loss in nats an image.
+        The scalar loss in nats per image.
     """
     logits = log_scale.exp() * images @ captions.T + bias
     sign = 2.0 * torch.eye(len(logits), device=logits.device) - 1.0

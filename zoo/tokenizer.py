@@ -1,8 +1,8 @@
 """The tiny language model's tokenizer: whole words, then characters, then bytes.
 
-What belongs here: building it from a list of words. A known word is one token together with the
-space before it; an unknown one is spelled in printable ASCII; anything else is spelled in bytes,
-so that every text encodes and, but for runs of spaces at its start, decodes to itself.
+A known word is one token together with the space before it; an unknown one is spelled in printable
+ASCII; anything else is spelled in bytes, so that every text encodes and, but for runs of spaces at
+its start, decodes to itself.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """The augmentations that objectives see images through, drawn from one generator.
 
-What belongs here: crops, shifts, jitter and normalisation of batches of images in 0..1.
-
-Axes: B images, H and W pixels.
+Images are batches in 0..1. Axes: B images, H and W pixels.
 """
 
 from __future__ import annotations
@@ -44,20 +42,20 @@ def jitter(images: Tensor, generator: torch.Generator, strength: float) -> Tenso
 def colour_cast(images: Tensor, generator: torch.Generator, strength: float) -> Tensor:
     """Return images with each colour channel raised or lowered by up to `strength`.
 
-    The background's colour alone would tell whose crop a crop is; a cast hides it.
+    The background's colour alone would show whose crop a crop is; a cast hides it.
     """
     draw = 2.0 * torch.rand(len(images), 3, 1, 1, generator=generator) - 1.0
     return (images + strength * draw.to(images)).clamp(0.0, 1.0)
 
 
-def shift_and_jitter(images: Tensor, generator: torch.Generator, *, most: int = 2) -> Tensor:
-    """Return images moved by up to `most` pixels each way (edges repeated), then jittered.
+def shift_and_jitter(images: Tensor, generator: torch.Generator, *, largest: int = 2) -> Tensor:
+    """Return images moved by up to `largest` pixels each way (edges repeated), then jittered.
 
     Left stays left and every object stays in sight, so that captions and labels stay true.
     """
     count, _, height, width = images.shape
-    padded = F.pad(images, (most, most, most, most), mode="replicate")
-    offsets = torch.randint(0, 2 * most + 1, (count, 2), generator=generator).to(images.device)
+    padded = F.pad(images, (largest,) * 4, mode="replicate")
+    offsets = torch.randint(0, 2 * largest + 1, (count, 2), generator=generator).to(images.device)
     rows = offsets[:, :1] + torch.arange(height, device=images.device)
     columns = offsets[:, 1:] + torch.arange(width, device=images.device)
     index = torch.arange(count, device=images.device)[:, None, None]
@@ -75,12 +73,7 @@ def random_crops(
 ) -> Tensor:
     """Return `(B, 3, size, size)` random crops, flipped half of the time, jittered and cast.
 
-    Args:
-        images: `(B, 3, H, W)`.
-        generator: draws area, place, flip and jitter.
-        scale: smallest and largest share of the image's area.
-        size: side of the result, in pixels.
-        cast: strength of the colour cast.
+    `scale` is the smallest and largest share of the image's area, `cast` the cast's strength.
     """
     count = len(images)
     draw = torch.rand(5, count, generator=generator)
@@ -88,13 +81,8 @@ def random_crops(
     flip = 1.0 - 2.0 * (draw[1] < 0.5).float()
     place = (2.0 * draw[2:4] - 1.0) * (1.0 - side)
     zero = torch.zeros(count)
-    affine = torch.stack(
-        [
-            torch.stack([side * flip, zero, place[0]], dim=-1),
-            torch.stack([zero, side, place[1]], dim=-1),
-        ],
-        dim=1,
-    ).to(images)
+    rows = [side * flip, zero, place[0], zero, side, place[1]]
+    affine = torch.stack(rows, dim=-1).reshape(count, 2, 3).to(images)
     grid = F.affine_grid(affine, [count, 3, size, size], align_corners=False)
     cut = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     return colour_cast(jitter(cut, generator, 0.4), generator, cast)

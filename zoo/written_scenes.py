@@ -1,14 +1,12 @@
 """Scenes as written pages: what the tiny language model reads instead of images.
 
-What belongs here: layouts of a page and the questions behind it. No pixel is drawn or read.
-
 Four layouts, from ordinary text to what a projector will be asked to make of patch tokens:
 
-- `sentence`: size, colour, kind and place of each thing, one word a cell;
-- `objects`: one cell a thing (size, colour, kind and its square of the small board), shuffled;
-- `centres`: a 4 by 4 board, row by row; a thing stands in the square of its centre. This is what
+- `sentence`: size, colour, kind and place of each thing, one word per cell;
+- `objects`: one cell per thing (size, colour, kind and its square of the small board), shuffled;
+- `centres`: a 4 by 4 board, row by row; a thing is in the square of its centre. This is what
   the default adapter's 16 visual tokens can come to say;
-- `cover`: an 8 by 8 board; a thing stands in every square whose middle it covers, as on a grid of
+- `cover`: an 8 by 8 board; a thing is in every square whose middle it covers, as on a grid of
   64 patch tokens.
 
 Squares are named as on a chessboard, by two letters. On a board the names are written on half of
@@ -109,7 +107,7 @@ def written_page(
     for text in captions(scene, rng, _CAPTIONS):
         turns.append((prompts.captioning, text))
         tasks.append("captioning")
-    turns.append((LISTING, " . ".join(_told(thing) for thing in scene.things)))
+    turns.append((LISTING, " . ".join(_described(thing) for thing in scene.things)))
     tasks.append("listing")
     return Page(name, tuple(written_cells(scene, layout, rng)), tuple(turns), tuple(tasks))
 
@@ -130,7 +128,7 @@ def in_page_order(scene: Scene, layout: Layout, rng: np.random.Generator) -> Sce
 def written_cells(scene: Scene, layout: Layout, rng: np.random.Generator) -> list[tuple[str, ...]]:
     """Return the cells of a scene's page: a board's squares, else as many as there are words."""
     if layout == "sentence":
-        return [(word,) for thing in scene.things for word in (*_told(thing).split(), ".")]
+        return [(word,) for thing in scene.things for word in (*_described(thing).split(), ".")]
     if layout == "objects":
         return [
             (*_named(thing, with_size=True), *_square_name(*square_of(thing, BOARDS["centres"])))
@@ -161,7 +159,7 @@ def grammar_texts() -> Iterator[str]:
     yield LISTING
     for _ in range(500):
         scene = sample_scene(rng)
-        yield " . ".join(_told(thing) for thing in scene.things)
+        yield " . ".join(_described(thing) for thing in scene.things)
         yield from captions(scene, rng)
         for question in (
             *counting_questions(scene, rng),
@@ -190,7 +188,7 @@ def _board(
     return board
 
 
-def _told(thing: Thing) -> str:
+def _described(thing: Thing) -> str:
     return f"{thing.size} {thing.colour} {thing.kind} {thing.place}"
 
 

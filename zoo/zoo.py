@@ -1,8 +1,4 @@
-"""The zoo by name: what `encoder-bench pretrain` and `make zoo` call.
-
-What belongs here: which data, budget and folders a name stands for. One encoder's run is
-`encoder.py`'s, the language model's `language.py`'s.
-"""
+"""The zoo by name: the data, budget and folders that `python -m zoo` and `make zoo` use."""
 
 from __future__ import annotations
 
@@ -49,13 +45,7 @@ def bundled_folder(kind: Literal["encoders", "llm"], name: str) -> Path:
 def open_pools(
     data: str, reporter: Reporter, *, images: dict[str, int] | None = None, seed: int = 0
 ) -> Pools:
-    """Draw scenes, or read a folder of captioned images in COCO's layout.
-
-    Args:
-        data: `scenes`, or a folder.
-        reporter: told the progress.
-        images: how many scenes each pool has; `POOL_IMAGES` by default.
-        seed: of the scenes.
+    """Draw `scenes` (`images` of each pool), or read a folder of captioned images in COCO's layout.
 
     Raises:
         DataError: the folder is missing, malformed or too small.
@@ -89,21 +79,10 @@ def pretrain(
     device: torch.device | None = None,
     pools: Pools | None = None,
 ) -> dict[str, Any]:
-    """Pretrain one encoder by its objective's name and write weights and card; resumes.
+    """Pretrain one encoder by its objective, write weights and card, and return the card; resumes.
 
-    Args:
-        objective: `deit`, `clip`, `siglip`, `mae`, `dino` or `dinov2`.
-        data: `scenes`, or a folder of captioned images in COCO's layout.
-        size: `tiny`, the one size there is.
-        budget: steps, images and optimizer.
-        output: the folder that is written; the bundled one by default.
-        reporter: told loss, rank and measures.
-        seed: of weights, batches and views.
-        device: a GPU where there is one, by default.
-        pools: images that are already in memory.
-
-    Returns:
-        The card.
+    `data` is `scenes` or a folder of captioned images in COCO's layout, unless `pools` are given.
+    The bundled folder is written by default, on a GPU where there is one.
 
     Raises:
         UnknownNameError: not an objective.
@@ -149,16 +128,7 @@ def zoo(
 ) -> list[dict[str, Any]]:
     """Pretrain the tiny language model and all six encoders on one budget; resumes.
 
-    Args:
-        data: of the encoders: `scenes`, or a folder.
-        budget: the same for all six.
-        language_budget: of the language model.
-        output: the folder that gets `encoders/` and `llm/`; the package's own by default.
-        reporter: told the progress.
-        seed: of everything.
-        images: how many scenes each pool has.
-        held_out_pages: of each layout, that the language model is measured on.
-        device: a GPU where there is one, by default.
+    `output` gets `encoders/` and `llm/`; the package's own folder by default.
 
     Returns:
         The cards of the encoders.
@@ -197,14 +167,6 @@ def pretrain_llm(
     device: torch.device | None = None,
 ) -> None:
     """Pretrain the tiny language model and write weights and card; resumes.
-
-    Args:
-        budget: steps, pages and optimizer.
-        output: the folder that is written; the bundled one by default.
-        reporter: told loss and held-out accuracy.
-        seed: of weights and pages.
-        held_out_pages: of each layout, that it is measured on.
-        device: a GPU where there is one, by default.
 
     Raises:
         TrainingError: a loss that is not finite, or a checkpoint of another run.

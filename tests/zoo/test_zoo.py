@@ -60,7 +60,7 @@ def test_the_language_model_is_read_by_the_ordinary_loader(
     assert language.decode(question) == "Does star exist in the image?"
 
 
-def test_unknown_names_are_told() -> None:
+def test_unknown_names_are_errors() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'dino"):
         pretrain("dinov3", reporter=QuietReporter())
     with pytest.raises(RecipeError, match="--size huge"):
