@@ -21,11 +21,10 @@ from encoder_bench.base.progress import QuietReporter
 from encoder_bench.data.sample import Sample
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.pipeline.build import build_mllm
-from encoder_bench.pipeline.plan import RunPlan, make_plan
-from encoder_bench.pipeline.run_data import read_data
+from encoder_bench.pipeline.plan import RunPlan, make_plan, read_data
 from encoder_bench.training.feature_cache import open_features
 from encoder_bench.training.summary import TrainingSummary
-from encoder_bench.training.trainer import train
+from encoder_bench.training.trainer import Trainer
 
 _DATA = "scenes:0:{images}:2:6"
 _IMAGES_PER_STEP = 8
@@ -119,7 +118,7 @@ def _train(
     folder: Path,
     device: torch.device,
 ) -> TrainingSummary:
-    return train(
+    return Trainer(
         mllm,
         samples,
         plan.adapter,
@@ -129,4 +128,4 @@ def _train(
         reporter=QuietReporter(),
         device=device,
         features=features,
-    )
+    ).train()

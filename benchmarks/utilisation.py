@@ -40,7 +40,7 @@ from encoder_bench.mllm.trainable import set_trainable
 from encoder_bench.training.batches import MicroBatch
 from encoder_bench.training.distributed import Gradients
 from encoder_bench.training.optimizer import make_optimizer, only_parts, set_learning_rates
-from encoder_bench.training.step import Stepper
+from encoder_bench.training.trainer import train_step
 
 _VIT_L = "openai/clip-vit-large-patch14"
 _PEAKS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12}
@@ -138,16 +138,19 @@ def _measure(
     micro = _micro_batch(mllm, sizes)
     accelerator = Accelerator(cpu=device.type == "cpu", device_placement=False)
     with only_parts(mllm, stage) as parameters:
-        stepper = Stepper(
-            mllm,
-            optimizer,
-            Gradients(parameters, accelerator),
-            bfloat16=True,
-            clip_norm=1.0,
-        )
+        gradients = Gradients(parameters, accelerator)
 
         def step() -> None:
-            stepper.train_step([micro], where="bench", seed=0)
+            train_step(
+                mllm,
+                optimizer,
+                gradients,
+                [micro],
+                bfloat16=True,
+                clip_norm=1.0,
+                where="bench",
+                seed=0,
+            )
 
         with FlopCounterMode(display=False) as counter:
             step()

@@ -100,7 +100,7 @@ def load_model(
         RecordError: no such run, or its trained weights are gone.
         WeightsError: the encoder or the LLM found now is not the run's.
     """
-    from encoder_bench.pipeline.load import load_run
+    from encoder_bench.pipeline.build import load_run
 
     path = None if weights is None else Path(weights).expanduser()
     folder = Path(results).expanduser()

@@ -178,7 +178,6 @@ def make_record(
                 "projector": _part(trains=True, sha=hash_text("p")),
                 "llm": _part(trains=False, sha=hash_text("l")),
             },
-            reload_identical=True,
             reload_max_difference=0.0,
         ),
         training={"steps": 300, "images_per_second": 12.5},

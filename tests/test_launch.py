@@ -85,7 +85,7 @@ def test_shards_write_the_record_of_one_process(alone: RunRecord, tmp_path: Path
     assert record.training["sharded"]
     assert record.run_id == alone.run_id
     assert record.training["losses"] == pytest.approx(alone.training["losses"], rel=1e-3)
-    assert record.proof.reload_identical
+    assert record.proof.reload_max_difference == 0.0
     frozen, tuned = record.proof.parts["encoder"], record.proof.parts["llm"]
     assert frozen.sha256_after == frozen.sha256_before
     assert tuned.relative_change == pytest.approx(
@@ -120,7 +120,6 @@ def test_an_error_of_the_main_process_ends_the_others(tmp_path: Path) -> None:
 def test_one_process_waits_for_nobody() -> None:
     assert Processes().is_main
     assert Processes().broadcast("value") == "value"
-    Processes().barrier()
 
 
 def _tensorboard_is_missing() -> bool:

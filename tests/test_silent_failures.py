@@ -21,7 +21,7 @@ from encoder_bench.base.record import RunRecord
 from encoder_bench.encoders.registry import find_spec, load_encoder
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.pipeline import verify as trained
-from encoder_bench.pipeline.load import load_run
+from encoder_bench.pipeline.build import build_mllm, load_run
 from encoder_bench.pipeline.plan import RunPlan, make_plan
 from encoder_bench.pipeline.run import run
 from encoder_bench.training.checkpoint import load_mllm_weights
@@ -106,10 +106,15 @@ def test_a_tuned_encoder_that_is_not_read_back_fails_the_run(
     assert not list(tmp_path.glob("records/*"))
 
 
-def test_lora_leaves_a_frozen_encoder_alone(tmp_path: Path) -> None:
+def test_lora_leaves_a_frozen_encoder_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """LoRA adapters land inside a tower that is called frozen."""
     lora = plan(tmp_path, joint=False, llm_train="lora")
+    built = build_mllm(lora)
+    monkeypatch.setattr("encoder_bench.pipeline.run.build_mllm", lambda _: built)
     record = run(lora, QuietReporter()).record
+    assert all(p.is_meta for p in built.parameters()), "the trained model still takes memory"
     encoder, llm = record.proof.parts["encoder"], record.proof.parts["llm"]
     assert encoder.trainable_parameters == 0
     assert encoder.sha256_after == encoder.sha256_before

@@ -27,14 +27,6 @@ class Processes:
         """Whether this is the process that writes."""
         return self.index == 0
 
-    def barrier(self) -> None:
-        """Return when every process has come here.
-
-        Raises:
-            EncoderBenchError: another process has stopped.
-        """
-        self.broadcast(None)
-
     def broadcast(self, value: T) -> T:
         """Return the main process's value on every process; the others' own is not used.
 
@@ -58,11 +50,7 @@ class Processes:
 
 
 def join_processes(*, cpu: bool) -> Processes:
-    """Connect to the other processes of this run, if it was launched as several.
-
-    Args:
-        cpu: whether the model stays on the CPU although there is an accelerator.
-    """
+    """Connect to the other processes of this run; `cpu` keeps the model off an accelerator."""
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         return Processes()
     from accelerate import PartialState

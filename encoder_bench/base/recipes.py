@@ -1,7 +1,6 @@
-"""Recipes: TOML files read into frozen, validated models.
+"""Recipes: TOML files as frozen models; the READMEs of `adapters/` and `tasks/` explain keys.
 
-`adapters/README.md` and `tasks/README.md` say what each key does. Each field says here whether it
-changes scores; run identity, resuming and the grouping of records into tables follow from that.
+Run identity, resuming and the grouping of records follow from the fields that change scores.
 """
 
 from __future__ import annotations
@@ -12,36 +11,22 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import to_jsonable_python
 
 from encoder_bench.base.errors import RecipeError, UnknownNameError, unknown_name_message
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
-_ACCELERATE_NAMES = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
-
-
-def _torch_name(value: Any) -> Any:
-    return _ACCELERATE_NAMES.get(value, value) if isinstance(value, str) else value
-
-
-Dtype = Annotated[Literal["float32", "bfloat16", "float16"], BeforeValidator(_torch_name)]
-"""Of weights, by torch's name or by accelerate's (`no`, `bf16`, `fp16`)."""
-Precision = Annotated[Literal["float32", "bfloat16"], BeforeValidator(_torch_name)]
+_TORCH_NAMES = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
+_AS_ACCELERATE = BeforeValidator(lambda name: _TORCH_NAMES.get(str(name), name))
+Dtype = Annotated[Literal["float32", "bfloat16", "float16"], _AS_ACCELERATE]
+Precision = Annotated[Literal["float32", "bfloat16"], _AS_ACCELERATE]
 """Of computation; float16 would need loss scaling, bfloat16 does not."""
-
 FeatureStorage = Literal["exact", "float16"]
 """How the feature cache keeps patch tokens; `exact` keeps the encoder's dtype."""
-
-
+Control = Literal["no-image", "mean-image", "shuffled-images", "constant", "question-majority"]
+_Layers = BeforeValidator(lambda layer: (layer,) if isinstance(layer, int) else layer)
 _NOT_SCORING: dict[str, Any] = {"scoring": False}
 
 
@@ -65,15 +50,13 @@ def scoring_settings(model: type[BaseModel], recorded: Mapping[str, Any]) -> dic
     was off (None), so that runs that used it stay apart from those that cannot.
     """
     fields = model.model_fields
-    optional = {name: field for name, field in fields.items() if not field.is_required()}
-    settings = {name: to_jsonable_python(field.default) for name, field in optional.items()}
+    defaults = {name: f.default for name, f in fields.items() if not f.is_required()}
     kept: dict[str, Any] = {}
-    for key, value in (settings | dict(recorded)).items():
-        field = fields.get(key)
-        if field is None:
+    for key, value in (to_jsonable_python(defaults) | dict(recorded)).items():
+        if key not in fields:
             kept |= {} if value is None else {key: value}
-        elif field.json_schema_extra != _NOT_SCORING:
-            inner = _model_in(field.annotation)
+        elif fields[key].json_schema_extra != _NOT_SCORING:
+            inner = _model_in(fields[key].annotation)
             if inner and isinstance(value, Mapping):
                 value = scoring_settings(inner, value)
             elif inner and isinstance(value, Sequence):
@@ -83,18 +66,13 @@ def scoring_settings(model: type[BaseModel], recorded: Mapping[str, Any]) -> dic
 
 
 class EncoderSettings(_Frozen):
-    """How the visual encoder is used. Defaults reproduce the checkpoint's own preprocessing."""
+    """How the visual encoder is used; defaults are the checkpoint's own preprocessing."""
 
     trainable: bool = False
-    layer: tuple[int, ...] = (-1,)
+    layer: Annotated[tuple[int, ...], _Layers] = (-1,)
     resolution: int | None = Field(default=None, gt=0)
     dtype: Dtype = "float32"
     gradient_checkpointing: bool = not_scoring(False)
-
-    @field_validator("layer", mode="before")
-    @classmethod
-    def _one_or_several(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, int) else value
 
 
 class ProjectorSettings(_Frozen):
@@ -203,9 +181,6 @@ class DecodingSettings(_Frozen):
     stop: tuple[str, ...] = ()
 
 
-_ControlName = Literal["no-image", "mean-image", "shuffled-images", "constant", "question-majority"]
-
-
 class TaskRecipe(_Frozen):
     """Data, prompt, decoding and metrics of one task: one file of `tasks/`.
 
@@ -224,7 +199,7 @@ class TaskRecipe(_Frozen):
     metrics: tuple[str, ...] = Field(min_length=1)
     primary: str
     column: str = not_scoring()
-    controls: tuple[_ControlName, ...] = get_args(_ControlName)
+    controls: tuple[Control, ...] = get_args(Control)
 
     def fill_prompt(self, question: str) -> str:
         """Return what a model is asked, without the chat template."""
@@ -262,12 +237,13 @@ def recorded_adapter(recorded: Mapping[str, Any]) -> AdapterRecipe:
         RecipeError: the record's recipe does not fit the present keys.
     """
     content = {key: value for key, value in recorded.items() if key != "name"}
-    training = dict(content.get("training", {}))
-    training.pop("ema_decay", None)
-    if training.get("feature_storage") == "int8":
-        del training["feature_storage"]
+    content["training"] = {
+        key: value
+        for key, value in recorded.get("training", {}).items()
+        if key != "ema_decay" and (key, value) != ("feature_storage", "int8")
+    }
     try:
-        return AdapterRecipe.model_validate(content | {"training": training})
+        return AdapterRecipe.model_validate(content)
     except ValidationError as error:
         raise RecipeError(f"recorded adapter: {_explain(error, AdapterRecipe)}") from error
 
@@ -301,11 +277,10 @@ def find_recipe(kind: Kind, name: str) -> Path:
     path = recipe_folder(kind) / f"{name}.toml"
     if path.is_file():
         return path
-    others = metadata.entry_points(group=f"encoder_bench.{kind[:-1]}_recipes")
-    for entry in others:
-        if entry.name == name:
-            return Path(str(entry.load()))
-    known = [*recipe_names(kind), *(entry.name for entry in others)]
+    others = {e.name: e for e in metadata.entry_points(group=f"encoder_bench.{kind[:-1]}_recipes")}
+    if name in others:
+        return Path(str(others[name].load()))
+    known = [*recipe_names(kind), *others]
     raise UnknownNameError(f"{kind[:-1]} recipe", name, known, "A path must end in '.toml'.")
 
 
@@ -332,22 +307,20 @@ def _load(kind: Kind, name: str, model: type[ModelT], overrides: Mapping[str, An
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not valid TOML: {error}") from error
-    for key, value in overrides.items():
-        if value is not None:
-            _set(content, key, value)
+    for dotted, value in overrides.items():
+        if value is None:
+            continue
+        *parents, last = dotted.split(".")
+        table: Any = content
+        for key in parents:
+            table = table.setdefault(key, {})
+            if not isinstance(table, dict):
+                raise RecipeError(f"cannot override '{dotted}': '{key}' is not a table")
+        table[last] = value
     try:
         return model.model_validate(content)
     except ValidationError as error:
         raise RecipeError(f"{path}: {_explain(error, model)}") from error
-
-
-def _set(content: Any, dotted: str, value: Any) -> None:
-    *parents, last = dotted.split(".")
-    for key in parents:
-        content = content.setdefault(key, {})
-        if not isinstance(content, dict):
-            raise RecipeError(f"cannot override '{dotted}': '{key}' is not a table")
-    content[last] = value
 
 
 def _explain(error: ValidationError, model: type[BaseModel]) -> str:

@@ -143,8 +143,10 @@ class TrainingProof(RecordPart):
     """Evidence that the right parts trained, and that the saved model is the trained one."""
 
     parts: dict[str, PartProof]
-    reload_identical: bool
     reload_max_difference: float
+    reload_identical: bool = Field(
+        default=True, exclude=True, description="in older files; not written"
+    )
 
 
 class RunRecord(RecordPart):

@@ -63,7 +63,7 @@ def build_command(
     from encoder_bench.base.hardware import choose_device
     from encoder_bench.base.progress import make_reporter
     from encoder_bench.pipeline.build import build_encoder
-    from encoder_bench.pipeline.run_data import read_data
+    from encoder_bench.pipeline.plan import read_data
     from encoder_bench.training.feature_cache import open_features
 
     reporter = make_reporter(quiet=quiet)
@@ -90,7 +90,7 @@ def list_command(debug: options.Debug = False) -> None:
     """List the encoders with cached features, the least recently used first."""
     from rich.console import Console
 
-    from encoder_bench.training.feature_store import list_features
+    from encoder_bench.training.feature_cache import list_features
 
     entries = list_features()
     if not entries:
@@ -121,7 +121,7 @@ def prune_command(
     debug: options.Debug = False,
 ) -> None:
     """Remove cached features, least recently used encoders first; they can be computed again."""
-    from encoder_bench.training.feature_store import prune_features
+    from encoder_bench.training.feature_cache import prune_features
 
     removed = prune_features(int(keep * 2**30))
     for entry in removed:

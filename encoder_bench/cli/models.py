@@ -41,7 +41,7 @@ def ask_command(
     from encoder_bench.base.recipes import DecodingSettings
     from encoder_bench.data.images import load_image
     from encoder_bench.mllm.generate import Conversation
-    from encoder_bench.pipeline.load import load_run
+    from encoder_bench.pipeline.build import load_run
     from encoder_bench.results.runs import find_run
 
     picture = load_image(image)
@@ -82,7 +82,7 @@ def export_command(
     """
     from encoder_bench.base.hub import upload_folder
     from encoder_bench.mllm.export import export_llava
-    from encoder_bench.pipeline.load import load_run
+    from encoder_bench.pipeline.build import load_run
     from encoder_bench.results.model_card import model_card
     from encoder_bench.results.runs import find_run
 

@@ -251,7 +251,7 @@ def answer_again(
         DataError: the data cannot be read.
     """
     from encoder_bench.data.folder import open_data
-    from encoder_bench.pipeline.load import load_run
+    from encoder_bench.pipeline.build import load_run
     from encoder_bench.pipeline.predictor import ImagePredictor
     from encoder_bench.tasks.evaluate import evaluate
     from encoder_bench.tasks.task import read_samples

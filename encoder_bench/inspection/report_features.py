@@ -80,7 +80,7 @@ def _encoder(results: Path, row: TableRow, device: str) -> Encoder:
     from encoder_bench.base.hardware import choose_device
     from encoder_bench.base.recipes import EncoderSettings
     from encoder_bench.encoders.registry import load_encoder
-    from encoder_bench.pipeline.load import load_run
+    from encoder_bench.pipeline.build import load_run
 
     record = row.records[0]
     if row.joint:

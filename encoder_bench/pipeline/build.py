@@ -1,4 +1,4 @@
-"""Building a plan's encoder, projector and language model, and the record's facts about them."""
+"""The model of a plan or of a finished run, and the record's facts about it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ from pathlib import Path
 
 import torch
 
-from encoder_bench.base.record import EncoderFacts
+from encoder_bench.base.errors import RecordError, WeightsError
+from encoder_bench.base.hardware import choose_device
+from encoder_bench.base.hashing import hash_parameters
+from encoder_bench.base.record import EncoderFacts, RunRecord
 from encoder_bench.encoders.encoder import Encoder
-from encoder_bench.encoders.registry import load_encoder
+from encoder_bench.encoders.facts import count_gflops
+from encoder_bench.encoders.registry import find_spec, load_encoder
 from encoder_bench.mllm.loading import load_language_model
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.projectors import build_projector
 from encoder_bench.mllm.trainable import enable_gradient_checkpointing, set_trainable
-from encoder_bench.pipeline.plan import RunPlan
+from encoder_bench.pipeline.plan import RunPlan, recorded_plan
+from encoder_bench.training.checkpoint import load_mllm_weights
 
 
 def build_encoder(plan: RunPlan) -> Encoder:
@@ -62,10 +67,15 @@ def build_mllm(plan: RunPlan) -> MLLM:
 def encoder_facts(encoder: Encoder, weights_sha256: str) -> EncoderFacts:
     """Return the record's facts about an encoder as it was loaded, before any training."""
     spec = encoder.spec
+    local = Path(spec.locator)
+    locator = local.name if local.is_absolute() else spec.locator  # no path of this machine
+    gflops = spec.gflops  # the catalogue's are of its own resolution
+    if gflops is None or encoder.resolution[0] != find_spec(spec.name).resolution:
+        gflops = count_gflops(encoder)
     return EncoderFacts(
         name=spec.name,
         display_name=spec.display_name,
-        source=f"{spec.source}:{_without_folder(spec.locator)}",
+        source=f"{spec.source}:{locator}",
         revision=encoder.weights_revision or spec.revision,
         weights_sha256=weights_sha256,
         fingerprint=encoder.fingerprint(),
@@ -79,24 +89,12 @@ def encoder_facts(encoder: Encoder, weights_sha256: str) -> EncoderFacts:
         resolution=encoder.resolution,
         layer=encoder.layer,
         transform=encoder.transform_description,
-        gflops=_gflops(encoder),
+        gflops=gflops,
         remote_code=encoder.remote_code,
     )
 
 
-def _gflops(encoder: Encoder) -> float:
-    """Return the catalogue's GFLOPs where they are of this resolution, else count them."""
-    from encoder_bench.encoders.facts import count_gflops
-    from encoder_bench.encoders.registry import find_spec
-
-    spec = encoder.spec
-    stated = find_spec(spec.name).resolution
-    if spec.gflops is not None and encoder.resolution[0] == stated:
-        return spec.gflops
-    return count_gflops(encoder)
-
-
-def random_weight_warnings(mllm: MLLM) -> tuple[str, ...]:
+def model_warnings(mllm: MLLM) -> tuple[str, ...]:
     """Return a line for each part whose weights are seeded random rather than pretrained."""
     lines = []
     if not mllm.encoder.pretrained:
@@ -119,7 +117,27 @@ def model_notes(mllm: MLLM) -> tuple[str, ...]:
     return (*mllm.encoder.notes, line)
 
 
-def _without_folder(locator: str) -> str:
-    """Keep a local folder's name only: a record should not carry the paths of a machine."""
-    path = Path(locator)
-    return path.name if path.is_absolute() else locator
+def load_run(
+    results: Path, record: RunRecord, *, weights: Path | None = None, device: str = "auto"
+) -> MLLM:
+    """Return the trained model of a run, in eval mode; a tuned encoder is the tuned one.
+
+    `weights` is the encoder's checkpoint on disk, where the run was given one.
+
+    Raises:
+        RecordError: the trained weights are not there any more.
+        WeightsError: the encoder or the LLM that is found is not the one of the run.
+    """
+    final = results / "checkpoints" / record.run_id / "final"
+    if not final.is_dir():
+        raise RecordError(f"{final}: the trained weights of run {record.run_id} are not there")
+    mllm = build_mllm(recorded_plan(record, results=results, weights=weights, device=device))
+    if hash_parameters(mllm.encoder.backbone) != record.encoder.weights_sha256:
+        raise WeightsError(
+            f"encoder {record.encoder.name}: the weights found now are not those of run "
+            f"{record.run_id}; pass the same --weights"
+        )
+    if mllm.language.weights_sha256 != record.language_model.weights_sha256:
+        raise WeightsError(f"LLM {record.language_model.name}: not the weights of the run any more")
+    load_mllm_weights(mllm, final)
+    return mllm.to(choose_device(device)).eval()

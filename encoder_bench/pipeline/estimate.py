@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
 
 from encoder_bench.base.errors import EncoderBenchError
-from encoder_bench.base.recipes import LanguageModelSettings, StageSettings, TaskRecipe
+from encoder_bench.base.hardware import choose_device
+from encoder_bench.base.recipes import StageSettings, TaskRecipe
+from encoder_bench.data.folder import open_data
+from encoder_bench.data.scenes.build import parse_sizes
+from encoder_bench.encoders.registry import find_spec
+from encoder_bench.mllm.loading import count_parameters
+from encoder_bench.mllm.memory import ADAMW_BYTES, activation_bytes, estimate
 from encoder_bench.pipeline.plan import RunPlan
+from encoder_bench.tasks.controls import ASKS_MODEL
 
 _TURN_TOKENS = 24
 """Tokens of one training prompt with its answer, about; scenes have 12, VQAv2 15, captions 30."""
@@ -29,34 +36,21 @@ _TRAINING_EFFICIENCY, _TASK_EFFICIENCY = 0.35, 0.1
 """Shares of a large matrix product's rate that training and answering reach, about."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunEstimate:
-    """A rough cost, right to a factor of about three; None where a count is not known here.
+class RunEstimate(NamedTuple):
+    """A rough cost, right to a factor of about three; None where it is not known here.
 
-    Attributes:
-        encoder_parameters: of the encoder.
-        llm_parameters: of the language model.
-        visual_tokens: a sequence's image prefix, in tokens.
-        training_images: images shown in training, repeats counted.
-        training_flops: floating-point operations of training.
-        training_seconds: at the rate measured on this machine's CPU; None on other devices.
-        task_seconds: of answering every test question, blind baselines included; likewise.
-        test_samples: of all tasks.
-        memory_bytes: of one training step: weights, gradients, optimizer state, activations.
-        disk_bytes: checkpoint and final weights of what trains.
-        unknown: what could not be counted, and why.
+    Seconds are estimated for this machine's CPU only, those of tasks with their blind baselines.
+    Memory is that of one training step (weights, gradients, optimizer state, activations), disk
+    that of a checkpoint and the final weights. `unknown` says what could not be counted, and why.
     """
 
-    encoder_parameters: int | None
-    llm_parameters: int | None
-    visual_tokens: int | None
-    training_images: int | None
-    training_flops: float | None
     training_seconds: float | None
     task_seconds: float | None
     test_samples: int | None
     memory_bytes: int | None
     disk_bytes: int | None
+    training_flops: float | None
+    visual_tokens: int | None
     unknown: tuple[str, ...]
 
     @property
@@ -67,8 +61,8 @@ class RunEstimate:
         return self.training_seconds + self.task_seconds
 
     def as_json(self) -> dict[str, Any]:
-        """Return the fields as a JSON object."""
-        return asdict(self) | {"seconds": self.seconds}
+        """Return the fields and their total time as a JSON object."""
+        return self._asdict() | {"seconds": self.seconds}
 
     def lines(self) -> list[str]:
         """Return the estimate as lines for a person; `n/a` where a count is not known."""
@@ -90,14 +84,11 @@ def estimate_run(plan: RunPlan) -> RunEstimate:
     Raises:
         UnknownNameError: no such encoder.
     """
-    from encoder_bench.base.hardware import choose_device
-    from encoder_bench.encoders.registry import find_spec
-
     recipe, spec = plan.adapter, find_spec(plan.encoder)
     resolution = recipe.encoder.resolution or spec.resolution
     patches = (resolution // spec.patch) ** 2 if resolution and spec.patch else None
     visual = recipe.projector.visual_tokens or patches  # N is an upper bound of M
-    encoder, llm = spec.parameters, _llm_parameters(recipe.llm)
+    encoder, llm = spec.parameters, _llm_parameters(recipe.llm.name)
     counted = all(stage.steps for stage in recipe.stages)
     on_cpu = (plan.device if plan.device != "auto" else choose_device("auto").type) == "cpu"
     reasons: dict[str, object] = {
@@ -110,143 +101,111 @@ def estimate_run(plan: RunPlan) -> RunEstimate:
     asked, fault = _test_questions(plan.data, tuple(plan.tasks.items()), plan.limit)
     if fault:
         reasons[f"the test data cannot be read: {fault}"] = None
-    flops = answering = memory = trained = None
+    flops = answering = memory = None
     if encoder is not None and patches is not None and visual is not None:
-        needs = [_step_memory(plan, stage, encoder, patches, visual) for stage in recipe.stages]
-        memory = max(n for n in needs if n is not None) if None not in needs else None
+        language = [_language_memory(plan, stage, visual) for stage in recipe.stages]
+        towers = [_encoder_memory(plan, stage, encoder, patches) for stage in recipe.stages]
+        needs = [a + b for a, b in zip(language, towers, strict=True) if a is not None]
+        if None not in language:
+            memory = max(needs) + _PROGRAM_BYTES
         if llm is not None and counted:
             flops = sum(_flops(plan, s, encoder, llm, patches, visual) for s in recipe.stages)
         if llm is not None and asked is not None:
-            answering = 2.0 * encoder * patches * asked.images + 2.0 * llm * asked.tokens(visual)
-    tuned = [encoder] if plan.joint else []
-    tuned += [llm] if recipe.llm.train == "full" else []
-    if None not in tuned:
-        trained = sum(count or 0 for count in tuned)
+            read = asked.images_read * visual + asked.text_tokens
+            answering = 2.0 * encoder * patches * asked.images + 2.0 * llm * read
+    tuned = ([encoder] if plan.joint else []) + ([llm] if recipe.llm.train == "full" else [])
     rate = _cpu_flops(recipe.training.precision) if (flops or answering) and on_cpu else None
     return RunEstimate(
-        encoder_parameters=encoder,
-        llm_parameters=llm,
-        visual_tokens=visual,
-        training_images=(
-            sum(stage.images_per_step * (stage.steps or 0) for stage in recipe.stages)
-            if counted
-            else None
-        ),
-        training_flops=flops,
         training_seconds=flops / rate / _TRAINING_EFFICIENCY if flops and rate else None,
         task_seconds=answering / rate / _TASK_EFFICIENCY if answering and rate else None,
         test_samples=None if asked is None else asked.samples,
         memory_bytes=memory,
-        disk_bytes=None if trained is None else 16 * trained,
+        disk_bytes=None if None in tuned else 16 * sum(count or 0 for count in tuned),
+        training_flops=flops,
+        visual_tokens=visual,
         unknown=tuple(reason for reason, count in reasons.items() if count is None),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Questions:
-    """What the tasks ask: distinct images, samples, and what the LLM reads and writes for them."""
+class _Questions(NamedTuple):
+    """What all tasks ask: distinct images, samples, and the images and text that the LLM reads."""
 
     images: int
     samples: int
     images_read: int
     text_tokens: int
 
-    def tokens(self, visual: int) -> int:
-        return self.images_read * visual + self.text_tokens
-
 
 @functools.cache
 def _test_questions(
     data: str, tasks: tuple[tuple[str, TaskRecipe], ...], limit: int | None
 ) -> tuple[_Questions | None, str]:
-    """Return what the tasks ask, blind baselines of the model included, or why it is not known."""
-    from encoder_bench.tasks.controls import ASKS_MODEL
+    """Return what the tasks ask, blind baselines of the model included, or why it is not known.
 
+    Scenes are counted without drawing them.
+    """
     images: set[object] = set()
     samples = read = tokens = 0
     try:
         for name, recipe in tasks:
-            found = _asked_images(data, name, recipe, limit)
-            own = set(found)
+            found: list[object]
+            if data.startswith("scenes"):
+                each = _SCENE_QUESTIONS.get(recipe.source, 1)
+                found = [scene for scene in range(parse_sizes(data).test) for _ in range(each)]
+                found = found[:limit]
+            else:
+                rows = open_data(data, images_required=False).samples(
+                    name,
+                    reader=recipe.reader,
+                    source=recipe.source,
+                    split="test",
+                    limit=limit,
+                )
+                found = [sample.image_id for sample in rows]
             written = min(recipe.decoding.max_new_tokens, _TURN_TOKENS) * recipe.decoding.num_beams
-            each = _TURN_TOKENS // 2 + written + 2 * len(recipe.candidates)
             passes = 1 + len(set(recipe.controls) & set(ASKS_MODEL))
-            images |= own
+            images |= set(found)
             samples += len(found)
-            read += passes * len(own)
-            tokens += passes * len(found) * each
+            read += passes * len(set(found))
+            text = _TURN_TOKENS // 2 + written + 2 * len(recipe.candidates)
+            tokens += passes * len(found) * text
     except EncoderBenchError as error:
         return None, str(error)
     return _Questions(len(images), samples, read, tokens), ""
 
 
-def _asked_images(data: str, name: str, recipe: TaskRecipe, limit: int | None) -> Sequence[object]:
-    """Return the image of each test sample; scenes are counted without drawing them."""
-    from encoder_bench.data.folder import open_data
-    from encoder_bench.data.scenes.build import parse_sizes
-
-    if data.startswith("scenes"):
-        each = _SCENE_QUESTIONS.get(recipe.source, 1)
-        return [image for image in range(parse_sizes(data).test) for _ in range(each)][:limit]
-    samples = open_data(data, images_required=False).samples(
-        name, reader=recipe.reader, source=recipe.source, split="test", limit=limit
-    )
-    return [sample.image_id for sample in samples]
-
-
 @functools.cache
-def _llm_parameters(settings: LanguageModelSettings) -> int | None:
-    from encoder_bench.mllm.loading import count_parameters
-
-    return (
-        _SMOLLM2_PARAMETERS if settings.name == "smollm2-135m" else count_parameters(settings.name)
-    )
+def _llm_parameters(name: str) -> int | None:
+    return _SMOLLM2_PARAMETERS if name == "smollm2-135m" else count_parameters(name)
 
 
-def _step_memory(
-    plan: RunPlan, stage: StageSettings, encoder: int, patches: int, visual: int
-) -> int | None:
-    """Return the bytes of a stage's step, of one process; the feature cache is not considered."""
-    images = stage.micro_batch_images or stage.images_per_step
-    shared = plan.adapter.training.shared_prefix
-    language = _language_memory(plan.adapter.llm, images, stage.samples_per_image, visual, shared)
-    if language is None:
-        return None
-    return language + _encoder_memory(plan, encoder, patches, images) + _PROGRAM_BYTES
+_memory = functools.cache(estimate)
 
 
-@functools.cache
-def _language_memory(
-    settings: LanguageModelSettings, images: int, questions: int, visual_tokens: int, shared: bool
-) -> int | None:
-    from encoder_bench.mllm.memory import estimate
-
-    found = estimate(
-        settings,
-        images=images,
-        questions_per_image=questions,
-        visual_tokens=visual_tokens,
+def _language_memory(plan: RunPlan, stage: StageSettings, visual: int) -> int | None:
+    """Return the language model's bytes in a stage's step; None without its configuration."""
+    found = _memory(
+        plan.adapter.llm,
+        images=stage.micro_batch_images or stage.images_per_step,
+        questions_per_image=stage.samples_per_image,
+        visual_tokens=visual,
         question_tokens=_TURN_TOKENS // 2,
         answer_tokens=_TURN_TOKENS // 2,
-        shared_prefix=shared,
+        shared_prefix=plan.adapter.training.shared_prefix,
     )
     return None if found is None else sum(found)
 
 
-def _encoder_memory(plan: RunPlan, encoder: int, patches: int, images: int) -> int:
-    """Return the encoder's weights, and where it trains its moments and activations too."""
+def _encoder_memory(plan: RunPlan, stage: StageSettings, encoder: int, patches: int) -> int:
+    """Return the bytes of the encoder's weights; where it trains, its moments and activations."""
     if not plan.joint:
         return 4 * encoder
-    from encoder_bench.encoders.registry import find_spec
-    from encoder_bench.mllm.memory import ADAMW_BYTES, activation_bytes
-
     spec = find_spec(plan.encoder)
     width, depth = spec.width or 1024, spec.depth or 24
+    heads = max(1, width // 64)
     activations = activation_bytes(
-        SimpleNamespace(
-            hidden_size=width, num_hidden_layers=depth, num_attention_heads=max(1, width // 64)
-        ),
-        rows=images,
+        SimpleNamespace(hidden_size=width, num_hidden_layers=depth, num_attention_heads=heads),
+        rows=stage.micro_batch_images or stage.images_per_step,
         length=patches,
         size=4,
         trained=True,
@@ -275,12 +234,7 @@ def _flops(
 
 @functools.cache
 def _cpu_flops(precision: str) -> float:
-    """Measure matrix products in the precision of training, for about a fifth of a second.
-
-    The quickest of them counts: on a busy machine the others were interrupted.
-    """
-    import torch
-
+    """Return the rate of the quickest matrix product within a fifth of a second."""
     size = 1024
     matrix = torch.ones(size, size, dtype=getattr(torch, precision))
     matrix @ matrix

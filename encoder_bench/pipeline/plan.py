@@ -1,14 +1,15 @@
-"""What a run will do: flags and recipes merged before anything heavy is loaded."""
+"""What a run will do and read: flags merged over recipes, and its samples."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from encoder_bench.base.errors import RecipeError, UnknownNameError
+from encoder_bench.base.errors import DataError, RecipeError, UnknownNameError
 from encoder_bench.base.paths import RESULTS
+from encoder_bench.base.progress import Reporter
 from encoder_bench.base.recipes import (
     AdapterRecipe,
     StageSettings,
@@ -18,6 +19,11 @@ from encoder_bench.base.recipes import (
     recorded_adapter,
 )
 from encoder_bench.base.record import RunRecord
+
+if TYPE_CHECKING:
+    from encoder_bench.data.folder import DataFolder
+    from encoder_bench.data.sample import Sample
+    from encoder_bench.tasks.task import TaskSamples
 
 DEFAULT_ENCODER = "tiny-deit"
 DEFAULT_TASKS = ("vqa", "captioning", "oc", "mci")
@@ -29,33 +35,30 @@ class RunPlan:
 
     Attributes:
         encoder: a registered name or a general form (`timm:NAME`, `a+b`).
-        adapter_name: the recipe as the user named it.
-        adapter: that recipe with every flag applied.
+        adapter: the recipe with every flag applied; `adapter_name` as the user named it.
         tasks: task name -> its recipe, in the order in which they run.
         training_recipes: the same for every task that a stage trains on, tested or not.
         data: where test samples come from (`scenes`, `coco`, or a folder).
-        training_data: where training samples come from; often the same.
         seed: fixes initialisation, order of samples, and the bootstrap.
-        limit: at most so many test samples a task, a seeded subset; None for all.
+        limit: most test samples per task, a seeded subset; None for all.
         weights: a local folder or file with the encoder's checkpoint, instead of the Hub.
         results: folder of records, predictions and checkpoints.
-        device: `auto` or a torch device.
         trust_remote_code: let a Hub repository run its own Python code; recorded.
     """
 
     encoder: str
     adapter_name: str
     adapter: AdapterRecipe
-    tasks: Mapping[str, TaskRecipe]
-    training_recipes: Mapping[str, TaskRecipe]
-    data: str
-    training_data: str
     seed: int
     limit: int | None
     weights: Path | None
     results: Path
     device: str
-    trust_remote_code: bool
+    trust_remote_code: bool = False
+    tasks: Mapping[str, TaskRecipe] = field(default_factory=dict)
+    training_recipes: Mapping[str, TaskRecipe] = field(default_factory=dict)
+    data: str = ""
+    training_data: str = ""
 
     @property
     def joint(self) -> bool:
@@ -74,6 +77,64 @@ class RunPlan:
             "seed": self.seed,
             "limit": self.limit,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """What a run reads: the folders, the training samples, and each task's test samples."""
+
+    folder: DataFolder
+    training_folder: DataFolder
+    training: list[Sample]
+    test: Mapping[str, TaskSamples]
+
+    def images(self) -> list[Path]:
+        """Return every image that the run shows to the encoder, each once."""
+        samples = [*self.training, *(s for task in self.test.values() for s in task.samples)]
+        return list(dict.fromkeys(sample.image_path for sample in samples))
+
+    def training_description(self) -> dict[str, Any]:
+        """Return the training folder's facts, and how many samples and images it gave."""
+        images = {sample.image_id for sample in self.training}
+        return self.training_folder.description() | {
+            "training_samples": len(self.training),
+            "training_images": len(images),
+        }
+
+
+def read_data(plan: RunPlan, reporter: Reporter) -> RunData:
+    """Read a plan's samples and check that training and test share no image.
+
+    Raises:
+        DataError: files are missing or malformed, a split is empty, or images are shared.
+    """
+    from encoder_bench.data.folder import check_disjoint, open_data
+    from encoder_bench.tasks.task import read_samples
+
+    folder = open_data(plan.data, reporter=reporter)
+    training_folder = (
+        folder
+        if plan.training_data == plan.data
+        else open_data(plan.training_data, reporter, flag="--train-data")
+    )
+    with reporter.phase("data", len(plan.tasks) + len(plan.training_recipes), "sets") as phase:
+        test: dict[str, TaskSamples] = {}
+        for name, recipe in plan.tasks.items():
+            test[name] = read_samples(folder, name, recipe, limit=plan.limit)
+            phase.advance(test=f"{name} {len(test[name].samples)}")
+        training: list[Sample] = []
+        for name, recipe in plan.training_recipes.items():
+            samples = training_folder.samples(
+                name, reader=recipe.reader, source=recipe.source, split="train"
+            )
+            training += samples
+            if name in test:
+                test[name] = replace(test[name], training=samples)
+            phase.advance(training=f"{name} {len(samples)}")
+    if not training:
+        raise DataError(f"--train-data {plan.training_data}: no training samples")
+    check_disjoint(training, [sample for task in test.values() for sample in task.samples])
+    return RunData(folder, training_folder, training, test)
 
 
 def make_plan(
@@ -99,18 +160,15 @@ def make_plan(
     settings: Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
 ) -> RunPlan:
-    """Merge flags over recipes and check what can be checked without loading anything.
+    """Merge flags over recipes (names or TOML files); check what can be checked without loading.
 
-    `joint` (tune the encoder too), `layer`, `resolution`, `projector`, `visual_tokens`, `llm` and
-    `llm_train` override the recipe's keys, `steps` every stage's, `settings` any other dotted key
-    (`{"training.precision": "bfloat16"}`). `adapter` and `tasks` are names or TOML files; without
-    `training_data` it is `data`. All others are `RunPlan`'s.
+    `settings` override any dotted key of the recipe (`{"training.precision": "bfloat16"}`).
 
     Raises:
         RecipeError: a recipe or an override is wrong.
         UnknownNameError: no such encoder, recipe, projector or task.
     """
-    flags = {
+    flags: dict[str, Any] = {
         "encoder.trainable": joint or None,
         "encoder.layer": list(layer) if layer else None,
         "encoder.resolution": resolution,
@@ -124,13 +182,12 @@ def make_plan(
     _check(encoder, recipe.projector.name, limit)
     recipe = _resolve_stages(recipe, adapter, steps)
     tested = _task_recipes(tasks)
-    trained = dict.fromkeys(task for stage in recipe.stages for task in stage.tasks)
     return RunPlan(
         encoder=encoder,
         adapter_name=adapter,
         adapter=recipe,
         tasks=tested,
-        training_recipes={name: tested.get(name) or load_task(name) for name in trained},
+        training_recipes={n: tested.get(n) or load_task(n) for s in recipe.stages for n in s.tasks},
         data=data,
         training_data=training_data or data,
         seed=seed,
@@ -154,16 +211,11 @@ def recorded_plan(
         encoder=record.encoder.name,
         adapter_name=str(record.adapter["name"]),
         adapter=recorded_adapter(record.adapter),
-        tasks={},
-        training_recipes={},
-        data="",
-        training_data="",
         seed=record.seed,
         limit=record.limit,
         weights=weights,
         results=results,
         device=device,
-        trust_remote_code=False,
     )
 
 

@@ -19,13 +19,11 @@ _MEAN_OF, _BATCH = 512, 16
 
 
 class ImagePredictor:
-    """Answers prompts about images; meets `tasks.runner.Predictor`.
+    """Answers prompts about images; meets `tasks.predict.Predictor`.
 
-    Args:
-        mllm: the model, on its device, in eval mode.
-        features: precomputed patch tokens by image path, `(N, D)` each; images that are not in
-            it are encoded here.
-        training: images whose mean features stand for `MEAN_IMAGE`; the first 512 suffice.
+    `images` are one path for each group of prompts, or None to show the model no image at all.
+    Images without `(N, D)` patch tokens in `features` are encoded here. `MEAN_IMAGE` has the mean
+    patch tokens of the first 512 `training` images.
     """
 
     def __init__(
@@ -46,16 +44,7 @@ class ImagePredictor:
         prompts: Sequence[Sequence[str]],
         decoding: DecodingSettings,
     ) -> list[list[str]]:
-        """Return one answer for each prompt.
-
-        Args:
-            images: one path for each group of prompts; None shows the model no image at all.
-            prompts: for each image, its prompts.
-            decoding: length, beams and stop strings.
-
-        Raises:
-            DataError: an image cannot be read.
-        """
+        """Return one answer for each prompt; a DataError for an image that cannot be read."""
         visual = None if images is None else self._visual_tokens(images)
         return generate(self._mllm, visual, [list(group) for group in prompts], decoding)
 
@@ -67,11 +56,6 @@ class ImagePredictor:
         candidates: Sequence[str],
     ) -> list[list[str]]:
         """Return for each prompt the candidate with the highest log-probability as its answer.
-
-        Args:
-            images: one path for each group of prompts; None shows the model no image at all.
-            prompts: for each image, its prompts.
-            candidates: the answers to choose from.
 
         Raises:
             DataError: an image cannot be read, or a candidate is empty.

@@ -8,10 +8,14 @@ import shlex
 import shutil
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
 
 from encoder_bench.base.errors import EncoderBenchError
 from encoder_bench.base.hardware import choose_device, hardware_facts, package_versions, peak_memory
@@ -20,7 +24,6 @@ from encoder_bench.base.processes import Processes
 from encoder_bench.base.progress import QuietReporter, Reporter
 from encoder_bench.base.record import (
     SCHEMA_VERSION,
-    EncoderFacts,
     LanguageModelFacts,
     RunRecord,
     read_record,
@@ -28,14 +31,15 @@ from encoder_bench.base.record import (
     run_id,
     write_record,
 )
-from encoder_bench.pipeline.plan import RunPlan
-from encoder_bench.pipeline.run_data import RunData, read_data
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from encoder_bench.mllm.model import MLLM
+from encoder_bench.encoders.encoder import Encoder
+from encoder_bench.mllm.model import MLLM
+from encoder_bench.pipeline.build import build_mllm, encoder_facts, model_notes, model_warnings
+from encoder_bench.pipeline.plan import RunData, RunPlan, read_data
+from encoder_bench.pipeline.predictor import ImagePredictor
+from encoder_bench.pipeline.verify import is_trained, train_and_verify
+from encoder_bench.tasks.evaluate import evaluate
+from encoder_bench.training.feature_cache import find_features, open_features
+from encoder_bench.training.trainer import Trainer
 
 _SCORING_PACKAGES = (
     "encoder-bench",
@@ -47,8 +51,7 @@ _SCORING_PACKAGES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class RunOutcome:
+class RunOutcome(NamedTuple):
     """A finished run: its record, the record's file, and whether it was there already."""
 
     record: RunRecord
@@ -56,11 +59,9 @@ class RunOutcome:
     found: bool
 
 
-@dataclass(slots=True)
 class _Stopwatch:
-    """Seconds spent, by phase."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -69,21 +70,7 @@ class _Stopwatch:
         try:
             yield
         finally:
-            spent = time.perf_counter() - start
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 3)
-
-
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    """Data and untrained model of a run, and the identity that they give it."""
-
-    data: RunData
-    mllm: MLLM
-    encoder: EncoderFacts
-    language: LanguageModelFacts
-    identity: str
-    warnings: tuple[str, ...]
-    device: torch.device
+            self.seconds[name] = round(self.seconds[name] + time.perf_counter() - start, 3)
 
 
 def run(
@@ -98,56 +85,15 @@ def run(
 ) -> RunOutcome:
     """Train an adapter on an encoder, score it on every task, and write the record.
 
-    A finished run of the same identity is returned as it is. An interrupted one resumes from its
-    last checkpoint and its last written prediction.
-
-    Args:
-        plan: what to run.
-        reporter: where progress goes.
-        force: discard what an earlier run of the same identity left, and run it again.
-        trackers: experiment trackers that accelerate knows (`tensorboard`, `wandb`...).
-        cache_limit_bytes: most that this run may add to the feature cache; None for 80% of the
-            free disk.
-        processes: this is the main one of these; the others call `run_worker` meanwhile.
-        command: what the record says was called; this process's own arguments by default.
+    A finished run of the same identity is returned as it is, unless `force` discards it. An
+    interrupted one resumes from its last checkpoint and its last written prediction. This is the
+    main one of `processes`; the others call `run_worker` meanwhile. `command` is what the record
+    says was called; this process's own arguments by default.
 
     Raises:
         EncoderBenchError: bad input, a failed check, a full disk...: one line, nothing lost.
     """
-    from encoder_bench.pipeline.verify import is_trained
-
-    watch = _Stopwatch()
-    loaded = _load(plan, reporter, watch)
-
-    # 3. The same run may be finished already.
-    path = record_path(plan.results, loaded.identity)
-    if path.is_file() and not force:
-        processes.broadcast(None)
-        return RunOutcome(read_record(path), path, found=True)
-    folder = plan.results / "checkpoints" / loaded.identity
-    with _only_this_process(folder):
-        if force:
-            _discard(plan.results, loaded.identity)
-
-        # 4. A frozen encoder sees each image once; its patch tokens serve training and tasks.
-        with watch.phase("features"):
-            features = _features(plan, loaded, reporter, cache_limit_bytes)
-        processes.broadcast(None if is_trained(folder) else folder)
-        record = _train_and_score(plan, loaded, features, reporter, watch, trackers)
-        if command:
-            record = record.model_copy(update={"command": command})
-        return RunOutcome(record, write_record(plan.results, record), found=False)
-
-
-def _load(plan: RunPlan, reporter: Reporter, watch: _Stopwatch) -> _Loaded:
-    from encoder_bench.pipeline.build import (
-        build_mllm,
-        encoder_facts,
-        model_notes,
-        random_weight_warnings,
-    )
-
-    device = choose_device(plan.device)
+    watch, device = _Stopwatch(), choose_device(plan.device)
 
     # 1. Data: each task's test samples and the training samples, which never share an image.
     with watch.phase("data"):
@@ -156,47 +102,94 @@ def _load(plan: RunPlan, reporter: Reporter, watch: _Stopwatch) -> _Loaded:
     # 2. Model: encoder, language model, projector. All that is initialised follows the seed.
     with watch.phase("load"):
         mllm = build_mllm(plan)
-        encoder = encoder_facts(mllm.encoder, hash_parameters(mllm.encoder.backbone))
-        language = LanguageModelFacts.model_validate(mllm.language.facts())
-        identity = run_id(_determinants(plan, encoder.fingerprint, language, data, device))
-    warnings = random_weight_warnings(mllm)
-    for line in warnings:
+        facts = _facts(plan, data, mllm, device)
+    for line in facts["warnings"]:
         reporter.warn(line)
     for line in model_notes(mllm):
         reporter.note(line)
-    return _Loaded(data, mllm, encoder, language, identity, warnings, device)
+
+    # 3. The same run may be finished already.
+    path = record_path(plan.results, facts["run_id"])
+    if path.is_file() and not force:
+        processes.broadcast(None)
+        return RunOutcome(read_record(path), path, found=True)
+    folder = plan.results / "checkpoints" / facts["run_id"]
+    with _only_this_process(folder):
+        if force:
+            _discard(plan.results, facts["run_id"])
+
+        # 4. A frozen encoder sees each image once; its patch tokens serve training and tasks.
+        with watch.phase("features"):
+            features = _features(plan, mllm.encoder, data, device, reporter, cache_limit_bytes)
+        processes.broadcast(None if is_trained(folder) else folder)
+
+        facts["command"] = command or shlex.join(["encoder-bench", *sys.argv[1:]])
+        record = _train_and_score(plan, mllm, data, features, facts, reporter, watch, trackers)
+        return RunOutcome(record, write_record(plan.results, record), found=False)
+
+
+def _facts(plan: RunPlan, data: RunData, mllm: MLLM, device: torch.device) -> dict[str, Any]:
+    """Return what the record says of a run before it trains; its identity follows from that."""
+    encoder = encoder_facts(mllm.encoder, hash_parameters(mllm.encoder.backbone))
+    language = LanguageModelFacts.model_validate(mllm.language.facts())
+    versions = package_versions()
+    determinants = {
+        "schema": SCHEMA_VERSION,
+        **plan.scoring_settings(),
+        "encoder_fingerprint": encoder.fingerprint,
+        "llm_weights": language.weights_sha256,
+        "data": data.folder.fingerprint(),
+        "training_data": data.training_folder.fingerprint(),
+        "versions": {name: versions[name] for name in _SCORING_PACKAGES},
+        "device": device.type,
+    }
+    return {
+        "run_id": run_id(determinants),
+        "encoder": encoder,
+        "joint": plan.joint,
+        "language_model": language,
+        "adapter": {"name": plan.adapter_name, **plan.adapter.model_dump(mode="json")},
+        "visual_tokens": mllm.projector.visual_tokens,
+        "data": data.folder.description(),
+        "training_data": data.training_description(),
+        "seed": plan.seed,
+        "limit": plan.limit,
+        "versions": versions,
+        "hardware": hardware_facts(device),
+        "warnings": model_warnings(mllm),
+    }
 
 
 def _train_and_score(
     plan: RunPlan,
-    loaded: _Loaded,
+    mllm: MLLM,
+    data: RunData,
     features: Mapping[Path, Tensor] | None,
+    facts: Mapping[str, Any],
     reporter: Reporter,
     watch: _Stopwatch,
     trackers: Sequence[str],
 ) -> RunRecord:
-    from encoder_bench.pipeline.predictor import ImagePredictor
-    from encoder_bench.pipeline.verify import train_and_verify
-    from encoder_bench.tasks.evaluate import evaluate
+    device = choose_device(plan.device)
 
     # 5. Train, save, load, and check what trained; scores come from the weights as loaded.
     with watch.phase("training"):
-        trained = train_and_verify(
+        loaded, proof, summary = train_and_verify(
             plan,
-            loaded.mllm,
-            loaded.data.training,
-            folder=plan.results / "checkpoints" / loaded.identity,
+            mllm,
+            data.training,
+            folder=plan.results / "checkpoints" / facts["run_id"],
             features=features,
-            device=loaded.device,
+            device=device,
             reporter=reporter,
             trackers=trackers,
         )
 
     # 6. Score every task and its blind baselines.
     scores = evaluate(
-        ImagePredictor(trained.mllm, features, [s.image_path for s in loaded.data.training]),
-        list(loaded.data.test.values()),
-        plan.results / "predictions" / loaded.identity,
+        ImagePredictor(loaded, features, [sample.image_path for sample in data.training]),
+        list(data.test.values()),
+        plan.results / "predictions" / facts["run_id"],
         batch_images=plan.adapter.evaluation_batch_images,
         seed=plan.seed,
         reporter=reporter,
@@ -205,26 +198,13 @@ def _train_and_score(
 
     # 7. The record comes last, so that there is one only of a whole run.
     return RunRecord(
-        run_id=loaded.identity,
+        **facts,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        encoder=loaded.encoder,
-        joint=plan.joint,
-        language_model=loaded.language,
-        adapter={"name": plan.adapter_name, **plan.adapter.model_dump(mode="json")},
-        visual_tokens=trained.mllm.projector.visual_tokens,
-        data=loaded.data.folder.description(),
-        training_data=loaded.data.training_description(),
-        seed=plan.seed,
-        limit=plan.limit,
         tasks=scores,
-        proof=trained.proof,
-        training=trained.summary,
-        versions=package_versions(),
-        hardware=hardware_facts(loaded.device),
-        seconds=watch.seconds,
-        peak_memory_bytes=peak_memory(loaded.device),
-        command=shlex.join(["encoder-bench", *sys.argv[1:]]),
-        warnings=loaded.warnings,
+        proof=proof,
+        training=summary,
+        seconds=dict(watch.seconds),
+        peak_memory_bytes=peak_memory(device),
     )
 
 
@@ -237,11 +217,6 @@ def run_worker(plan: RunPlan, processes: Processes, *, trackers: Sequence[str] =
     Raises:
         EncoderBenchError: as `run`; or another process has stopped.
     """
-    from encoder_bench.pipeline.build import build_mllm
-    from encoder_bench.training.feature_cache import find_features
-    from encoder_bench.training.trainer import train
-
-    device = choose_device(plan.device)
     data = read_data(plan, QuietReporter())
     mllm = build_mllm(plan)
     folder: Path | None = processes.broadcast(None)
@@ -251,7 +226,7 @@ def run_worker(plan: RunPlan, processes: Processes, *, trackers: Sequence[str] =
     if _caches_features(plan):
         storage = plan.adapter.training.feature_storage
         features = find_features(mllm.encoder, data.images(), storage=storage)
-    train(
+    Trainer(
         mllm,
         data.training,
         plan.adapter,
@@ -259,31 +234,10 @@ def run_worker(plan: RunPlan, processes: Processes, *, trackers: Sequence[str] =
         folder=folder,
         seed=plan.seed,
         reporter=QuietReporter(),
-        device=device,
+        device=choose_device(plan.device),
         features=features,
         trackers=trackers,
-    )
-
-
-def _determinants(
-    plan: RunPlan,
-    encoder_fingerprint: str,
-    language: LanguageModelFacts,
-    data: RunData,
-    device: torch.device,
-) -> dict[str, Any]:
-    """Return everything that determines the scores, as JSON."""
-    versions = package_versions()
-    return {
-        "schema": SCHEMA_VERSION,
-        **plan.scoring_settings(),
-        "encoder_fingerprint": encoder_fingerprint,
-        "llm_weights": language.weights_sha256,
-        "data": data.folder.fingerprint(),
-        "training_data": data.training_folder.fingerprint(),
-        "versions": {name: versions[name] for name in _SCORING_PACKAGES},
-        "device": device.type,
-    }
+    ).train()
 
 
 def _caches_features(plan: RunPlan) -> bool:
@@ -292,7 +246,12 @@ def _caches_features(plan: RunPlan) -> bool:
 
 
 def _features(
-    plan: RunPlan, loaded: _Loaded, reporter: Reporter, limit_bytes: int | None
+    plan: RunPlan,
+    encoder: Encoder,
+    data: RunData,
+    device: torch.device,
+    reporter: Reporter,
+    limit_bytes: int | None,
 ) -> Mapping[Path, Tensor] | None:
     """Return the frozen encoder's patch tokens of every image, or None where they would move.
 
@@ -301,13 +260,11 @@ def _features(
     """
     if not _caches_features(plan):
         return None
-    from encoder_bench.training.feature_cache import open_features
-
     storage = plan.adapter.training.feature_storage
     features = open_features(
-        loaded.mllm.encoder,
-        loaded.data.images(),
-        device=loaded.device,
+        encoder,
+        data.images(),
+        device=device,
         reporter=reporter,
         limit_bytes=limit_bytes,
         storage=storage,
@@ -327,8 +284,6 @@ def _only_this_process(folder: Path) -> Iterator[None]:
     Raises:
         EncoderBenchError: another process has the run, or the results folder is read-only.
     """
-    from filelock import FileLock, Timeout
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,20 +19,15 @@ from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.trainable import prove, snapshot
 from encoder_bench.pipeline.build import build_mllm
 from encoder_bench.pipeline.plan import RunPlan
-from encoder_bench.training.batches import BatchMaker, ImageSamples
-from encoder_bench.training.checkpoint import (
-    load_mllm_weights,
-    remove_checkpoints,
-    save_mllm,
-)
-from encoder_bench.training.trainer import train
+from encoder_bench.training.batches import BatchMaker
+from encoder_bench.training.checkpoint import load_mllm_weights, remove_checkpoints, save_mllm
+from encoder_bench.training.trainer import Trainer
 
 _PROBE_IMAGES = 2
 _FINISHED = "training.json"
 
 
-@dataclass(frozen=True, slots=True)
-class Trained:
+class Verified(NamedTuple):
     """A model as it was loaded from disk, the checks of its training, and its summary."""
 
     mllm: MLLM
@@ -57,11 +50,11 @@ def train_and_verify(
     device: torch.device,
     reporter: Reporter,
     trackers: Sequence[str] = (),
-) -> Trained:
-    """Train `mllm`, save it, drop it, load it from disk, and check what happened.
+) -> Verified:
+    """Train `mllm`, save it, free its memory, load it from disk, and check what happened.
 
     A finished training in `folder` is loaded instead of being repeated; an unfinished one resumes.
-    `mllm`, as `build_mllm(plan)` made it, is not to be used afterwards.
+    `mllm`, as `build_mllm(plan)` made it, has no weights afterwards.
 
     Raises:
         ProofError: a frozen part changed, a trained part did not, or the loaded model
@@ -73,10 +66,9 @@ def train_and_verify(
         content = json.loads(finished.read_text(encoding="utf-8"))
         reporter.note(f"training was finished before; reading {final}")
         proof = TrainingProof.model_validate(content["proof"])
-        return Trained(_load_saved(plan, final, device), proof, content["summary"])
-
+        return Verified(_load_saved(plan, final, device), proof, content["summary"])
     before = snapshot(mllm)
-    summary = train(
+    summary = Trainer(
         mllm,
         samples,
         plan.adapter,
@@ -87,38 +79,33 @@ def train_and_verify(
         device=device,
         features=features,
         trackers=trackers,
-    )
-    parts = prove(
-        mllm,
-        before,
-        should_train={
-            "encoder": plan.joint,
-            "projector": True,
-            "llm": plan.adapter.llm.train != "frozen",
-        },
-        gradient_norms=summary.gradient_norms,
-    )
+    ).train()
+    trains = {"encoder": plan.joint, "projector": True, "llm": plan.adapter.llm.train != "frozen"}
+    norms = summary.gradient_norms
+    parts = prove(mllm, before, should_train=trains, gradient_norms=norms)
     save_mllm(mllm, final)
-    probe = samples[:_PROBE_IMAGES]
-    expected = _probe_logits(mllm.to(device), plan, probe, device)
-    del mllm
-    gc.collect()
-    loaded = _load_saved(plan, final, device)
-    difference = (_probe_logits(loaded, plan, probe, device) - expected).abs().max().item()
-    _check_same(difference, final)
-    proof = TrainingProof(parts=parts, reload_identical=True, reload_max_difference=difference)
+    loaded, difference = _reload(plan, mllm, final, samples[:_PROBE_IMAGES], device)
+    proof = TrainingProof(parts=parts, reload_max_difference=difference)
     content = {"proof": proof.model_dump(mode="json"), "summary": summary.as_json()}
     write_text(finished, json.dumps(content, indent=1) + "\n")
     remove_checkpoints(folder)
-    return Trained(loaded, proof, content["summary"])
+    return Verified(loaded, proof, content["summary"])
 
 
-def _check_same(difference: float, final: Path) -> None:
+def _reload(
+    plan: RunPlan, mllm: MLLM, final: Path, probe: Sequence[Sample], device: torch.device
+) -> tuple[MLLM, float]:
+    """Return the saved model in place of the trained one, and how far their logits differ."""
+    expected = _probe_logits(mllm.to(device), plan, probe, device)
+    mllm.to("meta")  # frees the memory of a model that the callers still hold
+    loaded = _load_saved(plan, final, device)
+    difference = (_probe_logits(loaded, plan, probe, device) - expected).abs().max().item()
     if difference != 0.0:
         raise ProofError(
             f"{final}: the model read back disagrees with the trained one (largest difference of "
             f"logits {difference:.3g}); its scores would not be the trained model's"
         )
+    return loaded, difference
 
 
 def _load_saved(plan: RunPlan, final: Path, device: torch.device) -> MLLM:
@@ -139,6 +126,6 @@ def _probe_logits(
     maker = BatchMaker(
         mllm, plan.training_recipes, micro_batch_images=len(samples), shared_prefix=False
     )
-    (micro,) = maker.make([ImageSamples(s.image_id, s.image_path, (s,)) for s in samples])
+    (micro,) = maker.make([(s,) for s in samples])
     maker.close()
     return mllm.logits(micro.batch.to(device))[0].float().cpu()

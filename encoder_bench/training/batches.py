@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,17 +25,11 @@ from encoder_bench.mllm.packing import ImageDialogue, TrainingBatch, make_batch
 
 T = TypeVar("T")
 
+ImageSamples = tuple[Sample, ...]
+"""Training samples of one image, at least one."""
+
 _STEPS_AHEAD = 2
 _MAX_WORKERS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class ImageSamples:
-    """Training samples of one image."""
-
-    image_id: int | str
-    path: Path
-    samples: tuple[Sample, ...]
 
 
 def group_by_image(samples: Sequence[Sample], tasks: Sequence[str]) -> list[ImageSamples]:
@@ -44,12 +38,10 @@ def group_by_image(samples: Sequence[Sample], tasks: Sequence[str]) -> list[Imag
     for sample in samples:
         if sample.task in tasks:
             groups.setdefault(sample.image_id, []).append(sample)
-    return [
-        ImageSamples(image_id, group[0].image_path, tuple(group))
-        for image_id, group in sorted(groups.items(), key=lambda item: str(item[0]))
-    ]
+    return [tuple(groups[image_id]) for image_id in sorted(groups, key=str)]
 
 
+@dataclass(slots=True)
 class StageOrder:
     """The order of one stage: epochs are permutations, one after the other, without a gap.
 
@@ -57,49 +49,38 @@ class StageOrder:
     processes, sees exactly the samples that it would have seen.
     """
 
-    def __init__(
-        self,
-        groups: Sequence[ImageSamples],
-        *,
-        stage: str,
-        seed: int,
-        images_per_step: int,
-        samples_per_image: int,
-    ) -> None:
-        """Fix the order; nothing is drawn yet."""
-        self._groups = groups
-        self._key = (str(seed), stage)
-        self._images_per_step = images_per_step
-        self._samples_per_image = samples_per_image
-        self._permutations: dict[int, list[int]] = {}
+    groups: Sequence[ImageSamples]
+    _: KW_ONLY
+    stage: str
+    seed: int
+    images_per_step: int
+    samples_per_image: int
+    _permutations: dict[int, list[int]] = field(default_factory=dict, init=False)
 
     def step(self, number: int) -> list[ImageSamples]:
         """Return the images of a step (from 0), each with the samples that it teaches this time."""
-        first = number * self._images_per_step
-        return [self._visit(first + offset) for offset in range(self._images_per_step)]
+        first = number * self.images_per_step
+        return [self._visit(position) for position in range(first, first + self.images_per_step)]
 
     def _visit(self, position: int) -> ImageSamples:
-        epoch, place = divmod(position, len(self._groups))
-        group = self._groups[self._permutation(epoch)[place]]
-        rng = self._random("samples", str(epoch), str(group.image_id))
-        by_task: dict[str, list[Sample]] = {}
-        for sample in rng.sample(group.samples, len(group.samples)):
-            by_task.setdefault(sample.task, []).append(sample)
-        rounds = itertools.chain.from_iterable(itertools.zip_longest(*by_task.values()))
-        in_turn = (sample for sample in rounds if sample is not None)
-        chosen = tuple(itertools.islice(in_turn, self._samples_per_image))
-        return ImageSamples(group.image_id, group.path, chosen)
-
-    def _permutation(self, epoch: int) -> list[int]:
+        """Return an image's samples at this visit, drawn from its tasks in turn."""
+        epoch, place = divmod(position, len(self.groups))
         if epoch not in self._permutations:
-            order = list(range(len(self._groups)))
+            order = list(range(len(self.groups)))
             self._random("images", str(epoch)).shuffle(order)
             kept = {e: p for e, p in self._permutations.items() if e == epoch - 1}
             self._permutations = kept | {epoch: order}
-        return self._permutations[epoch]
+        group = self.groups[self._permutations[epoch][place]]
+        rng = self._random("samples", str(epoch), str(group[0].image_id))
+        by_task: dict[str, list[Sample]] = {}
+        for sample in rng.sample(group, len(group)):
+            by_task.setdefault(sample.task, []).append(sample)
+        rounds = itertools.chain.from_iterable(itertools.zip_longest(*by_task.values()))
+        in_turn = (sample for sample in rounds if sample is not None)
+        return tuple(itertools.islice(in_turn, self.samples_per_image))
 
     def _random(self, *what: str) -> random.Random:
-        return random.Random(hash_text(*self._key, *what))
+        return random.Random(hash_text(str(self.seed), self.stage, *what))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,42 +109,32 @@ class MicroBatch:
         ]
 
 
+@dataclass(slots=True)
 class BatchMaker:
     """Makes a step's micro-batches from its images.
 
     Attributes:
+        tasks: recipes by task, for prompts and answers.
         micro_batch_images: most images in one forward pass; may be lowered between steps.
+        shared_prefix: lay all questions of an image behind one image prefix.
+        row_length: tokens of a row into which whole images are packed under a shared prefix; None
+            for the longest image's.
+        features: `(N, D)` patch tokens by image path; images that it lacks are decoded.
+        pin_memory: put images where a GPU can fetch them from by itself.
     """
 
-    def __init__(
-        self,
-        mllm: MLLM,
-        tasks: Mapping[str, TaskRecipe],
-        *,
-        micro_batch_images: int,
-        shared_prefix: bool,
-        row_length: int | None = None,
-        features: Mapping[Path, Tensor] | None = None,
-        pin_memory: bool = False,
-    ) -> None:
-        """Keep what is needed.
-
-        Args:
-            mllm: gives the encoder's transform and the tokenizer.
-            tasks: recipes by task, for prompts and answers.
-            micro_batch_images: see above.
-            shared_prefix: lay all questions of an image behind one image prefix.
-            row_length: tokens of a row into which whole images are packed under a shared prefix;
-                None for the longest image's.
-            features: `(N, D)` patch tokens by image path; images that it lacks are decoded.
-            pin_memory: put images where a GPU can fetch them from by itself.
-        """
-        self.micro_batch_images = micro_batch_images
-        self._mllm, self._tasks = mllm, tasks
-        self._shared_prefix, self._row_length = shared_prefix, row_length
-        self._features = features if features is not None else {}
-        self._pin_memory = pin_memory
-        self._workers = ThreadPoolExecutor(min(_MAX_WORKERS, os.cpu_count() or 1))
+    mllm: MLLM
+    tasks: Mapping[str, TaskRecipe]
+    _: KW_ONLY
+    micro_batch_images: int
+    shared_prefix: bool
+    row_length: int | None = None
+    features: Mapping[Path, Tensor] = field(default_factory=dict)
+    pin_memory: bool = False
+    _workers: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(min(_MAX_WORKERS, os.cpu_count() or 1)),
+        init=False,
+    )
 
     def make(self, images: Sequence[ImageSamples]) -> list[MicroBatch]:
         """Return the micro-batches of these images.
@@ -179,34 +150,30 @@ class BatchMaker:
         self._workers.shutdown(wait=False, cancel_futures=True)
 
     def _micro(self, images: Sequence[ImageSamples]) -> MicroBatch:
-        paths = [image.path for image in images]
-        cached = all(path in self._features for path in paths)
+        paths = [samples[0].image_path for samples in images]
+        cached = all(path in self.features for path in paths)
         if cached:
-            stacked = torch.stack([self._features[path] for path in paths])
+            stacked = torch.stack([self.features[path] for path in paths])
         else:
             stacked = torch.stack(list(self._workers.map(self._pixels, paths)))
-        if self._pin_memory:
+        if self.pin_memory:
             stacked = stacked.pin_memory()
         batch = make_batch(
-            self._mllm.language,
-            [
-                ImageDialogue(image.image_id, tuple(self._turn(s) for s in image.samples))
-                for image in images
-            ],
-            shared_prefix=self._shared_prefix,
-            row_length=self._row_length,
+            self.mllm.language,
+            [ImageDialogue(group[0].image_id, tuple(map(self._turn, group))) for group in images],
+            shared_prefix=self.shared_prefix,
+            row_length=self.row_length,
             pixels=None if cached else stacked,
             features=stacked if cached else None,
         )
-        return MicroBatch(batch, tuple(tuple(s.sample_id for s in i.samples) for i in images))
+        return MicroBatch(batch, tuple(tuple(s.sample_id for s in samples) for samples in images))
 
     def _pixels(self, path: Path) -> Tensor:
-        return self._mllm.encoder.transform(load_image(path))
+        return self.mllm.encoder.transform(load_image(path))
 
     def _turn(self, sample: Sample) -> tuple[str, str]:
-        recipe = self._tasks[sample.task]
-        prompt = recipe.fill_prompt(sample.question)
-        return prompt, recipe.fill_answer(sample.target)
+        recipe = self.tasks[sample.task]
+        return recipe.fill_prompt(sample.question), recipe.fill_answer(sample.target)
 
 
 def prefetch(make: Callable[[int], T], steps: range) -> Iterator[tuple[int, T, float]]:

@@ -36,20 +36,12 @@ def trained_state(mllm: MLLM) -> dict[str, Tensor]:
 
 
 def save_mllm(mllm: MLLM, folder: Path) -> None:
-    """Write what trained to `folder`, in one step; frozen parts are named by their own hashes.
-
-    Raises:
-        EncoderBenchError: the disk is full or read-only.
-    """
+    """Write what trained to `folder`, in one step; an EncoderBenchError on a full disk."""
     _write_folder(folder, {_WEIGHTS: trained_state(mllm)}, {"kind": "encoder-bench weights"})
 
 
 def load_mllm_weights(mllm: MLLM, folder: Path) -> None:
-    """Load what `save_mllm` wrote into a model built from the same plan.
-
-    Raises:
-        TrainingError: missing, damaged, or of a model with other trained parameters.
-    """
+    """Load what `save_mllm` wrote into a model built from the same plan, as `restore_weights`."""
     restore_weights(trained_state(mllm), folder)
 
 
@@ -82,18 +74,9 @@ def save_checkpoint(
     identity: str,
     keep: int,
 ) -> None:
-    """Write a checkpoint and drop all but the last `keep`.
+    """Write a checkpoint and drop all but the last `keep`; `identity` is compared on loading.
 
-    Args:
-        folder: of all checkpoints of the run.
-        trained: `trained_state` of the model as the recipe opened it, whatever the stage freezes;
-            whole tensors, as the next.
-        optimizer: `optimizer_state` of the stage's optimizer.
-        stage: number of the stage.
-        step: steps done in it.
-        history: the summary until now.
-        identity: hash of the recipe; another recipe's checkpoint is refused on loading.
-        keep: how many checkpoints stay.
+    `trained` is `trained_state` and `optimizer` is `optimizer_state`, as whole tensors.
 
     Raises:
         EncoderBenchError: the disk is full or read-only.
@@ -101,8 +84,7 @@ def save_checkpoint(
     state = {"identity": identity, "stage": stage, "step": step, "history": history}
     files = {_WEIGHTS: trained, _OPTIMIZER: optimizer}
     _write_folder(folder / f"checkpoint-{stage}-{step:08}", files, state)
-    for old in [*_checkpoints(folder)[:-keep], *folder.glob(".checkpoint-*")]:
-        shutil.rmtree(old, ignore_errors=True)
+    remove_checkpoints(folder, keep=keep)
 
 
 def latest_checkpoint(folder: Path, identity: str) -> Resume | None:
@@ -111,8 +93,7 @@ def latest_checkpoint(folder: Path, identity: str) -> Resume | None:
     Raises:
         TrainingError: it belongs to another recipe, or is damaged.
     """
-    found = _checkpoints(folder)
-    if not found:
+    if not (found := _checkpoints(folder)):
         return None
     path = found[-1]
     try:
@@ -133,7 +114,7 @@ def restore_weights(trained: Mapping[str, Tensor], folder: Path) -> None:
     """Load saved weights into a model's `trained_state`, in place.
 
     Raises:
-        TrainingError: damaged, or of a model with other trained parameters.
+        TrainingError: missing, damaged, or of a model with other trained parameters.
     """
     saved = _read(folder / _WEIGHTS)
     if trained.keys() != saved.keys():
@@ -149,11 +130,7 @@ def restore_weights(trained: Mapping[str, Tensor], folder: Path) -> None:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Path) -> None:
-    """Load a checkpoint's optimizer state.
-
-    Raises:
-        TrainingError: damaged.
-    """
+    """Load a checkpoint's optimizer state; a TrainingError where it is damaged."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _read(checkpoint / _OPTIMIZER).items():
@@ -163,9 +140,9 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Path) -> Non
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
 
 
-def remove_checkpoints(folder: Path) -> None:
-    """Remove all checkpoints of a finished training; the final weights stay."""
-    for path in [*_checkpoints(folder), *folder.glob(".checkpoint-*")]:
+def remove_checkpoints(folder: Path, *, keep: int = 0) -> None:
+    """Remove all checkpoints but the last `keep`, and unfinished ones; the final weights stay."""
+    for path in [*_checkpoints(folder)[: -keep or None], *folder.glob(".checkpoint-*")]:
         shutil.rmtree(path, ignore_errors=True)
 
 

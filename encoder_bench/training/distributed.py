@@ -23,24 +23,13 @@ from encoder_bench.base.errors import MissingDependencyError, TrainingError, Unk
 from encoder_bench.base.recipes import AdapterRecipe
 from encoder_bench.mllm.model import MLLM
 
-_KINDS = {
-    DistributedType.NO,
-    DistributedType.MULTI_CPU,
-    DistributedType.MULTI_GPU,
-    DistributedType.FSDP,
-}
+_SUPPORTED = {"NO", "MULTI_CPU", "MULTI_GPU", "FSDP"}
 
 
 def make_accelerator(
     device: torch.device, adapter: AdapterRecipe, folder: Path, trackers: Sequence[str]
 ) -> Accelerator:
-    """Return the accelerator of this process, with its trackers started.
-
-    Args:
-        device: of the model; only its type matters here.
-        adapter: logged as the trackers' configuration.
-        folder: where trackers that write files put them.
-        trackers: names that accelerate knows.
+    """Return the accelerator of this process, with its trackers started in `folder`.
 
     Raises:
         TrainingError: launched in a way that is not supported (DeepSpeed, offloaded parameters).
@@ -57,10 +46,10 @@ def make_accelerator(
         log_with=list(trackers) or None,
         project_dir=folder / "trackers",
     )
-    kind = accelerator.distributed_type
-    if kind not in _KINDS:
+    kind = accelerator.distributed_type.value
+    if kind not in _SUPPORTED:
         raise TrainingError(
-            f"launched as {kind.value}, which is not supported; launch whole copies (accelerate "
+            f"launched as {kind}, which is not supported; launch whole copies (accelerate "
             "launch --multi_gpu) or shards (accelerate launch --use_fsdp)"
         )
     if asks_for_shards(accelerator) and parse_flag_from_env("FSDP_OFFLOAD_PARAMS"):
@@ -110,11 +99,8 @@ def sharded_copy(mllm: MLLM, device: torch.device) -> MLLM:
     Each block of the language model is gathered while it computes and dropped afterwards, each
     block of an encoder that trains likewise; what lies between the blocks, and the projector,
     stays gathered through a step. A frozen encoder is kept whole on every process, since
-    processes may differ in which images they find in the feature cache.
-
-    Args:
-        mllm: on the CPU; left as it is, for `load_sharded` at the end.
-        device: of this process.
+    processes may differ in which images they find in the feature cache. `mllm` stays on the CPU as
+    it is, for `load_sharded` at the end.
     """
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     working = copy.deepcopy(mllm)
@@ -155,9 +141,7 @@ def load_sharded(target: MLLM, sharded: MLLM) -> None:
 def gathered(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
     """Return tensors with every shard replaced by the whole; every process calls this together.
 
-    Args:
-        tensors: plain ones, which are returned as they are, and shards.
-        keep: whether this process wants them; else wholes are dropped one by one.
+    A process that does not `keep` them drops the wholes one by one.
     """
     kept = {}
     for name, tensor in tensors.items():
@@ -193,8 +177,6 @@ class Gradients:
     average of losses that were multiplied by the number of processes is their sum.
 
     Attributes:
-        accelerator: knows the processes.
-        sharded: whether parameters are cut over the processes.
         loss_factor: what a process's loss is multiplied by before its backward pass.
     """
 
@@ -225,7 +207,10 @@ class Gradients:
 
     def norms(self) -> dict[str, float]:
         """Return the L2 norm of each part's gradient."""
-        norms = {part: _norm(self._local(part)) for part in self._parameters}
+        norms = {}
+        for part in self._parameters:
+            each = torch._foreach_norm(self._local(part) or [torch.zeros(1)])
+            norms[part] = float(torch.stack([norm.float() for norm in each]).norm())
         if not self.sharded:
             return norms
         device = next(iter(self._parameters.values()))[0].device
@@ -245,10 +230,3 @@ class Gradients:
         """Return what of a part's gradients lies on this process, sharing its memory."""
         present = (p.grad for p in self._parameters[part] if p.grad is not None)
         return [g.to_local() if isinstance(g, DTensor) else g for g in present]
-
-
-def _norm(gradients: list[Tensor]) -> float:
-    if not gradients:
-        return 0.0
-    norms = torch._foreach_norm(gradients)
-    return float(torch.stack([norm.float() for norm in norms]).norm())

@@ -66,40 +66,22 @@ def make_optimizer(mllm: MLLM, stage: StageSettings) -> torch.optim.AdamW:
     for part, settings in _part_settings(stage).items():
         named = list(mllm.parts()[part].named_parameters())
         blocks = [int(match.group(1)) for name, _ in named if (match := _BLOCK.search(name))]
+        depth = max(blocks, default=-1) + 1
         for name, parameter in named:
             if not parameter.requires_grad:
                 continue
             decay = settings.weight_decay if parameter.ndim > 1 else 0.0
-            distance = _distance_from_top(name, max(blocks, default=-1) + 1)
-            scale = settings.layer_decay**distance
-            group = groups.setdefault(
-                (part, decay, scale),
-                {
-                    "params": [],
-                    "weight_decay": decay,
-                    "peak": settings.learning_rate * scale,
-                    "part": part,
-                },
-            )
-            group["params"].append(parameter)
+            below = depth + 1 if "embed" in name or "patch" in name else 0
+            block = _BLOCK.search(name)
+            scale = settings.layer_decay ** (depth - int(block.group(1)) if block else below)
+            peak = settings.learning_rate * scale
+            group = {"params": [], "weight_decay": decay, "peak": peak, "part": part}
+            groups.setdefault((part, decay, scale), group)["params"].append(parameter)
     return torch.optim.AdamW(list(groups.values()), lr=0.0, betas=stage.betas, fused=True)
-
-
-def _distance_from_top(name: str, depth: int) -> int:
-    """Return 0 for what follows the last block, 1 for the last block, and so on downwards."""
-    match = _BLOCK.search(name)
-    if match:
-        return depth - int(match.group(1))
-    return depth + 1 if "embed" in name or "patch" in name else 0
 
 
 def schedule(step: int, steps: int, stage: StageSettings) -> float:
     """Return the factor on the peak learning rate: linear warm-up, then half a cosine.
-
-    Args:
-        step: from 0 to `steps` - 1.
-        steps: of the whole stage.
-        stage: gives `warmup_fraction` and `final_learning_rate_fraction`.
 
     >>> stage = StageSettings(name="s", tasks=("vqa",), steps=10, images_per_step=1,
     ...     projector=PartOptimizer(learning_rate=1.0), warmup_fraction=0.2)

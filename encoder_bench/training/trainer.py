@@ -1,27 +1,30 @@
-"""Training: stages of steps, saved so that a kill at any moment loses little."""
+"""Training: stages of optimizer steps, with checkpoints from which it resumes."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
 from encoder_bench.base.errors import DataError, TrainingError
 from encoder_bench.base.hashing import hash_json, hash_text
 from encoder_bench.base.progress import Reporter
-from encoder_bench.base.recipes import AdapterRecipe, StageSettings, TaskRecipe
+from encoder_bench.base.recipes import AdapterRecipe, TaskRecipe
 from encoder_bench.data.sample import Sample
 from encoder_bench.mllm.attention import training_attention
 from encoder_bench.mllm.model import MLLM
+from encoder_bench.mllm.packing import TrainingBatch
 from encoder_bench.training.batches import (
     BatchMaker,
-    ImageSamples,
+    MicroBatch,
     StageOrder,
     group_by_image,
     prefetch,
@@ -49,68 +52,10 @@ from encoder_bench.training.optimizer import (
     schedule,
     set_learning_rates,
 )
-from encoder_bench.training.step import Stepper, StepResult
 from encoder_bench.training.summary import TrainingSummary
 from encoder_bench.training.whiten import fit_whitening
 
-
-def train(
-    mllm: MLLM,
-    samples: Sequence[Sample],
-    adapter: AdapterRecipe,
-    tasks: Mapping[str, TaskRecipe],
-    *,
-    folder: Path,
-    seed: int,
-    reporter: Reporter,
-    device: torch.device,
-    features: Mapping[Path, Tensor] | None = None,
-    trackers: Sequence[str] = (),
-) -> TrainingSummary:
-    """Train the parts that `set_trainable` left open, stage by stage.
-
-    Interrupted, it resumes from the last checkpoint in `folder` with the same images in the same
-    order, on CPUs bit for bit. The last checkpoint stays until `remove_checkpoints` is called, so
-    that a kill between the end of training and the writing of the final weights loses nothing.
-
-    `features` are the frozen encoder's patch tokens by image path; images that it lacks are encoded
-    in every step. `trackers` are names that accelerate knows (`tensorboard`, `wandb`...). Where the
-    launcher asks for shards, a sharded copy of `mllm` trains and its weights are loaded at the end.
-
-    Raises:
-        TrainingError: nothing to train, no samples, a non-finite loss (names the samples), or a
-            checkpoint of another recipe.
-        DataError: an image cannot be read; what was learned until then is kept.
-        EncoderBenchError: a checkpoint cannot be written.
-    """
-    accelerator = make_accelerator(device, adapter, folder, trackers)
-    sharded = asks_for_shards(accelerator)
-    fit_whitening(mllm, samples, features, device=device)
-    trainer = Trainer(
-        mllm=sharded_copy(mllm, device) if sharded else mllm.to(device),
-        samples=samples,
-        adapter=adapter,
-        tasks=tasks,
-        folder=folder,
-        seed=seed,
-        reporter=reporter,
-        device=device,
-        features=features,
-        accelerator=accelerator,
-        sharded=sharded,
-    )
-    resumed = trainer.resume()
-    attention = training_attention(trainer.mllm.language, device, adapter.training.attention)
-    with attention as trainer.summary.attention:
-        for number in range(resumed.stage if resumed else 0, len(adapter.stages)):
-            trainer.train_stage(number, resumed)
-            resumed = None
-    if sharded:
-        load_sharded(mllm, trainer.mllm)
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
-    mllm.eval()
-    return trainer.summary
+_MAX_SHOWN_SAMPLES = 16
 
 
 def training_identity(
@@ -122,61 +67,92 @@ def training_identity(
     return hash_text(hash_json([adapter.scoring(), wording, seed]), *taught)
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Trainer:
-    """What stays the same through all stages, and what was learned so far.
+    """Trains the parts of `mllm` that `set_trainable` left open.
 
     Attributes:
-        mllm: what trains: the model itself, or its sharded copy.
-        accelerator: knows the processes.
-        sharded: whether parameters are cut over the processes.
-        summary: what happened so far.
+        mllm: what trains; where the launcher asks for shards, a sharded copy while it trains.
+        folder: of checkpoints. The last one stays until `remove_checkpoints` is called, so that a
+            kill between the end of training and the writing of the final weights loses nothing.
+        features: the frozen encoder's `(N, D)` patch tokens by image path; images that it lacks
+            are encoded in every step.
+        trackers: names that accelerate knows (`tensorboard`, `wandb`...).
     """
 
     mllm: MLLM
     samples: Sequence[Sample]
     adapter: AdapterRecipe
     tasks: Mapping[str, TaskRecipe]
+    _: KW_ONLY
     folder: Path
     seed: int
     reporter: Reporter
     device: torch.device
-    features: Mapping[Path, Tensor] | None
-    accelerator: Accelerator
-    sharded: bool
-    summary: TrainingSummary = field(default_factory=TrainingSummary)
-    _identity: str = field(init=False)
+    features: Mapping[Path, Tensor] | None = None
+    trackers: Sequence[str] = ()
+    summary: TrainingSummary = field(default_factory=TrainingSummary, init=False)
+    accelerator: Accelerator = field(init=False)
+    sharded: bool = field(init=False)
     _trained: dict[str, Tensor] = field(init=False)
+    _identity: str = field(init=False)
 
-    def __post_init__(self) -> None:
-        """Note what is saved: all that may train, whatever a stage freezes."""
-        self._identity = training_identity(self.adapter, self.tasks, self.samples, self.seed)
-        self._trained = trained_state(self.mllm)
+    def train(self) -> TrainingSummary:
+        """Do all stages, from the last checkpoint where there is one.
 
-    def train_stage(self, number: int, resumed: Resume | None) -> None:
-        """Do the steps of a stage that are left, with a checkpoint every so often.
+        Images come in the same order as without an interruption; on CPUs the result has the same
+        bits.
 
         Raises:
-            DataError: an image cannot be read.
-            TrainingError: nothing to train in it, a loss that is not finite, or one image that
-                does not fit into memory.
+            TrainingError: nothing to train, no samples, a non-finite loss (names the samples), out
+                of memory with one image, or a checkpoint of another recipe.
+            DataError: an image cannot be read; what was learned until then is kept.
+            EncoderBenchError: a checkpoint cannot be written.
         """
+        whole = self.mllm
+        self.accelerator = make_accelerator(self.device, self.adapter, self.folder, self.trackers)
+        self.sharded = asks_for_shards(self.accelerator)
+        fit_whitening(whole, self.samples, self.features, device=self.device)
+        self.mllm = sharded_copy(whole, self.device) if self.sharded else whole.to(self.device)
+        self._trained = trained_state(self.mllm)  # all that may train, whatever a stage freezes
+        self._identity = training_identity(self.adapter, self.tasks, self.samples, self.seed)
+        resumed = self.resume()
+        wanted = self.adapter.training.attention
+        attention = training_attention(self.mllm.language, self.device, wanted)
+        with attention as self.summary.attention:
+            for number in range(resumed.stage if resumed else 0, len(self.adapter.stages)):
+                self.train_stage(number, resumed)
+                resumed = None
+        if self.sharded:
+            load_sharded(whole, self.mllm)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
+        self.mllm = whole.eval()
+        return self.summary
+
+    def train_stage(self, number: int, resumed: Resume | None) -> None:
+        """Do the steps of a stage that are left, with a checkpoint every so often."""
         stage, training = self.adapter.stages[number], self.adapter.training
-        order, steps = self._order(number, stage)
-        maker = self._batch_maker(stage)
+        index, processes = self.accelerator.process_index, self.accelerator.num_processes
+        order, steps = self._order(number)
+        maker = BatchMaker(
+            self.mllm,
+            self.tasks,
+            micro_batch_images=stage.micro_batch_images or stage.images_per_step,
+            shared_prefix=training.shared_prefix,
+            row_length=training.row_length,
+            features=self.features or {},
+            pin_memory=self.device.type == "cuda",
+        )
         done = resumed.step if resumed else 0
-        batches = prefetch(lambda i: maker.make(self._share(order.step(i))), range(done, steps))
+        batches = prefetch(
+            lambda i: maker.make(order.step(i)[index::processes]), range(done, steps)
+        )
         with only_parts(self.mllm, stage) as parameters:
             optimizer = make_optimizer(self.mllm, stage)
+            gradients = Gradients(parameters, self.accelerator, sharded=self.sharded)
             if resumed:
                 restore_optimizer(optimizer, resumed.path)
-            stepper = Stepper(
-                self.mllm,
-                optimizer,
-                Gradients(parameters, self.accelerator, sharded=self.sharded),
-                bfloat16=training.precision == "bfloat16",
-                clip_norm=stage.clip_norm,
-            )
             self.mllm.train()
             try:
                 with self.reporter.phase(f"training ({stage.name})", steps, "steps") as phase:
@@ -185,15 +161,20 @@ class Trainer:
                     for step, micro, waited in batches:
                         factor = schedule(step, steps, stage)
                         set_learning_rates(optimizer, factor)
-                        result = stepper.train_step(
+                        result = train_step(
+                            self.mllm,
+                            optimizer,
+                            gradients,
                             micro,
+                            bfloat16=training.precision == "bfloat16",
+                            clip_norm=stage.clip_norm,
                             where=f"stage '{stage.name}', step {step}",
                             seed=int(hash_text(str(self.seed), str(number), str(step))[:12], 16),
                         )
                         done = step + 1
                         if result.split:
                             self._halve(maker)
-                        self._record(stage, done, factor, result)
+                        self._log(number, done, factor, result)
                         self.summary.seconds += time.perf_counter() - began
                         self.summary.waited_seconds += waited
                         rate = optimizer.param_groups[0]["lr"]
@@ -237,12 +218,12 @@ class Trainer:
                 keep=self.adapter.training.keep_checkpoints,
             )
 
-    def _order(self, number: int, stage: StageSettings) -> tuple[StageOrder, int]:
+    def _order(self, number: int) -> tuple[StageOrder, int]:
         """Return the order of a stage's images, and its number of steps."""
+        stage, processes = self.adapter.stages[number], self.accelerator.num_processes
         groups = group_by_image(self.samples, stage.tasks)
         if not groups:
             raise TrainingError(f"stage '{stage.name}': no samples of {', '.join(stage.tasks)}")
-        processes = self.accelerator.num_processes
         if stage.images_per_step < processes:
             raise TrainingError(
                 f"stage '{stage.name}': images_per_step {stage.images_per_step} is fewer than the "
@@ -258,20 +239,6 @@ class Trainer:
         epochs = stage.epochs or 1.0
         return order, stage.steps or math.ceil(epochs * len(groups) / stage.images_per_step)
 
-    def _batch_maker(self, stage: StageSettings) -> BatchMaker:
-        return BatchMaker(
-            self.mllm,
-            self.tasks,
-            micro_batch_images=stage.micro_batch_images or stage.images_per_step,
-            shared_prefix=self.adapter.training.shared_prefix,
-            row_length=self.adapter.training.row_length,
-            features=self.features,
-            pin_memory=self.device.type == "cuda",
-        )
-
-    def _share(self, images: Sequence[ImageSamples]) -> Sequence[ImageSamples]:
-        return images[self.accelerator.process_index :: self.accelerator.num_processes]
-
     def _halve(self, maker: BatchMaker) -> None:
         if maker.micro_batch_images > 1:
             maker.micro_batch_images = (maker.micro_batch_images + 1) // 2
@@ -280,7 +247,8 @@ class Trainer:
                 "step's loss is the same"
             )
 
-    def _record(self, stage: StageSettings, done: int, factor: float, result: StepResult) -> None:
+    def _log(self, number: int, done: int, factor: float, result: StepResult) -> None:
+        stage = self.adapter.stages[number]
         self.summary.losses.append(result.loss)
         self.summary.add_norms(result.norms)
         self.summary.images += stage.images_per_step
@@ -291,3 +259,129 @@ class Trainer:
             | {f"gradient_norm/{part}": norm for part, norm in result.norms.items()},
             step=len(self.summary.losses),
         )
+
+
+class StepResult(NamedTuple):
+    """What one step did, over all processes: mean loss per answer token in nats.
+
+    `norms` are each part's gradient norm before clipping; `split` says whether memory ran out and
+    the micro-batches were halved.
+    """
+
+    loss: float
+    answer_tokens: int
+    norms: dict[str, float]
+    split: bool
+
+
+def train_step(
+    mllm: MLLM,
+    optimizer: torch.optim.Optimizer,
+    gradients: Gradients,
+    micro: Sequence[MicroBatch],
+    *,
+    bfloat16: bool,
+    clip_norm: float | None,
+    where: str,
+    seed: int,
+) -> StepResult:
+    """Do one optimizer step on this process's share of the images.
+
+    The loss is the sum of the answer tokens' cross-entropies over the step divided by their number
+    over all micro-batches and processes, so that it is the mean over the global batch, however
+    that was cut. `seed` fixes dropout, so that a step is the same whether or not training was
+    resumed; `where` (stage and step) opens errors.
+
+    Raises:
+        TrainingError: the loss or a gradient is not finite (names the samples; nothing has been
+            changed), or one image alone does not fit into memory.
+    """
+    losses, ran = _forward_backward(
+        mllm, optimizer, gradients, micro, bfloat16=bfloat16, where=where, seed=seed
+    )
+    taught = sum(m.batch.answer_tokens for m in micro)
+    sums = torch.tensor([float(losses.sum()), taught], dtype=torch.float64)
+    loss, tokens = gradients.reduce(sums.to(_device(mllm))).tolist()
+    gradients.sum_over_processes()
+    norms = {part: norm / tokens for part, norm in gradients.norms().items()}
+    norm = math.hypot(*norms.values())
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        optimizer.zero_grad(set_to_none=True)
+        raise _non_finite(where, loss / tokens, norm, ran, losses)
+    clip = 1.0 if clip_norm is None else min(1.0, clip_norm / (norm + 1e-6))
+    gradients.scale(clip / tokens)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return StepResult(loss / tokens, int(tokens), norms, len(ran) > len(micro))
+
+
+def _forward_backward(
+    mllm: MLLM,
+    optimizer: torch.optim.Optimizer,
+    gradients: Gradients,
+    micro: Sequence[MicroBatch],
+    *,
+    bfloat16: bool,
+    where: str,
+    seed: int,
+) -> tuple[Tensor, Sequence[MicroBatch]]:
+    """Return each micro-batch's summed loss, on the CPU, and the micro-batches as they ran.
+
+    Where memory runs out, the step starts again with halves.
+    """
+    accelerator, device = gradients.accelerator, _device(mllm)
+    idle = 0
+    if gradients.sharded:  # all gather each other's shards in every pass, so all do as many passes
+        count = torch.tensor([len(micro)], device=device)
+        idle = int(accelerator.gather(count).max()) - len(micro)
+
+    def backward(batch: TrainingBatch, weight: float) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            loss: Tensor = mllm(batch.to(device))
+        accelerator.backward(loss * (weight * gradients.loss_factor))
+        return loss.detach().float()
+
+    while True:
+        torch.manual_seed(seed + accelerator.process_index)
+        try:
+            losses = [backward(m.batch, 1.0) for m in micro]
+            for _ in range(idle):
+                backward(micro[-1].batch, 0.0)
+            return torch.stack(losses).cpu(), micro
+        except RuntimeError as error:
+            if not (isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)):
+                raise
+            if gradients.sharded:
+                raise TrainingError(
+                    f"{where}: out of memory; processes that share shards cannot halve their "
+                    "micro-batches one by one: lower micro_batch_images and run it again"
+                ) from error
+            if all(len(m.sample_ids) == 1 for m in micro):
+                raise TrainingError(
+                    f"{where}: out of memory with one image in a micro-batch; lower "
+                    "samples_per_image or --visual-tokens, or set gradient_checkpointing"
+                ) from error
+        optimizer.zero_grad(set_to_none=True)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        micro = [half for m in micro for half in m.halves()]
+
+
+def _device(mllm: MLLM) -> torch.device:
+    return next(mllm.projector.parameters()).device
+
+
+def _non_finite(
+    where: str, loss: float, norm: float, micro: Sequence[MicroBatch], losses: Tensor
+) -> TrainingError:
+    """Name the samples of the micro-batches whose loss is not finite, else of all."""
+    finite = torch.isfinite(losses).tolist()
+    bad = [m for m, good in zip(micro, finite, strict=True) if not good] or list(micro)
+    names = [name for m in bad for image in m.sample_ids for name in image]
+    shown = ", ".join(names[:_MAX_SHOWN_SAMPLES])
+    hidden = len(names) - _MAX_SHOWN_SAMPLES
+    more = f" and {hidden} more" if hidden > 0 else ""
+    return TrainingError(
+        f"{where}: the loss is {loss:.4g} and the gradient norm {norm:.4g}; the batch held "
+        f"{shown}{more}. Lower the learning rate, or look at these samples"
+    )

@@ -31,13 +31,8 @@ def fit_whitening(
 
     It is fitted to the first images of the training samples, as many as make 32 tokens for each
     direction (64 to 512 images, or all there are); no test image is among them. The result follows
-    from model and samples alone, so that a resumed training finds the same.
-
-    Args:
-        mllm: before any training.
-        samples: training samples.
-        features: patch tokens `(N, D)` by image path, where they are computed already.
-        device: where to encode.
+    from the untrained model and the samples alone, so that a resumed training finds the same.
+    `features` are `(N, D)` patch tokens by image path; images that it lacks are encoded here.
 
     Raises:
         DataError: an image cannot be read.
@@ -49,18 +44,11 @@ def fit_whitening(
     wanted = min(max(wanted, _MIN_IMAGES), _MAX_IMAGES)
     paths = list(dict.fromkeys(sample.image_path for sample in samples))[:wanted]
     found = [known[path] for path in paths if path in known]
-    found += _encode(mllm, [path for path in paths if path not in known], device)
-    mllm.projector.whitening.fit(torch.cat([tokens.float() for tokens in found]))
-
-
-@torch.inference_mode()
-def _encode(mllm: MLLM, paths: Sequence[Path], device: torch.device) -> list[Tensor]:
-    """Return `(N, D)` patch tokens of each image on the CPU, without dropout."""
-    encoder, training = mllm.encoder, mllm.encoder.training
-    home = next(encoder.parameters()).device
-    encoder.to(device).eval()
-    tokens: list[Tensor] = []
-    for batch in encode_images(encoder, map(load_image, paths), batch_size=_BATCH):
-        tokens += batch
+    training, home = encoder.training, next(encoder.parameters()).device
+    encoder.to(device).eval()  # no dropout
+    with torch.inference_mode():
+        images = (load_image(path) for path in paths if path not in known)
+        for batch in encode_images(encoder, images, batch_size=_BATCH):
+            found += batch
     encoder.to(home).train(training)
-    return tokens
+    mllm.projector.whitening.fit(torch.cat([tokens.float() for tokens in found]))

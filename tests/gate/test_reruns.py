@@ -34,11 +34,10 @@ from encoder_bench.gate.check import (
 )
 from encoder_bench.mllm.projectors.linear import MLPProjector
 from encoder_bench.pipeline.build import build_mllm
-from encoder_bench.pipeline.plan import make_plan
+from encoder_bench.pipeline.plan import make_plan, read_data
 from encoder_bench.pipeline.run import run
-from encoder_bench.pipeline.run_data import read_data
 from encoder_bench.training import batches
-from encoder_bench.training.trainer import train
+from encoder_bench.training.trainer import Trainer
 
 DATA = "scenes:5:64:2:24"
 COMMITTED = Path(__file__).parents[2] / "results" / "baseline"
@@ -128,7 +127,7 @@ def other_losses(record: RunRecord, place: Path) -> dict[int, tuple[float, float
     """
     plan, reporter = todays_plan(record, results=place, device="cpu"), FirstLosses()
     with contextlib.suppress(EnoughError):
-        train(
+        Trainer(
             build_mllm(plan),
             read_data(plan, QuietReporter()).training,
             plan.adapter,
@@ -137,7 +136,7 @@ def other_losses(record: RunRecord, place: Path) -> dict[int, tuple[float, float
             seed=plan.seed,
             reporter=reporter,
             device=torch.device("cpu"),
-        )
+        ).train()
     recorded = record.training["losses"][:STEPS]
     steps = enumerate(zip(recorded, reporter.losses, strict=True), start=1)
     return {n: (then, now) for n, (then, now) in steps if abs(now - then) > TOLERANCE * abs(then)}

@@ -32,6 +32,16 @@ def test_a_record_reads_back_equal(tmp_path: Path) -> None:
     assert read_record(write_record(tmp_path, record)) == record
 
 
+def test_a_retired_key_is_read_and_not_written(tmp_path: Path) -> None:
+    record = make_record()
+    path = write_record(tmp_path, record)
+    body = json.loads(path.read_text())["record"]
+    assert "reload_identical" not in body["proof"]
+    body["proof"]["reload_identical"] = True
+    path.write_text(json.dumps({"sha256": hash_json(body), "record": body}))
+    assert read_record(path) == record
+
+
 @pytest.mark.parametrize("indent", [None, 1, 4])
 def test_older_and_rearranged_files_are_the_same_record(tmp_path: Path, indent: int | None) -> None:
     record = make_record(values=(50.1, None, 1e-7, 1e22), controls={"constant": 1 / 3})

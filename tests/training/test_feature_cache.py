@@ -16,8 +16,12 @@ from encoder_bench.data.images import load_image
 from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.encoders.registry import load_encoder
 from encoder_bench.training import feature_cache
-from encoder_bench.training.feature_cache import FeatureStore, open_features
-from encoder_bench.training.feature_store import list_features, prune_features
+from encoder_bench.training.feature_cache import (
+    FeatureStore,
+    list_features,
+    open_features,
+    prune_features,
+)
 from tests.training.world import CPU, draw
 
 
@@ -163,9 +167,7 @@ def test_a_full_disk_keeps_what_was_written(
 ) -> None:
     monkeypatch.setattr(feature_cache, "_SHARD_IMAGES", 2)
     monkeypatch.setattr(feature_cache, "_BATCH", 2)
-    from encoder_bench.training import feature_store
-
-    save, calls = feature_store.save_file, []
+    save, calls = feature_cache.save_file, []
 
     def full_at_the_second(*arguments: object, **options: object) -> None:
         calls.append(arguments)
@@ -173,7 +175,7 @@ def test_a_full_disk_keeps_what_was_written(
             raise OSError(28, os.strerror(28))
         save(*arguments, **options)
 
-    monkeypatch.setattr(feature_store, "save_file", full_at_the_second)
+    monkeypatch.setattr(feature_cache, "save_file", full_at_the_second)
     listener = Listener()
     assert len(opened(encoder, images, listener)) == 2
     assert "no space left" in listener.warnings[0]
@@ -216,7 +218,7 @@ def test_a_tuned_encoder_is_refused(encoder: Encoder, images: list[Path]) -> Non
         opened(encoder, images)
 
 
-def test_smaller_storage_tells_its_error(
+def test_smaller_storage_reports_its_error(
     encoder: Encoder, images: list[Path], tmp_path: Path
 ) -> None:
     exact = opened(encoder, images)
@@ -226,8 +228,8 @@ def test_smaller_storage_tells_its_error(
     difference = torch.stack([small[p].float() - exact[p] for p in images]).norm()
     relative = float(difference / torch.stack([exact[p] for p in images]).norm())
     assert 0 < relative < 1e-3
-    told = float(listener.notes[-1].split("stored ")[1].split("%")[0]) / 100
-    assert told == pytest.approx(relative, rel=0.3, abs=1e-4)
+    reported = float(listener.notes[-1].split("stored ")[1].split("%")[0]) / 100
+    assert reported == pytest.approx(relative, rel=0.3, abs=1e-4)
     assert min(path.stat().st_size for path in shards(tmp_path)) < 0.6 * exact_size
 
 

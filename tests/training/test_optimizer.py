@@ -55,9 +55,9 @@ def test_order_is_a_function_of_the_step_and_each_epoch_sees_every_image_once() 
     whole = order()
     visits = [image for step in range(7) for image in whole.step(step)]
     for epoch in range(3):
-        assert len({image.image_id for image in visits[epoch * 7 : epoch * 7 + 7]}) == 7
+        assert len({image[0].image_id for image in visits[epoch * 7 : epoch * 7 + 7]}) == 7
     assert order().step(5) == visits[15:18]
-    assert all({s.task for s in image.samples} == {"vqa", "captioning"} for image in visits)
+    assert all({s.task for s in image} == {"vqa", "captioning"} for image in visits)
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_killed_again_and_again_at_any_moment_ends_with_identical_bits(tmp_path:
     assert curve(whole) == curve(killed)
 
 
-def test_half_a_checkpoint_is_passed_over(one: Path, tmp_path: Path) -> None:
+def test_half_a_checkpoint_is_skipped(one: Path, tmp_path: Path) -> None:
     """What a kill in the middle of writing leaves: a folder beside its place, not renamed yet."""
     folder = tmp_path / "torn"
     shutil.copytree(one, folder)

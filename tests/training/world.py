@@ -23,7 +23,7 @@ from encoder_bench.encoders.registry import find_spec
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.trainable import set_trainable
 from encoder_bench.training.checkpoint import trained_state
-from encoder_bench.training.trainer import TrainingSummary, train
+from encoder_bench.training.trainer import Trainer, TrainingSummary
 from tests.mllm.models import small_language, small_mllm
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}
@@ -96,7 +96,7 @@ def run(
 ) -> TrainingSummary:
     """Train on the images of `folder/images`, drawn when they are not there."""
     paths = sorted((folder / "images").glob("*.png")) or draw(folder / "images")
-    return train(
+    return Trainer(
         mllm,
         questions(paths),
         adapter or recipe(),
@@ -106,7 +106,7 @@ def run(
         reporter=options.pop("reporter", QuietReporter()),  # type: ignore[arg-type]
         device=CPU,
         **options,  # type: ignore[arg-type]
-    )
+    ).train()
 
 
 def whole_training(folder: Path, *, dropout: float) -> None:
