@@ -16,7 +16,7 @@ from encoder_bench.base.progress import Reporter
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_SECONDS = 60
-_CANNOT_RESUME = 416
+_PARTIAL_CONTENT, _CANNOT_RESUME = 206, 416
 
 
 def download(
@@ -44,34 +44,52 @@ def download(
         DataError: not reachable, refused, no space, or not the expected file; says what to
             do. A partial download stays and is resumed, a wrong file is removed.
     """
+    file = target
     if not target.is_file():
-        part = target.with_name(f"{target.name}.partial")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _grow(url, part, target, reporter, size)
-        _check(part, url, sha256, sha1, size)
-        part.replace(target)
-    else:
-        _check(target, url, sha256, sha1, size)
-    return hash_file(target)
+        file = target.with_name(f"{target.name}.partial")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if size is None or not file.is_file() or file.stat().st_size != size:
+            _fetch(url, file, target, reporter)
+    found = file.stat().st_size
+    problem, own = None, hash_file(file)
+    if size is not None and found != size:
+        problem = f"it has {found} bytes, {size} were expected"
+    elif sha256 is not None and own != sha256:
+        problem = f"its sha256 is {own}, {sha256} was expected"
+    elif sha1:
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha1").hexdigest()
+        if not digest.startswith(tuple(sha1)):
+            expected = " or ".join(sha1)
+            problem = f"its sha1 is {digest}, one that begins with {expected} was expected"
+    if problem is not None:
+        file.unlink()
+        raise DataError(f"{url}: not the expected file: {problem}; {file} was removed")
+    if file != target:
+        file.replace(target)
+    return own
 
 
-def _grow(url: str, part: Path, target: Path, reporter: Reporter, size: int | None) -> None:
+def _fetch(url: str, part: Path, target: Path, reporter: Reporter) -> None:
+    """Append to `part` what it lacks, or write it from the start where the server cannot resume."""
     start = part.stat().st_size if part.is_file() else 0
-    if size is not None and start == size:
-        return
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
-            resumed = answer.status == 206
+            if answer.status != _PARTIAL_CONTENT:
+                start = 0
             length = int(answer.headers.get("Content-Length") or 0)
-            whole = length + (start if resumed else 0)
-            _enough_space(part.parent, length, url)
-            total = whole // CHUNK_BYTES or None
+            whole, free = start + length, shutil.disk_usage(part.parent).free
+            if length > free:
+                raise DataError(
+                    f"{url}: {length / 2**30:.1f} GiB are needed, {free / 2**30:.1f} GiB are free "
+                    f"in {part.parent}"
+                )
             with (
-                part.open("ab" if resumed else "wb") as stream,
-                reporter.phase(target.name, total, "MiB") as phase,
+                part.open("ab" if start else "wb") as stream,
+                reporter.phase(target.name, whole // CHUNK_BYTES or None, "MiB") as phase,
             ):
-                phase.advance(start // CHUNK_BYTES if resumed else 0)
+                phase.advance(start // CHUNK_BYTES)
                 while chunk := answer.read(CHUNK_BYTES):
                     stream.write(chunk)
                     phase.advance()
@@ -95,31 +113,3 @@ def _grow(url: str, part: Path, target: Path, reporter: Reporter, size: int | No
             f"{url} cannot be reached ({reason}); where there is no network, fetch it elsewhere, "
             f"put it at {target} and run the same command again"
         ) from error
-
-
-def _enough_space(folder: Path, wanted: int, url: str) -> None:
-    free = shutil.disk_usage(folder).free
-    if wanted > free:
-        raise DataError(
-            f"{url}: {wanted / 2**30:.1f} GiB are needed, {free / 2**30:.1f} GiB are free in "
-            f"{folder}"
-        )
-
-
-def _check(file: Path, url: str, sha256: str | None, sha1: Sequence[str], size: int | None) -> None:
-    """Remove a file that is not the expected one, and raise."""
-    found = file.stat().st_size
-    problem = None
-    if size is not None and found != size:
-        problem = f"it has {found} bytes, {size} were expected"
-    elif sha256 is not None and (own := hash_file(file)) != sha256:
-        problem = f"its sha256 is {own}, {sha256} was expected"
-    elif sha1:
-        with file.open("rb") as stream:
-            own = hashlib.file_digest(stream, "sha1").hexdigest()
-        if not own.startswith(tuple(sha1)):
-            problem = f"its sha1 is {own}, one that begins with {' or '.join(sha1)} was expected"
-    if problem is None:
-        return
-    file.unlink()
-    raise DataError(f"{url}: not the expected file: {problem}; {file} was removed")

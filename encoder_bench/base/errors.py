@@ -44,14 +44,7 @@ class UnknownNameError(EncoderBenchError):
     """A name that no registry holds; the message suggests the nearest ones."""
 
     def __init__(self, kind: str, name: str, choices: Iterable[str], hint: str = "") -> None:
-        """Build the message.
-
-        Args:
-            kind: what was looked up, in the singular (`"encoder"`).
-            name: the name as the user gave it.
-            choices: every name that would have been accepted.
-            hint: one more sentence on where to look, printed last.
-        """
+        """Say what was looked up (`kind`, in the singular); `hint` is one more sentence, last."""
         super().__init__(unknown_name_message(kind, name, choices, hint))
 
 

@@ -15,51 +15,33 @@ from encoder_bench.base.errors import EncoderBenchError
 
 @contextlib.contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
-    """Yield a temporary path in `target`'s folder and rename it over `target` on success.
+    """Yield a temporary path beside `target` to write to and rename it over `target` on success.
 
     Raises:
         EncoderBenchError: the disk is full or the folder cannot be written; names the target.
     """
-    temporary: Path | None = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            prefix=f".{target.name}.", suffix=".partial", dir=target.parent
-        )
-        os.close(handle)
-        temporary = Path(name)
+    with _beside(target) as temporary:
         yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
+        _sync(temporary)
         temporary.chmod(0o644)
         temporary.replace(target)
-    except OSError as error:
-        raise _explained(error, target) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def atomic_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary folder beside `target` and rename it to `target` on success.
 
-    Args:
-        target: the folder, whole or absent afterwards.
-        replace: whether a folder that is there gives way; otherwise it stays, as where another
-            process has made the same one meanwhile.
+    With `replace` a folder that is there gives way; otherwise it stays, as where another process
+    has made the same one meanwhile.
 
     Raises:
         EncoderBenchError: the disk is full or the folder cannot be written; names the target.
     """
-    temporary: Path | None = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    with _beside(target) as temporary:
+        temporary.mkdir()
         yield temporary
         for path in filter(Path.is_file, temporary.iterdir()):
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
+            _sync(path)
         temporary.chmod(0o755)
         if replace:
             shutil.rmtree(target, ignore_errors=True)
@@ -68,37 +50,35 @@ def atomic_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
         except OSError:
             if replace or not target.is_dir():
                 raise
-    except OSError as error:
-        raise _explained(error, target) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_text(target: Path, text: str) -> None:
-    """Replace `target` by `text` (UTF-8) in one step.
-
-    Raises:
-        EncoderBenchError: the disk is full or the folder cannot be written.
-    """
-    with atomic_path(target) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    """Replace `target` by `text` (UTF-8) in one step, as `atomic_path`."""
+    write_bytes(target, text.encode("utf-8"))
 
 
 def write_bytes(target: Path, data: bytes) -> None:
-    """Replace `target` by `data` in one step.
-
-    Raises:
-        EncoderBenchError: the disk is full or the folder cannot be written.
-    """
+    """Replace `target` by `data` in one step, as `atomic_path`."""
     with atomic_path(target) as temporary:
         temporary.write_bytes(data)
 
 
-def _explained(error: OSError, target: Path) -> EncoderBenchError:
-    if error.errno == errno.ENOSPC:
-        return EncoderBenchError(
-            f"no space left on the disk while writing {target}; free some, or choose another "
-            "folder (--results for records, ENCODER_BENCH_CACHE for caches), and run it again"
-        )
-    return EncoderBenchError(f"cannot write {target}: {error.strerror or error}")
+def _sync(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+@contextlib.contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """Yield a free path on the target's disk; what is left there afterwards is removed."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+            yield Path(folder) / target.name
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise EncoderBenchError(
+                f"no space left on the disk while writing {target}; free some, or choose another "
+                "folder (--results for records, ENCODER_BENCH_CACHE for caches), and run it again"
+            ) from error
+        raise EncoderBenchError(f"cannot write {target}: {error.strerror or error}") from error

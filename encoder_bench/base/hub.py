@@ -21,10 +21,8 @@ def is_cached(repository: str, revision: str | None = None) -> bool:
     """Return whether a configuration or weights of the repository are in the local Hub cache."""
     from huggingface_hub import try_to_load_from_cache
 
-    return any(
-        isinstance(try_to_load_from_cache(repository, name, revision=revision), str)
-        for name in _FILES
-    )
+    found = (try_to_load_from_cache(repository, name, revision=revision) for name in _FILES)
+    return any(isinstance(path, str) for path in found)
 
 
 def is_offline() -> bool:
@@ -33,10 +31,7 @@ def is_offline() -> bool:
 
 
 def is_reachable(repository: str) -> bool:
-    """Ask the Hub once, for at most three seconds, whether it has the repository.
-
-    False at once where `is_offline`.
-    """
+    """Ask the Hub once, for at most three seconds, whether it has the repository."""
     if is_offline():
         return False
     from huggingface_hub import HfApi
@@ -49,10 +44,7 @@ def is_reachable(repository: str) -> bool:
 
 
 def upload_folder(folder: Path, repository: str) -> str:
-    """Upload a folder to a model repository of the Hub, made private if it is new.
-
-    Returns:
-        The address of the commit.
+    """Upload a folder to a model repository, private if it is new; return the commit's address.
 
     Raises:
         EncoderBenchError: not reachable, not allowed, or not a repository's name; the folder stays.

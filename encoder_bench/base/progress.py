@@ -5,96 +5,86 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator
 
 
-class Phase(Protocol):
-    """One running phase."""
+class Phase:
+    """One running phase.
+
+    Attributes:
+        done: units so far.
+        fields: the last values shown (`loss 1.23`).
+    """
+
+    def __init__(self, show: Callable[[Phase], None] = lambda _: None) -> None:
+        """Call `show` after every advance."""
+        self._start = time.monotonic()
+        self.done, self.fields = 0, list[str]()
+        self._show = show
 
     def advance(self, amount: int = 1, **fields: str) -> None:
         """Count `amount` units as done and show the fields (`loss="1.23"`)."""
+        self.done += amount
+        self.fields = [f"{key} {value}" for key, value in fields.items()]
+        self._show(self)
+
+    @property
+    def seconds(self) -> float:
+        """Time since it began."""
+        return time.monotonic() - self._start
 
 
-class Reporter(Protocol):
-    """Where phases, notes and warnings go."""
+class Reporter:
+    """Where phases, notes and warnings go; by itself it prints warnings only."""
 
-    def phase(
-        self, name: str, total: int | None = None, unit: str = "it"
-    ) -> contextlib.AbstractContextManager[Phase]:
+    @contextlib.contextmanager
+    def phase(self, name: str, total: int | None = None, unit: str = "it") -> Iterator[Phase]:
         """Open a phase of `total` units; closing it prints how long it took."""
+        yield Phase()
 
     def note(self, message: str) -> None:
         """Print a line worth reading once."""
 
     def warn(self, message: str) -> None:
         """Print a line that qualifies the result."""
+        print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
-class QuietReporter:
-    """Prints warnings only; as a phase it counts nothing."""
-
-    @contextlib.contextmanager
-    def phase(self, name: str, total: int | None = None, unit: str = "it") -> Iterator[Phase]:
-        """Open a phase that prints nothing."""
-        yield self
-
-    def advance(self, amount: int = 1, **fields: str) -> None:
-        """Print nothing."""
-
-    def note(self, message: str) -> None:
-        """Drop the note."""
-
-    def warn(self, message: str) -> None:
-        """Print the warning."""
-        self._print(f"warning: {message}")
-
-    def _print(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+class QuietReporter(Reporter):
+    """Prints warnings only."""
 
 
-class PlainReporter(QuietReporter):
+class PlainReporter(Reporter):
     """Plain lines, at most one every `interval_seconds` per phase; for logs."""
 
     def __init__(self, interval_seconds: float = 10.0) -> None:
-        """Set the interval."""
         self._interval = interval_seconds
 
     @contextlib.contextmanager
     def phase(self, name: str, total: int | None = None, unit: str = "it") -> Iterator[Phase]:
         """Open a phase; its end prints its duration."""
-        phase = _PlainPhase(self, name, total, unit, self._interval)
-        self._print(f"{name}: started")
+        shown = 0.0
+
+        def show(phase: Phase) -> None:
+            nonlocal shown
+            if phase.seconds - shown < self._interval:
+                return
+            shown = phase.seconds
+            count = f"{phase.done}/{total}" if total else str(phase.done)
+            rate = f"{phase.done / max(shown, 1e-9):.3g} {unit}/s"
+            self.note(f"{name}: {', '.join([f'{count} {unit}', rate, *phase.fields])}")
+
+        self.note(f"{name}: started")
+        phase = Phase(show)
         yield phase
-        self._print(f"{name}: done in {time.monotonic() - phase.start:.1f} s")
+        self.note(f"{name}: done in {phase.seconds:.1f} s")
 
     def note(self, message: str) -> None:
         """Print the note."""
-        self._print(message)
+        print(message, file=sys.stderr, flush=True)
 
 
-class _PlainPhase:
-    def __init__(
-        self, reporter: PlainReporter, name: str, total: int | None, unit: str, interval: float
-    ) -> None:
-        self._reporter, self._name, self._unit, self._interval = reporter, name, unit, interval
-        self._of = f"/{total}" if total else ""
-        self._done, self.start = 0, time.monotonic()
-        self._last = self.start
-
-    def advance(self, amount: int = 1, **fields: str) -> None:
-        self._done += amount
-        now = time.monotonic()
-        if now - self._last < self._interval:
-            return
-        self._last = now
-        rate = self._done / max(now - self.start, 1e-9)
-        shown = "".join(f", {key} {value}" for key, value in fields.items())
-        count = f"{self._done}{self._of} {self._unit}"
-        self._reporter.note(f"{self._name}: {count}, {rate:.3g} {self._unit}/s{shown}")
-
-
-class RichReporter:
+class RichReporter(Reporter):
     """Progress bars through Rich, on a terminal or in a notebook; a finished bar becomes a line."""
 
     def __init__(self) -> None:
@@ -117,12 +107,16 @@ class RichReporter:
             bars.TimeRemainingColumn(),
             bars.TextColumn("left [dim]{task.fields[fields]}"),
         )
-        start = time.monotonic()
         with bars.Progress(*columns, console=self._console, transient=True) as progress:
-            bar = _RichPhase(progress, progress.add_task(name, total=total, fields=""))
-            yield bar
-        seconds = time.monotonic() - start
-        self.note(f"{name}: {bar.done} {unit} in {seconds:.1f} s {bar.shown}".rstrip())
+            task = progress.add_task(name, total=total, fields="")
+            phase = Phase(
+                lambda phase: progress.update(
+                    task, completed=phase.done, fields=" ".join(phase.fields)
+                )
+            )
+            yield phase
+        line = f"{name}: {phase.done} {unit} in {phase.seconds:.1f} s {' '.join(phase.fields)}"
+        self.note(line.rstrip())
 
     def note(self, message: str) -> None:
         """Print the note above the bars."""
@@ -131,19 +125,6 @@ class RichReporter:
     def warn(self, message: str) -> None:
         """Print the warning in yellow above the bars."""
         self._console.print(f"warning: {message}", style="yellow", markup=False, highlight=False)
-
-
-class _RichPhase:
-    def __init__(self, progress: object, task: int) -> None:
-        self._progress, self._task, self.done, self.shown = progress, task, 0, ""
-
-    def advance(self, amount: int = 1, **fields: str) -> None:
-        from rich.progress import Progress, TaskID
-
-        assert isinstance(self._progress, Progress)
-        self.done += amount
-        self.shown = " ".join(f"{key} {value}" for key, value in fields.items())
-        self._progress.update(TaskID(self._task), advance=amount, fields=self.shown)
 
 
 def make_reporter(*, quiet: bool) -> Reporter:

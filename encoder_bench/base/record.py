@@ -187,8 +187,7 @@ def record_path(results: Path, identifier: str) -> Path:
 
 def write_record(results: Path, record: RunRecord) -> Path:
     """Write a record with the checksum of its content, in one step, and return its path."""
-    path = record_path(results, record.run_id)
-    body = record.model_dump(mode="json")
+    path, body = record_path(results, record.run_id), record.model_dump(mode="json")
     content = {"sha256": _checksum(body), "record": body}
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return path
@@ -234,11 +233,7 @@ def _migrated(body: Any, path: Path) -> dict[str, Any]:
 
 
 def read_records(results: Path) -> list[RunRecord]:
-    """Read every record under `results/records`, oldest first.
-
-    Raises:
-        RecordError: as `read_record`, for the first record that is damaged.
-    """
+    """Read every record under `results/records`, oldest first; raises as `read_record`."""
     records = [read_record(path) for path in sorted((results / "records").glob("*.json"))]
     return sorted(records, key=lambda record: (record.created, record.run_id))
 
