@@ -63,27 +63,23 @@ def generate(
             batches = prefix.batches(unique, new_tokens=tokens, copies=decoding.num_beams)
         for batch in batches:
             if greedy:
-                answers = _greedy(language, prefix, batch, decoding, shared=shared)
+                answers = _greedy(prefix, batch, decoding, shared=shared)
             else:
-                answers = _by_library(language, prefix, batch, decoding)
+                answers = _by_library(prefix, batch, decoding)
             for question, ids in zip(batch, answers, strict=True):
                 texts[question] = cut_at_stop(language.decode(ids), decoding.stop)
     return [[texts[question] for question in group] for group in groups]
 
 
 def _greedy(
-    language: LanguageModel,
-    prefix: Prefix,
-    questions: Sequence[Question],
-    decoding: DecodingSettings,
-    *,
-    shared: bool,
+    prefix: Prefix, questions: Sequence[Question], decoding: DecodingSettings, *, shared: bool
 ) -> list[list[int]]:
     """Return the generated ids of questions decoded together, without the end token.
 
     Where prefixes are not `shared`, prefix and question are read in one pass.
     """
-    cache, before = prefix.cache(questions if shared else ()), prefix.length if shared else 0
+    language, before = prefix.language, prefix.length if shared else 0
+    cache = prefix.cache(questions if shared else ())
     input_RLE, mask_RK = prefix.padded(questions, joined=not shared)
     positions_RL = before + (mask_RK.cumsum(1) - 1).clamp_min(0)
     mask_RK = F.pad(mask_RK, (before, 0), value=1)
@@ -122,10 +118,7 @@ def _greedy(
 
 
 def _by_library(
-    language: LanguageModel,
-    prefix: Prefix,
-    questions: Sequence[Question],
-    decoding: DecodingSettings,
+    prefix: Prefix, questions: Sequence[Question], decoding: DecodingSettings
 ) -> list[list[int]]:
     """Return the ids of the library's own `generate` on the joined embeddings.
 
@@ -134,6 +127,7 @@ def _by_library(
     """
     from transformers import GenerationConfig
 
+    language = prefix.language
     settings = GenerationConfig(
         do_sample=False,
         num_beams=decoding.num_beams,
@@ -180,14 +174,15 @@ def score(
             raise DataError("an empty prompt cannot be scored")
         for batch in prefix.batches(unique, new_tokens=longest * len(candidates)):
             rows = [(question, replies[question.prompt]) for question in batch]
-            scores |= _score_batch(language, prefix, rows)
+            scores |= _score_batch(prefix, rows)
     return [[scores[question] for question in group] for group in groups]
 
 
 def _score_batch(
-    language: LanguageModel, prefix: Prefix, rows: list[tuple[Question, list[list[int]]]]
+    prefix: Prefix, rows: list[tuple[Question, list[list[int]]]]
 ) -> dict[Question, list[float]]:
     """Score replies in a row per question, or a row each where no mask can keep them apart."""
+    language = prefix.language
     if not language.keeps_questions_apart:
         rows = [(question, [reply]) for question, replies in rows for reply in replies]
     packed = pack_candidates(

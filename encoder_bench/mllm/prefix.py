@@ -35,6 +35,7 @@ class Prefix:
     """The tokens before the question, of each image.
 
     Attributes:
+        language: reads it.
         embeddings: `(G, P, E)`.
         length: P.
         with_image: whether it holds visual tokens.
@@ -50,7 +51,7 @@ class Prefix:
             text = torch.cat([text.expand(len(visual), -1, -1), spliced], dim=1)
         self.embeddings = text
         self.length = text.shape[1]
-        self._language = language
+        self.language = language
         self._cache: Any = None
 
     def questions(
@@ -66,7 +67,7 @@ class Prefix:
             DataError: a question and `answer_tokens` do not fit into the context; shows how it
                 begins.
         """
-        language, image = self._language, self.with_image
+        language, image = self.language, self.with_image
         if image and len(self.embeddings) != len(prompts):
             raise ValueError(f"{len(self.embeddings)} images for {len(prompts)} groups of prompts")
         ask = partial(language.question_ids, image=image)
@@ -95,8 +96,8 @@ class Prefix:
         a batch: padding would shift what the window sees. A question becomes `copies` rows
         (beams), to each of which `new_tokens` are added.
         """
-        window = self._language.sliding_window
-        token_bytes = self._language.cache_bytes_per_token
+        window = self.language.sliding_window
+        token_bytes = self.language.cache_bytes_per_token
         device, budget = self.embeddings.device, _CPU_CACHE_BYTES
         if device.type == "cuda":
             budget = int(torch.cuda.mem_get_info(device)[0] * _DEVICE_SHARE)
@@ -117,10 +118,10 @@ class Prefix:
         from transformers import DynamicCache
 
         if not questions or not self.length:
-            return DynamicCache(config=self._language.model.config)
+            return DynamicCache(config=self.language.model.config)
         if self._cache is None:
             self._cache = self.cache()
-            self._language(self.embeddings, cache=self._cache, at=([], []))
+            self.language(self.embeddings, cache=self._cache, at=([], []))
         selected = copy.copy(self._cache)
         selected.layers = [copy.copy(layer) for layer in self._cache.layers]
         images = [question.image for question in questions]
@@ -135,7 +136,7 @@ class Prefix:
         rows = []
         for image, _, ids in questions:
             device = self.embeddings.device
-            text = self._language.embed(torch.tensor(ids, dtype=torch.long, device=device))
+            text = self.language.embed(torch.tensor(ids, dtype=torch.long, device=device))
             rows.append(torch.cat([self.embeddings[image], text]) if joined else text)
         mask = [torch.ones(len(row), dtype=torch.long, device=row.device) for row in rows]
         left = partial(pad_sequence, batch_first=True, padding_side="left")

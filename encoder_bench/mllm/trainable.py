@@ -82,10 +82,10 @@ def enable_gradient_checkpointing(module: Any, *, key: str) -> None:
         RecipeError: a model in it cannot recompute; names its class and the recipe's `key`.
     """
     refused = f"{key}: a {type(module).__name__} cannot recompute its activations"
-    by_transformers = [getattr(module, name) for name in _TRANSFORMERS if hasattr(module, name)]
-    if by_transformers:
+    enable = next((getattr(module, name) for name in _TRANSFORMERS if hasattr(module, name)), None)
+    if enable is not None:
         try:
-            by_transformers[0]({"use_reentrant": False})
+            enable({"use_reentrant": False})
         except ValueError:
             raise RecipeError(refused) from None
     elif hasattr(module, "set_grad_checkpointing"):  # timm and OpenCLIP
@@ -121,12 +121,13 @@ def snapshot(mllm: MLLM) -> dict[str, PartSnapshot]:
     snapshots = {}
     for part, module in mllm.parts().items():
         parameters = {name: p.detach() for name, p in module.named_parameters()}
-        moving = {name for name, p in module.named_parameters() if p.requires_grad}
+        moving = [name for name, p in module.named_parameters() if p.requires_grad]
+        frozen = [name for name, p in module.named_parameters() if not p.requires_grad]
         snapshots[part] = PartSnapshot(
             sha256=hash_parameters(module),
             norm=_norm(p.double() for p in parameters.values()),
             trainable={name: parameters[name].to("cpu", copy=True) for name in moving},
-            frozen={name: hash_tensor(p) for name, p in parameters.items() if name not in moving},
+            frozen={name: hash_tensor(parameters[name]) for name in frozen},
         )
     return snapshots
 
