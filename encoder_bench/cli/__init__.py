@@ -5,10 +5,18 @@ Heavy imports (torch, transformers, pandas) stay inside the commands, so that he
 
 from __future__ import annotations
 
+import codecs
 import errno
+import io
+import os
+import re
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+_ASCII = str.maketrans({"±": "+/-", "−": "-", "–": "-", "·": "|", "×": "x", "→": ">", "…": "..."})
 
 
 def main() -> None:
@@ -26,23 +34,55 @@ def run_app(app: Callable[..., Any], name: str) -> None:
     from encoder_bench.base.errors import EncoderBenchError
     from encoder_bench.cli import options
 
+    _prepare_environment()
     try:
-        app(prog_name=name)
+        app([_with_home(argument) for argument in sys.argv[1:]], prog_name=name)
     except EncoderBenchError as error:
         if options.debug:
             raise
         _complain(str(error))
         sys.exit(error.exit_code)
     except OSError as error:
-        if options.debug or error.errno != errno.ENOSPC:
+        if options.debug or error.errno is None:
             raise
-        _complain(f"no space left on the disk ({error.filename}); free some and run it again")
+        if error.errno == errno.ENOSPC:
+            _complain(f"no space left on the disk ({error.filename}); free some and run it again")
+        elif error.errno != errno.EPIPE:
+            _complain(f"{error.filename or 'input or output'}: {error.strerror}")
         sys.exit(1)
     except KeyboardInterrupt:
         if options.debug:
             raise
         _complain("interrupted; what was computed is kept, and the same command resumes from it")
         sys.exit(130)
+
+
+def _prepare_environment() -> None:
+    """Make up for closed standard streams, an output in ASCII, and a user without a home."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # in this order, so that each takes its own descriptor
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
+    codecs.register_error("encoder-bench", _in_ascii)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="encoder-bench")
+    if os.path.expanduser("~") == "~":  # noqa: PTH111
+        home = Path(tempfile.gettempdir()) / f"encoder-bench-{os.getuid()}"
+        os.environ["HOME"] = str(home)
+        print(f"warning: no home folder is known; caches go to {home}", file=sys.stderr)
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    text = error.object[error.start : error.end].translate(_ASCII)
+    return text.encode("ascii", "replace").decode("ascii"), error.end
+
+
+def _with_home(argument: str) -> str:
+    """Return an argument with the home folder for `~` where a path begins: `~/x`, `--data=~/x`."""
+    if re.match(r"([\w-]+=)?~(/|$)", argument):
+        return argument.replace("~", os.path.expanduser("~"), 1)  # noqa: PTH111
+    return argument
 
 
 def _complain(message: str) -> None:

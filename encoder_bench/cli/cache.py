@@ -90,11 +90,12 @@ def list_command(debug: options.Debug = False) -> None:
     """List the encoders with cached features, the least recently used first."""
     from rich.console import Console
 
+    from encoder_bench.base.paths import cache_dir
     from encoder_bench.training.feature_cache import list_features
 
     entries = list_features()
     if not entries:
-        typer.echo("the feature cache is empty")
+        typer.echo(f"the feature cache is empty ({cache_dir('features')})")
         return
     rows = [
         (

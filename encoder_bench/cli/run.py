@@ -143,10 +143,11 @@ def _print_plan(plan: RunPlan, *, json_output: bool) -> None:
     from encoder_bench.pipeline.estimate import estimate_run
 
     estimate = estimate_run(plan)
-    if plan.training_data.startswith("scenes"):
-        parse_sizes(plan.training_data, "--train-data")
-    else:
-        open_data(plan.training_data, images_required=False, flag="--train-data")
+    for data, flag in ((plan.data, "--data"), (plan.training_data, "--train-data")):
+        if data.startswith("scenes"):
+            parse_sizes(data, flag)
+        else:
+            open_data(data, images_required=False, flag=flag)
     if json_output:
         settings = {
             **plan.scoring_settings(),

@@ -1,0 +1,103 @@
+"""Closed streams, output in ASCII, no home, `~` in options, folders that cannot be written."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from result_builders import make_record
+
+from encoder_bench.base.errors import EncoderBenchError
+from encoder_bench.base.paths import cache_dir
+from encoder_bench.base.record import write_record
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("home")
+    write_record(folder / "results", make_record(controls={"no-image": 30.0}))
+    return folder
+
+
+def shell(line: str, home: Path, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    command = f"exec {sys.executable} -m encoder_bench {line}"
+    own = {**os.environ, "HOME": str(home), "NO_COLOR": "1", "COLUMNS": "120", **environment}
+    return subprocess.run(
+        ["bash", "-c", command], capture_output=True, timeout=240, env=own, check=False
+    )
+
+
+TABLE, MISSING = "table --results={home}/results", "table --results={home}/nothing"
+
+
+@pytest.mark.parametrize(
+    ("line", "environment", "status", "words"),
+    [
+        (TABLE + " <&-", {}, 0, "50.0"),
+        (TABLE + " --format json 2>&-", {}, 0, '"VQA Acc": 50.0'),
+        (TABLE + " >&-", {}, 0, ""),
+        (TABLE + " <&- >&- 2>&-", {}, 0, ""),
+        (MISSING + " <&- >&-", {}, 1, "error: "),
+        (MISSING + " 2>&-", {}, 1, ""),
+        (TABLE, {"PYTHONIOENCODING": "ascii"}, 0, "50.0 +/-2.0"),
+        (TABLE + " --format md", {"PYTHONIOENCODING": "latin-1"}, 0, "50.0"),
+        ("table --results=~/results", {}, 0, "50.0"),
+        ("table --results '~/results'", {}, 0, "50.0"),
+        ("table --results=~/results/../none", {}, 1, "{home}/results/../none"),
+        ("run --dry-run --adapter='~/no.toml'", {}, 1, "{home}/no.toml"),
+        ("run --dry-run --data '~/no'", {}, 1, "--data {home}/no"),
+        ("run --dry-run --data coco", {"COCO": "~/none"}, 1, "COCO {home}/none"),
+        ("cache ls", {"ENCODER_BENCH_CACHE": "~/caches"}, 0, "{home}/caches"),
+        ("cache ls", {"ENCODER_BENCH_CACHE": "", "XDG_CACHE_HOME": "~/x"}, 0, "{home}/x"),
+        (TABLE + " --write --results /proc", {}, 1, "error: "),
+        ("data questions {home}/no.json {home}", {}, 1, "{home}/no.json"),
+        ("report --results={home}/results --output /proc/nothing/r.html", {}, 1, "/proc/nothing"),
+    ],
+)
+def test_an_odd_environment_is_one_clear_line_or_plain_success(
+    line: str, environment: dict[str, str], status: int, words: str, home: Path
+) -> None:
+    result = shell(line.format(home=home), home, **environment)
+    encoding = environment.get("PYTHONIOENCODING", "utf-8")
+    output = (result.stdout + result.stderr).decode(encoding)
+    assert result.returncode == status, output
+    assert "Traceback" not in output
+    assert words.format(home=home) in output.replace("\n", "")
+    if status:
+        assert len(result.stderr.decode().splitlines()) <= 1
+
+
+@pytest.mark.parametrize("given", [{}, {"ENCODER_BENCH_CACHE": "/tmp/caches"}])
+def test_a_user_without_a_home_has_caches_in_the_temporary_folder(given: dict[str, str]) -> None:
+    own = {key: os.environ[key] for key in ("PATH", "PYTHONPATH") if key in os.environ}
+    code = (
+        "import pwd, sys\n"
+        "def unknown(user): raise KeyError(user)\n"
+        "pwd.getpwuid = unknown\n"
+        "sys.argv[1:] = ['cache', 'ls']\n"
+        "from encoder_bench.cli import main\n"
+        "main()\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, timeout=240, env={**own, **given}, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert f"caches go to {tempfile.gettempdir()}/encoder-bench-{os.getuid()}" in result.stderr
+    expected = given.get("ENCODER_BENCH_CACHE", f"encoder-bench-{os.getuid()}/.cache")
+    assert expected in result.stdout
+
+
+def test_without_a_home_the_library_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("ENCODER_BENCH_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "expanduser", unknown)
+    with pytest.raises(EncoderBenchError, match="set HOME, or ENCODER_BENCH_CACHE"):
+        cache_dir()
