@@ -24,7 +24,7 @@ from encoder_bench.data.sample import Sample
 from encoder_bench.encoders.encoder import Encoder, encode_images
 from encoder_bench.encoders.text_tower import DualEncoder
 from encoder_bench.inspection.labelled_images import LabelledImage, LabelledSet
-from encoder_bench.metrics.statistics import bootstrap_interval, plain_ratio
+from encoder_bench.metrics.statistics import share_interval
 
 _NEIGHBOURS, _TEMPERATURE = 20, 0.07
 _STRENGTHS = (0.01, 0.1, 1.0, 10.0)
@@ -153,10 +153,10 @@ def _ranking_precision(scores: Matrix, labels: Matrix, seed: int) -> dict[str, A
 
 def _mean(each: NDArray[Any], seed: int) -> dict[str, Any]:
     values = np.stack([each.astype(np.float64), np.ones(len(each))], axis=1)
-    interval = bootstrap_interval(values, range(len(values)), plain_ratio, seed=seed)
+    interval = share_interval(values, range(len(values)))
     return {
         "percent": round(100.0 * float(values[:, 0].mean()), 2),
-        "interval": None if interval is None else [round(100.0 * end, 2) for end in interval],
+        "interval": None if interval is None else [round(end, 2) for end in interval],
     }
 
 

@@ -13,7 +13,7 @@ from encoder_bench.base.errors import MissingDependencyError, UnknownNameError
 from encoder_bench.metrics import caption, short_answers, vqa
 from encoder_bench.metrics.meteor import meteor
 from encoder_bench.metrics.spice import spice
-from encoder_bench.metrics.statistics import Matrix, References, mean_percent, unavailable
+from encoder_bench.metrics.statistics import Matrix, References, mean_percent, share, unavailable
 from encoder_bench.metrics.statistics import Measure as Measure
 
 ENTRY_POINTS = "encoder_bench.metrics"
@@ -91,7 +91,7 @@ def per_answer(score: Callable[[str, Sequence[str]], float]) -> MetricFunction:
 
     def measure(predictions: Sequence[str], references: References) -> Measure:
         pairs = zip(predictions, references, strict=True)
-        return mean_percent([score(text, truths) / 100 for text, truths in pairs])
+        return mean_percent([score(text, truths) / 100 for text, truths in pairs], share)
 
     return measure
 

@@ -12,7 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder_bench.base.errors import DataError
-from encoder_bench.metrics.statistics import Measure, References, mean_percent, plain_ratio, ratio
+from encoder_bench.metrics.statistics import (
+    Measure,
+    References,
+    Statistic,
+    mean_percent,
+    plain_ratio,
+    ratio,
+    share,
+)
 
 _UNITS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
@@ -205,34 +213,35 @@ def yesno_accuracy(predictions: Sequence[str], references: References) -> Measur
 def yesno_accuracy_gvt(predictions: Sequence[str], references: References) -> Measure:
     """Return how often GVT's script counts the answer as correct."""
     pairs = zip(predictions, references, strict=True)
-    return mean_percent([yes_no_correct_gvt(text, truths[0]) for text, truths in pairs])
+    return mean_percent([yes_no_correct_gvt(text, truths[0]) for text, truths in pairs], share)
 
 
 def yesno_precision(predictions: Sequence[str], references: References) -> Measure:
     """Return how many of the answers read as yes are right."""
     said = _said_yes(predictions)
-    return _ratio_of(said & _truths(references), said)
+    return _ratio_of(said & _truths(references), said, share)
 
 
 def yesno_recall(predictions: Sequence[str], references: References) -> Measure:
     """Return how many of the true yes were answered with yes."""
     truths = _truths(references)
-    return _ratio_of(_said_yes(predictions) & truths, truths)
+    return _ratio_of(_said_yes(predictions) & truths, truths, share)
 
 
 def yesno_f1(predictions: Sequence[str], references: References) -> Measure:
     """Return the harmonic mean of precision and recall."""
     said, truths = _said_yes(predictions), _truths(references)
-    return _ratio_of(2.0 * (said & truths), said + 1.0 * truths)
+    return _ratio_of(2.0 * (said & truths), said + 1.0 * truths, ratio)
 
 
 def yes_rate(predictions: Sequence[str], references: References) -> Measure:
     """Return how many answers are read as yes."""
-    return mean_percent(_said_yes(predictions))
+    return mean_percent(_said_yes(predictions), share)
 
 
 def _equal(guesses: Sequence[object], truths: Sequence[object]) -> Measure:
-    return mean_percent([guess == truth for guess, truth in zip(guesses, truths, strict=True)])
+    pairs = zip(guesses, truths, strict=True)
+    return mean_percent([guess == truth for guess, truth in pairs], share)
 
 
 def _mean_error(guesses: Sequence[int | None], truths: Sequence[int]) -> Measure:
@@ -241,8 +250,10 @@ def _mean_error(guesses: Sequence[int | None], truths: Sequence[int]) -> Measure
     return Measure(np.asarray(rows).reshape(-1, 2), plain_ratio)
 
 
-def _ratio_of(above: NDArray[np.generic], below: NDArray[np.generic]) -> Measure:
-    return Measure(np.stack([above, below], axis=1).astype(np.float64), ratio)
+def _ratio_of(
+    above: NDArray[np.generic], below: NDArray[np.generic], statistic: Statistic
+) -> Measure:
+    return Measure(np.stack([above, below], axis=1).astype(np.float64), statistic)
 
 
 def _said_yes(predictions: Sequence[str]) -> NDArray[np.bool_]:

@@ -62,14 +62,16 @@ class Measure:
         return [float(value) if np.isfinite(value) else None for value in found]
 
 
-def mean_percent(values: Sequence[float] | NDArray[np.generic]) -> Measure:
-    """Return the measure whose score is the mean of values from 0 to 1, in percent.
+def mean_percent(
+    values: Sequence[float] | NDArray[np.generic], statistic: Statistic | None = None
+) -> Measure:
+    """Return the measure whose score is the mean of values, in percent; `ratio` by default.
 
     >>> mean_percent([1.0, 0.0]).score
     50.0
     """
     column = np.asarray(values, dtype=np.float64)
-    return Measure(np.stack([column, np.ones_like(column)], axis=1), ratio)
+    return Measure(np.stack([column, np.ones_like(column)], axis=1), statistic or ratio)
 
 
 def unavailable(reason: str) -> Measure:
@@ -84,6 +86,58 @@ def cluster_sums(values: Matrix, clusters: Sequence[Hashable]) -> Matrix:
     sums = np.zeros((len(index), values.shape[1]))
     np.add.at(sums, labels, values)
     return sums
+
+
+def score_interval(
+    values: Matrix, clusters: Sequence[Hashable], statistic: Statistic, *, seed: int = 0
+) -> tuple[float, float] | None:
+    """Return the 95% interval of a score: Wilson's of a `share`, else the bootstrap's."""
+    if statistic is share:
+        return share_interval(values, clusters)
+    return bootstrap_interval(values, clusters, statistic, seed=seed)
+
+
+def share_interval(values: Matrix, clusters: Sequence[Hashable]) -> tuple[float, float] | None:
+    """Return Wilson's 95% interval of a share, in percent, on the effective number of samples.
+
+    The bootstrap has no width where all answers are right, and too little near it. The effective
+    number is the number over the design effect: the variance over clusters beside that of
+    independent samples, at least 1 and at most Kish's, which it is where all samples are alike.
+
+    Args:
+        values: `(n, 2)` credit from 0 to 1, and 1; or 0 and 0 of a sample that does not count.
+        clusters: n labels (image ids).
+
+    Returns:
+        (low, high), or None where fewer than two clusters count.
+
+    Reference: Korn and Graubard 1998, Survey Methodology 24; Dean and Pagano 2015, Journal of
+        Survey Statistics and Methodology 3 (Wilson's interval of clustered samples).
+
+    >>> low, high = share_interval(np.ones((4, 2)), range(4))
+    >>> round(low), round(high)
+    (28, 100)
+    """
+    from scipy.special import stdtrit
+
+    sums = cluster_sums(values, clusters)
+    sums = sums[sums[:, 1] > 0]
+    count = len(sums)
+    if count < 2:
+        return None
+    credit, samples = sums.sum(axis=0)
+    rate = credit / samples
+    kish = float((sums[:, 1] ** 2).sum() / samples)
+    independent = rate * (1 - rate) / samples
+    residuals = sums[:, 0] - rate * sums[:, 1]
+    clustered = float((residuals**2).sum()) / samples**2 * count / (count - 1)
+    effect = min(max(clustered / independent, 1.0), kish) if independent > 0 else kish
+    effective = samples / effect
+    squared = float(stdtrit(count - 1, (1 + LEVEL) / 2)) ** 2 / effective
+    centre = rate + squared / 2
+    half = math.sqrt(max(0.0, squared * (rate * (1 - rate) + squared / 4)))
+    low, high = ((centre + sign * half) / (1 + squared) for sign in (-1, 1))
+    return 100 * max(0.0, float(low)), 100 * min(1.0, float(high))
 
 
 def bootstrap_interval(
@@ -226,6 +280,11 @@ def ratio(sums: Matrix) -> Matrix:
     """Return column 0 over column 1, in percent: accuracy, precision, F1."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(100.0 * sums[:, 0] / sums[:, 1])
+
+
+def share(sums: Matrix) -> Matrix:
+    """Return `ratio` of what lies between none and all: right answers, of those that count."""
+    return ratio(sums)
 
 
 def plain_ratio(sums: Matrix) -> Matrix:

@@ -19,7 +19,7 @@ from encoder_bench.metrics.metric import (
     find_metric,
     measure_java_once,
 )
-from encoder_bench.metrics.statistics import References, bootstrap_interval
+from encoder_bench.metrics.statistics import References, score_interval
 from encoder_bench.tasks.predict import Answers, Predictor, predict
 from encoder_bench.tasks.predictions import Prediction, write_predictions
 from encoder_bench.tasks.task import Runner, TaskSamples, find_runner
@@ -126,7 +126,7 @@ def score_of(measure: Measure, samples: Sequence[Sample], *, seed: int) -> Score
     if value is None:
         reason = measure.reason or "not defined on these answers (division by zero)"
         return Score(value=None, samples=n, images=count, reason=reason)
-    interval = bootstrap_interval(measure.values, images, measure.statistic, seed=seed)
+    interval = score_interval(measure.values, images, measure.statistic, seed=seed)
     low, high = interval or (None, None)
     return Score(value=value, low=low, high=high, samples=n, images=count)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from encoder_bench.metrics.metric import find_metric
 from encoder_bench.metrics.statistics import (
     Variance,
     bootstrap_interval,
@@ -16,6 +17,8 @@ from encoder_bench.metrics.statistics import (
     leave_one_out,
     plain_ratio,
     ratio,
+    score_interval,
+    share_interval,
 )
 
 
@@ -94,6 +97,51 @@ def test_95_percent_intervals_cover_94_to_96_percent(
         assert interval is not None
         covered += interval[0] <= truth <= interval[1]
     assert 0.94 <= covered / sets <= 0.96
+
+
+@pytest.mark.parametrize("images", [30, 200])
+@pytest.mark.parametrize("skewed", [False, True])
+def test_intervals_of_shares_cover_93_to_97_percent_near_all_and_none(
+    images: int, skewed: bool
+) -> None:
+    # 600 sets each; questions on one image share its difficulty. At 0.97, 30 images, one question
+    # each, the bootstrap's interval covers 55%. Few failures make coverage jump: 98.5% at most.
+    rng = np.random.default_rng(2)
+    sets = 600
+    for truth in (0.5, 0.9, 0.97):
+        covered = 0
+        for _ in range(sets):
+            sizes = 1 + (rng.geometric(0.4, images) if skewed else np.ones(images, dtype=int))
+            clusters = np.repeat(np.arange(images), sizes)
+            difficulty = rng.beta(8 * truth, 8 * (1 - truth), images)
+            right = columns(rng.random(len(clusters)) < difficulty[clusters])
+            interval = share_interval(right, clusters.tolist())
+            assert interval is not None
+            covered += interval[0] <= 100 * truth <= interval[1]
+        assert 0.93 <= covered / sets <= 0.985, (truth, covered / sets)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_all_right_and_none_right_have_intervals_of_some_width(value: float) -> None:
+    alone = share_interval(columns(np.full(60, value)), range(60))
+    shared = share_interval(columns(np.full(60, value)), [n // 10 for n in range(60)])
+    assert alone is not None
+    assert shared is not None
+    inner = {0.0: (alone[1], shared[1]), 1.0: (100 - alone[0], 100 - shared[0])}[value]
+    assert 5 < inner[0] < 7
+    assert inner[1] > 40, "six images of ten questions are six samples"
+    assert (alone[0] if value == 0 else alone[1]) == 100 * value
+
+
+def test_right_answers_are_shares_and_captions_are_not() -> None:
+    truths = [["a"] * 10] * 4
+    for name, low in (("vqa_accuracy", 28.3), ("rouge_l", 100.0)):
+        found = find_metric(name).measure(["a"] * 4, truths)
+        interval = score_interval(found.values, range(4), found.statistic)
+        assert interval is not None
+        assert interval == (
+            (100.0, 100.0) if name == "rouge_l" else pytest.approx((28.3, 100), abs=0.1)
+        )
 
 
 def test_an_interval_depends_on_no_column_beside_its_own() -> None:
