@@ -105,8 +105,9 @@ def per_sample(scores: Callable[P, Matrix]) -> Callable[P, Measure]:
     return measure
 
 
-# Version 2 tokenises hyphens, apostrophes, numbers, abbreviations and addresses as CoreNLP does.
-_caption = functools.partial(Metric, runner="captioning", graded=True, version=2)
+# Version 2 tokenises hyphens, apostrophes, numbers, abbreviations and addresses as CoreNLP does;
+# 3 also all of its abbreviations, letters with a full stop, and words that begin with one.
+_caption = functools.partial(Metric, runner="captioning", graded=True, version=3)
 _count = functools.partial(Metric, runner="counting")
 _yes_no = functools.partial(Metric, runner="identification")
 _vqa = functools.partial(Metric, runner="vqa")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,9 @@ write me@x.com|:) smile|a dog ...|a dog....|no. 5|No. of|dog.cat|etc. and|e.g. a
 T.V. set|TVs'|James' dog|it's.|(a dog)|[a dog]|{a}|a_dog|___ dog|a*b|a|caf\u00e9|don\u2019t
 \u201cdog\u201d|dog\u2014cat|dog--cat|3.5|1,000|2,3|a ,b|2nd-floor|6'2"|half-eaten.|!?|what?!
 I'd've|gonna|cannot|gimme|'em|ma'am|jack-o'-lantern|10-year-old|mid-air.|#hashtag|\u20ac5|\u00bd cup
+A sign reading S.|a letter K. A dog|the letter K. The dog|K. Rowling|plan B. in red|I. At|I. am
+in Lexington KY.|KY. horses|Elm Rd.|on Elm Rd. A car|Calif.|Pa. is|pa. is|the Wash.|the wash.|Mass.
+.hit|the .com site|(.hit)|a .22 rifle|.NET|U.S. The dog|the dog., b|1990s.; c|T.V., it|mar. 5|et al.
 a 'dog' here|the dogs'.|who's-who|don'ts|dog-|-dog|R&B|24/7|10/12/2012|100mph|a!b|plan b.|7 1/2 feet
 """
 
@@ -65,6 +69,41 @@ def different_lines(text: str) -> list[str]:
 
 def test_tokens_equal_java_on_tricky_captions() -> None:
     assert check_tokens(different_lines(TRICKY)).different == ()
+
+
+MIXED = (
+    *("a", "dog", "S.", "K.", "KY.", "Rd.", ".hit", "U.S.", "The", "A", "man", "I.", "x.", ","),
+    *(";", ":"),
+    *(
+        "'",
+        '"',
+        "-",
+        "--",
+        "...",
+        "5",
+        "5.",
+        "3.5",
+        "T.V.",
+        "no.",
+        "No.",
+        "etc.",
+        "(",
+        ")",
+        "cat's",
+    ),
+    *("don't", "St.", "Ave.", "Mr.", "hit.", "Two", "J.K.", "b.", "Mass.", "Pa.", "pa."),
+)
+
+
+def test_tokens_equal_java_on_mixed_abbreviations_letters_and_signs() -> None:
+    draw = random.Random(0)
+    mixed = [" ".join(draw.choices(MIXED, k=draw.randint(1, 8))) for _ in range(3000)]
+    assert check_tokens(mixed).different == ()
+
+
+def test_no_caption_changes_another_ones_tokens() -> None:
+    # CoreNLP's program alone would keep the stop before "a dog" and split it before "A dog"
+    assert java_tokenize(["plan B.", "a dog", "plan B.", "A dog"])[::2] == ["plan b"] * 2
 
 
 def test_tokens_equal_java_on_every_real_caption_question_and_answer(real_data: Path) -> None:
