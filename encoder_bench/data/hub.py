@@ -37,15 +37,8 @@ def import_dataset(
 ) -> int:
     """Write a data set's split as images and JSON in the official layout; return its row count.
 
-    Args:
-        source: a Hub id, or a folder that `Dataset.save_to_disk` wrote.
-        output: a data folder; other parts in it stay.
-        kind: what its columns hold: questions with ten answers, or captions.
-        split: the data set's own name of the split; `part` is what it becomes.
-        part: train or val.
-        revision: of the Hub repository.
-        streaming: read row by row from the Hub, so that the set is not kept on disk twice.
-        reporter: where progress goes.
+    The source is a Hub id or a folder that `Dataset.save_to_disk` wrote; `split` is its own name of
+    the split, `part` what it becomes. Streaming reads row by row: the set is not kept twice.
 
     Raises:
         DataError: unreachable, no such split, or columns are missing.

@@ -36,12 +36,8 @@ def write_questions(
 ) -> dict[str, BalancedQuestions]:
     """Write `gvtbench/coco_oc.json` and `coco_mci.json` of a data folder, and return them by name.
 
-    Args:
-        source: a COCO-format instances file.
-        output: the data folder that holds the images.
-        questions: how many of each kind, at least, where the file has enough images.
-        seed: of the choice of images.
-        images: the image folder within `output`; needed where file names are no COCO ids.
+    There are at least so many of each kind, where the file has enough images. `images` is the image
+    folder within `output`, needed where file names are no COCO ids.
 
     Raises:
         DataError: malformed, federated (LVIS), or too few images for a balanced question.

@@ -62,12 +62,9 @@ def read_labelled(
 ) -> LabelledSet:
     """Return the labelled images that `--data` names.
 
-    Args:
-        data: `scenes`; a folder of class folders, whole or under `train/` and `test/` (or `val/`);
-            a folder with COCO instances files; or `hub:NAME` of `datasets`.
-        reporter: where progress goes.
-        columns: of a Hub data set.
-        limit: max images of each half, chosen by a hash of their names.
+    That is `scenes`; a folder of class folders, whole or under `train/` and `test/` (or `val/`); a
+    folder with COCO instances files; or `hub:NAME` of `datasets`. A limit, of each half, chooses by
+    a hash of the images' names.
 
     Raises:
         DataError: nothing there has labels, a half is empty, or an image is in both.

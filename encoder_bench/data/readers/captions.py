@@ -177,13 +177,9 @@ def more_samples(files: DataFiles, task: str, source: str, split: Split) -> list
 class Instances:
     """How many of each category are in each image, from an instances file.
 
-    Attributes:
-        path: the file.
-        categories: category names, in file order.
-        names: image id -> file name; empty where the file gives none.
-        counts: image id -> category name -> count; images without any object have an empty one.
-        crowded: image ids with a crowd region, where a count is not exact.
-        federated: the file does not say what an image lacks, as LVIS does not.
+    `names` and `counts` are by image id: the file name (empty where the file gives none), and the
+    count by category name (empty for images without any object). In `crowded` images a count is
+    not exact; a `federated` file does not say what an image lacks, as LVIS does not.
     """
 
     path: Path
