@@ -66,7 +66,7 @@ def compare_reported(records: Iterable[RunRecord]) -> pd.DataFrame:
     """Return ours and the published figure, one row for each encoder of ours and column.
 
     Rows are matched on the encoder's family and the mode; encoders of families that were not
-    published are left out.
+    published are left out, and runs tested on drawn scenes, which say nothing of photos.
 
     Returns:
         `Setting`, `Joint Tuning`, `Visual Encoder`, `Family`, `Column`, `Ours`, `±`, `Published`,
@@ -74,6 +74,7 @@ def compare_reported(records: Iterable[RunRecord]) -> pd.DataFrame:
     """
     known = load_reported().to_dict("records")
     published = {(bool(row[JOINT]), str(row["Family"])): row for row in known}
+    records = [record for record in records if not _drawn(record)]
     figures = []
     for table in build_tables(records):
         for row in table.rows:
@@ -85,6 +86,10 @@ def compare_reported(records: Iterable[RunRecord]) -> pd.DataFrame:
                 place = (table.heading, row.joint, row.label, family, column)
                 figures.append((*place, ours, cell.half_width, figure, ours - figure))
     return pd.DataFrame(figures, columns=list(_FIGURES)).astype({"±": "float64"})
+
+
+def _drawn(record: RunRecord) -> bool:
+    return str(record.data.get("name", "")).partition(":")[0] == "scenes"
 
 
 def rank_agreement(comparison: pd.DataFrame) -> pd.DataFrame:
@@ -164,8 +169,13 @@ def reported_pages(records: Sequence[RunRecord]) -> list[Page]:
     """Return printable tables of ours against published: figures, then agreement of ranks.
 
     Raises:
-        RecordError: no record is of a family that was published.
+        RecordError: no record is of a family that was published, or all were tested on drawings.
     """
+    if records and all(map(_drawn, records)):
+        raise RecordError(
+            "the published figures are of photos, and all runs here were tested on drawn scenes, "
+            "which are not to be set beside them; run with --data coco or a data folder"
+        )
     comparison = compare_reported(records)
     if comparison.empty:
         families = ", ".join(sorted(set(load_reported()["Family"])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from pathlib import Path
 
@@ -22,6 +23,16 @@ from encoder_bench.results.reported import (
 FAMILIES = ("deit", "dino", "mae", "dinov2", "clip")
 
 
+of_photos = functools.partial(make_record, data="coco")
+
+
+def test_drawn_scenes_are_not_set_beside_the_published_figures() -> None:
+    drawn, photos = make_record("deit", data="scenes:5:24:2:6"), of_photos("deit", joint=True)
+    with pytest.raises(RecordError, match="tested on drawn scenes"):
+        reported_pages([drawn])
+    assert set(compare_reported([drawn, photos])["Joint Tuning"]) == {True}
+
+
 def test_the_packaged_table_has_five_encoders_in_both_modes() -> None:
     frame = load_reported()
     assert len(frame) == 10
@@ -31,7 +42,7 @@ def test_the_packaged_table_has_five_encoders_in_both_modes() -> None:
 
 
 def test_difference_is_ours_minus_published() -> None:
-    frame = compare_reported([make_record("deit", values=(50.0, 60.0, 40.0, 80.0))])
+    frame = compare_reported([of_photos("deit", values=(50.0, 60.0, 40.0, 80.0))])
     by_column = frame.set_index("Column")
     assert by_column["Difference"]["VQA Acc"] == pytest.approx(1.7)
     assert by_column["Difference"]["Avg"] == pytest.approx(57.5 - 58.8)
@@ -39,15 +50,15 @@ def test_difference_is_ours_minus_published() -> None:
 
 
 def test_families_that_were_not_published_are_left_out() -> None:
-    assert compare_reported([make_record("siglip")]).empty
+    assert compare_reported([of_photos("siglip")]).empty
     with pytest.raises(RecordError, match="published encoder's family"):
-        reported_pages([make_record("siglip")])
+        reported_pages([of_photos("siglip")])
 
 
 def test_equal_figures_correlate_perfectly() -> None:
     published = load_reported()
     records = [
-        make_record(
+        of_photos(
             str(row["Family"]),
             joint=bool(row["Joint Tuning"]),
             values=(row["VQA Acc"], row["CIDEr"], row["OC Acc"], row["MCI Acc"]),
@@ -82,7 +93,7 @@ def test_rank_correlation_against_a_worked_example() -> None:
 
 
 def test_few_encoders_have_no_interval() -> None:
-    records = [make_record(name, values=(i, i, i, i)) for i, name in enumerate(FAMILIES[:3])]
+    records = [of_photos(name, values=(i, i, i, i)) for i, name in enumerate(FAMILIES[:3])]
     row = rank_agreement(compare_reported(records)).iloc[0]
     assert not math.isnan(row["Spearman"])
     assert math.isnan(row["Spearman low"])
@@ -99,7 +110,7 @@ def test_footnotes_name_the_averages_that_are_not_means_and_the_size_of_oc() -> 
 
 def test_the_page_shows_both_figures_and_the_footnotes() -> None:
     facts = encoder_facts("dinov2-b").model_copy(update={"family": "dinov2"})
-    text = to_markdown(reported_pages([make_record(facts=facts)]))
+    text = to_markdown(reported_pages([of_photos(facts=facts)]))
     assert "50.0 ±2.0 / 51.3 (-1.3)" in text
     assert "n/a / 16.1" in text
     assert "54.3" in text
