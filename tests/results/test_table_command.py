@@ -78,7 +78,8 @@ def test_very_many_runs_are_not_waited_for(tmp_path: Path) -> None:
 
 def test_published_figures_are_written_in_every_format(tmp_path: Path) -> None:
     for name in ("deit", "clip", "mae", "dino", "dinov2"):
-        write_record(tmp_path, make_record(name, values=(50.0 + len(name, data="coco"), 60, 40, 80)))
+        values = (50.0 + len(name), 60, 40, 80)
+        write_record(tmp_path, make_record(name, values=values, data="coco"))
     done = table(tmp_path, "--compare", "reported", "--write")
     assert done.exit_code == 0, done.output
     assert "Kendall" in done.stdout
