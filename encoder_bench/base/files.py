@@ -73,7 +73,8 @@ def _beside(target: Path) -> Iterator[Path]:
     """Yield a free path on the target's disk; what is left there afterwards is removed."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+        beside = tempfile.TemporaryDirectory(".partial", f".{target.name}.", target.parent)
+        with beside as folder:
             yield Path(folder) / target.name
     except OSError as error:
         if error.errno == errno.ENOSPC:
