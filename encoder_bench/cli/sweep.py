@@ -45,6 +45,14 @@ Modes = Annotated[
     ),
 ]
 Seeds = Annotated[str, typer.Option(metavar="N,...", help="Random seeds.", rich_help_panel=_MATRIX)]
+Twins = Annotated[
+    bool,
+    typer.Option(
+        "--twins",
+        help="Each encoder's random twin too: its architecture, fresh weights by the seed.",
+        rich_help_panel=_MATRIX,
+    ),
+]
 Adapters = Annotated[
     str,
     typer.Option(metavar="NAME,...", help="Adapter recipes or files.", rich_help_panel=_MATRIX),
@@ -108,6 +116,7 @@ def sweep_command(
     encoders: Encoders,
     modes: Modes = "frozen,joint",
     seeds: Seeds = "0",
+    twins: Twins = False,
     adapter: Adapters = "quick",
     data: options.Data = "scenes",
     train_data: options.TrainData = None,
@@ -144,10 +153,13 @@ def sweep_command(
     """
     if launcher not in _LAUNCHERS:
         raise UnknownNameError("launcher", launcher, _LAUNCHERS)
-    from encoder_bench.sweep.jobs import make_jobs
+    from encoder_bench.sweep.jobs import make_jobs, with_twins
     from encoder_bench.sweep.slurm import SlurmOptions
 
     names = options.listed(encoders)
+    files = options.weights_by_name(names, weights)
+    if twins:
+        names, files = with_twins(names, files)
     settings = {
         "data": data, "training_data": train_data, "tasks": options.listed(tasks), "limit": limit,
         "llm": llm, "projector": projector, "visual_tokens": visual_tokens,
@@ -157,7 +169,7 @@ def sweep_command(
     }  # fmt: skip
     jobs = make_jobs(
         names, options.listed(modes), options.whole_numbers("--seeds", seeds),
-        options.listed(adapter), settings, options.weights_by_name(names, weights),
+        options.listed(adapter), settings, files,
     )  # fmt: skip
     warn_of_drawn_scenes(names, data, QuietReporter())
     missing = _print_plan(jobs, results, force=force)

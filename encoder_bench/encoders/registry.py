@@ -225,8 +225,7 @@ def _load(spec: EncoderSpec, weights: Path | None, options: LoadOptions) -> Enco
 
         parts = [find_spec(part) for part in spec.locator.split("+")]
         return CombinedEncoder(spec, [_load(part, None, options) for part in parts])
-    if not spec.random_weights:
-        spec, weights = _by_file(spec, weights)
+    spec, weights = _by_file(spec, weights)
     if spec.sources and parse_source(spec.sources[0])[0] != spec.source:
         # Another library's record of these weights may state another size than the name.
         options = replace(options, resolution=options.resolution or spec.resolution)

@@ -124,11 +124,13 @@ def data_key(description: dict[str, Any]) -> str:
 
 def row_key(record: RunRecord) -> str:
     """Return the hash of what the seeds of one row share: encoder, its settings, the mode."""
-    recipe = scoring_recipe(record.adapter)
+    encoder, recipe = record.encoder, scoring_recipe(record.adapter)
+    # The seeds of a random twin have weights of their own; its architecture is what they share.
+    shape = [encoder.transform, encoder.width, encoder.tokens, encoder.parameters]
     return hash_json(
         {
-            "encoder": record.encoder.name,
-            "fingerprint": record.encoder.fingerprint,
+            "encoder": encoder.name,
+            "fingerprint": encoder.fingerprint if encoder.pretrained else shape,
             "joint": record.joint,
             "settings": recipe["encoder"],
             "optimizer": _encoder_optimizers(recipe) if record.joint else None,
@@ -184,7 +186,7 @@ def _data_name(description: dict[str, Any]) -> str:
 
 
 def _rows(records: Sequence[RunRecord]) -> tuple[TableRow, ...]:
-    """Return the rows of one table's records, oldest first: frozen, joint; by supervision."""
+    """Return the rows of one table's records: frozen, joint; random twins last; by supervision."""
     by_row: dict[str, list[RunRecord]] = defaultdict(list)
     for record in records:
         by_row[row_key(record)].append(record)
@@ -198,8 +200,9 @@ def _rows(records: Sequence[RunRecord]) -> tuple[TableRow, ...]:
     return tuple(sorted(rows, key=_place))
 
 
-def _place(row: TableRow) -> tuple[bool, int, str]:
-    return row.joint, _SUPERVISION.index(row.records[0].encoder.supervision), row.label
+def _place(row: TableRow) -> tuple[bool, bool, int, str]:
+    supervision = _SUPERVISION.index(row.records[0].encoder.supervision)
+    return row.joint, not row.pretrained, supervision, row.label
 
 
 def _labels(records: Sequence[RunRecord]) -> list[str]:

@@ -26,8 +26,8 @@ _WITHOUT_LIFT = "SPICE"
 MODE, MODES = "Mode", {False: "frozen", True: "joint", None: "no model"}
 """The first column, and how the mode of a row is printed there."""
 _RANDOM = (
-    "the encoder's weights are seeded random ones, not pretrained; the row says nothing about the "
-    "family that it is named after"
+    "the encoder's weights are random ones by the seed, not pretrained: a baseline, which says what "
+    "the architecture scores untrained"
 )
 _TIED = (
     "not significantly worse than the best in its mode (paired difference over images and seeds, "
@@ -139,7 +139,7 @@ def table_page(table: Table) -> Page:
         if seeds:
             entries.append(_number(len(row.runs.records) if row.runs else None, 0))
         opens = not lines or lines[-1].entries[0].text != entries[0].text
-        if row.runs is None:
+        if row.kind != "encoder":
             entries = [replace(e, emphasis="blind") if e.text else e for e in entries]
         lines.append(Line(tuple(entries), row.runs is None, opens))
     numbers = [

@@ -77,6 +77,13 @@ class Row:
     mean_rank: float | None = None
 
     @property
+    def kind(self) -> str:
+        """`encoder`, or one of the baselines: `random` for untrained weights, `blind`."""
+        if self.runs is None:
+            return "blind"
+        return "encoder" if self.runs.pretrained else "random"
+
+    @property
     def marks(self) -> list[str]:
         """What a reader must know of the row."""
         if self.runs is None:
@@ -107,8 +114,8 @@ class Table:
         group: the runs.
         columns: score columns of the tasks that were run, `Avg` last.
         extras: optional columns.
-        rows: frozen, then joint, each followed by its models' blind baselines; last the baselines
-            that need no model.
+        rows: frozen, then joint, each followed by its random twins and its models' blind
+            baselines; last the baselines that need no model.
     """
 
     group: TableGroup
@@ -148,7 +155,7 @@ def _table(group: TableGroup, extras: tuple[ExtraColumn, ...], ties: Ties | None
     for column in columns:
         higher = higher_is_better(group.records, column)
         for joint in (False, True):
-            _rank([r for r in rows if r.runs and r.joint is joint], column, higher)
+            _rank([r for r in rows if r.kind == "encoder" and r.joint is joint], column, higher)
     if ties is not None:
         for row, column in itertools.product(rows, columns[:-1]):
             best = ties.get((group.heading, row.runs.joint, column), ()) if row.runs else ()
@@ -327,7 +334,7 @@ def _flat(table: Table, row: Row, columns: Sequence[str]) -> dict[str, Any]:
     flat: dict[str, Any] = {
         SETTING: table.heading,
         JOINT: row.joint,
-        KIND: "encoder" if row.runs else "blind",
+        KIND: row.kind,
         SUPERVISION: supervision,
         ENCODER: row.label,
         IMAGES: images,

@@ -21,6 +21,7 @@ from encoder_bench.base.errors import RecipeError, RecordError
 from encoder_bench.base.files import write_text
 from encoder_bench.base.hashing import hash_json
 from encoder_bench.base.record import read_record, record_path
+from encoder_bench.encoders.registry import RANDOM
 from encoder_bench.pipeline.plan import RunPlan, make_plan
 
 MODES = ("frozen", "joint")
@@ -134,6 +135,16 @@ def make_jobs(
         Job(encoder, mode == "joint", seed, adapter, {**settings, **own.get(encoder, {})})
         for encoder, adapter, mode, seed in itertools.product(encoders, adapters, modes, seeds)
     ]
+
+
+def with_twins(
+    encoders: Sequence[str], weights: Mapping[str, Path]
+) -> tuple[list[str], dict[str, Path]]:
+    """Return encoders, each followed by its random twin, which reads the same configuration."""
+    pairs = {name: f"{RANDOM}{name}" for name in encoders if not name.startswith(RANDOM)}
+    names = dict.fromkeys(each for name in encoders for each in (name, pairs.get(name, name)))
+    twins = {pairs[name]: path for name, path in weights.items() if name in pairs}
+    return list(names), {**twins, **weights}
 
 
 def write_job(job: Job, results: Path) -> Path:

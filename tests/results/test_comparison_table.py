@@ -284,6 +284,21 @@ def test_random_weights_are_marked_in_every_format() -> None:
         assert text([record], ending).count("random weights") >= 2
 
 
+def test_a_random_twin_is_among_the_baselines_and_its_seeds_are_one_row() -> None:
+    def twin(seed: int) -> RunRecord:
+        facts = encoder_facts("random:dino", supervision="none", pretrained=False)
+        facts = facts.model_copy(update={"fingerprint": f"of seed {seed}"})
+        return make_record(facts=facts, seed=seed, values=(90, 90, 90, 90))
+
+    records = [twin(1), make_record("dino"), twin(2), make_record("mae"), make_record(joint=True)]
+    frame = table([*records, make_record("clip", controls={"no-image": 9})])
+    assert frame["Row"].tolist() == ["encoder"] * 3 + ["random", "blind", "encoder"]
+    assert frame["Seeds"][3] == 2
+    assert frame["VQA Acc rank"][:4].tolist() == [1, 1, 1, pd.NA]
+    lines = table_page(build_tables(records)[0]).lines
+    assert {entry.emphasis for entry in lines[2].entries if entry.text} == {"blind"}
+
+
 @given(st.permutations(range(6)))
 @settings(max_examples=10, deadline=None)
 def test_the_order_of_records_changes_nothing(order: list[int]) -> None:

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from encoder_bench.base.errors import RecordError
 from encoder_bench.base.record import read_records
 from encoder_bench.cli.app import app
+from encoder_bench.results.grouping import group_records
 from encoder_bench.sweep.jobs import (
     STARTED,
     Job,
@@ -27,6 +28,7 @@ from encoder_bench.sweep.jobs import (
     job_status,
     make_jobs,
     read_job,
+    with_twins,
     write_job,
 )
 from encoder_bench.sweep.local import close_job, local_slots, start_job, stop_job
@@ -143,6 +145,24 @@ def test_a_failed_run_does_not_stop_the_rest_and_a_repeat_does_what_is_missing(
     assert {entry["state"] for entry in json.loads(shown.stdout)} == {"done", "failed"}
     (tmp_path / "records" / f"{runs['tiny-mae'].run_id}.json").unlink()
     assert {run.state for run in all_runs(tmp_path)} == {"planned", "failed"}
+
+
+def test_twins_are_run_beside_their_encoders_and_their_seeds_share_a_row(tmp_path: Path) -> None:
+    where = ("--seeds", "0,1", "--modes", "frozen", "--results", str(tmp_path))
+    result = sweep("--encoders", "tiny-mae,random:tiny-clip", "--twins", *where)
+    assert result.exit_code == 0, result.output
+    (group,) = group_records(read_records(tmp_path))
+    rows = [(row.records[0].encoder.name, len(row.records), row.pretrained) for row in group.rows]
+    assert rows == [
+        ("tiny-mae", 2, True), ("random:tiny-clip", 2, False), ("random:tiny-mae", 2, False),
+    ]  # fmt: skip
+    assert len({record.encoder.fingerprint for record in group.records}) == 5
+
+
+def test_a_twin_reads_the_configuration_of_its_encoders_weights() -> None:
+    names, weights = with_twins(["a", "random:b", "c"], {"c": Path("/w")})
+    assert names == ["a", "random:a", "random:b", "c", "random:c"]
+    assert weights == {"c": Path("/w"), "random:c": Path("/w")}
 
 
 def test_status_shows_runs_that_no_sweep_started(tmp_path: Path) -> None:
