@@ -66,11 +66,11 @@ def contrasts_command(
     ] = None,
     only: Annotated[
         str | None,
-        typer.Option(metavar="blind|joint|encoders", help="One of the three families."),
+        typer.Option(metavar="blind|twins|joint|encoders", help="One of the families."),
     ] = None,
     debug: options.Debug = False,
 ) -> None:
-    """Test every row against its best blind baseline, joint against frozen, all encoder pairs.
+    """Test rows against blind baselines and random twins, joint against frozen, encoder pairs.
 
     Paired differences with 95% intervals over images and seeds, and p corrected by Holm's method.
     """
@@ -78,9 +78,16 @@ def contrasts_command(
 
     from encoder_bench.base.files import write_text
     from encoder_bench.base.record import require_records
-    from encoder_bench.results.contrasts import BLIND, ENCODERS, JOINT, contrast_frame, contrasts
+    from encoder_bench.results.contrasts import (
+        BLIND,
+        ENCODERS,
+        JOINT,
+        TWINS,
+        contrast_frame,
+        contrasts,
+    )
 
-    families = {"blind": BLIND, "joint": JOINT, "encoders": ENCODERS}
+    families = {"blind": BLIND, "twins": TWINS, "joint": JOINT, "encoders": ENCODERS}
     if only is not None and only not in families:
         raise UnknownNameError("family", only, families)
     found = contrasts(results, require_records(results))

@@ -97,7 +97,7 @@ def _print_table(
 ) -> list[Path]:
     from rich.console import Console
 
-    from encoder_bench.results.contrasts import best_ties, usual_ties
+    from encoder_bench.results.contrasts import best_ties, over_twins, usual_ties
     from encoder_bench.results.formats import FORMATS, write_tables
     from encoder_bench.results.page import table_page
     from encoder_bench.results.table import arranged, build_tables
@@ -108,7 +108,8 @@ def _print_table(
         found, reason = usual_ties(results, records)
     elif ties:
         found = best_ties(results, records)
-    tables = build_tables(records, extra=extra, ties=found)
+    gains = None if found is None else over_twins(results, records)
+    tables = build_tables(records, extra=extra, ties=found, gains=gains)
     shown = arranged(tables, sort=sort, contains=contains)
     if format_ == "terminal":
         for table in shown:

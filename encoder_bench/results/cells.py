@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from encoder_bench.base.record import Score
 from encoder_bench.metrics.metric import recorded_metric
 from encoder_bench.results.columns import Source, mean_if_whole
 from encoder_bench.tasks.controls import CONTROLS
+
+if TYPE_CHECKING:
+    from encoder_bench.results.paired import Difference
 
 AVERAGED = ("VQA Acc", "CIDEr", "OC Acc", "MCI Acc")
 """The columns whose mean is `Avg`; SPICE is not among them, as in the published table."""
@@ -31,6 +35,7 @@ class Cell:
         lift: gain over the best blind baseline of the same run, the mean over runs.
         rank: 1 best, 2 second best in its mode, as printed.
         tied: whether it is not significantly worse than the best; None where not tested.
+        over_twin: its difference to the encoder's random twin; None where there is none.
     """
 
     value: float | None
@@ -42,6 +47,7 @@ class Cell:
     lift: float | None = None
     rank: int | None = None
     tied: bool | None = None
+    over_twin: Difference | None = None
 
 
 def missing(reason: str) -> Cell:

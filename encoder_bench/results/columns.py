@@ -12,6 +12,8 @@ from encoder_bench.metrics.metric import recorded_metric
 
 SETTING, JOINT, KIND = "Setting", "Joint Tuning", "Row"
 SUPERVISION, ENCODER, IMAGES = "Supervision", "Visual Encoder", "Pretraining Images"
+OVER_TWIN = "over random twin"
+"""After a score column's name: what it gains over the untrained architecture."""
 MARKS, SEEDS, RUNS = "Marks", "Seeds", "Runs"
 AVERAGE, MEAN_RANK = "Avg", "Mean Rank"
 PUBLISHED = ("VQA Acc", "CIDEr", "SPICE", "OC Acc", "MCI Acc")

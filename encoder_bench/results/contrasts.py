@@ -12,7 +12,7 @@ from encoder_bench.base.errors import RecordError
 from encoder_bench.base.record import RunRecord
 from encoder_bench.metrics.statistics import holm
 from encoder_bench.results.columns import higher_is_better, score_sources
-from encoder_bench.results.grouping import TableGroup, TableRow, group_records
+from encoder_bench.results.grouping import TableGroup, TableRow, find_twin, group_records
 from encoder_bench.results.paired import (
     Difference,
     Scores,
@@ -20,7 +20,7 @@ from encoder_bench.results.paired import (
     row_scores,
     shared_scores,
 )
-from encoder_bench.results.table import Ties
+from encoder_bench.results.table import Gains, Ties
 from encoder_bench.tasks.controls import CONTROLS
 from encoder_bench.tasks.predictions import has_predictions, predictions_path
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BLIND, JOINT, ENCODERS = "own − best blind", "joint − frozen", "encoder − encoder"
+TWINS = "own − random twin"
 LEVEL = 0.05
 """Of the test whether a row ties with the best."""
 MAX_RUNS = 100
@@ -40,7 +41,8 @@ class Contrast:
 
     Attributes:
         setting: heading of the table with both rows.
-        family: `BLIND`, `JOINT` or `ENCODERS`; Holm's correction runs over a family of a setting.
+        family: `BLIND`, `TWINS`, `JOINT` or `ENCODERS`; Holm's correction runs over a family of a
+            setting.
         mode: `frozen`, `joint`, or `both` where the modes are compared.
         column: of the table.
         a: the row, or its label and mode.
@@ -77,8 +79,9 @@ class _Column:
         self.rows = [(row, each) for row, each in scores if None in each and each[None].samples]
 
     def mode(self, *, joint: bool) -> list[tuple[TableRow, Scores]]:
-        """Return the rows of a mode with their own answers' scores."""
-        return [(row, found[None]) for row, found in self.rows if row.joint == joint]
+        """Return the pretrained rows of a mode with their own answers' scores."""
+        rows = [(row, found) for row, found in self.rows if row.pretrained]
+        return [(row, found[None]) for row, found in rows if row.joint == joint]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +98,19 @@ class _Pair:
 def contrasts(results: Path, records: Sequence[RunRecord]) -> list[Contrast]:
     """Return all contrasts of the records, table by table and family by family.
 
-    A row against its best blind baseline, an encoder tuned jointly against the same one frozen,
-    and all pairs of encoders in one mode; each family is corrected by Holm's method on its own.
+    A row against its best blind baseline, an encoder against its random twin, tuned jointly
+    against the same one frozen, and all pairs of encoders in one mode; each family is corrected by
+    Holm's method on its own.
 
     Raises:
         RecordError: predictions are missing or damaged.
     """
-    families = {BLIND: _against_blind, JOINT: _joint_gains, ENCODERS: _between_encoders}
+    families = {
+        BLIND: _against_blind,
+        TWINS: _against_twin,
+        JOINT: _joint_gains,
+        ENCODERS: _between_encoders,
+    }
     found: list[Contrast] = []
     for columns in _tables(results, records):
         for family, pairs_of in families.items():
@@ -147,6 +156,23 @@ def best_ties(results: Path, records: Sequence[RunRecord]) -> Ties:
     return ties
 
 
+def over_twins(results: Path, records: Sequence[RunRecord]) -> Gains:
+    """Return each row's difference to its random twin, over images and seeds, uncorrected.
+
+    Raises:
+        RecordError: predictions are missing or damaged.
+    """
+    if all(record.encoder.pretrained for record in records):
+        return {}
+    pairs = [p for columns in _tables(results, records) for c in columns for p in _against_twin(c)]
+    found = [(pair, _contrast(TWINS, pair)) for pair in pairs]
+    return {
+        (pair.column.heading, pair.rows[0].joint, pair.column.name, pair.a[0]): each.difference
+        for pair, each in found
+        if each
+    }
+
+
 def usual_ties(results: Path, records: Sequence[RunRecord]) -> tuple[Ties | None, str | None]:
     """Return the ties with the best, or None and the reason why they were not looked for.
 
@@ -183,6 +209,15 @@ def _against_blind(column: _Column) -> Iterator[_Pair]:
         if blind and column.best:
             name = column.best(blind, key=lambda name: blind[name].mean)
             yield _Pair(column, _mode(row), (row.label, scores[None]), (name, blind[name]), (row,))
+
+
+def _against_twin(column: _Column) -> Iterator[_Pair]:
+    for row, scores in column.rows:
+        place = find_twin(row, [other for other, _ in column.rows])
+        if place is not None:
+            twin, others = column.rows[place]
+            sides = (row.label, scores[None]), (twin.label, others[None])
+            yield _Pair(column, _mode(row), *sides, (row, twin))
 
 
 def _joint_gains(column: _Column) -> Iterator[_Pair]:

@@ -11,6 +11,7 @@ from typing import Any
 from encoder_bench.base.hashing import hash_json
 from encoder_bench.base.recipes import AdapterRecipe, TaskRecipe, scoring_settings
 from encoder_bench.base.record import RunRecord
+from encoder_bench.encoders.registry import RANDOM
 
 _SUPERVISION = ("fully", "self", "weakly", "mixed", "none")
 
@@ -126,16 +127,33 @@ def row_key(record: RunRecord) -> str:
     """Return the hash of what the seeds of one row share: encoder, its settings, the mode."""
     encoder, recipe = record.encoder, scoring_recipe(record.adapter)
     # The seeds of a random twin have weights of their own; its architecture is what they share.
-    shape = [encoder.transform, encoder.width, encoder.tokens, encoder.parameters]
     return hash_json(
         {
             "encoder": encoder.name,
-            "fingerprint": encoder.fingerprint if encoder.pretrained else shape,
+            "fingerprint": encoder.fingerprint if encoder.pretrained else _shape(record),
             "joint": record.joint,
             "settings": recipe["encoder"],
             "optimizer": _encoder_optimizers(recipe) if record.joint else None,
         }
     )
+
+
+def find_twin(row: TableRow, rows: Sequence[TableRow]) -> int | None:
+    """Return where the row of the same architecture, settings and mode with random weights is."""
+    own = row.records[0]
+    for place, other in enumerate(rows):
+        twin = other.records[0]
+        if twin.encoder.name == RANDOM + own.encoder.name and _shape(twin) == _shape(own):
+            return place
+    return None
+
+
+def _shape(record: RunRecord) -> list[Any]:
+    """Return what an encoder's row is besides its name and its weights."""
+    encoder, recipe = record.encoder, scoring_recipe(record.adapter)
+    shape = [encoder.transform, encoder.width, encoder.tokens, encoder.parameters]
+    tuned = _encoder_optimizers(recipe) if record.joint else None
+    return [*shape, record.joint, recipe["encoder"], tuned]
 
 
 def scoring_recipe(adapter: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from encoder_bench.results.columns import (
     ENCODER,
     IMAGES,
     MEAN_RANK,
+    OVER_TWIN,
     SEEDS,
     SUPERVISION,
 )
@@ -26,8 +27,8 @@ _WITHOUT_LIFT = "SPICE"
 MODE, MODES = "Mode", {False: "frozen", True: "joint", None: "no model"}
 """The first column, and how the mode of a row is printed there."""
 _RANDOM = (
-    "the encoder's weights are random ones by the seed, not pretrained: a baseline, which says what "
-    "the architecture scores untrained"
+    "the encoder's weights are random ones by the seed, not pretrained: a baseline, which says "
+    "what the architecture scores untrained"
 )
 _TIED = (
     "not significantly worse than the best in its mode (paired difference over images and seeds, "
@@ -47,6 +48,10 @@ _SEEDS = "Means over seeds; ± covers both the choice of images and the spread b
 _LIFT = (
     "Under each score (SPICE aside) its lift over blind: the gain over the best of the run's own "
     "blind baselines; below 0 looking did not pay. Under Avg, the mean lift of its four scores."
+)
+_TWIN = (
+    "Over random twin: the score minus that of the same architecture with random weights, what "
+    "pretraining itself adds; ± covers images and, where there are several, the seeds of both."
 )
 _BLIND = "Blind baselines (in italics; a model's are means over the models of their mode): {}."
 
@@ -127,6 +132,7 @@ def table_page(table: Table) -> Page:
     notes = _Footnotes()
     seeds = any(row.runs and len(row.runs.records) > 1 for row in table.rows)
     columns = _printed(table)
+    twins = [c for c in columns if any(row.cells[c].over_twin for row in table.rows)]
     ranked = any(row.mean_rank is not None for row in table.rows)
     lines: list[Line] = []
     for row in table.rows:
@@ -135,16 +141,18 @@ def table_page(table: Table) -> Page:
         entries += [_score(row.cells[column], column, notes) for column in columns]
         if ranked:
             entries.append(_number(row.mean_rank, 1))
+        entries += [_over_twin(row.cells[column]) for column in twins]
         entries += [_number(row.extra(column), column.digits) for column in table.extras]
         if seeds:
             entries.append(_number(len(row.runs.records) if row.runs else None, 0))
         opens = not lines or lines[-1].entries[0].text != entries[0].text
         if row.kind != "encoder":
             entries = [replace(e, emphasis="blind") if e.text else e for e in entries]
-        lines.append(Line(tuple(entries), row.runs is None, opens))
+        lines.append(Line(tuple(entries), row.kind == "blind", opens))
     numbers = [
         *columns,
         *[MEAN_RANK] * ranked,
+        *(f"{column} {OVER_TWIN}" for column in twins),
         *(column.header for column in table.extras),
         *[SEEDS] * seeds,
     ]
@@ -185,6 +193,14 @@ def _score(cell: Cell, column: str, notes: _Footnotes) -> Entry:
     )
 
 
+def _over_twin(cell: Cell) -> Entry:
+    gain = cell.over_twin
+    if gain is None:
+        return Entry("–", number=True)
+    half = "" if gain.low is None else f"{gain.value - gain.low:.1f}"
+    return Entry(f"{gain.value:+.1f}", half_width=half, number=True)
+
+
 def _number(value: float | None, digits: int) -> Entry:
     return Entry("–" if value is None else f"{value:,.{digits}f}", number=True)
 
@@ -197,6 +213,8 @@ def _general_notes(table: Table, columns: Sequence[str], lines: Sequence[Line]) 
         notes.append(_SEEDS)
     if any(entry.lift for line in lines for entry in line.entries):
         notes.append(_LIFT)
+    if any(cell.over_twin for row in table.rows for cell in row.cells.values()):
+        notes.append(_TWIN)
     if blind := {row.label for row in table.rows if row.runs is None}:
         meanings = (f"{c.label}, {c.meaning}" for c in CONTROLS.values() if c.label in blind)
         notes.append(_BLIND.format("; ".join(meanings)))

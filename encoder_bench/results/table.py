@@ -28,6 +28,7 @@ from encoder_bench.results.columns import (
     KIND,
     MARKS,
     MEAN_RANK,
+    OVER_TWIN,
     RUNS,
     SEEDS,
     SETTING,
@@ -46,6 +47,8 @@ from encoder_bench.tasks.controls import ASKS_MODEL, CONTROLS
 if TYPE_CHECKING:
     import pandas as pd
 
+    from encoder_bench.results.paired import Difference
+
 DECIMALS = 1
 """Scores are printed, and compared for best and second best, with this many decimals."""
 
@@ -55,6 +58,8 @@ Sources = Sequence[Mapping[str, Source]]
 """For each record of a row: column -> where its score is."""
 Ties = Mapping[tuple[str, bool, str], frozenset[str]]
 """(heading, joint, column) -> labels of the rows that tie with the best, the best included."""
+Gains = Mapping[tuple[str, bool, str, str], "Difference"]
+"""(heading, joint, column, label) -> a row's difference to its random twin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +135,11 @@ class Table:
 
 
 def build_tables(
-    records: Iterable[RunRecord], *, extra: Sequence[str] = (), ties: Ties | None = None
+    records: Iterable[RunRecord],
+    *,
+    extra: Sequence[str] = (),
+    ties: Ties | None = None,
+    gains: Gains | None = None,
 ) -> list[Table]:
     """Return the comparison tables of run records, in the published table's shape, newest first.
 
@@ -141,15 +150,18 @@ def build_tables(
         extra: optional columns, names of `columns.EXTRA_COLUMNS`.
         ties: what `contrasts.best_ties` returned, to mark rows not significantly worse than the
             best.
+        gains: what `contrasts.over_twins` returned, to show what pretraining adds.
 
     Raises:
         UnknownNameError: an optional column that does not exist.
     """
     extras = tuple(extra_columns(extra))
-    return [_table(group, extras, ties) for group in group_records(records)]
+    return [_table(group, extras, ties, gains or {}) for group in group_records(records)]
 
 
-def _table(group: TableGroup, extras: tuple[ExtraColumn, ...], ties: Ties | None) -> Table:
+def _table(
+    group: TableGroup, extras: tuple[ExtraColumn, ...], ties: Ties | None, gains: Gains
+) -> Table:
     columns = tuple(score_columns(group.records))
     rows = tuple(_rows(group, columns[:-1]))
     for column in columns:
@@ -162,6 +174,9 @@ def _table(group: TableGroup, extras: tuple[ExtraColumn, ...], ties: Ties | None
             row.cells[column] = replace(row.cells[column], tied=row.label in best)
     ranks = _mean_ranks(rows, [column for column in columns if column in AVERAGED])
     rows = tuple(replace(row, mean_rank=ranks.get(number)) for number, row in enumerate(rows))
+    for row, column in itertools.product(rows, columns) if gains else ():
+        gain = gains.get((group.heading, row.joint is True, column, row.label))
+        row.cells[column] = replace(row.cells[column], over_twin=gain if row.runs else None)
     return Table(group, columns, extras, rows)
 
 
@@ -236,7 +251,7 @@ def _mean_ranks(rows: Sequence[Row], columns: Sequence[str]) -> dict[int, float]
     """Return place of a row -> mean of its ranks in columns where more is better; ties share."""
     found: dict[int, float] = {}
     for joint in (False, True):
-        places = [n for n, row in enumerate(rows) if row.runs and row.joint is joint]
+        places = [n for n, r in enumerate(rows) if r.kind == "encoder" and r.joint is joint]
         scores = {n: [rows[n].cells[column].value for column in columns] for n in places}
         whole = {n: [v for v in own if v is not None] for n, own in scores.items()}
         if len(places) < 2 or not columns or any(len(v) < len(columns) for v in whole.values()):
@@ -293,8 +308,8 @@ def _holds(row: Row, runs: TableRow, word: str) -> bool:
 
 def _sort_key(table: Table, row: Row, column: str | None) -> tuple[int, bool, bool, float, str]:
     mode = 2 if row.joint is None else int(row.joint)
-    if column is None or row.runs is None:
-        return mode, row.runs is None, False, 0.0, ""
+    if column is None or row.kind != "encoder":
+        return mode, row.kind != "encoder", False, 0.0, ""
     if column == ENCODER:
         return mode, False, False, 0.0, row.label.casefold()
     if column in table.columns:
@@ -309,10 +324,14 @@ def _sort_key(table: Table, row: Row, column: str | None) -> tuple[int, bool, bo
 
 
 def table(
-    records: Iterable[RunRecord], *, extra: Sequence[str] = (), ties: Ties | None = None
+    records: Iterable[RunRecord],
+    *,
+    extra: Sequence[str] = (),
+    ties: Ties | None = None,
+    gains: Gains | None = None,
 ) -> pd.DataFrame:
     """Return `build_tables` as one DataFrame, see `to_frame`."""
-    return to_frame(build_tables(records, extra=extra, ties=ties))
+    return to_frame(build_tables(records, extra=extra, ties=ties, gains=gains))
 
 
 def flat_rows(tables: Sequence[Table]) -> list[dict[str, Any]]:
@@ -321,8 +340,9 @@ def flat_rows(tables: Sequence[Table]) -> list[dict[str, Any]]:
     Each score column C comes with `C ±` (half of the 95% interval), `C lift` (gain over the best
     blind baseline of the same run, mean over runs), `C n`, `C images`, `C rank` (1 best, 2 second
     best in its mode), `C reason` (why n/a) and, over several seeds, `C seed share` (of the
-    variance, how much comes from seeds); where ties were tested with `C tied`. `Mean Rank` is
-    scale-free, `Marks` says what a reader must know, `Runs` has the run ids.
+    variance, how much comes from seeds); where ties were tested with `C tied`, where a random twin
+    was run with `C over random twin`, its `low` and `high`. `Mean Rank` is scale-free, `Marks` says
+    what a reader must know, `Runs` has the run ids.
     """
     columns = score_columns(record for table in tables for record in table.group.records)
     return [_flat(table, row, columns) for table in tables for row in table.rows]
@@ -356,6 +376,10 @@ def _flat(table: Table, row: Row, columns: Sequence[str]) -> dict[str, Any]:
         }
     flat[RUNS] = " ".join(record.run_id for record in row.runs.records) if row.runs else ""
     tied = {f"{column} tied": cells[column].tied for column in columns}
+    for column, cell in cells.items():
+        if gain := cell.over_twin:
+            name = f"{column} {OVER_TWIN}"
+            flat |= {name: gain.value, f"{name} low": gain.low, f"{name} high": gain.high}
     return flat | {name: value for name, value in tied.items() if value is not None}
 
 

@@ -111,9 +111,9 @@ def make_run(
             update={"breakdown": {"count": facet} if task in ("vqa", "oc") else {}}
         )
     losses = [4.0 * 0.99 ** (step * (1 + skill)) + 0.5 for step in range(200)]
-    facts = encoder_facts(encoder, pretrained=encoder != "mae").model_copy(
-        update={"parameters": 20_000_000 * len(encoder)}
-    )
+    facts = encoder_facts(
+        encoder, pretrained=encoder != "mae" and not encoder.startswith("random:")
+    ).model_copy(update={"parameters": 20_000_000 * len(encoder.removeprefix("random:"))})
     record = make_record(encoder, joint=joint, seed=seed, tasks=tasks, facts=facts).model_copy(
         update={
             "run_id": draft.run_id,

@@ -13,16 +13,18 @@ from result_builders import make_record
 from typer.testing import CliRunner
 
 from encoder_bench.base.errors import RecordError
-from encoder_bench.base.record import read_records
+from encoder_bench.base.record import RunRecord, read_records
 from encoder_bench.cli.app import app
 from encoder_bench.metrics.statistics import holm
 from encoder_bench.results.contrasts import (
     BLIND,
     ENCODERS,
     JOINT,
+    TWINS,
     best_ties,
     contrast_frame,
     contrasts,
+    over_twins,
 )
 from encoder_bench.results.formats import FORMATS
 from encoder_bench.results.paired import Scores, difference
@@ -180,3 +182,43 @@ def test_a_half_of_one_has_no_ties(tmp_path: Path) -> None:
 def test_missing_predictions_are_named(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"vqa\.jsonl: predictions cannot be read"):
         best_ties(tmp_path, [make_record("a"), make_record("b")])
+
+
+def with_twins(folder: Path) -> list[RunRecord]:
+    """Two seeds of an encoder and of its twin, in both modes, and another encoder."""
+    for seed, joint in ((0, False), (1, False), (0, True), (1, True)):
+        make_run(folder, "dino", joint=joint, skill=0.9, seed=seed, count=80)
+        make_run(folder, "random:dino", joint=joint, skill=0.3, seed=seed, count=80)
+    make_run(folder, "clip", joint=False, skill=0.2, count=80)
+    return read_records(folder)
+
+
+def test_what_pretraining_adds_is_a_difference_to_the_twin_alone(tmp_path: Path) -> None:
+    records = with_twins(tmp_path)
+    twins = [c for c in contrasts(tmp_path, records) if c.family == TWINS]
+    assert {(c.mode, c.a, c.b) for c in twins} == {
+        (mode, "DINO", "RANDOM:DINO") for mode in ("frozen", "joint")
+    }
+    assert {(c.a, c.b) for c in contrasts(tmp_path, records) if c.family == ENCODERS} == {
+        ("DINO", "CLIP")
+    }
+    rows = table(records, gains=over_twins(tmp_path, records))
+    name = "OC Acc over random twin"
+    shown = rows[rows[name].notna()]
+    assert shown["Visual Encoder"].tolist() == ["DINO", "DINO"]
+    expected = next(c for c in twins if (c.mode, c.column) == ("frozen", "OC Acc")).difference
+    assert expected.seed_share is not None, "seeds are in the interval"
+    assert shown.iloc[0][[name, f"{name} low", f"{name} high"]].tolist() == [
+        expected.value, expected.low, expected.high,
+    ]  # fmt: skip
+    assert expected.low > 0
+
+
+def test_the_column_over_the_twin_is_there_only_with_a_twin(tmp_path: Path) -> None:
+    with_twins(tmp_path)
+    shown = CliRunner().invoke(app, ["table", "--results", str(tmp_path), "--format", "md"]).stdout
+    assert "| OC Acc over random twin |" in shown
+    assert "what pretraining itself adds" in " ".join(shown.split())
+    assert "SPICE over random twin" not in shown
+    alone = make_record("dino")
+    assert "over random twin" not in FORMATS["md"](build_tables([alone]))

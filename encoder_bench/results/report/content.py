@@ -18,7 +18,7 @@ from encoder_bench.results.columns import (
     ExtraColumn,
     higher_is_better,
 )
-from encoder_bench.results.contrasts import usual_ties
+from encoder_bench.results.contrasts import over_twins, usual_ties
 from encoder_bench.results.grouping import TableRow
 from encoder_bench.results.report import charts
 from encoder_bench.results.report.charts import Point
@@ -72,7 +72,9 @@ def chapters(records: Iterable[RunRecord], *, results: Path | None = None) -> li
     """
     kept = tuple(records)
     ties = None if results is None else usual_ties(results, kept)[0]
-    return [_chapter(table) for table in build_tables(kept, extra=TABLE_EXTRAS, ties=ties)]
+    gains = None if results is None or ties is None else over_twins(results, kept)
+    tables = build_tables(kept, extra=TABLE_EXTRAS, ties=ties, gains=gains)
+    return [_chapter(table) for table in tables]
 
 
 def row_name(row: TableRow) -> str:
