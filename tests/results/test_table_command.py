@@ -27,7 +27,7 @@ def table(results: Path, *arguments: str) -> Any:
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    for name in ("deit", "clip", "mae"):
+    for name in ("deit", "siglip", "mae"):
         make_run(tmp_path, name, joint=False, skill=0.5, count=12, blind={"constant": 0.4})
     return tmp_path
 
