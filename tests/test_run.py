@@ -217,3 +217,14 @@ def test_an_estimate_counts_what_trains_and_what_is_asked(frozen: Path) -> None:
     unknown = estimate_run(plan(Path("unused"), adapter="gvt", steps=10))
     assert unknown.seconds is None
     assert any("vicuna" in line for line in unknown.lines())
+
+
+def test_an_estimate_without_memory_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parameter count of the packaged model is known without its configuration."""
+    from encoder_bench.pipeline import estimate
+
+    monkeypatch.setattr(estimate, "_memory", lambda *_, **__: None)
+    found = estimate.estimate_run(plan(Path("unused"), adapter="laptop", limit=2))
+    assert found.memory_bytes is None
+    assert found.training_flops is not None
+    assert any("configuration of smollm2-135m" in line for line in found.lines())

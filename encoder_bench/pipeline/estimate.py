@@ -91,10 +91,11 @@ def estimate_run(plan: RunPlan) -> RunEstimate:
     encoder, llm = spec.parameters, _llm_parameters(recipe.llm.name)
     counted = all(stage.steps for stage in recipe.stages)
     on_cpu = (plan.device if plan.device != "auto" else choose_device("auto").type) == "cpu"
+    no_configuration = f"the configuration of {recipe.llm.name} is not on this machine"
     reasons: dict[str, object] = {
         f"the parameter count of {plan.encoder} is known only once it is loaded": encoder,
         f"the patch grid of {plan.encoder} is known only once it is loaded": patches,
-        f"the configuration of {recipe.llm.name} is not on this machine": llm,
+        no_configuration: llm,
         "a stage is given in epochs, and the data is not read for an estimate": counted or None,
         "time is estimated on CPUs only": on_cpu or None,
     }
@@ -103,11 +104,9 @@ def estimate_run(plan: RunPlan) -> RunEstimate:
         reasons[f"the test data cannot be read: {fault}"] = None
     flops = answering = memory = None
     if encoder is not None and patches is not None and visual is not None:
-        language = [_language_memory(plan, stage, visual) for stage in recipe.stages]
-        towers = [_encoder_memory(plan, stage, encoder, patches) for stage in recipe.stages]
-        needs = [a + b for a, b in zip(language, towers, strict=True) if a is not None]
-        if None not in language:
-            memory = max(needs) + _PROGRAM_BYTES
+        needs = [_step_memory(plan, stage, encoder, patches, visual) for stage in recipe.stages]
+        memory = max(n for n in needs if n is not None) if None not in needs else None
+        reasons[no_configuration] = memory
         if llm is not None and counted:
             flops = sum(_flops(plan, s, encoder, llm, patches, visual) for s in recipe.stages)
         if llm is not None and asked is not None:
@@ -182,37 +181,38 @@ def _llm_parameters(name: str) -> int | None:
 _memory = functools.cache(estimate)
 
 
-def _language_memory(plan: RunPlan, stage: StageSettings, visual: int) -> int | None:
-    """Return the language model's bytes in a stage's step; None without its configuration."""
-    found = _memory(
+def _step_memory(
+    plan: RunPlan, stage: StageSettings, encoder: int, patches: int, visual: int
+) -> int | None:
+    """Return the bytes of a stage's step; None without the language model's configuration."""
+    images = stage.micro_batch_images or stage.images_per_step
+    language = _memory(
         plan.adapter.llm,
-        images=stage.micro_batch_images or stage.images_per_step,
+        images=images,
         questions_per_image=stage.samples_per_image,
         visual_tokens=visual,
         question_tokens=_TURN_TOKENS // 2,
         answer_tokens=_TURN_TOKENS // 2,
         shared_prefix=plan.adapter.training.shared_prefix,
     )
-    return None if found is None else sum(found)
-
-
-def _encoder_memory(plan: RunPlan, stage: StageSettings, encoder: int, patches: int) -> int:
-    """Return the bytes of the encoder's weights; where it trains, its moments and activations."""
+    if language is None:
+        return None
+    total = sum(language) + 4 * encoder + _PROGRAM_BYTES
     if not plan.joint:
-        return 4 * encoder
+        return total
     spec = find_spec(plan.encoder)
     width, depth = spec.width or 1024, spec.depth or 24
     heads = max(1, width // 64)
     activations = activation_bytes(
         SimpleNamespace(hidden_size=width, num_hidden_layers=depth, num_attention_heads=heads),
-        rows=stage.micro_batch_images or stage.images_per_step,
+        rows=images,
         length=patches,
         size=4,
         trained=True,
         masked=False,
         recomputed=plan.adapter.encoder.gradient_checkpointing,
     )
-    return (4 + ADAMW_BYTES) * encoder + activations
+    return total + ADAMW_BYTES * encoder + activations
 
 
 def _flops(

@@ -41,14 +41,8 @@ from encoder_bench.tasks.evaluate import evaluate
 from encoder_bench.training.feature_cache import find_features, open_features
 from encoder_bench.training.trainer import Trainer
 
-_SCORING_PACKAGES = (
-    "encoder-bench",
-    "torch",
-    "torchvision",
-    "transformers",
-    "timm",
-    "open_clip_torch",
-)
+_PACKAGES = ("encoder-bench", "torch", "torchvision", "transformers", "timm", "open_clip_torch")
+"""Whose versions may change scores."""
 
 
 class RunOutcome(NamedTuple):
@@ -140,7 +134,7 @@ def _facts(plan: RunPlan, data: RunData, mllm: MLLM, device: torch.device) -> di
         "llm_weights": language.weights_sha256,
         "data": data.folder.fingerprint(),
         "training_data": data.training_folder.fingerprint(),
-        "versions": {name: versions[name] for name in _SCORING_PACKAGES},
+        "versions": {name: versions[name] for name in _PACKAGES},
         "device": device.type,
     }
     return {

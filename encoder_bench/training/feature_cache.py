@@ -292,25 +292,23 @@ class CacheEntry(NamedTuple):
 
 def list_features() -> list[CacheEntry]:
     """Return every encoder's cached features, the least recently used first."""
-    entries = [_entry(about.parent) for about in cache_dir("features").glob(f"*/{_ABOUT}")]
+    entries = []
+    for about in cache_dir("features").glob(f"*/{_ABOUT}"):
+        try:
+            content = json.loads(about.read_text(encoding="utf-8"))
+            encoder, storage = str(content["encoder"]), str(content["storage"])
+        except (OSError, ValueError, KeyError, TypeError):
+            encoder = storage = "unknown"
+        images: set[str] = set()
+        size = 0
+        for path in about.parent.glob("*.safetensors"):
+            with contextlib.suppress(OSError, SafetensorError):
+                size += path.stat().st_size
+                with safe_open(path, framework="pt") as shard:
+                    images |= set(shard.keys())
+        used = about.stat().st_mtime
+        entries.append(CacheEntry(about.parent, encoder, storage, len(images), size, used))
     return sorted(entries, key=lambda entry: entry.last_used)
-
-
-def _entry(folder: Path) -> CacheEntry:
-    about = folder / _ABOUT
-    try:
-        content = json.loads(about.read_text(encoding="utf-8"))
-        encoder, storage = str(content["encoder"]), str(content["storage"])
-    except (OSError, ValueError, KeyError, TypeError):
-        encoder = storage = "unknown"
-    images: set[str] = set()
-    size = 0
-    for path in folder.glob("*.safetensors"):
-        with contextlib.suppress(OSError, SafetensorError):
-            size += path.stat().st_size
-            with safe_open(path, framework="pt") as shard:
-                images |= set(shard.keys())
-    return CacheEntry(folder, encoder, storage, len(images), size, about.stat().st_mtime)
 
 
 def prune_features(max_bytes: int) -> list[CacheEntry]:
