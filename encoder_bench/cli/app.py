@@ -78,6 +78,7 @@ app.command("compare", rich_help_panel="Compare")(compare.compare_command)
 app.command("contrasts", rich_help_panel="Compare", epilog=compare.CONTRASTS_EPILOG)(
     compare.contrasts_command
 )
+app.command("recommend", rich_help_panel="Compare")(compare.recommend_command)
 app.command("report", rich_help_panel="Compare")(compare.report_command)
 app.command("check", rich_help_panel="Compare", epilog=gate.EPILOG)(gate.check_command)
 app.add_typer(gate.baseline_app, name="baseline", rich_help_panel="Compare")

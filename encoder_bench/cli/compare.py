@@ -131,6 +131,37 @@ def _contrast_row(each: Contrast) -> tuple[str, ...]:
     return cells if each.p_holm < 0.05 else tuple(f"[dim]{cell}[/]" for cell in cells)
 
 
+def recommend_command(
+    results: options.Results = options.RESULTS,
+    max_gflops: Annotated[
+        float | None,
+        typer.Option(metavar="N", min=0, help="Encoders of at most N GFLOPs per image."),
+    ] = None,
+    tasks: Annotated[str, typer.Option(metavar="NAME,...", help="Choose by these tasks.")] = "",
+    json_output: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Say which encoder to choose, what ties with it, and whether joint tuning pays.
+
+    From paired differences over images and seeds; what they do not establish is called so.
+    """
+    from dataclasses import asdict
+
+    from encoder_bench.base.record import require_records
+    from encoder_bench.cli.printing import print_lines
+    from encoder_bench.results.verdict import recommend
+
+    records = require_records(results)
+    chosen = options.listed(tasks)
+    found = recommend(results, records, max_gflops=max_gflops, tasks=chosen)
+    if json_output:
+        rows = [asdict(each) | {"sentences": each.sentences()} for each in found]
+        typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
+        return
+    for each in found:
+        print_lines([each.setting, *(f"  {sentence}" for sentence in each.sentences())])
+
+
 def report_command(
     results: options.Results = options.RESULTS,
     output: Annotated[
@@ -157,12 +188,19 @@ def report_command(
     from encoder_bench.base.record import read_records
     from encoder_bench.inspection.report_features import seen_features
     from encoder_bench.results.report.page import write_report
+    from encoder_bench.results.verdict import verdict_sentences
 
     records = read_records(results)
     pictures = _pictures(data, records)
+    verdict = verdict_sentences(results, records)
     seen = seen_features(results, records, pictures, make_reporter(quiet=quiet)) if features else {}
     path = write_report(
-        results, output=output, images=pictures, features=seen, samples_per_task=samples
+        results,
+        output=output,
+        images=pictures,
+        features=seen,
+        samples_per_task=samples,
+        verdict=verdict,
     )
     typer.echo(f"wrote {path}")
     if figures is not None:

@@ -1,0 +1,235 @@
+"""What to choose: the best row, its ties, the cheapest near it, and what joint tuning gains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from encoder_bench.base.errors import RecordError, UnknownNameError
+from encoder_bench.base.record import RunRecord
+from encoder_bench.metrics.statistics import Matrix, holm, plain_ratio
+from encoder_bench.results.cells import AVERAGED
+from encoder_bench.results.columns import AVERAGE, higher_is_better, score_sources
+from encoder_bench.results.grouping import TableGroup, TableRow, group_records
+from encoder_bench.results.paired import Difference, Scores, difference, row_scores, shared_scores
+
+LEVEL, NEAR_POINTS = 0.05, 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The best row by one score, the rows that tie with it and those that are worse."""
+
+    by: str
+    best: str
+    score: float
+    tied: tuple[str, ...]
+    worse: tuple[str, ...]
+
+    def sentence(self) -> str:
+        """Return the choice in words; where nothing is worse, that none is established."""
+        head = f"{self.by}: {self.best}, {self.score:.1f}"
+        if not self.tied:
+            return f"{head}, ahead of all others." if self.worse else f"{head}, the only row."
+        if not self.worse:
+            return f"{head}; that it is best is not established, no row is significantly worse."
+        return f"{head}. Tied with {', '.join(self.tied)}."
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """What joint tuning changes for one encoder and score; `p_holm` is corrected over all."""
+
+    encoder: str
+    by: str
+    difference: Difference
+    p_holm: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one table says.
+
+    Attributes:
+        setting: its heading.
+        choice: by the mean of the scores.
+        by_task: by each score.
+        cheapest: the row of fewest GFLOPs within a point of the best mean; None where unknown.
+        gains: of joint tuning, every encoder and score that has both modes.
+        seeds: runs of each row, at least.
+    """
+
+    setting: str
+    choice: Choice
+    by_task: tuple[Choice, ...]
+    cheapest: str | None
+    gains: tuple[Gain, ...]
+    seeds: int
+
+    def sentences(self) -> list[str]:
+        """Return the verdict in words."""
+        found = [f"Choose by {self.choice.sentence()}"]
+        if self.cheapest is not None:
+            near = f"Cheapest within {NEAR_POINTS:g} point of {self.choice.by}"
+            found.append(f"{near}: {self.cheapest}.")
+        if len(self.by_task) > 1:
+            found += [each.sentence() for each in self.by_task]
+        clear = [gain for gain in self.gains if gain.p_holm < LEVEL]
+        for gain in clear:
+            verb = "helps" if gain.difference.value > 0 else "harms"
+            found.append(
+                f"Joint tuning {verb} {gain.encoder} by {gain.difference.value:+.1f} "
+                f"{gain.difference.interval(1)} on {gain.by}."
+            )
+        if len(clear) < len(self.gains):
+            where = "elsewhere" if clear else "for any encoder on any task"
+            found.append(f"An effect of joint tuning is not established {where}.")
+        if self.seeds < 2:
+            found.append("One seed a row: the variance of seeds is not known and not in this.")
+        return found
+
+
+class _Row(NamedTuple):
+    name: str
+    row: TableRow
+    scores: Mapping[str, Scores]
+
+
+def recommend(
+    results: Path,
+    records: Sequence[RunRecord],
+    *,
+    max_gflops: float | None = None,
+    tasks: Sequence[str] = (),
+) -> list[Verdict]:
+    """Return a verdict for each table, from paired differences that hold images and seeds.
+
+    A row ties with the best where the difference is not significant at 5% after Holm's correction
+    over the rows; gains of joint tuning are corrected over encoders and scores.
+
+    Args:
+        results: the folder with the predictions.
+        records: its runs.
+        max_gflops: leave out encoders that take more per image, or whose cost is not known.
+        tasks: whose scores count; by default those that Avg counts, or all.
+
+    Raises:
+        RecordError: predictions are missing or damaged, or no row is left.
+        UnknownNameError: no run has such a task.
+    """
+    known = {task for record in records for task in record.tasks}
+    for task in tasks:
+        if task not in known:
+            raise UnknownNameError("task", task, known)
+    kept = [r for r in records if max_gflops is None or _gflops(r) <= max_gflops]
+    groups = group_records(kept)
+    found = [v for group in groups if (v := _verdict(results, group, tasks)) is not None]
+    if not found:
+        raise RecordError(f"{results}: no rows with scores that a choice could be made from")
+    return found
+
+
+def verdict_sentences(results: Path, records: Sequence[RunRecord]) -> list[str]:
+    """Return the verdicts in words, each table's after its heading; why there are none."""
+    try:
+        found = recommend(results, records)
+    except RecordError as error:
+        return [f"No verdict: {error}."]
+    several = len(found) > 1
+    return [s for v in found for s in ([v.setting] if several else []) + v.sentences()]
+
+
+def _verdict(results: Path, group: TableGroup, tasks: Sequence[str]) -> Verdict | None:
+    columns = _columns(group, tasks)
+    rows = []
+    for row in group.rows:
+        own = {c: found[None] for c in columns if None in (found := row_scores(results, row, c))}
+        if len(own) == len(columns) > 0 and all(each.samples for each in own.values()):
+            mode = "joint" if row.joint else "frozen"
+            rows.append(_Row(f"{row.label} ({mode})", row, own))
+    if not rows:
+        return None
+    by = AVERAGE if set(columns) == set(AVERAGED) else " + ".join(columns)
+    means = [_together(list(row.scores.values())) for row in rows]
+    choice = _choice(by, [row.name for row in rows], means)
+    best = max(each.mean for each in means)
+    near = [r for r, m in zip(rows, means, strict=True) if m.mean >= best - NEAR_POINTS]
+    costs = {row.name: _gflops(row.row.records[0]) for row in near}
+    cheapest = min(costs, key=lambda name: costs[name])
+    known = costs[cheapest] < np.inf
+    return Verdict(
+        setting=group.heading,
+        choice=choice,
+        by_task=tuple(_choice(c, [r.name for r in rows], [r.scores[c] for r in rows])
+                      for c in columns),
+        cheapest=f"{cheapest}, {costs[cheapest]:.3g} GFLOPs" if known else None,
+        gains=tuple(_gains(rows, columns)),
+        seeds=min(len(row.row.records) for row in rows),
+    )  # fmt: skip
+
+
+def _columns(group: TableGroup, tasks: Sequence[str]) -> list[str]:
+    """Return the primary scores to choose by that are better the higher they are."""
+    found: dict[str, str] = {}
+    for record in group.records:
+        for column, source in score_sources(record).items():
+            if source.metric == source.scores.primary and (not tasks or source.task in tasks):
+                found.setdefault(column, source.task)
+    names = [name for name in found if higher_is_better(group.records, name)]
+    averaged = [name for name in AVERAGED if name in names]
+    return averaged if not tasks and len(averaged) == len(AVERAGED) else names
+
+
+def _together(parts: Sequence[Scores]) -> Scores:
+    """Return the mean of several scores of one row as one score; images are shared by them."""
+    seeds = parts[0].seeds
+    count = sum(len(part.samples) for part in parts)
+    values = np.zeros((len(seeds), count, 2 * len(parts)))
+    start = 0
+    for place, part in enumerate(parts):
+        stop = start + len(part.samples)
+        values[:, start:stop, 2 * place : 2 * place + 2] = part.values
+        start = stop
+
+    def mean(sums: Matrix) -> Matrix:
+        pairs = np.split(sums, len(parts), axis=1)
+        return np.asarray(np.mean([plain_ratio(pair) for pair in pairs], axis=0))
+
+    samples = tuple(f"{place} {s}" for place, part in enumerate(parts) for s in part.samples)
+    images = tuple(image for part in parts for image in part.images)
+    return Scores(seeds, samples, images, values, mean)
+
+
+def _choice(by: str, names: Sequence[str], scores: Sequence[Scores]) -> Choice:
+    order = sorted(range(len(names)), key=lambda index: -scores[index].mean)
+    best, *others = order
+    p = [_difference(scores[best], scores[index]).p for index in others]
+    corrected = dict(zip(others, holm(p), strict=True))
+    tied = tuple(names[index] for index in others if corrected[index] >= LEVEL)
+    worse = tuple(names[index] for index in others if corrected[index] < LEVEL)
+    return Choice(by, names[best], scores[best].mean, tied, worse)
+
+
+def _gains(rows: Sequence[_Row], columns: Sequence[str]) -> Iterator[Gain]:
+    frozen = {row.row.label: row for row in rows if not row.row.joint}
+    pairs = [(frozen[r.row.label], r) for r in rows if r.row.joint and r.row.label in frozen]
+    found = [
+        (joint.row.label, column, _difference(before.scores[column], joint.scores[column]))
+        for before, joint in pairs
+        for column in columns
+    ]
+    for (label, column, each), p in zip(found, holm([d.p for *_, d in found]), strict=True):
+        yield Gain(label, column, each, p)
+
+
+def _difference(a: Scores, b: Scores) -> Difference:
+    shared = shared_scores(a, b)
+    return difference(*shared) if shared else Difference(b.mean - a.mean, None, None, 1.0)
+
+
+def _gflops(record: RunRecord) -> float:
+    return np.inf if record.encoder.gflops is None else record.encoder.gflops

@@ -1,0 +1,94 @@
+"""The verdict: a best row, ties, the cheapest nearby, joint gains, what is not established."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from report_builders import make_run
+from result_builders import make_record
+from typer.testing import CliRunner
+
+from encoder_bench.base.errors import RecordError, UnknownNameError
+from encoder_bench.base.record import read_records, write_record
+from encoder_bench.cli.app import app
+from encoder_bench.results.verdict import recommend, verdict_sentences
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five seeds of a good, an equal and a poor encoder; the poor one gains by joint tuning."""
+    folder = tmp_path_factory.mktemp("results")
+    skills = {("best", False): 0.95, ("equal", False): 0.95, ("poor", False): 0.1,
+              ("poor", True): 0.9}  # fmt: skip
+    for (name, joint), skill in skills.items():
+        for seed in range(5):
+            record = make_run(folder, name, joint=joint, skill=skill, count=60, seed=seed)
+            cost = record.encoder.model_copy(update={"gflops": 2.0 if name == "equal" else 8.0})
+            write_record(folder, record.model_copy(update={"encoder": cost}))
+    return folder
+
+
+def test_a_clear_loser_is_worse_and_an_equal_ties(results: Path) -> None:
+    (verdict,) = recommend(results, read_records(results))
+    choice = verdict.choice
+    assert choice.by == "Avg"
+    assert {choice.best, *choice.tied} >= {"BEST (frozen)", "EQUAL (frozen)"}
+    assert choice.worse[-1] == "POOR (frozen)"
+    assert [each.by for each in verdict.by_task] == ["VQA Acc", "CIDEr", "OC Acc", "MCI Acc"]
+    tasks = [each.score for each in verdict.by_task]
+    assert choice.score <= np.mean(tasks) + 1e-9
+    assert {(gain.encoder, gain.difference.value > 20) for gain in verdict.gains} == {
+        ("POOR", True)
+    }
+    text = " ".join(verdict.sentences())
+    assert "Joint tuning helps POOR by +" in text
+    assert "Tied with" in text
+    assert "One seed" not in text
+
+
+def test_the_cheapest_within_a_point_is_named(results: Path) -> None:
+    (verdict,) = recommend(results, read_records(results), tasks=["oc"])
+    assert verdict.choice.by == "OC Acc"
+    near = [*verdict.choice.tied, verdict.choice.best]
+    assert verdict.cheapest is not None
+    assert verdict.cheapest.partition(",")[0] in near
+
+
+def test_costly_encoders_are_left_out(results: Path) -> None:
+    (verdict,) = recommend(results, read_records(results), max_gflops=3.0)
+    assert verdict.choice.sentence().endswith("the only row.")
+    assert verdict.cheapest == "EQUAL (frozen), 2 GFLOPs"
+    assert not verdict.gains
+    with pytest.raises(RecordError, match="no rows"):
+        recommend(results, read_records(results), max_gflops=1.0)
+
+
+def test_what_is_not_established_is_called_so(tmp_path: Path) -> None:
+    for name in ("a", "bb"):
+        make_run(tmp_path, name, joint=False, skill=0.6, count=20)
+        make_run(tmp_path, name, joint=True, skill=0.6, count=20)
+    text = " ".join(verdict_sentences(tmp_path, read_records(tmp_path)))
+    assert "that it is best is not established" in text
+    assert "not established for any encoder on any task" in text
+    assert "the variance of seeds is not known" in text
+
+
+def test_without_predictions_there_is_no_verdict_and_a_reason(tmp_path: Path) -> None:
+    (line,) = verdict_sentences(tmp_path, [make_record("a"), make_record("b")])
+    assert line.startswith("No verdict: ")
+    assert "predictions cannot be read" in line
+
+
+def test_the_command_prints_and_gives_json(results: Path) -> None:
+    command = ["recommend", "--results", str(results)]
+    printed = CliRunner().invoke(app, command)
+    assert printed.exit_code == 0, printed.output
+    assert "Choose by Avg: " in printed.output
+    found = json.loads(CliRunner().invoke(app, [*command, "--tasks", "oc,mci", "--json"]).stdout)
+    assert found[0]["choice"]["by"] == "OC Acc + MCI Acc"
+    assert found[0]["gains"][0]["difference"]["low"] is not None
+    unknown = CliRunner().invoke(app, [*command, "--tasks", "occ"])
+    assert isinstance(unknown.exception, UnknownNameError)
