@@ -9,7 +9,6 @@ from pathlib import Path
 
 from encoder_bench.base.errors import EncoderBenchError, RecordError
 from encoder_bench.base.progress import Reporter
-from encoder_bench.base.recipes import TaskRecipe, scoring_settings
 from encoder_bench.base.record import RunRecord, TaskScores, read_records
 from encoder_bench.gate.baseline import baseline_records, identity, read_baseline, weights_folder
 from encoder_bench.metrics.metric import recorded_metric
@@ -17,7 +16,7 @@ from encoder_bench.metrics.statistics import holm
 from encoder_bench.pipeline.plan import RunPlan, make_plan
 from encoder_bench.results.compare import TaskComparison, compare_task
 from encoder_bench.results.formats import escape_markdown
-from encoder_bench.results.grouping import data_key, scoring_recipe
+from encoder_bench.results.grouping import data_key, scoring_recipe, scoring_task
 from encoder_bench.tasks.predictions import Prediction, read_predictions
 from encoder_bench.tasks.rescore import measure_again, prepare_recorded
 
@@ -417,8 +416,7 @@ def _version_failures(
 def _task_failures(
     accepted: TaskScores, fresh: TaskScores, comparison: TaskComparison, p: float, margin: float
 ) -> Iterator[str]:
-    scoring = [scoring_settings(TaskRecipe, scores.definition) for scores in (accepted, fresh)]
-    if changed := _changed_keys(*scoring):
+    if changed := _changed_keys(*(scoring_task(s.definition) for s in (accepted, fresh))):
         yield f"the task recipe differs in {changed}"
     if comparison.only_a or comparison.only_b:
         yield f"the samples differ: {comparison.only_a} are gone, {comparison.only_b} are new"

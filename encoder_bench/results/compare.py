@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -151,7 +152,7 @@ def _flips(a: Scores, b: Scores, side_a: Side, side_b: Side) -> tuple[Flip, ...]
     said_a, said_b = _said(side_a), _said(side_b)
     flips = []
     for sample, score_a, score_b in zip(a.samples, a.by_sample, b.by_sample, strict=True):
-        if score_a != score_b:
+        if not math.isclose(score_a, score_b, abs_tol=1e-6):  # rounding of floating-point sums
             each, texts = asked[sample], (said_a[sample], said_b[sample])
             about = (sample, each.image_id, each.question, each.references)
             flips.append(Flip(*about, *texts, score_a, score_b))

@@ -113,9 +113,14 @@ def setting_key(record: RunRecord) -> str:
 def task_key(record: RunRecord, task: str) -> str:
     """Return the hash of a task's definition, as far as it changes scores."""
     scores = record.tasks[task]
-    definition = scoring_settings(TaskRecipe, scores.definition)
-    definition.pop("controls", None)  # which blind baselines were run changes no score
+    definition = scoring_task(scores.definition)
     return hash_json({"definition": definition, "versions": scores.metric_versions})
+
+
+def scoring_task(definition: dict[str, Any]) -> dict[str, Any]:
+    """Return what of a recorded task recipe changes its scores; blind baselines do not."""
+    settings = scoring_settings(TaskRecipe, definition)
+    return {key: value for key, value in settings.items() if key != "controls"}
 
 
 def data_key(description: dict[str, Any]) -> str:
