@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.hashing import hash_file
@@ -26,21 +26,49 @@ _FLAT = 8
 _THUMBNAIL = (32, 32)
 
 
+LOADING = "2"
+"""Raised where the pixels of a file change, so that no cached feature outlives it."""
+MAX_ASPECT = 100
+"""Scaled to an encoder's shorter side, a longer image would take gigabytes."""
+
+
 def load_image(path: Path) -> Image.Image:
     """Return an image file as RGB, every pixel decoded; of several frames the first.
 
+    It is turned as its EXIF orientation says, 16-bit grey is scaled to 8 bits, and transparency is
+    laid on white.
+
     Raises:
-        DataError: missing, truncated, too large or not an image; names the file.
+        DataError: missing, truncated, too large, too long, floats, or not an image; names the file.
     """
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            if max(image.size) > MAX_ASPECT * min(image.size):
+                raise DataError(
+                    f"{path}: {image.width} x {image.height} pixels, one side more than "
+                    f"{MAX_ASPECT} times the other; crop it or leave it out"
+                )
+            return _as_rgb(ImageOps.exif_transpose(image), path)
     except FileNotFoundError:
         raise DataError(f"{path}: no such image file") from None
     except UnidentifiedImageError:
         raise DataError(f"{path}: not an image, or its header is damaged") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path}: too large ({error}); scale it down") from error
+    except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{path}: cannot be decoded ({error}); fetch it again") from error
+
+
+def _as_rgb(image: Image.Image, path: Path) -> Image.Image:
+    if image.mode in ("F", "I"):
+        raise DataError(f"{path}: pixels of 32 bits, whose white is unknown; save it with 8 or 16")
+    if image.mode.startswith("I;16"):
+        grey = np.rint(np.asarray(image).astype(np.float64) * (255 / 65535))
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        opaque = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), opaque).convert("RGB")
+    return image.convert("RGB")
 
 
 class Fingerprint(NamedTuple):

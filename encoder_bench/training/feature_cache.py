@@ -31,7 +31,7 @@ from encoder_bench.base.hashing import hash_file, hash_text
 from encoder_bench.base.paths import cache_dir
 from encoder_bench.base.progress import Reporter
 from encoder_bench.base.recipes import FeatureStorage
-from encoder_bench.data.images import load_image
+from encoder_bench.data.images import LOADING, load_image
 from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.training.batches import prefetch
 
@@ -147,7 +147,7 @@ def find_features(
     unique = list(dict.fromkeys(images))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         digests = dict(zip(unique, pool.map(digest, unique), strict=True))
-    key = [encoder.fingerprint(), str(_dtype(encoder)), str(encoder.num_tokens), storage]
+    key = [encoder.fingerprint(), str(_dtype(encoder)), str(encoder.num_tokens), storage, LOADING]
     return FeatureStore(cache_dir("features", hash_text(*key)[:32]), digests, storage)
 
 

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -165,3 +166,56 @@ def test_an_answer_that_is_no_object_is_named(damaged: Path, entry: Any) -> None
         f"{path}: annotations row 4: 'answers': entry 2 is {entry!r}, not an object with"
         in checked.stdout
     )
+
+
+@pytest.mark.parametrize("ending", ["png", "tiff"])
+def test_16_bits_of_grey_are_scaled_by_their_depth(tmp_path: Path, ending: str) -> None:
+    levels = np.array([[0, 257 * 100, 65535]], dtype=np.uint16)
+    Image.fromarray(levels).save(tmp_path / f"deep.{ending}")
+    loaded = np.asarray(load_image(tmp_path / f"deep.{ending}"))
+    assert loaded[0].tolist() == [[0] * 3, [100] * 3, [255] * 3]
+
+
+def test_an_image_is_turned_as_its_exif_orientation_says(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.new("RGB", (2, 3))
+    image.putpixel((0, 0), (255, 0, 0))
+    image.save(tmp_path / "turned.png", exif=exif)
+    loaded = load_image(tmp_path / "turned.png")
+    assert loaded.size == (3, 2)
+    assert loaded.getpixel((2, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparency_is_laid_on_white(tmp_path: Path, mode: str) -> None:
+    image = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
+    image.putpixel((1, 0), (0, 0, 0, 255))
+    image.convert(mode).save(tmp_path / "clear.png")
+    assert [load_image(tmp_path / "clear.png").getpixel((x, 0)) for x in (0, 1)] == [
+        (255, 255, 255), (0, 0, 0),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (Image.new("F", (4, 4)), "pixels of 32 bits.*8 or 16"),
+        (Image.new("RGB", (2, 201)), "2 x 201 pixels.*100 times.*crop it"),
+        (Image.new("RGB", (90, 90)), "too large.*scale it down"),
+    ],
+)
+def test_what_cannot_be_shown_says_what_to_do(
+    image: Image.Image, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)
+    image.save(tmp_path / "odd.tiff")
+    with pytest.raises(DataError, match=message) as caught:
+        load_image(tmp_path / "odd.tiff")
+    assert "fetch it again" not in str(caught.value)
+
+
+def test_plain_pictures_stay_byte_for_byte(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "plain.png")
+    assert np.array_equal(np.asarray(load_image(tmp_path / "plain.png")), pixels)
