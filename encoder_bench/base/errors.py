@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class EncoderBenchError(Exception):
@@ -38,6 +39,21 @@ class RecordError(EncoderBenchError):
 
 class MissingDependencyError(EncoderBenchError):
     """An optional library or program is needed; the message says how to install it."""
+
+
+@contextlib.contextmanager
+def needs_extra(extra: str, what: str) -> Iterator[None]:
+    """Let a block import packages of an optional extra of this project.
+
+    Raises:
+        MissingDependencyError: one is not installed; says how to get it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"{what} needs {error.name}: pip install 'encoder-bench[{extra}]'"
+        ) from error
 
 
 class UnknownNameError(EncoderBenchError):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from encoder_bench.base.errors import UnknownNameError
+from encoder_bench.base.errors import UnknownNameError, needs_extra
 from encoder_bench.cli import options
 from encoder_bench.cli.printing import grid
 
@@ -186,8 +186,11 @@ def report_command(
     """Write one self-contained HTML page: table, charts, samples, training checks, recipes."""
     from encoder_bench.base.progress import make_reporter
     from encoder_bench.base.record import read_records
-    from encoder_bench.inspection.report_features import seen_features
-    from encoder_bench.results.report.page import write_report
+
+    with needs_extra("report", "report"):
+        from encoder_bench.inspection.report_features import seen_features
+        from encoder_bench.results.report.figures import write_figures
+        from encoder_bench.results.report.page import write_report
     from encoder_bench.results.verdict import verdict_sentences
 
     records = read_records(results)
@@ -204,8 +207,6 @@ def report_command(
     )
     typer.echo(f"wrote {path}")
     if figures is not None:
-        from encoder_bench.results.report.figures import write_figures
-
         typer.echo(f"wrote {len(write_figures(records, figures))} files to {figures}")
     if open_page:
         typer.launch(str(path))

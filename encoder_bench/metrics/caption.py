@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from encoder_bench.base.errors import needs_extra
 from encoder_bench.metrics.ptb import ptb_tokenize
 from encoder_bench.metrics.statistics import Measure, References
 
@@ -115,7 +116,8 @@ def _ngrams(sentences: Sequence[Sequence[str]]) -> Iterator[Any]:
 
 def rouge_l(predictions: Sequence[str], references: References) -> Floats:
     """Return the ROUGE-L of each image (F with beta 1.2, best over references), in percent."""
-    from pycocoevalcap.rouge.rouge import Rouge
+    with needs_extra("java", "ROUGE-L"):
+        from pycocoevalcap.rouge.rouge import Rouge
 
     guesses, truths = tokenized(predictions, references)
     return 100.0 * np.asarray(Rouge().compute_score(truths, guesses)[1], dtype=np.float64)
@@ -143,7 +145,8 @@ def bleu_sums(predictions: Sequence[str], references: References) -> Floats:
     Columns: matches of order 1 to 4, n-grams of order 1 to 4, length, and the reference length
     that is closest to it.
     """
-    from pycocoevalcap.bleu.bleu_scorer import BleuScorer
+    with needs_extra("java", "BLEU"):
+        from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 
     guesses, truths = tokenized(predictions, references)
     scorer = BleuScorer(n=BLEU_ORDER)

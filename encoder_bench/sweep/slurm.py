@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from encoder_bench.base.errors import EncoderBenchError, MissingDependencyError
+from encoder_bench.base.errors import EncoderBenchError, MissingDependencyError, needs_extra
 from encoder_bench.base.files import write_text
 from encoder_bench.sweep.jobs import job_status, text_of
 from encoder_bench.sweep.local import INTERRUPTED, close_job, start_job, stop_job
@@ -98,8 +98,9 @@ def submit(folders: Sequence[Path], results: Path, options: SlurmOptions, *, for
         MissingDependencyError: there is no SLURM on this machine.
         EncoderBenchError: `sbatch` refuses the options, with its own message.
     """
-    import submitit
-    from submitit.core.utils import FailedJobError
+    with needs_extra("slurm", "--launcher slurm"):
+        import submitit
+        from submitit.core.utils import FailedJobError
 
     if submitit.SlurmExecutor.affinity() < 0:
         raise MissingDependencyError(

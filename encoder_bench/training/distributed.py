@@ -60,7 +60,8 @@ def make_accelerator(
     started = {getattr(kind, "value", kind) for kind in accelerator.log_with}
     missing = [name for name in trackers if name not in started]
     if missing:
-        raise MissingDependencyError(f"tracker '{missing[0]}': pip install {missing[0]}")
+        name = "'encoder-bench[trackers]'" if missing[0] == "tensorboard" else missing[0]
+        raise MissingDependencyError(f"tracker '{missing[0]}': pip install {name}")
     if trackers:
         (folder / "trackers").mkdir(parents=True, exist_ok=True)
         accelerator.init_trackers("encoder-bench", config=_flat(adapter.model_dump(mode="json")))

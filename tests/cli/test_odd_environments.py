@@ -14,6 +14,7 @@ from result_builders import make_record
 from encoder_bench.base.errors import EncoderBenchError
 from encoder_bench.base.paths import cache_dir
 from encoder_bench.base.record import write_record
+from encoder_bench.metrics.metric import find_metric
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +102,38 @@ def test_without_a_home_the_library_says_what_to_set(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Path, "expanduser", unknown)
     with pytest.raises(EncoderBenchError, match="set HOME, or ENCODER_BENCH_CACHE"):
         cache_dir()
+
+
+@pytest.mark.parametrize(
+    ("blocked", "extra", "line"),
+    [
+        ("vl_convert", "report", "report --results={home}/results --no-features"),
+        ("altair", "report", "report --results={home}/results --no-features"),
+        ("submitit", "slurm", "sweep --encoders tiny-deit --launcher slurm --results={home}/new"),
+    ],
+)
+def test_a_missing_extra_is_named(blocked: str, extra: str, line: str, home: Path) -> None:
+    code = (
+        f"import sys\nsys.modules[{blocked!r}] = None\n"
+        f"sys.argv[1:] = {line.format(home=home).split()}\n"
+        "from encoder_bench.cli import main\nmain()\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert result.returncode == 1
+    assert f"pip install 'encoder-bench[{extra}]'" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("metric", ["bleu4", "rouge_l", "meteor", "spice"])
+def test_a_caption_metric_without_its_extra_is_not_available_and_says_so(
+    metric: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [each for each in sys.modules if each.startswith("pycocoevalcap")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pycocoevalcap", None)
+    monkeypatch.setattr("encoder_bench.metrics.java.find_spec", lambda name: None)
+    measure = find_metric(metric).measure(["a dog runs"], [["a dog is running"]])
+    assert measure.reason
+    assert "encoder-bench[java]" in measure.reason or "setup spice" in measure.reason

