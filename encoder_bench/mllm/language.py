@@ -22,6 +22,14 @@ _CONTENT, _REPLY, _NEXT = (f"ENCODER-BENCH-{word}" for word in ("CONTENT", "REPL
 _ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
 
 
+_DATE = (
+    "{% macro strftime_now(format) %}{{ format|replace('%d', '01')|replace('%m', '01')"
+    "|replace('%b', 'Jan')|replace('%B', 'January')|replace('%Y', '2025')|replace('%y', '25')"
+    "|replace('%H', '00')|replace('%M', '00')|replace('%S', '00') }}{% endmacro %}"
+)
+"""Before a chat template: what it reads as now, so that the same scores come on every day."""
+
+
 @dataclass(frozen=True, slots=True)
 class ChatTemplate:
     """The text around questions and answers; the default is no template at all.
@@ -41,20 +49,29 @@ def _read_template(tokenizer: Any, settings: LanguageModelSettings) -> ChatTempl
     """Cut a tokenizer's chat template around its content; without one, plain text.
 
     Raises:
-        WeightsError: the template does not keep a question as it is; names the model.
+        WeightsError: the template fails, or does not keep a question as it is; names the model.
     """
     if not settings.chat_template or not getattr(tokenizer, "chat_template", None):
         return ChatTemplate()
     roles = zip(("user", "assistant", "user"), (_CONTENT, _REPLY, _NEXT), strict=True)
     turns = [{"role": role, "content": text} for role, text in roles]
-    render = partial(tokenizer.apply_chat_template, tokenize=False)
-    head, *tail = render(turns[:1], add_generation_prompt=True).split(_CONTENT)
+    try:
+        template = _DATE + tokenizer.get_chat_template()
+        render = partial(tokenizer.apply_chat_template, tokenize=False, chat_template=template)
+        first, whole = render(turns[:1], add_generation_prompt=True), render(turns)
+    except Exception as error:  # a template is a program of the checkpoint's
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise WeightsError(
+            f"LLM {settings.name}: its chat template fails ({reason}); "
+            "set llm.chat_template = false"
+        ) from error
+    head, *tail = first.split(_CONTENT)
     if len(tail) != 1:
         raise WeightsError(
             f"LLM {settings.name}: its chat template does not keep a question as it is; "
             "set llm.chat_template = false"
         )
-    between = render(turns).rpartition(_REPLY)[2].partition(_NEXT)[0]
+    between = whole.rpartition(_REPLY)[2].partition(_NEXT)[0]
     return ChatTemplate(head, tail[0], between, joiner="")
 
 
@@ -109,6 +126,7 @@ class LanguageModel(nn.Module):
             eos_token_id=sorted(self.end_ids),
             pad_token_id=self.pad_id,
         )
+        self._check_ids()
         context = getattr(self.config, "max_position_embeddings", None) or settings.max_length
         self.max_length = min(settings.max_length, int(context))
 
@@ -292,6 +310,24 @@ class LanguageModel(nn.Module):
 
     def _question_text(self, prompt: str, *, image: bool) -> str:
         return (self.settings.image_suffix if image else "") + prompt + self.template.tail
+
+    def _check_ids(self) -> None:
+        """Refuse a tokenizer whose own or template's tokens have no embedding.
+
+        Raises:
+            WeightsError: names the first token without one.
+        """
+        template = self.template
+        used = self.encode(template.head + template.tail + template.between)
+        used += [self.pad_id, *self.end_ids, *self.prefix_ids(image=False)]
+        beyond = [token for token in used if token >= len(self.table)]
+        if beyond:
+            token = self.tokenizer.convert_ids_to_tokens(beyond[0])
+            raise WeightsError(
+                f"LLM {self.settings.name}: its token {token!r} is id {beyond[0]}, beyond the "
+                f"{len(self.table)} embeddings; resize them and save the model again, or remove "
+                "the token from the tokenizer's files"
+            )
 
     def _end_of_turn(self) -> int:
         if self.template.tail:

@@ -103,6 +103,38 @@ def test_a_template_that_changes_its_content_is_refused() -> None:
         joined(tokenizer)
 
 
+@pytest.mark.parametrize(
+    "template", ["{% for", "{{ raise_exception('no such role') }}", "{{ 1/0 }}"]
+)
+def test_a_template_that_fails_is_one_line_with_the_way_out(template: str) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(WeightsError, match=r"fails.*llm\.chat_template = false") as caught:
+        joined(tokenizer)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_template_that_prints_the_date_is_the_same_on_every_day() -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = (
+        "{{ strftime_now('%d %b %Y') }}{% for m in messages %}[{{ m.content }}]{% endfor %}"
+    )
+    assert joined(tokenizer).template.head == "01 Jan 2025["
+
+
+@pytest.mark.parametrize("kind", ["pad", "chat"])
+def test_a_token_without_an_embedding_is_found_at_load(kind: str) -> None:
+    tokenizer = byte_tokenizer()
+    model = seeded_llama(tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<new>"]})
+    if kind == "pad":
+        tokenizer.pad_token = "<new>"
+    else:
+        tokenizer.chat_template = "<new>{% for m in messages %}{{ m.content }}{% endfor %}"
+    with pytest.raises(WeightsError, match=r"'<new>' is id \d+, beyond the \d+ embeddings"):
+        joined(tokenizer, model)
+
+
 def test_the_shorter_context_holds() -> None:
     assert small_language(max_length=64).max_length == 64
     assert small_language(max_length=100_000).max_length == 2048
