@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from markupsafe import Markup
 from encoder_bench.base.files import write_text
 from encoder_bench.base.record import RunRecord, require_records
 from encoder_bench.results.formats import html_table
-from encoder_bench.results.page import Entry, Page, table_page
+from encoder_bench.results.page import table_page
 from encoder_bench.results.report.content import Chapter, Seen, chapters, row_name
 from encoder_bench.results.report.figures import chart_config, light_colours, read_resource
 from encoder_bench.results.report.samples import browse, thumbnails
@@ -90,7 +89,7 @@ def _template_chapter(
     part: Chapter, seen: Seen | None, specs: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Return what the template shows of a chapter; its charts are added to `specs`."""
-    page, numbers = _in_words(table_page(part.table)), {}
+    page, numbers = table_page(part.table), {}
     for section, charts in part.charts.items():
         numbers[section] = range(len(specs), len(specs) + len(charts))
         specs.extend(chart.to_dict(validate=False) for chart in charts)
@@ -105,17 +104,6 @@ def _template_chapter(
         "runs": runs,
         "shared": list(_shared(runs)),
     }
-
-
-def _in_words(page: Page) -> Page:
-    """Return the table with modes named in its first column."""
-    modes = {"no": "frozen", "yes": "joint"}
-    lines = [
-        replace(line, entries=(Entry(modes.get(first.text, first.text)), *rest))
-        for line in page.lines
-        for first, *rest in [line.entries]
-    ]
-    return replace(page, header=(Entry("Mode"), *page.header[1:]), lines=tuple(lines))
 
 
 def _shared(
