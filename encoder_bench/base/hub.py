@@ -30,17 +30,46 @@ def is_offline() -> bool:
     return any(os.environ.get(name, "").upper() in ("1", "TRUE", "YES", "ON") for name in _OFFLINE)
 
 
-def is_reachable(repository: str) -> bool:
-    """Ask the Hub once, for at most three seconds, whether it has the repository."""
+def obstacle(repository: str) -> str | None:
+    """Return why the Hub does not offer a repository, asked once and for three seconds, or None."""
     if is_offline():
-        return False
+        return "the Hub cannot be reached while HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set"
     from huggingface_hub import HfApi
 
     try:
         HfApi().model_info(repository, timeout=_SECONDS)
-    except Exception:  # any failure means the same here: it cannot be had
-        return False
-    return True
+    except Exception as error:  # the libraries below raise many; what they mean is told apart there
+        return refusal(error, repository) or f"the Hub cannot be reached ({type(error).__name__})"
+    return None
+
+
+def refusal(error: BaseException, repository: str) -> str | None:
+    """Return what the Hub's answer means, and what to do; None where it is no answer of the Hub."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    if isinstance(error, GatedRepoError):
+        page = f"https://huggingface.co/{repository}"
+        return f"it is gated: accept its licence on {page}, then log in with `hf auth login`"
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            "the Hub has no such repository, or it is private: check the name, or log in with "
+            "`hf auth login`"
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return "its repository has no such revision"
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        if status in (401, 403):
+            return f"the Hub refuses access ({status}): log in again with `hf auth login`"
+        return f"the Hub answers with error {status}: try again later"
+    if "Timeout" in type(error).__name__:
+        return f"the Hub cannot be reached within {_SECONDS:.0f} seconds: try again"
+    return None
 
 
 def upload_folder(folder: Path, repository: str) -> str:

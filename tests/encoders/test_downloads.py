@@ -12,14 +12,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
+from huggingface_hub import errors as hub_errors
 from safetensors.torch import save_file
 
 from encoder_bench.base.errors import WeightsError
+from encoder_bench.base.recipes import LanguageModelSettings
 from encoder_bench.encoders.bundled import seeded_backbone, tiny_processor
 from encoder_bench.encoders.registry import load_encoder
 from encoder_bench.encoders.weights import encoder_tensors, fetch_address
+from encoder_bench.mllm.loading import load_language_model
 from tests.encoders.web import COMMIT, serving
 
 _THREE_LOADERS = """
@@ -209,3 +213,33 @@ def test_another_file_than_the_pinned_one_is_refused(tmp_path: Path) -> None:
     spec = replace(find_spec(NAME), revision=f"sha256:{'0' * 64}")
     with pytest.raises(WeightsError, match="the catalogue names sha256:0000"):
         load_timm(spec, tmp_path / "checkpoint.pth", LoadOptions())
+
+
+def answered(kind: type[Exception], status: int) -> Exception:
+    request = httpx.Request("GET", "https://huggingface.co/api/models/a/b")
+    return kind("no", response=httpx.Response(status, request=request))  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (answered(hub_errors.GatedRepoError, 403), "gated: accept its licence on .*a/b.*log in"),
+        (answered(hub_errors.RepositoryNotFoundError, 404), "no such repository.*check the name"),
+        (answered(hub_errors.HfHubHTTPError, 401), r"refuses access \(401\): log in again"),
+        (answered(hub_errors.HfHubHTTPError, 503), "error 503: try again later"),
+        (httpx.ReadTimeout("slow"), "within 3 seconds: try again"),
+        (httpx.ConnectError("none"), r"cannot be reached \(ConnectError\)"),
+    ],
+)
+def test_the_hubs_answers_are_told_apart(
+    error: Exception, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("encoder_bench.base.hub.is_offline", lambda: False)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", refuse)
+    with pytest.raises(WeightsError, match=f"encoder hf:a/b.*{message}.*--weights PATH"):
+        load_encoder("hf:a/b")
+    with pytest.raises(WeightsError, match=f"LLM a/b.*{message}.*--llm FOLDER"):
+        load_language_model(LanguageModelSettings(name="a/b"))
