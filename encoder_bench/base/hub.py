@@ -8,6 +8,7 @@ from pathlib import Path
 from encoder_bench.base.errors import EncoderBenchError
 
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+OFFLINE = "the Hub cannot be reached while HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set"
 _SECONDS = 3.0
 _FILES = (
     "config.json",
@@ -33,7 +34,7 @@ def is_offline() -> bool:
 def obstacle(repository: str) -> str | None:
     """Return why the Hub does not offer a repository, asked once and for three seconds, or None."""
     if is_offline():
-        return "the Hub cannot be reached while HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set"
+        return OFFLINE
     from huggingface_hub import HfApi
 
     try:

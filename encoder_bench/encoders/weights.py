@@ -17,7 +17,7 @@ from torch import Tensor
 from encoder_bench.base.errors import WeightsError
 from encoder_bench.base.files import write_text
 from encoder_bench.base.hashing import hash_file, hash_text
-from encoder_bench.base.hub import is_cached, is_offline, obstacle
+from encoder_bench.base.hub import OFFLINE, is_cached, is_offline, obstacle
 from encoder_bench.base.paths import cache_dir
 from encoder_bench.encoders.loading import explained, unreachable
 from encoder_bench.encoders.spec import EncoderSpec
@@ -122,7 +122,7 @@ def fetch_address(name: str, address: str) -> Path:
     if target.is_file():
         return target
     if is_offline():
-        raise unreachable(name, address)
+        raise unreachable(name, address, OFFLINE)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.incomplete")
     partial.touch()
