@@ -67,7 +67,8 @@ def refusal(error: BaseException, repository: str) -> str | None:
         status = error.response.status_code
         if status in (401, 403):
             return f"the Hub refuses access ({status}): log in again with `hf auth login`"
-        return f"the Hub answers with error {status}: try again later"
+        # 404 is a file that the repository lacks, which the library names better.
+        return None if status == 404 else f"the Hub answers with error {status}: try again later"
     if "Timeout" in type(error).__name__:
         return f"the Hub cannot be reached within {_SECONDS:.0f} seconds: try again"
     return None

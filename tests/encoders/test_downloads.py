@@ -19,6 +19,7 @@ from huggingface_hub import errors as hub_errors
 from safetensors.torch import save_file
 
 from encoder_bench.base.errors import WeightsError
+from encoder_bench.base.hub import refusal
 from encoder_bench.base.recipes import LanguageModelSettings
 from encoder_bench.encoders.bundled import seeded_backbone, tiny_processor
 from encoder_bench.encoders.registry import load_encoder
@@ -243,3 +244,7 @@ def test_the_hubs_answers_are_told_apart(
         load_encoder("hf:a/b")
     with pytest.raises(WeightsError, match=f"LLM a/b.*{message}.*--llm FOLDER"):
         load_language_model(LanguageModelSettings(name="a/b"))
+
+
+def test_a_file_that_a_repository_lacks_is_no_refusal() -> None:
+    assert refusal(answered(hub_errors.RemoteEntryNotFoundError, 404), "a/b") is None
