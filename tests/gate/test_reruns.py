@@ -248,7 +248,7 @@ def test_only_a_few_answers_may_change(tmp_path: Path, changed: int, passes: boo
 def test_other_encoder_weights_are_a_failure_of_the_run_and_not_of_the_gate(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from encoder_bench.pipeline import load as finished
+    from encoder_bench.pipeline import build as finished
 
     monkeypatch.setattr(finished, "hash_parameters", lambda module: "0" * 64)
     result = quick(folder)
