@@ -89,7 +89,7 @@ class Verdict:
             where = "elsewhere" if clear else "for any encoder on any task"
             found.append(f"An effect of joint tuning is not established {where}.")
         if self.seeds < 2:
-            found.append("One seed a row: the variance of seeds is not known and not in this.")
+            found.append("One seed per row: the variance of seeds is not known and not in this.")
         return found
 
 
