@@ -48,18 +48,12 @@ def build_command(
     Resumes from the last shard if interrupted. Any projector, LLM, seed and task uses the features.
     """
     plan = make_plan(
-        encoder=encoder,
-        adapter=adapter,
-        tasks=options.listed(tasks),
-        data=data,
-        training_data=train_data,
-        layer=options.whole_numbers("--layer", layer),
-        resolution=resolution,
-        weights=weights,
-        device=device,
+        encoder=encoder, adapter=adapter, tasks=options.listed(tasks), data=data,
+        training_data=train_data, layer=options.whole_numbers("--layer", layer),
+        resolution=resolution, weights=weights, device=device,
         settings={} if storage is None else {"training.feature_storage": storage},
         trust_remote_code=trust_remote_code,
-    )
+    )  # fmt: skip
     from encoder_bench.base.hardware import choose_device
     from encoder_bench.base.progress import make_reporter
     from encoder_bench.pipeline.build import build_encoder

@@ -50,6 +50,16 @@ Tasks = Annotated[
     str,
     typer.Option(metavar="NAME,...", help="Task recipes: names or files.", rich_help_panel=WHAT),
 ]
+JointTune = Annotated[
+    bool,
+    typer.Option("--joint-tune", help="Tune the encoder too; else frozen.", rich_help_panel=WHAT),
+]
+Seed = Annotated[
+    int,
+    typer.Option(
+        help="Random seed of initialisation, data order and bootstrap.", rich_help_panel=WHAT
+    ),
+]
 
 # Where
 Data = Annotated[
@@ -177,6 +187,14 @@ TrustRemoteCode = Annotated[
 ]
 
 # Output
+Trackers = Annotated[
+    str | None,
+    typer.Option(
+        metavar="tensorboard,wandb,...",
+        help="Experiment trackers that follow the training: those of accelerate, by name.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 Results = Annotated[
     Path,
     typer.Option(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from encoder_bench.base.progress import QuietReporter, Reporter
+from encoder_bench.base.progress import QuietReporter, Reporter, make_reporter
 from encoder_bench.cli import options
 from encoder_bench.cli.printing import print_lines
 from encoder_bench.pipeline.plan import DEFAULT_ENCODER, RunPlan, make_plan
@@ -25,21 +25,10 @@ EPILOG = (
 
 def run_command(
     encoder: options.Encoder = DEFAULT_ENCODER,
-    joint_tune: Annotated[
-        bool,
-        typer.Option(
-            "--joint-tune", help="Tune the encoder too; else frozen.", rich_help_panel=options.WHAT
-        ),
-    ] = False,
+    joint_tune: options.JointTune = False,
     adapter: options.Adapter = "quick",
     tasks: options.Tasks = options.DEFAULT_TASKS,
-    seed: Annotated[
-        int,
-        typer.Option(
-            help="Random seed of initialisation, data order and bootstrap.",
-            rich_help_panel=options.WHAT,
-        ),
-    ] = 0,
+    seed: options.Seed = 0,
     data: options.Data = "scenes",
     train_data: options.TrainData = None,
     limit: options.Limit = None,
@@ -54,14 +43,7 @@ def run_command(
     resolution: options.Resolution = None,
     steps: options.Steps = None,
     set_: options.Set = None,
-    trackers: Annotated[
-        str | None,
-        typer.Option(
-            metavar="tensorboard,wandb,...",
-            help="Experiment trackers that follow the training: those of accelerate, by name.",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = None,
+    trackers: options.Trackers = None,
     cache_limit: options.CacheLimit = None,
     trust_remote_code: options.TrustRemoteCode = False,
     dry_run: options.DryRun = False,
@@ -75,52 +57,55 @@ def run_command(
     With no option at all: a tiny encoder, frozen, on drawn scenes; minutes on two cores.
     """
     plan = make_plan(
-        encoder=encoder,
-        joint=joint_tune,
-        adapter=adapter,
-        projector=projector,
-        visual_tokens=visual_tokens,
-        llm=llm,
-        llm_train=llm_train,
-        layer=options.whole_numbers("--layer", layer),
-        resolution=resolution,
-        steps=steps,
-        data=data,
-        training_data=train_data,
-        tasks=options.listed(tasks),
-        seed=seed,
-        limit=limit,
-        weights=weights,
-        results=results,
-        device=device,
-        settings=options.settings(set_),
+        encoder=encoder, joint=joint_tune, adapter=adapter, projector=projector,
+        visual_tokens=visual_tokens, llm=llm, llm_train=llm_train,
+        layer=options.whole_numbers("--layer", layer), resolution=resolution, steps=steps,
+        data=data, training_data=train_data, tasks=options.listed(tasks), seed=seed, limit=limit,
+        weights=weights, results=results, device=device, settings=options.settings(set_),
         trust_remote_code=trust_remote_code,
-    )
+    )  # fmt: skip
     warn_of_drawn_scenes([encoder], data, QuietReporter())
     if dry_run:
         _print_plan(plan, json_output=json_output)
         return
-    from encoder_bench.base.hardware import choose_device
-    from encoder_bench.base.processes import join_processes
-    from encoder_bench.base.progress import make_reporter
-    from encoder_bench.pipeline.run import run, run_worker
-
-    processes = join_processes(cpu=choose_device(device).type == "cpu")
-    if not processes.is_main:
-        run_worker(plan, processes, trackers=options.listed(trackers))
-        return
-    outcome = run(
+    outcome = _run(
         plan,
         make_reporter(quiet=quiet or json_output),
         force=force,
         trackers=options.listed(trackers),
         cache_limit_bytes=options.gibibytes(cache_limit),
+    )
+    if outcome is not None and json_output:
+        typer.echo(outcome.record.model_dump_json(indent=2))
+    elif outcome is not None:
+        _print_outcome(outcome, results)
+
+
+def _run(
+    plan: RunPlan,
+    reporter: Reporter,
+    *,
+    force: bool,
+    trackers: Sequence[str],
+    cache_limit_bytes: int | None,
+) -> RunOutcome | None:
+    """Do a run, or as one of several processes the share that is this one's (then None)."""
+    from encoder_bench.base.hardware import choose_device
+    from encoder_bench.base.processes import join_processes
+    from encoder_bench.pipeline.run import run, run_worker
+
+    processes = join_processes(cpu=choose_device(plan.device).type == "cpu")
+    if not processes.is_main:
+        run_worker(plan, processes, trackers=trackers)
+        return None
+    return run(
+        plan,
+        reporter,
+        force=force,
+        trackers=trackers,
+        cache_limit_bytes=cache_limit_bytes,
         processes=processes,
     )
-    if json_output:
-        typer.echo(outcome.record.model_dump_json(indent=2))
-    else:
-        _print_outcome(outcome, results)
 
 
 def warn_of_drawn_scenes(encoders: Sequence[str], data: str, reporter: Reporter) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from encoder_bench.cli import options
-from encoder_bench.cli.printing import grid
+from encoder_bench.cli.printing import grid, print_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,17 +35,20 @@ _ODD = {
 }
 
 
+Predictions = Annotated[
+    Path,
+    typer.Option(
+        metavar="FILE",
+        help="JSON, JSON lines, CSV, TSV or xlsx: an id (sample_id, question_id, image_id) and "
+        "an answer (prediction, answer, caption) per row. Result files of VQA, COCO and GVT, "
+        "samples of lmms-eval and lm-eval, and VLMEvalKit's tables are read as they are.",
+    ),
+]
+
+
 def score_command(
     task: Annotated[str, typer.Argument(metavar="TASK", help="vqa, captioning, oc, mci, a file.")],
-    predictions: Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE",
-            help="JSON, JSON lines, CSV, TSV or xlsx: an id (sample_id, question_id, image_id) and "
-            "an answer (prediction, answer, caption) per row. Result files of VQA, COCO and GVT, "
-            "samples of lmms-eval and lm-eval, and VLMEvalKit's tables are read as they are.",
-        ),
-    ],
+    predictions: Predictions,
     column: Annotated[
         str | None, typer.Option(metavar="NAME", help="The column that holds the answers.")
     ] = None,
@@ -102,8 +105,7 @@ def score_command(
         typer.echo(json.dumps(_as_json(found, java), indent=1, ensure_ascii=False))
         return
     _print(found, show, Console())
-    if java is not None:
-        typer.echo(java.line)
+    print_lines([] if java is None else [java.line])
 
 
 def _print(found: FileScores, show: int, console: Console) -> None:

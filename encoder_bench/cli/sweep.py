@@ -15,6 +15,7 @@ from encoder_bench.cli import options
 from encoder_bench.cli.printing import grid, print_lines
 from encoder_bench.cli.run import warn_of_drawn_scenes
 from encoder_bench.cli.status import coloured_state, status_table
+from encoder_bench.sweep.slurm import SlurmOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from encoder_bench.pipeline.estimate import RunEstimate
     from encoder_bench.sweep.jobs import Job
-    from encoder_bench.sweep.slurm import SlurmOptions
 
 EPILOG = (
     "An interrupted sweep resumes when it is repeated: finished runs are found, interrupted ones "
@@ -154,12 +154,10 @@ def sweep_command(
     if launcher not in _LAUNCHERS:
         raise UnknownNameError("launcher", launcher, _LAUNCHERS)
     from encoder_bench.sweep.jobs import make_jobs, with_twins
-    from encoder_bench.sweep.slurm import SlurmOptions
 
     names = options.listed(encoders)
     files = options.weights_by_name(names, weights)
-    if twins:
-        names, files = with_twins(names, files)
+    names, files = with_twins(names, files) if twins else (names, files)
     settings = {
         "data": data, "training_data": train_data, "tasks": options.listed(tasks), "limit": limit,
         "llm": llm, "projector": projector, "visual_tokens": visual_tokens,
@@ -167,15 +165,12 @@ def sweep_command(
         "steps": steps, "settings": options.settings(set_) or None, "device": device,
         "trust_remote_code": trust_remote_code,
     }  # fmt: skip
-    jobs = make_jobs(
-        names, options.listed(modes), options.whole_numbers("--seeds", seeds),
-        options.listed(adapter), settings, files,
-    )  # fmt: skip
+    axes = options.listed(modes), options.whole_numbers("--seeds", seeds), options.listed(adapter)
+    jobs = make_jobs(names, *axes, settings, files)
     warn_of_drawn_scenes(names, data, QuietReporter())
-    missing = _print_plan(jobs, results, force=force)
     extra = dict(options.pair("--sbatch", text) for text in sbatch or [])
     slurm = SlurmOptions(partition, gpus, cpus, minutes, at_once, extra)
-    if missing and not dry_run:
+    if (missing := _print_plan(jobs, results, force=force)) and not dry_run:
         _launch(missing, results, launcher, slurm, slots=slots, force=force, wait=wait, quiet=quiet)
 
 

@@ -16,6 +16,24 @@ if TYPE_CHECKING:
 _FORMATS = ("terminal", "md", "csv", "tex", "html", "json")
 
 
+Columns = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME,...",
+        help="More columns: parameters, gflops, visual-tokens, device-hours (GPU-hours), "
+        "training-seconds, peak-memory, throughput, parse-failures.",
+    ),
+]
+Ties = Annotated[
+    bool | None,
+    typer.Option(
+        "--ties/--no-ties",
+        help="Mark rows not significantly worse than the best (Holm); by default where all "
+        "predictions are there.",
+    ),
+]
+
+
 def table_command(
     results: options.Results = options.RESULTS,
     write: Annotated[
@@ -24,26 +42,12 @@ def table_command(
             "--write", help="Rewrite table.md, .csv, .tex, .html and .json in the folder too."
         ),
     ] = False,
-    ties: Annotated[
-        bool | None,
-        typer.Option(
-            "--ties/--no-ties",
-            help="Mark rows not significantly worse than the best (Holm); by default where all "
-            "predictions are there.",
-        ),
-    ] = None,
+    ties: Ties = None,
     compare: Annotated[
         str | None,
         typer.Option(metavar="reported", help="The published figures beside ours."),
     ] = None,
-    columns: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME,...",
-            help="More columns: parameters, gflops, visual-tokens, device-hours (GPU-hours), "
-            "training-seconds, peak-memory, throughput, parse-failures.",
-        ),
-    ] = "",
+    columns: Columns = "",
     sort: Annotated[
         str | None,
         typer.Option(metavar="COLUMN", help="Encoders of a mode by a column, the best first."),

@@ -111,8 +111,7 @@ def score_predictions(
         samples: the test split.
         file: as `read_answers_file` reads.
         seed: of the bootstrap.
-        missing: refuse a file that does not answer every sample, score those as empty answers, or
-            leave them out.
+        missing: what becomes of samples without an answer.
         column: the key that holds the answers; None to find it.
 
     Raises:
@@ -123,13 +122,9 @@ def score_predictions(
     check_samples(task, runner, samples)
     answers = read_answers_file(file, column)
     matched = match(answers, task, samples)
+    if missing == "refuse":
+        _refuse_missing(file, answers.odd.get("missing", []), len(samples))
     found = matched.texts
-    absent = answers.odd.get("missing", [])
-    if absent and missing == "refuse":
-        raise DataError(
-            f"{file}: no answer to {len(absent)} of {len(samples)} samples, the first {absent[0]}; "
-            "--missing-is-wrong scores them as empty, --answered-only leaves them out"
-        )
     kept = [s for s in samples if missing != "leave-out" or s.sample_id in found]
     texts = [found.get(sample.sample_id, "") for sample in kept]
     measured = measure(
@@ -139,11 +134,8 @@ def score_predictions(
         Answers(texts),
         [sample.references for sample in samples],
     )
-    named = {
-        name: each
-        for name, each in measured.measures.items()
-        if runner.break_down_all or name.startswith(recipe.primary)
-    }
+    every = runner.break_down_all
+    named = {n: m for n, m in measured.measures.items() if every or n.startswith(recipe.primary)}
     by_metric = {n: m.sample_scores() for n, m in measured.measures.items() if not m.reason}
     rows = [
         {n: score for n, scores in by_metric.items() if (score := scores[index]) is not None}
@@ -161,6 +153,14 @@ def score_predictions(
         f"{answers.form}, matched by {matched.by}, answers in {matched.column}",
         ceiling([s.references for s in kept]) if runner.name == "vqa" else None,
     )
+
+
+def _refuse_missing(file: Path, absent: Sequence[str], total: int) -> None:
+    if absent:
+        raise DataError(
+            f"{file}: no answer to {len(absent)} of {total} samples, the first {absent[0]}; "
+            "--missing-is-wrong scores them as empty, --answered-only leaves them out"
+        )
 
 
 def _blind_scores(recipe: TaskRecipe, samples: Sequence[Sample], seed: int) -> dict[str, Score]:
