@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -78,7 +77,7 @@ def run_command(
     if outcome is not None and json_output:
         typer.echo(outcome.record.model_dump_json(indent=2))
     elif outcome is not None:
-        _print_outcome(outcome, results)
+        _print_outcome(outcome, plan)
 
 
 def _run(
@@ -178,7 +177,7 @@ def _plan_lines(plan: RunPlan) -> list[str]:
     return [f"{name:<10}  {text}" for name, text in rows]
 
 
-def _print_outcome(outcome: RunOutcome, results: Path) -> None:
+def _print_outcome(outcome: RunOutcome, plan: RunPlan) -> None:
     from rich.console import Console
 
     from encoder_bench.results.terminal import print_table
@@ -187,13 +186,15 @@ def _print_outcome(outcome: RunOutcome, results: Path) -> None:
     if outcome.found:
         print_lines([f"This run was done on {record.created}; --force runs it again."])
     print_table([record], Console())
-    joint = "" if record.joint else " --joint-tune"
-    folder = "" if results == options.RESULTS else f" --results {results}"
+    folder = "" if plan.results == options.RESULTS else f" --results {plan.results}"
+    again = "" if record.joint else " --joint-tune"
+    again += "" if plan.adapter_name == "quick" else f" --adapter {plan.adapter_name}"
+    again += "" if plan.data == "scenes" else f" --data {plan.data}"
     print_lines(
         [
             f"record       {outcome.path}",
-            f"predictions  {results / 'predictions' / record.run_id}",
-            f"next         encoder-bench run --encoder {record.encoder.name}{joint}{folder}",
+            f"predictions  {plan.results / 'predictions' / record.run_id}",
+            f"next         encoder-bench run --encoder {record.encoder.name}{again}{folder}",
             f"             encoder-bench table{folder}   (report, compare, check: --help)",
         ]
     )
