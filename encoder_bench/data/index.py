@@ -1,0 +1,71 @@
+"""Rows on disk: a table in Arrow's format, made once and then mapped, so that it takes no memory.
+
+An index is a folder of the cache that its key names; the key holds all that the rows follow from.
+Reference: Arrow columnar format, section IPC file format.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+from filelock import FileLock
+
+from encoder_bench.base.errors import DataError
+from encoder_bench.base.files import atomic_folder
+from encoder_bench.base.hashing import hash_text
+from encoder_bench.base.paths import cache_dir
+
+_ROWS_AT_ONCE = 8192
+_TABLE, _ABOUT = "rows.arrow", "about.json"
+
+Row = Mapping[str, Any]
+RowMaker = Generator[Row, None, Mapping[str, Any]]
+"""Yields rows; returns what is to be remembered about them, as JSON (skipped rows, warnings...)."""
+
+
+class Index(NamedTuple):
+    """A memory-mapped table of rows, and what was remembered about them."""
+
+    table: pa.Table
+    about: dict[str, Any]
+
+
+def open_index(key: str, schema: pa.Schema, make: Callable[[], RowMaker]) -> Index:
+    """Return the index of a key, which is made where the cache lacks it.
+
+    It appears whole or not at all; of several processes that want the same one, one makes it.
+
+    Raises:
+        DataError: from `make`, or the index on disk is damaged.
+        EncoderBenchError: the cache cannot be written.
+    """
+    folder = cache_dir("index", hash_text(key, schema.to_string())[:32])
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):
+            if not folder.is_dir():
+                with atomic_folder(folder) as temporary:
+                    about = _write(str(temporary / _TABLE), schema, make())
+                    (temporary / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
+    try:
+        table = pa.ipc.open_file(pa.memory_map(str(folder / _TABLE))).read_all()
+        return Index(table, json.loads((folder / _ABOUT).read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:  # pa.ArrowInvalid is a ValueError
+        raise DataError(f"{folder}: damaged ({error}); remove it and run it again") from error
+
+
+def _write(path: str, schema: pa.Schema, rows: RowMaker) -> Mapping[str, Any]:
+    about: dict[str, Any] = {}
+
+    def noted() -> Generator[Row]:
+        about.update((yield from rows) or {})
+
+    with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        source = noted()
+        while batch := list(itertools.islice(source, _ROWS_AT_ONCE)):
+            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
+    return about
