@@ -59,7 +59,7 @@ def test_a_torn_index_is_one_line_that_says_what_to_do():
     open_index("key", SCHEMA, lambda: rows(9_000))
     (path,) = cache_dir("index").glob("*/rows.arrow")
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(DataError, match="damaged .*remove it and run it again"):
+    with pytest.raises(DataError, match=r"damaged .*remove it and run it again"):
         open_index("key", SCHEMA, never)
 
 
