@@ -17,6 +17,7 @@ from encoder_bench.base.recipes import (
     AdapterRecipe,
     TaskRecipe,
     load_adapter,
+    load_mixture,
     load_task,
     recipe_names,
     recorded_adapter,
@@ -56,6 +57,32 @@ def test_every_shipped_adapter_parses(name: str) -> None:
 def test_every_shipped_task_parses(name: str) -> None:
     recipe = load_task(name)
     assert recipe.primary in recipe.metrics
+
+
+@pytest.mark.parametrize("name", recipe_names("mixtures"))
+def test_every_shipped_mixture_parses(name: str) -> None:
+    assert load_mixture(name).description
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("", "give 'path', or 'hub'"),
+        ('path = "a"\nhub = "b/c"', "give 'path', or 'hub'"),
+        ('hub = "b/c"', "'hub' needs format"),
+        ('path = "a"\nweight = 2\nmax_rows = 3', "not both"),
+        ('path = "a"\nweight = 0', "greater than 0"),
+        ('path = "a"\nstreaming = true', "'streaming' needs"),
+        ('path = "a"\ntasks = ["vqa"]', "'tasks' are those"),
+        ('path = "a"\nimgaes = "b"', r"sources\.0: unknown key 'imgaes'; did you mean 'images'"),
+        ('path = "a"\n[[sources]]\nname = "s"\nformat = "llava"\npath = "a"', "the name 's'"),
+    ],
+)
+def test_sources_say_what_does_not_fit(tmp_path: Path, line: str, said: str) -> None:
+    path = tmp_path / "mix.toml"
+    path.write_text(f'description = "d"\n[[sources]]\nname = "s"\nformat = "llava"\n{line}\n')
+    with pytest.raises(RecipeError, match=said):
+        load_mixture(str(path))
 
 
 def test_the_recipes_that_the_manual_names_are_shipped() -> None:

@@ -1,4 +1,4 @@
-"""Recipes: TOML files as frozen models; the READMEs of `adapters/` and `tasks/` explain keys.
+"""Recipes: TOML files as frozen models; the READMEs of their folders explain keys.
 
 Run identity, resuming and the grouping of records follow from the fields that change scores.
 """
@@ -11,7 +11,15 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import to_jsonable_python
 
 from encoder_bench.base.errors import RecipeError, UnknownNameError, unknown_name_message
@@ -227,7 +235,81 @@ class TaskRecipe(_Frozen):
         return value
 
 
-Kind = Literal["adapters", "tasks"]
+class SourceSettings(_Frozen):
+    """One source of a mixture: rows of one format, and how many of them are trained on.
+
+    Attributes:
+        path: a file, a folder or a pattern, below the training data's folder; `hub` instead names
+            a data set of the Hub. Where files are changes nothing: a mixture's fingerprint holds
+            what they say.
+        images: the folder that image names are relative to.
+        coco: file names that are numbers are COCO's ids, whatever their folder.
+        weight: 0.5 trains on half of the rows, chosen by a hash; 2 on each twice.
+        max_rows: at most so many, chosen by a hash; of a stream the first.
+        prompt: what is asked before a caption, or in place of a one-turn row's question.
+    """
+
+    name: str = Field(pattern=r"^[^/\s]+$")
+    format: Literal["llava", "chat", "webdataset", "captions", "folder"]
+    path: str | None = not_scoring(None)
+    hub: str | None = None
+    config: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    streaming: bool = not_scoring(False)
+    images: str = not_scoring("")
+    coco: bool = False
+    weight: float | None = Field(default=None, gt=0, le=100)
+    max_rows: int | None = Field(default=None, gt=0)
+    prompt: str | None = None
+    image_column: str | None = None
+    text_column: str | None = None
+    tasks: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> SourceSettings:
+        """Refuse keys that exclude or need each other."""
+        through_datasets = self.format in ("chat", "captions")
+        rules = {
+            "give 'path', or 'hub' for a data set of the Hub": bool(self.path) == bool(self.hub),
+            "give 'weight' or 'max_rows', not both": bool(self.weight and self.max_rows),
+            "'hub' needs format 'chat' or 'captions'": bool(self.hub) and not through_datasets,
+            "'streaming' needs 'hub' and 'max_rows'": self.streaming
+            and not (self.hub and self.max_rows),
+            "'tasks' are those of format 'folder', which needs them": bool(self.tasks)
+            != (self.format == "folder"),
+        }
+        if broken := [rule for rule, is_broken in rules.items() if is_broken]:
+            raise ValueError("; ".join(broken))
+        return self
+
+
+OnOverlap = Literal["drop", "refuse"]
+
+
+class MixtureRecipe(_Frozen):
+    """Which rows a stage trains on, from which sources: one file of `mixtures/`.
+
+    `overlap` says what makes a training image one of the test images: `id` is COCO's number,
+    `bytes` the file's content, `pixels` what it shows (each image is decoded once).
+    """
+
+    description: str = not_scoring()
+    sources: tuple[SourceSettings, ...] = Field(min_length=1)
+    overlap: tuple[Literal["id", "bytes", "pixels"], ...] = ("id", "bytes")
+    on_overlap: OnOverlap = "drop"
+
+    @field_validator("sources")
+    @classmethod
+    def _own_names(cls, value: tuple[SourceSettings, ...]) -> tuple[SourceSettings, ...]:
+        names = [source.name for source in value]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice:
+            raise ValueError(f"two sources have the name '{twice}'")
+        return value
+
+
+Kind = Literal["adapters", "tasks", "mixtures"]
 
 
 def recorded_adapter(recorded: Mapping[str, Any]) -> AdapterRecipe:
@@ -262,8 +344,8 @@ def recipe_names(kind: Kind) -> list[str]:
 def find_recipe(kind: Kind, name: str) -> Path:
     """Return the file of a shipped recipe's name, or of a path that ends in `.toml`.
 
-    Other packages add recipes by the entry points `encoder_bench.task_recipes` and
-    `encoder_bench.adapter_recipes`, which name the path of a file.
+    Other packages add recipes by the entry points `encoder_bench.task_recipes`,
+    `encoder_bench.adapter_recipes` and `encoder_bench.mixture_recipes`, which name a file's path.
 
     Raises:
         RecipeError: a path that is no file.
@@ -299,6 +381,11 @@ def load_adapter(name: str, overrides: Mapping[str, Any] | None = None) -> Adapt
 def load_task(name: str, overrides: Mapping[str, Any] | None = None) -> TaskRecipe:
     """Return `tasks/NAME.toml` (or a path) with dotted-key overrides applied, as `load_adapter`."""
     return _load("tasks", name, TaskRecipe, overrides or {})
+
+
+def load_mixture(name: str, overrides: Mapping[str, Any] | None = None) -> MixtureRecipe:
+    """Return `mixtures/NAME.toml` (or a path) with overrides applied, as `load_adapter`."""
+    return _load("mixtures", name, MixtureRecipe, overrides or {})
 
 
 def _load(kind: Kind, name: str, model: type[ModelT], overrides: Mapping[str, Any]) -> ModelT:

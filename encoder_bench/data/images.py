@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import io
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from encoder_bench.base.errors import DataError
-from encoder_bench.base.hashing import hash_file
 from encoder_bench.base.progress import Reporter
+from encoder_bench.data.archives import read_member, split_archive
 
 HASH_SIDE = 16
 NEAR_SHARE = 0.1
@@ -32,8 +36,30 @@ MAX_ASPECT = 100
 """Scaled to an encoder's shorter side, a longer image would take gigabytes."""
 
 
+def read_image_bytes(path: Path) -> bytes:
+    """Return the content of an image file, or of an image in an archive (`shard.tar/000001.jpg`).
+
+    Raises:
+        FileNotFoundError: there is none.
+        DataError: the archive lacks it or is damaged.
+        OSError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        inside = split_archive(path)
+        if inside is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
+        return read_member(*inside)
+
+
+def hash_image(path: Path) -> str:
+    """Return the sha256 of an image's bytes; raises as `read_image_bytes`."""
+    return hashlib.sha256(read_image_bytes(path)).hexdigest()
+
+
 def load_image(path: Path) -> Image.Image:
-    """Return an image file as RGB, every pixel decoded; of several frames the first.
+    """Return an image as RGB, every pixel decoded; of several frames the first.
 
     It is turned as its EXIF orientation says, 16-bit grey is scaled to 8 bits, and transparency is
     laid on white.
@@ -42,7 +68,7 @@ def load_image(path: Path) -> Image.Image:
         DataError: missing, truncated, too large, too long, floats, or not an image; names the file.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(read_image_bytes(path))) as image:
             if max(image.size) > MAX_ASPECT * min(image.size):
                 raise DataError(
                     f"{path}: {image.width} x {image.height} pixels, one side more than "
@@ -94,7 +120,7 @@ def fingerprint(path: Path) -> Fingerprint:
     grey = np.asarray(image.resize(_THUMBNAIL, Image.Resampling.BOX), dtype=np.int16)
     flat = np.ptp(grey) < _FLAT
     bits = None if flat else np.packbits(imagehash.dhash(image, HASH_SIDE).hash)
-    return Fingerprint(hash_file(path), bits, grey)
+    return Fingerprint(hash_image(path), bits, grey)
 
 
 def fingerprints(

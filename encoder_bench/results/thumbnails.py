@@ -7,6 +7,8 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from encoder_bench.base.errors import DataError
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -21,11 +23,13 @@ def data_uri(path: Path) -> str | None:
     """
     from PIL import Image, UnidentifiedImageError
 
+    from encoder_bench.data.images import read_image_bytes
+
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(read_image_bytes(path))) as image:
             small = image.convert("RGB")
             small.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
+    except (OSError, DataError, UnidentifiedImageError, Image.DecompressionBombError):
         return None
     return picture_uri(small, "png" if max(small.size) <= _LOSSLESS_PIXELS else "jpeg")
 

@@ -27,11 +27,11 @@ from torch import Tensor
 
 from encoder_bench.base.errors import DataError, EncoderBenchError, TrainingError
 from encoder_bench.base.files import atomic_path, write_text
-from encoder_bench.base.hashing import hash_file, hash_text
+from encoder_bench.base.hashing import hash_text
 from encoder_bench.base.paths import cache_dir
 from encoder_bench.base.progress import Reporter
 from encoder_bench.base.recipes import FeatureStorage
-from encoder_bench.data.images import LOADING, load_image
+from encoder_bench.data.images import LOADING, hash_image, load_image
 from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.training.batches import prefetch
 
@@ -140,7 +140,7 @@ def find_features(
 
     def digest(path: Path) -> str:
         try:
-            return hash_file(path)
+            return hash_image(path)
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 

@@ -1,0 +1,118 @@
+"""Images inside archives: members of tar shards and cells of Arrow tables, by virtual paths.
+
+A virtual path goes on below the archive's: `shard-0001.tar/000001.jpg`, or `rows.arrow/images/12/0`
+(column, row, and number in the row's list).
+"""
+
+from __future__ import annotations
+
+import bisect
+import os
+import tarfile
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from encoder_bench.base.errors import DataError
+from encoder_bench.data.index import RowMaker, open_index
+
+TAR, ARROW = ".tar", ".arrow"
+_MEMBERS = pa.schema({"name": pa.string(), "offset": pa.int64(), "size": pa.int64()})
+MAX_OPEN = 4096
+"""Archives whose tables stay mapped; a table takes address space, hardly any memory."""
+
+
+def split_archive(path: Path) -> tuple[Path, str] | None:
+    """Return an archive and the name inside it; None for the path of a plain file."""
+    for parent in path.parents:
+        if parent.suffix in (TAR, ARROW) and parent.is_file():
+            return parent, path.relative_to(parent).as_posix()
+    return None
+
+
+def read_member(archive: Path, name: str) -> bytes:
+    """Return the bytes of an image in an archive.
+
+    Raises:
+        DataError: no such member, or the archive is damaged.
+    """
+    if archive.suffix == ARROW:
+        return _read_cell(archive, name)
+    members = tar_members(archive)
+    row = bisect.bisect_left(range(len(members)), name, key=lambda at: members["name"][at].as_py())
+    if row == len(members) or members["name"][row].as_py() != name:
+        raise DataError(f"{archive}: holds no {name}")
+    offset, size = members["offset"][row].as_py(), members["size"][row].as_py()
+    try:
+        with archive.open("rb") as stream:
+            data = os.pread(stream.fileno(), size, offset)
+    except OSError as error:
+        raise DataError(f"{archive}: cannot be read ({error.strerror or error})") from error
+    if len(data) < size:
+        raise DataError(f"{archive}: cut short before the end of {name}; fetch it again")
+    return data
+
+
+def tar_members(archive: Path) -> pa.Table:
+    """Return the names, offsets and sizes of a tar file's members, sorted by name, from an index.
+
+    Raises:
+        DataError: not a tar file, or one that is compressed.
+    """
+    stat = archive.stat()
+    return _tar_members(str(archive.resolve()), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(MAX_OPEN)
+def _tar_members(archive: str, size: int, time: int) -> pa.Table:
+    def make() -> RowMaker:
+        try:
+            with tarfile.open(archive, "r:") as tar:
+                found = [
+                    (m.name.removeprefix("./"), m.offset_data, m.size) for m in tar if m.isfile()
+                ]
+        except (tarfile.TarError, OSError) as error:
+            raise DataError(f"{archive}: not a whole tar file ({error})") from error
+        for name, offset, length in sorted(found):
+            yield {"name": name, "offset": offset, "size": length}
+        return {}
+
+    return open_index(repr(("tar", archive, size, time)), _MEMBERS, make).table
+
+
+def _read_cell(archive: Path, name: str) -> bytes:
+    stat = archive.stat()
+    try:
+        column, row, *places = name.split("/")
+        cell: Any = arrow_table(archive, stat.st_size, stat.st_mtime_ns)[column][int(row)]
+        for place in places:
+            cell = cell[int(place)]
+        value = cell.as_py()
+    except (KeyError, IndexError, ValueError) as error:
+        raise DataError(f"{archive}: holds no {name} ({error})") from error
+    data = value.get("bytes") if isinstance(value, dict) else value
+    if not isinstance(data, bytes):
+        raise DataError(f"{archive}: {name} holds no bytes of an image")
+    return data
+
+
+@lru_cache(MAX_OPEN)
+def arrow_table(archive: Path, size: int, time: int) -> pa.Table:
+    """Return a mapped Arrow table, of the stream format (`datasets`) or the file format.
+
+    Size and time of change are those of the file, so that a changed one is read again.
+
+    Raises:
+        DataError: it is neither.
+    """
+    try:
+        with pa.memory_map(str(archive)) as source:
+            try:
+                return pa.ipc.open_stream(source).read_all()
+            except pa.ArrowInvalid:
+                source.seek(0)
+                return pa.ipc.open_file(source).read_all()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{archive}: not an Arrow file ({error})") from error

@@ -1,0 +1,181 @@
+"""A mixture: the rows of several sources that a stage trains on, made when needed."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from encoder_bench.base.errors import DataError
+from encoder_bench.base.hashing import hash_text
+from encoder_bench.base.progress import Reporter
+from encoder_bench.base.recipes import MixtureRecipe, OnOverlap, SourceSettings, load_mixture
+from encoder_bench.data.conversation import Conversation, Turn
+from encoder_bench.data.formats import locate, open_source
+from encoder_bench.data.sample import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The rows of one source.
+
+    Attributes:
+        source: its settings.
+        images: the folder below which the images are.
+        table: all rows that its files hold (`formats.SCHEMA`).
+        chosen: row numbers of the table, in order; a weight of 2 has each twice.
+        about: counts, for the record.
+    """
+
+    source: SourceSettings
+    images: Path
+    table: pa.Table
+    chosen: NDArray[np.int64]
+    about: dict[str, Any]
+
+    def row(self, index: int) -> Conversation:
+        """Return one of the chosen rows."""
+        number = int(self.chosen[index])
+        images, users, answers, position = (
+            self.table.column(name)[number].as_py()
+            for name in ("images", "users", "assistants", "number")
+        )
+        again = index - int(np.searchsorted(self.chosen, number))
+        return Conversation(
+            f"{self.source.name}/{position:06}{f'+{again}' * bool(again)}",
+            tuple(self.images / name for name in images),
+            tuple(Turn(*pair) for pair in zip(users, answers, strict=True)),
+        )
+
+    def image_names(self) -> list[str]:
+        """Return the names of the chosen rows' images, each once."""
+        rows = self.table.column("images").take(pa.array(np.unique(self.chosen)))
+        names: list[str] = pc.unique(pc.list_flatten(rows)).to_pylist()
+        return names
+
+
+class Mixture(Sequence[Conversation]):
+    """The rows of a mixture, source by source, in the order of their files.
+
+    Attributes:
+        name: what the user called it.
+        recipe: its settings.
+    """
+
+    def __init__(self, name: str, recipe: MixtureRecipe, parts: Sequence[Part]) -> None:
+        self.name = name
+        self.recipe = recipe
+        self.parts = tuple(parts)
+        self._ends = list(itertools.accumulate(len(part.chosen) for part in parts))
+
+    def __len__(self) -> int:
+        """Return the number of rows, those of a weight of 2 counted twice."""
+        return self._ends[-1] if self._ends else 0
+
+    @overload
+    def __getitem__(self, index: int) -> Conversation: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Conversation]: ...
+    def __getitem__(self, index: int | slice) -> Conversation | Sequence[Conversation]:
+        """Return a row, read from disk, or the rows of a slice."""
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        index %= len(self)
+        which = bisect.bisect_right(self._ends, index)
+        return self.parts[which].row(index - (self._ends[which - 1] if which else 0))
+
+    def images(self) -> Iterator[Path]:
+        """Yield the path of every image, each once."""
+        seen: set[Path] = set()
+        for part in self.parts:
+            for name in part.image_names():
+                path = part.images / name
+                if len(self.parts) == 1 or path not in seen:
+                    seen.add(path)
+                    yield path
+
+    def fingerprint(self) -> str:
+        """Return the sha256 over what the rows in use say and which images they show."""
+        return hash_text(
+            *(
+                hash_text(part.source.name, part.about["sha256"], hash_array(part.chosen))
+                for part in self.parts
+            )
+        )
+
+    def description(self) -> dict[str, Any]:
+        """Return name, fingerprint and the counts of each source, as the record keeps them."""
+        sources = {part.source.name: part.about for part in self.parts}
+        return {"name": self.name, "fingerprint": self.fingerprint(), "sources": sources}
+
+
+def open_mixture(
+    name: str,
+    root: Path,
+    reporter: Reporter,
+    *,
+    tests: Sequence[Sample] = (),
+    on_overlap: OnOverlap | None = None,
+) -> Mixture:
+    """Return a mixture of `mixtures/` or of a file, without the rows that show a test image.
+
+    Args:
+        name: of a shipped recipe, or a path that ends in `.toml`.
+        root: the folder where relative paths of sources begin (`--train-data`).
+        reporter: shows progress.
+        tests: samples whose images must not be trained on.
+        on_overlap: replaces the recipe's.
+
+    Raises:
+        RecipeError: the recipe is wrong.
+        DataError: files are missing or not of the format, nothing is left, or rows show a test
+            image and the recipe refuses that.
+    """
+    recipe = load_mixture(name)
+    parts = []
+    for source in recipe.sources:
+        place = locate(source, root)
+        index = open_source(place, reporter)
+        left = np.arange(len(index.table))
+        chosen = choose(left, source)
+        if not len(chosen):
+            raise DataError(f"source '{source.name}': no row is left")
+        about = {**index.about, "kept": len(left), "used": len(chosen)}
+        parts.append(Part(source, place.images, index.table, chosen, about))
+    return Mixture(name, recipe, parts)
+
+
+def choose(rows: NDArray[np.int64], source: SourceSettings) -> NDArray[np.int64]:
+    """Return the rows that a source's weight or cap chooses, sorted.
+
+    They follow from a hash of each row's number, so that a smaller choice is part of a larger one.
+    """
+    count = len(rows)
+    wanted = min(source.max_rows or count, count)
+    if source.weight is not None:
+        wanted = round(source.weight * count)
+    copies, rest = divmod(wanted, count or 1)
+    if source.streaming:
+        return rows[:wanted]
+    salt = np.uint64(int(hash_text(source.name)[:16], 16))
+    hashes = pd.util.hash_array(rows.astype(np.uint64) ^ salt)
+    first = rows[np.argsort(hashes, kind="stable")[:rest]]
+    return np.sort(np.concatenate([np.repeat(rows, copies), first]))
+
+
+def hash_array(numbers: NDArray[np.int64]) -> str:
+    """Return the sha256 of row numbers."""
+    import hashlib
+
+    return hashlib.sha256(numbers.astype("<i8").tobytes()).hexdigest()
