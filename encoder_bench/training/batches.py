@@ -62,6 +62,10 @@ class StageOrder:
         first = number * self.images_per_step
         return [self._visit(position) for position in range(first, first + self.images_per_step)]
 
+    def image_paths(self, number: int) -> list[Path]:
+        """Return the image files of a step."""
+        return [samples[0].image_path for samples in self.step(number)]
+
     def _visit(self, position: int) -> ImageSamples:
         """Return an image's samples at this visit, drawn from its tasks in turn."""
         epoch, place = divmod(position, len(self.groups))

@@ -67,6 +67,54 @@ def training_identity(
     return hash_text(hash_json([adapter.scoring(), wording, seed]), *taught)
 
 
+def stage_order(
+    samples: Sequence[Sample], adapter: AdapterRecipe, number: int, seed: int
+) -> tuple[StageOrder, int]:
+    """Return the order of a stage's images, and its number of steps.
+
+    Raises:
+        TrainingError: no samples.
+    """
+    stage = adapter.stages[number]
+    groups = group_by_image(samples, stage.tasks)
+    if not groups:
+        raise TrainingError(f"stage '{stage.name}': no samples of {', '.join(stage.tasks)}")
+    order = StageOrder(
+        groups,
+        stage=f"{number}/{stage.name}",
+        seed=seed,
+        images_per_step=stage.images_per_step,
+        samples_per_image=stage.samples_per_image,
+    )
+    epochs = stage.epochs or 1.0
+    return order, stage.steps or math.ceil(epochs * len(groups) / stage.images_per_step)
+
+
+def training_images(
+    samples: Sequence[Sample],
+    adapter: AdapterRecipe,
+    seed: int,
+    *,
+    index: int = 0,
+    processes: int = 1,
+) -> list[Path]:
+    """Return the image files that all stages show, each once, in the order of their first use.
+
+    With `processes` those of the share of process `index`.
+
+    Raises:
+        TrainingError: a stage has no samples.
+    """
+    used: dict[Path, None] = {}
+    for number in range(len(adapter.stages)):
+        order, steps = stage_order(samples, adapter, number, seed)
+        for step in range(steps):
+            if processes == 1 and step * order.images_per_step >= len(order.groups):
+                break  # the first epoch has shown them all
+            used |= dict.fromkeys(order.image_paths(step)[index::processes])
+    return list(used)
+
+
 @dataclass(slots=True)
 class Trainer:
     """Trains the parts of `mllm` that `set_trainable` left open.
@@ -221,23 +269,12 @@ class Trainer:
     def _order(self, number: int) -> tuple[StageOrder, int]:
         """Return the order of a stage's images, and its number of steps."""
         stage, processes = self.adapter.stages[number], self.accelerator.num_processes
-        groups = group_by_image(self.samples, stage.tasks)
-        if not groups:
-            raise TrainingError(f"stage '{stage.name}': no samples of {', '.join(stage.tasks)}")
         if stage.images_per_step < processes:
             raise TrainingError(
                 f"stage '{stage.name}': images_per_step {stage.images_per_step} is fewer than the "
                 f"{processes} processes"
             )
-        order = StageOrder(
-            groups,
-            stage=f"{number}/{stage.name}",
-            seed=self.seed,
-            images_per_step=stage.images_per_step,
-            samples_per_image=stage.samples_per_image,
-        )
-        epochs = stage.epochs or 1.0
-        return order, stage.steps or math.ceil(epochs * len(groups) / stage.images_per_step)
+        return stage_order(self.samples, self.adapter, number, self.seed)
 
     def _halve(self, maker: BatchMaker) -> None:
         if maker.micro_batch_images > 1:
