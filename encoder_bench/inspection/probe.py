@@ -47,23 +47,34 @@ def probe_encoder(
     Raises:
         DataError: fewer than two classes.
     """
+
+    def means(half: str, images: Sequence[LabelledImage]) -> Matrix:
+        """Return `(P, D)` mean patch tokens."""
+        found = []
+        with reporter.phase(f"{half} features", len(images), "images") as phase:
+            for tokens in encode_images(encoder, (i.open() for i in images), batch_size=batch):
+                found.append(tokens.mean(dim=1))
+                phase.advance(len(tokens))
+        return torch.cat(found).double().numpy()
+
+    return probe_features(data, means("train", data.train), means("test", data.test), seed=seed)
+
+
+def probe_features(
+    data: LabelledSet, known: Matrix, asked: Matrix, *, seed: int = 0
+) -> dict[str, Any]:
+    """Return what `probe_encoder` does, from `(P, D)` features of training and of test images."""
     if len(data.class_names) < 2:
         raise DataError(f"{data.name}: {len(data.class_names)} class; a probe needs two")
 
-    def features(half: str, images: Sequence[LabelledImage]) -> tuple[Matrix, Matrix]:
-        """Return `(P, D)` mean patch tokens and `(P, C)` labels, 0 or 1."""
+    def one_hot(images: Sequence[LabelledImage]) -> Matrix:
+        """Return `(P, C)` labels, 0 or 1."""
         labels = np.zeros((len(images), len(data.class_names)))
         for number, image in enumerate(images):
             labels[number, list(image.classes)] = 1.0
-        means = []
-        with reporter.phase(f"{half} features", len(images), "images") as phase:
-            for tokens in encode_images(encoder, (i.open() for i in images), batch_size=batch):
-                means.append(tokens.mean(dim=1))
-                phase.advance(len(tokens))
-        return torch.cat(means).double().numpy(), labels
+        return labels
 
-    known, labels = features("train", data.train)
-    asked, answers = features("test", data.test)
+    labels, answers = one_hot(data.train), one_hot(data.test)
     measure = _ranking_precision if data.several else _accuracy
     linear = linear_probe_scores if data.several else _classifier_scores
     predicted = {

@@ -20,6 +20,7 @@ import pandas as pd
 
 from encoder_bench.base.errors import RecordError
 from encoder_bench.base.record import RunRecord
+from encoder_bench.metrics.statistics import kendall_interval, spearman_interval
 from encoder_bench.results.cells import AVERAGED
 from encoder_bench.results.columns import AVERAGE, ENCODER, JOINT, SETTING
 from encoder_bench.results.formats import to_html, to_json, to_latex, to_markdown
@@ -95,15 +96,12 @@ def _drawn(record: RunRecord) -> bool:
 def rank_agreement(comparison: pd.DataFrame) -> pd.DataFrame:
     """Return Spearman's rho and Kendall's tau-b of ours and published, by mode and column.
 
-    Intervals are 95%, through Fisher's z, with the standard errors of the reference. With few
-    encoders they are wide, and below five there is none (`Reason` says so).
+    Intervals are 95%. With few encoders they are wide, and below five there is none (`Reason` says
+    so).
 
     Returns:
         `Setting`, `Joint Tuning`, `Column`, `Encoders`, `Spearman`, `Spearman low`, `Spearman
         high`, `Kendall`, `Kendall low`, `Kendall high`, `Reason`.
-
-    Reference: Bonett and Wright 2000, Psychometrika 65, equation 4 (Spearman, 1 + r^2/2) and
-        Fieller, Hartley and Pearson 1957, Biometrika 44 (Kendall, 0.437).
     """
     keys = [SETTING, JOINT, "Column"]
     rows = []
@@ -129,15 +127,8 @@ def _correlations(ours: Sequence[float], published: Sequence[float]) -> dict[str
     found |= {"Spearman": rho, "Kendall": tau, "Reason": ""}
     if count < 5:
         return found | {"Reason": f"{count} encoders are too few for an interval"}
-    spearman = _fisher(rho, math.sqrt((1 + rho**2 / 2) / (count - 3)))
-    kendall = _fisher(tau, math.sqrt(0.437 / (count - 4)))
-    return found | dict(zip(names, (rho, *spearman, tau, *kendall), strict=True))
-
-
-def _fisher(correlation: float, error: float) -> tuple[float, float]:
-    """Return a 95% interval; a perfect correlation is taken as just short of one."""
-    centre = math.atanh(max(-0.9999, min(0.9999, correlation)))
-    return math.tanh(centre - 1.96 * error), math.tanh(centre + 1.96 * error)
+    values = (rho, *spearman_interval(rho, count), tau, *kendall_interval(tau, count))
+    return found | dict(zip(names, values, strict=True))
 
 
 def footnotes() -> list[str]:

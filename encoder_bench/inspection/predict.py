@@ -1,0 +1,392 @@
+"""Scores that need no trained LLM, and what each is worth as a forecast of those that do."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+from torch.nn import functional as F
+
+from encoder_bench.base.errors import DataError
+from encoder_bench.base.progress import Reporter
+from encoder_bench.base.record import RunRecord
+from encoder_bench.data.folder import DataFolder
+from encoder_bench.data.images import load_image
+from encoder_bench.data.rows import read_rows
+from encoder_bench.data.sample import Split
+from encoder_bench.encoders.encoder import Encoder, encode_images
+from encoder_bench.encoders.registry import find_spec
+from encoder_bench.inspection.alignment import (
+    Matrix,
+    alignment,
+    correspondence,
+    effective_rank,
+    gromov_wasserstein,
+)
+from encoder_bench.inspection.labelled_images import LabelledSet
+from encoder_bench.inspection.probe import probe_features
+from encoder_bench.metrics.statistics import spearman_interval
+from encoder_bench.mllm.language import LanguageModel
+from encoder_bench.results.table import build_tables
+
+_MIN_ENCODERS = 4
+_BATCH = 32
+_SPLITS: tuple[Split, ...] = ("test", "train")
+_INSTANCES = ("instances_val2017.json", "instances_train2017.json")
+
+
+class Predictor(NamedTuple):
+    """A score of frozen features: its name, unit and whether more is better."""
+
+    name: str
+    unit: str
+    higher_is_better: bool
+
+
+PREDICTORS = (
+    Predictor("k-NN", "percent", True),
+    Predictor("linear probe", "percent", True),
+    Predictor("A-score", "cosine", True),
+    Predictor("C-score", "percent", True),
+    Predictor("GW distance", "", False),
+    Predictor("effective rank", "", True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """One encoder's scores by predictor name; `reasons` say why one is missing."""
+
+    encoder: str
+    display_name: str
+    pretrained: bool
+    scores: dict[str, float]
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What the predictors read: labelled images, boxes on test images, and captions of them."""
+
+    labelled: LabelledSet
+    boxes: Mapping[Path, Mapping[int, Sequence[tuple[float, float, float, float]]]]
+    captions: Mapping[Path, str]
+
+    @property
+    def train(self) -> list[Path]:
+        """Training images."""
+        return [Path(image.name) for image in self.labelled.train]
+
+    @property
+    def test(self) -> list[Path]:
+        """Test images."""
+        return [Path(image.name) for image in self.labelled.test]
+
+    @property
+    def described(self) -> list[Path]:
+        """Test images that have a caption."""
+        return [path for path in self.test if path in self.captions]
+
+
+def read_material(folder: DataFolder, labelled: LabelledSet) -> Material:
+    """Return what a data folder offers beside its labels; what it lacks is empty."""
+    tested = {Path(image.name) for image in labelled.test}
+    found: dict[Path, dict[int, list[tuple[float, float, float, float]]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
+    for name in _INSTANCES:
+        file = folder.files.find("coco", name)
+        for path, category, box in _read_boxes(folder, file) if file else ():
+            if path in tested:
+                found[path][category].append(box)
+    captions: dict[Path, str] = {}
+    for split in _SPLITS:
+        with contextlib.suppress(DataError):  # a folder without captions
+            for sample in folder.samples(
+                "captioning", reader="coco-captions", source="captions", split=split
+            ):
+                captions.setdefault(sample.image_path, sample.references[0])
+    return Material(labelled, found, captions)
+
+
+@dataclass(slots=True)
+class _Boxed:
+    image_id: int
+    category_id: int
+    bbox: list[float]
+
+
+@dataclass(slots=True)
+class _Named:
+    id: int
+    file_name: str = ""
+
+
+def _read_boxes(
+    folder: DataFolder, file: Path
+) -> list[tuple[Path, int, tuple[float, float, float, float]]]:
+    names = {row.id: row.file_name for row in read_rows(file, _Named, "images")}
+    split = "train" if "train" in file.name else "val"
+    rows = []
+    for number, row in enumerate(read_rows(file, _Boxed, "annotations")):
+        where = f"{file}: row {number}"
+        if len(row.bbox) != 4:
+            raise DataError(f"{where}: 'bbox' is not four numbers")
+        name = names.get(row.image_id, "")
+        path = folder.files.image(row.image_id, where, split=split, name=name)[1]
+        x, y, width, height = row.bbox
+        rows.append((path, row.category_id, (x, y, x + width, y + height)))
+    return rows
+
+
+def forecast_all(
+    names: Sequence[str],
+    load: Callable[[str], Encoder],
+    material: Material,
+    *,
+    texts: Matrix | None,
+    reference: str | None,
+    reporter: Reporter,
+) -> list[Forecast]:
+    """Return every encoder's scores; one encoder is in memory at a time.
+
+    Args:
+        names: of the encoders.
+        load: returns an encoder in eval mode.
+        material: images, boxes and captions.
+        texts: as `forecast` takes them.
+        reference: the encoder that A-scores compare with; by default the first of `names` that
+            was pretrained with text (weak supervision).
+        reporter: shows progress.
+    """
+    if reference is None:
+        weakly = (name for name in names if find_spec(name).supervision == "weakly")
+        reference = next(weakly, None)
+    paths = [*material.train, *material.test]
+    kept = None
+    if reference is not None:
+        encoder = load(reference)
+        kept = encoder.grid, patch_tokens(encoder, paths, reporter)
+    found = []
+    for name in names:
+        encoder = load(name)
+        tokens = kept[1] if kept and name == reference else patch_tokens(encoder, paths, reporter)
+        found.append(forecast(encoder, material, tokens, texts=texts, reference=kept))
+    return found
+
+
+def forecast(
+    encoder: Encoder,
+    material: Material,
+    tokens: Mapping[Path, Tensor],
+    *,
+    texts: Matrix | None,
+    reference: tuple[tuple[int, int], Mapping[Path, Tensor]] | None,
+    seed: int = 0,
+) -> Forecast:
+    """Return an encoder's scores.
+
+    Args:
+        encoder: for its grid and preprocessing.
+        material: images, boxes and captions.
+        tokens: `(N, D)` patch tokens of all labelled images by path.
+        texts: `(P, T)` the LLM's features of the captions of `material.described`.
+        reference: grid and patch tokens of the encoder that A-scores compare with.
+        seed: of the probe and of the pairs of images.
+    """
+    scores: dict[str, float] = {}
+    reasons: dict[str, str] = {}
+    train, test = material.train, material.test
+    means = {path: tokens[path].double().mean(0).numpy() for path in [*train, *test]}
+    probe = probe_features(
+        material.labelled,
+        np.stack([means[path] for path in train]),
+        np.stack([means[path] for path in test]),
+        seed=seed,
+    )
+    scores["k-NN"] = probe["knn"]["percent"]
+    scores["linear probe"] = probe["linear_probe"]["percent"]
+    scores["effective rank"] = effective_rank(np.stack([*means.values()]))
+    if reference is None:
+        reasons["A-score"] = "no reference encoder (--reference)"
+    else:
+        scores["A-score"] = _aligned(encoder.grid, tokens, reference, train, test)
+    if texts is None:
+        reasons["GW distance"] = "the data has no captions of labelled test images"
+    else:
+        images = np.stack([means[path] for path in material.described])
+        scores["GW distance"] = gromov_wasserstein(images, texts)
+    boxed = [path for path in test if path in material.boxes]
+    try:
+        covered = torch.stack([_coverage(encoder, path, material) for path in boxed])
+        found = correspondence(torch.stack([tokens[p] for p in boxed]), covered, seed=seed)
+        scores["C-score"] = 100.0 * found.share
+    except (ValueError, RuntimeError):  # nothing to stack, or no pair
+        reasons["C-score"] = "no two test images with boxes share a category"
+    spec = encoder.spec
+    return Forecast(spec.name, spec.display_name, encoder.pretrained, scores, reasons)
+
+
+def _aligned(
+    grid: tuple[int, int],
+    tokens: Mapping[Path, Tensor],
+    reference: tuple[tuple[int, int], Mapping[Path, Tensor]],
+    train: Sequence[Path],
+    test: Sequence[Path],
+) -> float:
+    """Return the A-score on the coarser of both grids."""
+    size = min(grid[0], reference[0][0]), min(grid[1], reference[0][1])
+
+    def pooled(
+        paths: Sequence[Path], grid: tuple[int, int], known: Mapping[Path, Tensor]
+    ) -> Tensor:
+        stacked = torch.stack([known[path].float() for path in paths])
+        maps = stacked.transpose(1, 2).reshape(len(paths), -1, *grid)
+        return F.adaptive_avg_pool2d(maps, size).flatten(2).transpose(1, 2)
+
+    halves = [(paths, *pair) for paths in (train, test) for pair in ((grid, tokens), reference)]
+    return alignment(*(pooled(paths, at, known) for paths, at, known in halves))
+
+
+def _coverage(encoder: Encoder, path: Path, material: Material) -> Tensor:
+    """Return `(C, N)`, the share of each patch that a category's boxes cover, 0 to 1.
+
+    A drawing of the boxes goes through the encoder's own preprocessing, whatever that crops.
+    """
+    size = load_image(path).size
+    grid = encoder.grid
+    white, black = (encoder.transform(Image.new("RGB", size, name)) for name in ("white", "black"))
+    numbers = sorted({category for boxes in material.boxes.values() for category in boxes})
+    covered = torch.zeros(len(numbers), grid[0] * grid[1])
+    for category, boxes in material.boxes[path].items():
+        drawing = Image.new("RGB", size, "black")
+        for box in boxes:
+            ImageDraw.Draw(drawing).rectangle(box, fill="white")
+        shown = (encoder.transform(drawing) - black) / (white - black)
+        share = F.adaptive_avg_pool2d(shown.mean(0)[None], grid).flatten()
+        covered[numbers.index(category)] = share
+    return covered
+
+
+@torch.inference_mode()
+def text_features(language: LanguageModel, texts: Sequence[str]) -> Matrix:
+    """Return `(P, T)` the mean of the last hidden states of each text's tokens."""
+    found = []
+    for text in texts:
+        ids = torch.tensor([language.encode(text)], device=language.device)
+        hidden = language.model(input_ids=ids, output_hidden_states=True).hidden_states[-1]
+        found.append(hidden[0].double().mean(0).cpu().numpy())
+    return np.stack(found)
+
+
+def patch_tokens(encoder: Encoder, paths: Sequence[Path], reporter: Reporter) -> dict[Path, Tensor]:
+    """Return `(N, D)` patch tokens by path."""
+    found: dict[Path, Tensor] = {}
+    with reporter.phase(f"{encoder.spec.name} features", len(paths), "images") as phase:
+        for tokens in encode_images(encoder, map(load_image, paths), batch_size=_BATCH):
+            start = len(found)
+            found |= zip(paths[start : start + len(tokens)], tokens, strict=True)
+            phase.advance(len(tokens))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """How well a predictor's order is the order of a trained score, over encoders.
+
+    Attributes:
+        predictor: its name.
+        column: of the table.
+        encoders: how many have both.
+        correlation: Spearman's rank correlation, positive where the predictor is right.
+        low: of the 95% interval.
+        high: likewise.
+        without_one: the smallest and the largest correlation when one encoder is left out.
+    """
+
+    predictor: str
+    column: str
+    encoders: int
+    correlation: float
+    low: float
+    high: float
+    without_one: tuple[float, float]
+
+    @property
+    def established(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.low > 0 or self.high < 0
+
+
+def worth(
+    forecasts: Sequence[Forecast], records: Sequence[RunRecord], *, joint: bool
+) -> tuple[list[Worth], str]:
+    """Return what predictors are worth on trained results, and the heading of their table.
+
+    The table is the one with the most of the forecast encoders in that mode, the newest of those.
+
+    Raises:
+        DataError: no table has four of them.
+    """
+    names = {each.encoder for each in forecasts}
+
+    def rows(table: Any) -> dict[str, Any]:
+        return {
+            row.runs.records[0].encoder.name: row
+            for row in table.rows
+            if row.runs is not None and row.joint == joint
+        }
+
+    tables = build_tables(records)
+    best = max(tables, key=lambda table: len(names & rows(table).keys()), default=None)
+    trained = rows(best) if best is not None else {}
+    if best is None or len(names & trained.keys()) < _MIN_ENCODERS:
+        mode = "joint" if joint else "frozen"
+        raise DataError(
+            f"{len(names & trained.keys())} of these encoders have trained {mode} results in one "
+            f"table; a rank correlation needs {_MIN_ENCODERS}: run or name more (--results, sweep)"
+        )
+    found = []
+    for predictor in PREDICTORS:
+        for column in best.columns:
+            pairs = [
+                (each.scores[predictor.name], value)
+                for each in forecasts
+                if predictor.name in each.scores and each.encoder in trained
+                for value in [trained[each.encoder].cells[column].value]
+                if value is not None
+            ]
+            if len(pairs) >= _MIN_ENCODERS:
+                sign = 1.0 if predictor.higher_is_better else -1.0
+                found.append(_worth(predictor.name, column, sign * np.asarray(pairs)[:, 0], pairs))
+    return found, best.heading
+
+
+def _worth(name: str, column: str, early: Any, pairs: Sequence[tuple[float, float]]) -> Worth:
+    late = np.asarray(pairs)[:, 1]
+    kept = [np.delete(np.arange(len(late)), index) for index in range(len(late))]
+    others = [spearman(early[index], late[index]) for index in kept]
+    value = spearman(early, late)
+    low, high = spearman_interval(value, len(late))
+    return Worth(name, column, len(late), value, low, high, (min(others), max(others)))
+
+
+def spearman(one: Any, other: Any) -> float:
+    """Return Spearman's rank correlation; 0 where one of them is constant.
+
+    >>> spearman([1, 2, 3, 4], [10, 20, 40, 30])
+    0.8
+    """
+    from scipy.stats import spearmanr
+
+    if len(set(one)) < 2 or len(set(other)) < 2:
+        return 0.0
+    return round(float(spearmanr(one, other).statistic), 12)
