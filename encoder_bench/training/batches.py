@@ -20,6 +20,7 @@ from encoder_bench.base.hashing import hash_text
 from encoder_bench.base.recipes import TaskRecipe
 from encoder_bench.data.images import load_image
 from encoder_bench.data.sample import Sample
+from encoder_bench.data.sample_table import ImageGroups
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.packing import ImageDialogue, TrainingBatch, make_batch
 
@@ -32,15 +33,6 @@ _STEPS_AHEAD = 2
 _MAX_WORKERS = 8
 
 
-def group_by_image(samples: Sequence[Sample], tasks: Sequence[str]) -> list[ImageSamples]:
-    """Return the samples of the given tasks by image, ordered by image id."""
-    groups: dict[int | str, list[Sample]] = {}
-    for sample in samples:
-        if sample.task in tasks:
-            groups.setdefault(sample.image_id, []).append(sample)
-    return [tuple(groups[image_id]) for image_id in sorted(groups, key=str)]
-
-
 @dataclass(slots=True)
 class StageOrder:
     """The order of one stage: epochs are permutations, one after the other, without a gap.
@@ -49,7 +41,7 @@ class StageOrder:
     processes, sees exactly the samples that it would have seen.
     """
 
-    groups: Sequence[ImageSamples]
+    groups: ImageGroups
     _: KW_ONLY
     stage: str
     seed: int
@@ -59,29 +51,34 @@ class StageOrder:
 
     def step(self, number: int) -> list[ImageSamples]:
         """Return the images of a step (from 0), each with the samples that it teaches this time."""
-        first = number * self.images_per_step
-        return [self._visit(position) for position in range(first, first + self.images_per_step)]
+        samples = self.groups.samples
+        return [tuple(samples[row] for row in rows) for rows in self._visits(number)]
 
     def image_paths(self, number: int) -> list[Path]:
-        """Return the image files of a step."""
-        return [samples[0].image_path for samples in self.step(number)]
+        """Return the image files of a step, without making its samples."""
+        return [self.groups.samples.image_path(rows[0]) for rows in self._visits(number)]
 
-    def _visit(self, position: int) -> ImageSamples:
-        """Return an image's samples at this visit, drawn from its tasks in turn."""
+    def _visits(self, number: int) -> Iterator[list[int]]:
+        first = number * self.images_per_step
+        return map(self._visit, range(first, first + self.images_per_step))
+
+    def _visit(self, position: int) -> list[int]:
+        """Return the rows of an image's samples at this visit, drawn from its tasks in turn."""
         epoch, place = divmod(position, len(self.groups))
         if epoch not in self._permutations:
             order = list(range(len(self.groups)))
             self._random("images", str(epoch)).shuffle(order)
             kept = {e: p for e, p in self._permutations.items() if e == epoch - 1}
             self._permutations = kept | {epoch: order}
-        group = self.groups[self._permutations[epoch][place]]
-        rng = self._random("samples", str(epoch), str(group[0].image_id))
-        by_task: dict[str, list[Sample]] = {}
-        for sample in rng.sample(group, len(group)):
-            by_task.setdefault(sample.task, []).append(sample)
+        index = self._permutations[epoch][place]
+        rows = self.groups.rows(index)
+        rng = self._random("samples", str(epoch), str(self.groups.image(index)))
+        by_task: dict[str, list[int]] = {}
+        for row in rng.sample(rows, len(rows)):
+            by_task.setdefault(self.groups.task(row), []).append(row)
         rounds = itertools.chain.from_iterable(itertools.zip_longest(*by_task.values()))
-        in_turn = (sample for sample in rounds if sample is not None)
-        return tuple(itertools.islice(in_turn, self.samples_per_image))
+        in_turn = (row for row in rounds if row is not None)
+        return list(itertools.islice(in_turn, self.samples_per_image))
 
     def _random(self, *what: str) -> random.Random:
         return random.Random(hash_text(str(self.seed), self.stage, *what))

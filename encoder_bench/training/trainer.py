@@ -19,6 +19,7 @@ from encoder_bench.base.hashing import hash_json, hash_text
 from encoder_bench.base.progress import Reporter
 from encoder_bench.base.recipes import AdapterRecipe, TaskRecipe
 from encoder_bench.data.sample import Sample
+from encoder_bench.data.sample_table import ImageGroups, SampleTable
 from encoder_bench.mllm.attention import training_attention
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.packing import TrainingBatch
@@ -26,7 +27,6 @@ from encoder_bench.training.batches import (
     BatchMaker,
     MicroBatch,
     StageOrder,
-    group_by_image,
     prefetch,
 )
 from encoder_bench.training.checkpoint import (
@@ -63,8 +63,8 @@ def training_identity(
 ) -> str:
     """Return the hash of all that determines what is learned, the model's weights excepted."""
     wording = {name: [task.prompt, task.answer] for name, task in tasks.items()}
-    taught = (f"{s.sample_id}\n{s.question}\n{s.target}" for s in samples)
-    return hash_text(hash_json([adapter.scoring(), wording, seed]), *taught)
+    settings = hash_json([adapter.scoring(), wording, seed])
+    return hash_text(settings, SampleTable.of(samples).fingerprint)
 
 
 def stage_order(
@@ -76,7 +76,7 @@ def stage_order(
         TrainingError: no samples.
     """
     stage = adapter.stages[number]
-    groups = group_by_image(samples, stage.tasks)
+    groups = ImageGroups(samples, stage.tasks)
     if not groups:
         raise TrainingError(f"stage '{stage.name}': no samples of {', '.join(stage.tasks)}")
     order = StageOrder(

@@ -18,7 +18,8 @@ from encoder_bench.base.recipes import (
     TrainingSettings,
     recipe_folder,
 )
-from encoder_bench.training.batches import StageOrder, group_by_image
+from encoder_bench.data.sample_table import ImageGroups
+from encoder_bench.training.batches import StageOrder
 from encoder_bench.training.optimizer import make_optimizer, schedule
 from tests.training.world import model, questions, recipe
 
@@ -47,7 +48,7 @@ def test_schedule_warms_up_then_falls_to_its_floor() -> None:
 
 
 def test_order_is_a_function_of_the_step_and_each_epoch_sees_every_image_once() -> None:
-    groups = group_by_image(questions([Path(f"{i}.png") for i in range(7)]), ["vqa", "captioning"])
+    groups = ImageGroups(questions([Path(f"{i}.png") for i in range(7)]), ["vqa", "captioning"])
 
     def order() -> StageOrder:
         return StageOrder(groups, stage="0", seed=1, images_per_step=3, samples_per_image=2)

@@ -1,0 +1,255 @@
+"""Samples in Arrow columns, made into objects when they are asked for.
+
+A million samples take hardly any memory so: an index on disk is mapped, and what many samples need
+(which image, which question) is read by column.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, overload
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from encoder_bench.base.hashing import hash_text
+from encoder_bench.data.sample import Sample
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("image", pa.string()),
+        ("path", pa.string()),
+        ("question", pa.string()),
+        ("references", pa.list_(pa.string())),
+        ("target", pa.string()),
+        ("facets", pa.string()),
+        ("missing", pa.bool_()),
+    ]
+)
+"""Of an index of samples, whatever task asks them: an `id` that begins with `/` follows the task's
+name, another one `=`; `image` is the identity as JSON, `path` is relative to the data folder,
+`facets` are JSON."""
+_TASK = pa.dictionary(pa.int8(), pa.string())
+_ROWS_AT_ONCE = 1024
+_NO_FACETS: Mapping[str, str | int] = MappingProxyType({})
+
+
+class SampleTable(Sequence[Sample]):
+    """Samples of one data folder, made from their row when asked for.
+
+    Attributes:
+        table: the rows, of `SCHEMA` and with a column `task`.
+        root: the folder that image paths are relative to.
+    """
+
+    def __init__(self, table: pa.Table, root: Path, fingerprint: Callable[[], str]) -> None:
+        """Keep a table that has a column `task`; `fingerprint` is called at most once."""
+        self.table = table
+        self.root = root
+        self._fingerprint = fingerprint
+        self._columns = [table.column(name) for name in ("task", *SCHEMA.names[:-1])]
+
+    @classmethod
+    def of_task(cls, table: pa.Table, task: str, root: Path, digest: str) -> SampleTable:
+        """Return the rows of an index as samples of a task; `digest` is of the rows."""
+        codes = pa.array(np.zeros(len(table), np.int8))
+        column = pa.DictionaryArray.from_arrays(codes, pa.array([task]))
+        named = table.append_column(pa.field("task", _TASK), column)
+        return cls(named, root, lambda: hash_text(task, digest))
+
+    @classmethod
+    def of(cls, samples: Iterable[Sample]) -> SampleTable:
+        """Return any samples as a table, in memory; a table stays what it is."""
+        if isinstance(samples, cls):
+            return samples
+        parts = []
+        for task, group in itertools.groupby(samples, lambda sample: sample.task):
+            digest = RowDigest()
+            rows = [digest.add(as_row(sample)) for sample in group]
+            table = pa.Table.from_pylist(rows, schema=SCHEMA)
+            parts.append(cls.of_task(table, task, Path(), digest.hexdigest()))
+        return cls.joined(parts)
+
+    @classmethod
+    def joined(cls, parts: Sequence[SampleTable]) -> SampleTable:
+        """Return the samples of tables of one data folder, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        assert len({part.root for part in parts}) < 2
+        empty = SCHEMA.append(pa.field("task", _TASK)).empty_table()
+        table = pa.concat_tables([part.table for part in parts] or [empty])
+        root = parts[0].root if parts else Path()
+        return cls(table, root, lambda: hash_text(*(part.fingerprint for part in parts)))
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """The sha256 of ids, images, questions and targets in their order."""
+        return self._fingerprint()
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> SampleTable: ...
+    def __getitem__(self, index: int | slice) -> Sample | SampleTable:
+        if isinstance(index, slice):
+            return self.take(np.arange(len(self))[index])
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        row = index % len(self)
+        return self._sample(*(column[row].as_py() for column in self._columns))
+
+    def __iter__(self) -> Iterator[Sample]:
+        for batch in self.table.to_batches(max_chunksize=_ROWS_AT_ONCE):
+            columns = (batch.column(name).to_pylist() for name in ("task", *SCHEMA.names[:-1]))
+            yield from map(self._sample, *columns)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def take(self, rows: NDArray[np.int64]) -> SampleTable:
+        """Return the samples of some rows, in the order given."""
+        chosen = rows.astype(np.int64)
+        return SampleTable(
+            self.table.take(pa.array(chosen)),
+            self.root,
+            lambda: hash_text(self.fingerprint, chosen.tobytes().hex()),
+        )
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """Return a column of `SCHEMA`, or `task`."""
+        return self.table.column(name)
+
+    def codes(self, name: str) -> tuple[NDArray[np.int32], list[Any]]:
+        """Return a text column as numbers, `(rows,)`, and the text of each number.
+
+        Numbers follow the order in which texts first occur.
+        """
+        encoded = self.column(name)
+        if name == "task":
+            encoded = encoded.cast(pa.string())
+        encoded = encoded.dictionary_encode().unify_dictionaries()
+        parts = [chunk.indices.to_numpy(zero_copy_only=False) for chunk in encoded.chunks]
+        texts = encoded.chunk(0).dictionary.to_pylist() if parts else []
+        return np.concatenate([np.empty(0, np.int32), *parts]).astype(np.int32), texts
+
+    def images(self) -> list[int | str]:
+        """Return the identity of every image, each once, as they first occur."""
+        return [json.loads(text) for text in pc.unique(self.column("image")).to_pylist()]
+
+    def image_paths(self) -> list[Path]:
+        """Return the file of every image, each once, as they first occur."""
+        return [self.root / path for path in pc.unique(self.column("path")).to_pylist()]
+
+    def image_path(self, row: int) -> Path:
+        """Return the image file of a row."""
+        return self.root / str(self.column("path")[row])
+
+    def _sample(
+        self, task: str, name: str, image: str, path: str, question: str,
+        references: list[str], target: str, facets: str,
+    ) -> Sample:  # fmt: skip
+        return Sample(
+            task + name if name.startswith("/") else name[1:],
+            task,
+            json.loads(image),
+            self.root / path,
+            question,
+            tuple(references),
+            target,
+            json.loads(facets) if facets else _NO_FACETS,
+        )
+
+
+class RowDigest:
+    """The sha256 of what is taught and asked, over rows of `SCHEMA` as they come."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Take in a row and return it."""
+        taught = (row["id"], row["image"], row["question"], row["target"])
+        self._digest.update(repr(taught).encode("utf-8", "surrogatepass"))
+        return row
+
+    def hexdigest(self) -> str:
+        """Return the hash of the rows so far."""
+        return self._digest.hexdigest()
+
+
+def as_row(sample: Sample, path: str | None = None, *, missing: bool = False) -> dict[str, Any]:
+    """Return a sample as a row of `SCHEMA`, its image at `path` (its own by default)."""
+    own = sample.sample_id.startswith(f"{sample.task}/")
+    return {
+        "id": sample.sample_id[len(sample.task) :] if own else f"={sample.sample_id}",
+        "image": json.dumps(sample.image_id, ensure_ascii=False),
+        "path": str(sample.image_path) if path is None else path,
+        "question": sample.question,
+        "references": sample.references,
+        "target": sample.target,
+        "facets": json.dumps({**sample.facets}, ensure_ascii=False) if sample.facets else "",
+        "missing": missing,
+    }
+
+
+class ImageGroups(Sequence[tuple[Sample, ...]]):
+    """The samples of each image, ordered by image id and made when asked for."""
+
+    def __init__(self, samples: Iterable[Sample], tasks: Sequence[str]) -> None:
+        """Group the samples of the given tasks."""
+        self.samples = SampleTable.of(samples)
+        self._tasks, names = self.samples.codes("task")
+        self._names = names
+        kept = np.isin(self._tasks, [code for code, name in enumerate(names) if name in tasks])
+        codes, texts = self.samples.codes("image")
+        identities = [json.loads(text) for text in texts]
+        order = sorted(range(len(texts)), key=lambda code: str(identities[code]))
+        place = np.empty(len(texts), np.int32)
+        place[order] = np.arange(len(texts), dtype=np.int32)
+        rows = np.flatnonzero(kept).astype(np.int32)
+        own = place[codes[rows]]
+        self._rows = rows[np.argsort(own, kind="stable")]
+        counts = np.bincount(own, minlength=len(texts))
+        present = np.flatnonzero(counts)
+        self._ends = np.cumsum(counts[present])
+        self._images: list[int | str] = [identities[order[number]] for number in present]
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[Sample, ...]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[tuple[Sample, ...]]: ...
+    def __getitem__(self, index: int | slice) -> tuple[Sample, ...] | list[tuple[Sample, ...]]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        return tuple(self.samples[row] for row in self.rows(index))
+
+    def image(self, index: int) -> int | str:
+        """Return the identity of an image."""
+        return self._images[index]
+
+    def rows(self, index: int) -> list[int]:
+        """Return where an image's samples are in `samples`."""
+        index = range(len(self))[index]
+        start = self._ends[index - 1] if index else 0
+        return [int(row) for row in self._rows[start : self._ends[index]]]
+
+    def task(self, row: int) -> str:
+        """Return the task of a row of `samples`."""
+        return str(self._names[self._tasks[row]])
