@@ -9,11 +9,13 @@ from __future__ import annotations
 import bisect
 import os
 import tarfile
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from encoder_bench.base.errors import DataError
 from encoder_bench.data.index import RowMaker, open_index
@@ -63,6 +65,40 @@ def tar_members(archive: Path) -> pa.Table:
     """
     stat = archive.stat()
     return _tar_members(str(archive.resolve()), stat.st_size, stat.st_mtime_ns)
+
+
+def member_sizes(archive: Path) -> dict[str, int]:
+    """Return the size in bytes of every image of an archive, by its name there.
+
+    Raises:
+        DataError: the archive is damaged.
+    """
+    if archive.suffix == TAR:
+        members = tar_members(archive)
+        return dict(zip(members["name"].to_pylist(), members["size"].to_pylist(), strict=True))
+    found = archive.stat()
+    table = arrow_table(archive, found.st_size, found.st_mtime_ns)
+    return {name: size for column in table.column_names for name, size in _cells(table, column)}
+
+
+def _cells(table: pa.Table, column: str) -> Iterator[tuple[str, int]]:
+    """Yield the name and size of each image of a column; nothing where it holds none."""
+    first = 0
+    for chunk in table[column].chunks:
+        names = [f"{column}/{row}" for row in range(first, first + len(chunk))]
+        first += len(chunk)
+        values = chunk
+        if pa.types.is_list(chunk.type) or pa.types.is_large_list(chunk.type):
+            lengths = pc.fill_null(pc.list_value_length(chunk), 0).to_pylist()
+            pairs = zip(names, lengths, strict=True)
+            names = [f"{name}/{place}" for name, length in pairs for place in range(length)]
+            values = chunk.flatten()
+        if pa.types.is_struct(values.type) and values.type.get_field_index("bytes") >= 0:
+            values = pc.struct_field(values, "bytes")
+        if not (pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type)):
+            return
+        sizes = pc.binary_length(values).to_pylist()
+        yield from ((n, size) for n, size in zip(names, sizes, strict=True) if size is not None)
 
 
 @lru_cache(MAX_OPEN)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -16,12 +16,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from encoder_bench.base.errors import DataError
-from encoder_bench.base.hashing import hash_text
+from encoder_bench.base.hashing import hash_array, hash_text
 from encoder_bench.base.progress import Reporter
 from encoder_bench.base.recipes import MixtureRecipe, OnOverlap, SourceSettings, load_mixture
 from encoder_bench.data.conversation import Conversation, Turn
 from encoder_bench.data.formats import locate, open_source
+from encoder_bench.data.index import Index
+from encoder_bench.data.overlap import TestImages
 from encoder_bench.data.sample import Sample
+from encoder_bench.data.selection import open_selection
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,12 @@ class Mixture(Sequence[Conversation]):
         """Return the sha256 over what the rows in use say and which images they show."""
         return hash_text(
             *(
-                hash_text(part.source.name, part.about["sha256"], hash_array(part.chosen))
+                hash_text(
+                    part.source.name,
+                    part.about["sha256"],
+                    part.about["images_sha256"],
+                    hash_array(part.chosen),
+                )
                 for part in self.parts
             )
         )
@@ -125,7 +133,7 @@ def open_mixture(
     root: Path,
     reporter: Reporter,
     *,
-    tests: Sequence[Sample] = (),
+    tests: Mapping[str, Sequence[Sample]] | None = None,
     on_overlap: OnOverlap | None = None,
 ) -> Mixture:
     """Return a mixture of `mixtures/` or of a file, without the rows that show a test image.
@@ -134,7 +142,7 @@ def open_mixture(
         name: of a shipped recipe, or a path that ends in `.toml`.
         root: the folder where relative paths of sources begin (`--train-data`).
         reporter: shows progress.
-        tests: samples whose images must not be trained on.
+        tests: by the name of each test set, the samples whose images must not be trained on.
         on_overlap: replaces the recipe's.
 
     Raises:
@@ -143,17 +151,35 @@ def open_mixture(
             image and the recipe refuses that.
     """
     recipe = load_mixture(name)
+    images = TestImages(tests or {})
     parts = []
     for source in recipe.sources:
         place = locate(source, root)
         index = open_source(place, reporter)
-        left = np.arange(len(index.table))
-        chosen = choose(left, source)
-        if not len(chosen):
-            raise DataError(f"source '{source.name}': no row is left")
-        about = {**index.about, "kept": len(left), "used": len(chosen)}
+        selection = open_selection(place, index, images, recipe.overlap, reporter)
+        dropped = selection.about["overlap"]
+        if dropped["rows"] and (on_overlap or recipe.on_overlap) == "refuse":
+            raise DataError(
+                f"source '{source.name}': {dropped['rows']} rows show a test image, the first "
+                f'{dropped["first"][0]}; take them out, or set on_overlap = "drop"'
+            )
+        rows = selection.table["row"].to_numpy()
+        if not len(rows):
+            raise DataError(f"source '{source.name}': no row is left: {_nothing_left(selection)}")
+        chosen = choose(rows, source)
+        about = {**selection.about, "used": len(chosen)}
         parts.append(Part(source, place.images, index.table, chosen, about))
     return Mixture(name, recipe, parts)
+
+
+def _nothing_left(selection: Index) -> str:
+    skipped, dropped = selection.about["skipped"], selection.about["overlap"]
+    reasons = [
+        f"{entry['count']} {reason} ({entry['first'][0]})" for reason, entry in skipped.items()
+    ]
+    if dropped["rows"]:
+        reasons.append(f"{dropped['rows']} that show a test image ({dropped['first'][0]})")
+    return "; ".join(reasons)
 
 
 def choose(rows: NDArray[np.int64], source: SourceSettings) -> NDArray[np.int64]:
@@ -172,10 +198,3 @@ def choose(rows: NDArray[np.int64], source: SourceSettings) -> NDArray[np.int64]
     hashes = pd.util.hash_array(rows.astype(np.uint64) ^ salt)
     first = rows[np.argsort(hashes, kind="stable")[:rest]]
     return np.sort(np.concatenate([np.repeat(rows, copies), first]))
-
-
-def hash_array(numbers: NDArray[np.int64]) -> str:
-    """Return the sha256 of row numbers."""
-    import hashlib
-
-    return hashlib.sha256(numbers.astype("<i8").tobytes()).hexdigest()

@@ -52,11 +52,11 @@ def root(tmp_path: Path) -> Path:
 def opened(root: Path) -> Callable[..., Mixture]:
     """Return a function that writes rows to a LLaVA file and opens a mixture of it."""
 
-    def make(rows: Rows, *, settings: str = "", **arguments: Any) -> Mixture:
+    def make(rows: Rows, *, settings: str = "", head: str = "", **arguments: Any) -> Mixture:
         (root / "rows.json").write_text(json.dumps(rows))
         recipe = root / "mix.toml"
         recipe.write_text(
-            'description = "d"\n[[sources]]\nname = "own"\nformat = "llava"\n'
+            f'description = "d"\n{head}\n[[sources]]\nname = "own"\nformat = "llava"\n'
             f'path = "rows.json"\n{settings}'
         )
         return open_mixture(str(recipe), root, QuietReporter(), **arguments)

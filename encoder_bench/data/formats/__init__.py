@@ -19,7 +19,15 @@ from encoder_bench.base.errors import DataError
 from encoder_bench.base.progress import Reporter
 from encoder_bench.base.recipes import SourceSettings
 from encoder_bench.data.formats import llava
-from encoder_bench.data.formats.row import BadRow, Parsed, Place, RawRow, RawRows
+from encoder_bench.data.formats.row import (
+    MAX_EXAMPLES,
+    BadRow,
+    Parsed,
+    Place,
+    RawRow,
+    RawRows,
+    note_skipped,
+)
 from encoder_bench.data.index import Index, RowMaker, open_index
 
 FORMAT_VERSION = "1"
@@ -32,7 +40,6 @@ SCHEMA = pa.schema(
         "assistants": pa.list_(pa.string()),
     }
 )
-MAX_EXAMPLES = 3
 
 
 class Format(NamedTuple):
@@ -80,8 +87,8 @@ def locate(source: SourceSettings, root: Path) -> Place:
 def open_source(place: Place, reporter: Reporter) -> Index:
     """Return the index of a source's rows (`SCHEMA`), which is made where files have changed.
 
-    Its `about` holds `read`, `skipped` (by reason: count and the first examples) and `sha256` of
-    all that the rows say.
+    Its `about` holds `read`, `files` (with the number of each one's first row), `skipped` (by
+    reason: count and the first examples) and `sha256` of all that the rows say.
 
     Raises:
         DataError: a file is not of the format, or no row of it can be trained on.
@@ -96,9 +103,12 @@ def _make_rows(place: Place, reporter: Reporter) -> RowMaker:
     kind, source = find_format(place.source), place.source
     digest = hashlib.sha256()
     skipped: dict[str, dict[str, Any]] = {}
+    files: list[tuple[str, int]] = []
     read = kept = 0
     with reporter.phase(f"reading {source.name}", unit="rows") as phase:
         for read, raw in enumerate(kind.rows(place), start=1):
+            if not files or files[-1][0] != raw.file:
+                files.append((raw.file, read - 1))
             try:
                 parsed = _parsed(kind, raw)
                 entry = {
@@ -109,19 +119,19 @@ def _make_rows(place: Place, reporter: Reporter) -> RowMaker:
                 }
                 digest.update(_encoded(entry))
             except BadRow as error:
-                note_skipped(skipped, error, raw)
+                note_skipped(skipped, error.reason, f"{raw.file}: row {raw.number}: {error}")
             else:
                 kept += 1
                 yield entry
             phase.advance()
     if not kept:
         first = next(iter(skipped.values()))["first"][0] if skipped else "no rows"
-        files = ", ".join(file.name for file in place.files[:MAX_EXAMPLES])
+        names = ", ".join(file.name for file in place.files[:MAX_EXAMPLES])
         raise DataError(
-            f"source '{source.name}': nothing in {files} can be trained on as format "
+            f"source '{source.name}': nothing in {names} can be trained on as format "
             f"'{source.format}': {first}"
         )
-    return {"read": read, "skipped": skipped, "sha256": digest.hexdigest()}
+    return {"read": read, "files": files, "skipped": skipped, "sha256": digest.hexdigest()}
 
 
 def _parsed(kind: Format, raw: RawRow) -> Parsed:
@@ -135,16 +145,6 @@ def _encoded(entry: dict[str, Any]) -> bytes:
         return msgspec.json.encode(entry)
     except UnicodeEncodeError as error:
         raise BadRow("not Unicode", f"half a surrogate pair ({error.reason})") from None
-
-
-def note_skipped(skipped: dict[str, dict[str, Any]], error: BadRow, raw: RawRow) -> None:
-    """Count a row under the reason why it is skipped, and keep the first examples."""
-    entry = skipped.setdefault(error.reason, {"count": 0, "first": []})
-    entry["count"] += 1
-    if len(entry["first"]) < MAX_EXAMPLES:
-        entry["first"].append(
-            f"{raw.file}: row {raw.number}: {error}".encode(errors="replace").decode()
-        )
 
 
 __all__ = ["BadRow", "Format", "Parsed", "Place", "find_format", "locate", "open_source"]

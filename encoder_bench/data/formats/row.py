@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from encoder_bench.base.recipes import SourceSettings
 from encoder_bench.data.conversation import IMAGE, Turn
 
+MAX_EXAMPLES = 3
+"""Rows that are named of those skipped for one reason."""
 _USERS, _ASSISTANTS, _SYSTEMS = {"human", "user"}, {"gpt", "assistant"}, {"system"}
 
 
@@ -95,3 +97,12 @@ def conversation(messages: Sequence[tuple[str, str]], images: Sequence[str]) -> 
     if empty:
         raise BadRow("empty turn", f"turn {empty[0]} has no text")
     return Parsed(tuple(images), turns)
+
+
+def note_skipped(skipped: dict[str, dict[str, Any]], reason: str, example: str) -> None:
+    """Count a row under the reason why it is skipped, and keep the first examples."""
+    entry = skipped.setdefault(reason, {"count": 0, "first": []})
+    entry["count"] += 1
+    if len(entry["first"]) < MAX_EXAMPLES:
+        shown = example.encode(errors="replace").decode()
+        entry["first"] = [*entry["first"], shown]
