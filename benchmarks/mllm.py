@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from benchmarks.timing import medians
 from encoder_bench.base.recipes import DecodingSettings, LanguageModelSettings, ProjectorSettings
+from encoder_bench.mllm.dialogue import ImageDialogue
 from encoder_bench.mllm.generate import generate
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.loading import load_language_model
 from encoder_bench.mllm.model import MLLM
-from encoder_bench.mllm.packing import ImageDialogue, TrainingBatch, make_batch, pack
+from encoder_bench.mllm.packing import TrainingBatch, make_batch, pack
 from encoder_bench.mllm.projectors import build_projector
 from encoder_bench.mllm.trainable import set_trainable
 
@@ -143,8 +144,8 @@ def _training_ratio(
         "share_of_limit": fastest / shared,
         "separate_tokens": pack(
             batches[False], mllm.language, visual_tokens=features.shape[1]
-        ).image.numel(),
-        "shared_tokens": rows.image.numel(),
+        ).dialogue.numel(),
+        "shared_tokens": rows.dialogue.numel(),
     }
 
 

@@ -18,14 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from encoder_bench.mllm.dialogue import ImageDialogue, tokenize_dialogues
 from encoder_bench.mllm.language import LanguageModel
-from encoder_bench.mllm.packing import (
-    ImageDialogue,
-    PackedRows,
-    TrainingBatch,
-    pack,
-    tokenize_dialogues,
-)
+from encoder_bench.mllm.packing import PackedRows, TrainingBatch, pack
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +148,7 @@ def exact_answers(language: LanguageModel, pages: Sequence[Page]) -> dict[str, t
     rows = batch.rows
     cells = cell_embeddings(language.model.get_input_embeddings().weight, batch.words)
     right = (answer_logits(language, batch, cells).argmax(dim=-1) == rows.targets).tolist()
-    page = rows.image[rows.loss_rows, rows.loss_columns].tolist()
+    page = rows.dialogue[rows.loss_rows, rows.loss_columns].tolist()
     turn = rows.turn[rows.loss_rows, rows.loss_columns].tolist()
     exact: dict[tuple[int, int], bool] = {}
     for where, hit in zip(zip(page, turn, strict=True), right, strict=True):

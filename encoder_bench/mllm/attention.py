@@ -94,8 +94,8 @@ def _difference_from_sdpa(language: LanguageModel, device: torch.device) -> floa
     inputs = inputs.to(device, language.dtype).requires_grad_()
     half = _PROBE_TOKENS // 2  # one row of two images with two questions each, and padding
     turn = torch.tensor([*[0] * 20, *[1] * 30, *[2] * (half - 50)] * 2)[None]
-    image = torch.tensor([*[0] * half, *[1] * (half - 5), *[-1] * 5])[None]
-    tensors = dict.fromkeys(PackedRows._fields[1:], turn) | {"image": image}
+    dialogue = torch.tensor([*[0] * half, *[1] * (half - 5), *[-1] * 5])[None]
+    tensors = dict.fromkeys(PackedRows._fields[1:], turn) | {"dialogue": dialogue}
     rows = PackedRows(plain=False, **tensors).to(device)
     compiled = torch.compile(flex_attention)
 

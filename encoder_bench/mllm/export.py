@@ -222,7 +222,7 @@ _TURNS = """
 {{ (turn.head if turn.first else BETWEEN) + said(message.content) + TAIL }}
 {%- set turn.first = false -%}
 {%- elif message.role == 'assistant' -%}
-{{ JOINER + said(message.content) + (END if loop.last else '') }}
+{{ JOINER + said(message.content) + END }}
 {%- else -%}
 {{ raise_exception('a turn is of system, user or assistant, not of ' + message.role) }}
 {%- endif -%}
@@ -247,7 +247,7 @@ def _chat_template(language: LanguageModel) -> str:
         "TAIL": template.tail,
         "BETWEEN": template.between,
         "JOINER": template.joiner,
-        "END": language.tokenizer.decode([language.end_id]),
+        "END": template.end,
     }
     constants = "".join(f"{{%- set {name} = {text!r} -%}}" for name, text in texts.items())
     return constants + _TURNS.strip()

@@ -238,7 +238,7 @@ class Conversation:
         """
         template = self.mllm.language.template
         said = [
-            f"{earlier}{template.tail}{template.joiner}{answer}{template.between}"
+            f"{earlier}{template.tail}{template.joiner}{answer}{template.end}{template.between}"
             for earlier, answer in self.turns
         ]
         prompt = "".join(said) + question

@@ -9,7 +9,7 @@ import inspect
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,15 +30,20 @@ _DATE = (
 """Before a chat template: what it reads as now, so that the same scores come on every day."""
 
 
+Before = Literal["nothing", "answer", "image"]
+"""What stands before a text: the sequence begins, an answer with its end token, or an image."""
+
+
 @dataclass(frozen=True, slots=True)
 class ChatTemplate:
     """The text around questions and answers; the default is no template at all.
 
     `head` comes before the question (system message, start of the user's turn), `tail` before the
-    answer, `between` before the next question; `joiner` goes before an answer whose context does
-    not end in whitespace.
+    answer, `end` after it (nothing but whitespace and the end token), and `between` before the next
+    question; `joiner` goes before an answer whose context does not end in whitespace.
     """
 
+    end: str
     head: str = ""
     tail: str = ""
     between: str = "\n"
@@ -49,10 +54,11 @@ def _read_template(tokenizer: Any, settings: LanguageModelSettings) -> ChatTempl
     """Cut a tokenizer's chat template around its content; without one, plain text.
 
     Raises:
-        WeightsError: the template fails, or does not keep a question as it is; names the model.
+        WeightsError: the template fails, or does not keep a question as it is, or the tokenizer has
+            no end token; names the model.
     """
     if not settings.chat_template or not getattr(tokenizer, "chat_template", None):
-        return ChatTemplate()
+        return ChatTemplate(_end_token(tokenizer, settings))
     roles = zip(("user", "assistant", "user"), (_CONTENT, _REPLY, _NEXT), strict=True)
     turns = [{"role": role, "content": text} for role, text in roles]
     try:
@@ -65,14 +71,41 @@ def _read_template(tokenizer: Any, settings: LanguageModelSettings) -> ChatTempl
             f"LLM {settings.name}: its chat template fails ({reason}); "
             "set llm.chat_template = false"
         ) from error
-    head, *tail = first.split(_CONTENT)
-    if len(tail) != 1:
+    head, *tails = first.split(_CONTENT)
+    if len(tails) != 1:
         raise WeightsError(
             f"LLM {settings.name}: its chat template does not keep a question as it is; "
             "set llm.chat_template = false"
         )
-    between = whole.rpartition(_REPLY)[2].partition(_NEXT)[0]
-    return ChatTemplate(head, tail[0], between, joiner="")
+    # a space before the answer belongs to the answer's first token
+    tail = tails[0].rstrip(" ")
+    before, _, after = whole.partition(_CONTENT)[2].partition(_REPLY)
+    joiner = before.removeprefix(tail) if before.startswith(tail) else ""
+    between = after.partition(_NEXT)[0]
+    end = _end_of_turn(tokenizer, between) or _end_token(tokenizer, settings)
+    return ChatTemplate(
+        end, head, tail, between.removeprefix(end), joiner if joiner.isspace() else ""
+    )
+
+
+def _end_of_turn(tokenizer: Any, between: str) -> str:
+    """Return the special token with which text after an answer begins, and whitespace before it."""
+    text = between.lstrip()
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if ids and ids[0] in {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}:
+        token = str(tokenizer.convert_ids_to_tokens(ids[0]))
+        if text.startswith(token):
+            return between[: len(between) - len(text)] + token
+    return ""
+
+
+def _end_token(tokenizer: Any, settings: LanguageModelSettings) -> str:
+    if tokenizer.eos_token is None:
+        raise WeightsError(
+            f"LLM {settings.name}: its tokenizer has no end-of-sequence token, so an "
+            "answer could never end; set eos_token in its tokenizer_config.json"
+        )
+    return str(tokenizer.eos_token)
 
 
 class LanguageModel(nn.Module):
@@ -114,7 +147,7 @@ class LanguageModel(nn.Module):
         self.weights_sha256 = hash_parameters(model)
         self._takes_positions = "position_ids" in inspect.signature(self.model.forward).parameters
         self.template = _read_template(tokenizer, settings)
-        self.end_id = self._end_of_turn()
+        self.end_id = int(tokenizer.convert_tokens_to_ids(self.template.end.lstrip()))
         configured = getattr(self.model.generation_config, "eos_token_id", None)
         several = configured if isinstance(configured, list) else [configured]
         self.end_ids = frozenset({self.end_id, tokenizer.eos_token_id, *several} - {None})
@@ -257,10 +290,19 @@ class LanguageModel(nn.Module):
         embeddings: Tensor = self.model.get_input_embeddings()(ids)
         return embeddings
 
-    def encode(self, text: str) -> list[int]:
-        """Return token ids of text as it stands, with special tokens parsed and none added."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+    def encode(self, text: str, *, after: Before = "image") -> list[int]:
+        """Return token ids of text as it stands, with special tokens parsed.
+
+        The begin token is added before a sequence that the tokenizer begins with one. What stands
+        after an answer is read as it is after the end token.
+        """
+        end = self.template.end.lstrip() if after == "answer" else ""
+        ids: list[int] = self.tokenizer(end + text, add_special_tokens=False)["input_ids"]
+        if end:
+            return ids[1:] if ids[:1] == [self.end_id] else self.encode(text)
+        begin = self.tokenizer.bos_token_id
+        wanted = after == "nothing" and begin is not None and ids[:1] != [begin]
+        return [begin, *ids] if wanted and begin in self.tokenizer("")["input_ids"] else ids
 
     def decode(self, ids: list[int]) -> str:
         """Return the text of generated ids without special tokens or outer whitespace."""
@@ -269,29 +311,31 @@ class LanguageModel(nn.Module):
 
     def prefix_ids(self, *, image: bool) -> list[int]:
         """Return the ids before the visual tokens, or before the question where there are none."""
-        ids = self.encode(self.template.head + (self.settings.image_prefix if image else ""))
-        begin = self.tokenizer.bos_token_id
-        if begin is not None and begin in self.tokenizer("")["input_ids"] and ids[:1] != [begin]:
-            ids = [begin, *ids]
-        return ids
+        prefix = self.settings.image_prefix if image else ""
+        return self.encode(self.template.head + prefix, after="nothing")
 
     def question_ids(self, prompt: str, *, image: bool) -> list[int]:
         """Return the ids of all text between the visual tokens and the answer."""
         return self.encode(self._question_text(prompt, image=image))
 
     def turn_ids(self, prompt: str, answer: str, *, image: bool) -> tuple[list[int], list[int]]:
-        """Return the ids of a question and of its answer, the end of turn included.
+        """Return the ids of a question and of its answer, the end of turn included."""
+        return self.answered_ids(self._question_text(prompt, image=image), answer)
 
-        The answer is tokenised in its context where the tokenizer lets the question's ids stand,
-        so that what is taught is what the model would generate there.
+    def answered_ids(
+        self, text: str, answer: str, *, after: Before = "image"
+    ) -> tuple[list[int], list[int]]:
+        """Return the ids of text and of the answer to it, the end of turn included.
+
+        The answer is tokenised in its context where the tokenizer lets the text's ids stand, so
+        that what is taught is what the model would generate there.
         """
-        text = self._question_text(prompt, image=image)
-        question = self.encode(text)
+        ids = self.encode(text, after=after)
         joiner = "" if not text or text[-1].isspace() else self.template.joiner
-        joint = self.encode(text + joiner + answer)
-        in_context = joint[: len(question)] == question
-        reply = joint[len(question) :] if in_context else self.encode(joiner + answer)
-        return question, [*reply, self.end_id]
+        answer = joiner + answer + self.template.end.removesuffix(self.template.end.lstrip())
+        joint = self.encode(text + answer, after=after)
+        reply = joint[len(ids) :] if joint[: len(ids)] == ids else self.encode(answer)
+        return ids, [*reply, self.end_id]
 
     def facts(self) -> dict[str, Any]:
         """Return the fields of `record.LanguageModelFacts`, of the weights as they were loaded."""
@@ -318,7 +362,7 @@ class LanguageModel(nn.Module):
             WeightsError: names the first token without one.
         """
         template = self.template
-        used = self.encode(template.head + template.tail + template.between)
+        used = self.encode(template.head + template.tail + template.end + template.between)
         used += [self.pad_id, *self.end_ids, *self.prefix_ids(image=False)]
         beyond = [token for token in used if token >= len(self.table)]
         if beyond:
@@ -328,17 +372,3 @@ class LanguageModel(nn.Module):
                 f"{len(self.table)} embeddings; resize them and save the model again, or remove "
                 "the token from the tokenizer's files"
             )
-
-    def _end_of_turn(self) -> int:
-        if self.template.tail:
-            after = self.encode(self.template.between.lstrip())
-            special = {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
-            if after and after[0] in special:
-                return after[0]
-        end: int | None = self.tokenizer.eos_token_id
-        if end is None:
-            raise WeightsError(
-                f"LLM {self.settings.name}: its tokenizer has no end-of-sequence token, so an "
-                "answer could never end; set eos_token in its tokenizer_config.json"
-            )
-        return end

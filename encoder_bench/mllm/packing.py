@@ -8,8 +8,10 @@ One image with two questions, `v` its visual tokens, `q`/`a` prompt and answer t
                                      a 1 1 1 . . . 1 1   last answer token of question 2
 
 Each question's position ids go on from the prefix, and no question sees another, so attention and
-rotary phases are those of separate sequences: loss and gradients are the same. Several images
-share a row under the same rule.
+rotary phases are those of separate sequences: loss and gradients are the same. Several images or
+conversations share a row under the same rule.
+
+A conversation is one such sequence, whose turns see those before them (`dialogue.py`).
 
 Axes: R rows, L tokens of a row, T answer tokens, B images, M visual tokens per image, N patch
 tokens, D encoder width.
@@ -23,40 +25,20 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from encoder_bench.base.errors import DataError
+from encoder_bench.data.conversation import Conversation
+from encoder_bench.mllm.dialogue import (
+    ImageDialogue,
+    Segment,
+    TokenizedDialogue,
+    tokenize_dialogues,
+)
 from encoder_bench.mllm.language import LanguageModel
 
-_PREFIX = 0
+_SHARED = 0
 _NONE = -1
-
-
-@dataclass(frozen=True, slots=True)
-class ImageDialogue:
-    """One image's training questions: `turns` holds (prompt, answer), each asked on its own."""
-
-    image_id: int | str
-    turns: tuple[tuple[str, str], ...]
-
-
-class TokenizedTurn(NamedTuple):
-    """Token ids of one question and of the answer that is taught, its end token included."""
-
-    prompt: tuple[int, ...]
-    answer: tuple[int, ...]
-
-
-class TokenizedDialogue(NamedTuple):
-    """Questions as token ids; `prefix` holds those before the visual tokens."""
-
-    image_id: int | str
-    prefix: tuple[int, ...]
-    turns: tuple[TokenizedTurn, ...]
-
-    def length(self, visual_tokens: int) -> int:
-        """Return the tokens of a row that holds it."""
-        asked = sum(len(turn.prompt) + len(turn.answer) - 1 for turn in self.turns)
-        return len(self.prefix) + visual_tokens + asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +48,10 @@ class TrainingBatch:
     At most one of `pixels` and `features` is set; with neither the dialogues are text only.
 
     Attributes:
-        dialogues: one per image, in the order of the images.
+        dialogues: in the order of their images, of which each shows none, one or several.
         shared_prefix: put all questions of an image behind one image prefix.
-        row_length: tokens of a row into which several images are packed under a shared prefix;
-            None for the longest image's length, which makes no row longer.
+        row_length: tokens of a row into which several dialogues are packed under a shared prefix;
+            None for the longest one's length, which makes no row longer.
         pixels: `(B, 3, H, W)` as the encoder's transform makes them.
         features: `(B, N, D)` patch tokens, computed before.
     """
@@ -83,7 +65,23 @@ class TrainingBatch:
     @property
     def answer_tokens(self) -> int:
         """How many tokens the loss is summed over."""
-        return sum(len(turn.answer) for item in self.dialogues for turn in item.turns)
+        return sum(item.answer_tokens for item in self.dialogues)
+
+    def halves(self) -> tuple[TrainingBatch, TrainingBatch]:
+        """Return two batches of half the dialogues each, with their images."""
+        middle = len(self.dialogues) // 2
+        shown = sum(item.images for item in self.dialogues[:middle])
+
+        def part(dialogues: slice, images: slice) -> TrainingBatch:
+            return replace(
+                self,
+                dialogues=self.dialogues[dialogues],
+                pixels=None if self.pixels is None else self.pixels[images],
+                features=None if self.features is None else self.features[images],
+            )
+
+        first, second = slice(0, middle), slice(middle, None)
+        return part(first, slice(0, shown)), part(second, slice(shown, None))
 
     def to(self, device: torch.device | str) -> TrainingBatch:
         """Return the batch with its images on `device`."""
@@ -96,54 +94,52 @@ class TrainingBatch:
 
 def make_batch(
     language: LanguageModel,
-    items: Sequence[ImageDialogue],
+    items: Sequence[ImageDialogue | Conversation],
     *,
     shared_prefix: bool,
     row_length: int | None = None,
     pixels: Tensor | None = None,
     features: Tensor | None = None,
 ) -> TrainingBatch:
-    """Return tokenised dialogues, one per image, with the images' pixels or features.
-
-    Where the language model cannot keep questions apart by a mask, each question gets a row of
-    its own whatever is asked.
+    """Return questions, one image each, or conversations, tokenised, with pixels or features.
 
     Raises:
-        DataError: an image without a question, or an empty answer; names the image.
+        DataError: an image without a question, or an empty answer; names the image or the row.
     """
-    images = pixels if pixels is not None else features
-    if images is not None and len(images) != len(items):
-        raise ValueError(f"{len(images)} images for {len(items)} dialogues")
-    if pixels is not None and features is not None:
-        raise ValueError("give pixels or features, not both")
-    return TrainingBatch(
-        tokenize_dialogues(language, items, image=images is not None),
-        shared_prefix=shared_prefix and language.keeps_questions_apart,
+    image = pixels is not None or features is not None
+    return batch_dialogues(
+        language,
+        tokenize_dialogues(language, items, image=image),
+        shared_prefix=shared_prefix,
         row_length=row_length,
         pixels=pixels,
         features=features,
     )
 
 
-def tokenize_dialogues(
-    language: LanguageModel, items: Sequence[ImageDialogue], *, image: bool
-) -> tuple[TokenizedDialogue, ...]:
-    """Return dialogues' token ids.
+def batch_dialogues(
+    language: LanguageModel,
+    dialogues: tuple[TokenizedDialogue, ...],
+    *,
+    shared_prefix: bool,
+    row_length: int | None = None,
+    pixels: Tensor | None = None,
+    features: Tensor | None = None,
+) -> TrainingBatch:
+    """Return tokenised dialogues with the pixels or features of their images, in order.
 
-    Raises:
-        DataError: no question, or an empty answer; names the image.
+    Where the language model cannot keep questions apart by a mask, each question gets a row of
+    its own whatever is asked.
     """
-    prefix, dialogues = tuple(language.prefix_ids(image=image)), []
-    for item in items:
-        if not item.turns:
-            raise DataError(f"image {item.image_id}: no question to train on")
-        turns = []
-        for prompt, answer in item.turns:
-            if not answer.strip():
-                raise DataError(f"image {item.image_id}: empty answer to {prompt!r}")
-            turns.append(TokenizedTurn(*map(tuple, language.turn_ids(prompt, answer, image=image))))
-        dialogues.append(TokenizedDialogue(item.image_id, prefix, tuple(turns)))
-    return tuple(dialogues)
+    if pixels is not None and features is not None:
+        raise ValueError("give pixels or features, not both")
+    images = pixels if pixels is not None else features
+    given, shown = 0 if images is None else len(images), sum(item.images for item in dialogues)
+    if given != shown:
+        raise ValueError(f"{given} images for {shown} that the dialogues show")
+    return TrainingBatch(
+        dialogues, shared_prefix and language.keeps_questions_apart, row_length, pixels, features
+    )
 
 
 class PackedRows(NamedTuple):
@@ -153,8 +149,8 @@ class PackedRows(NamedTuple):
         plain: every row is one plain causal sequence, so that no mask is needed.
         input_ids: `(R, L)` text token ids; the pad id under visual tokens and padding.
         visual_index: `(R, L)` index into the batch's B * M visual tokens, -1 for text.
-        image: `(R, L)` which image a token belongs to, -1 for padding.
-        turn: `(R, L)` 0 in an image's prefix, 1, 2... in its questions.
+        dialogue: `(R, L)` which dialogue a token belongs to, -1 for padding.
+        turn: `(R, L)` 0 in an image's prefix or a conversation, 1, 2... in separate questions.
         position_ids: `(R, L)`.
         loss_rows: `(T,)` row of the token that predicts each answer token.
         loss_columns: `(T,)` its column.
@@ -164,7 +160,7 @@ class PackedRows(NamedTuple):
     plain: bool
     input_ids: Tensor
     visual_index: Tensor
-    image: Tensor
+    dialogue: Tensor
     turn: Tensor
     position_ids: Tensor
     loss_rows: Tensor
@@ -179,12 +175,13 @@ class PackedRows(NamedTuple):
         """
         if self.plain:
             return None
-        image, turn, (rows, length), device = self.image, self.turn, self.image.shape, self.device
+        dialogue, turn, device = self.dialogue, self.turn, self.device
+        rows, length = turn.shape
 
         def may_attend(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            same_image = image[row, query] == image[row, key]
-            in_reach = (turn[row, key] == _PREFIX) | (turn[row, query] == turn[row, key])
-            return same_image & in_reach & (query >= key)
+            same = dialogue[row, query] == dialogue[row, key]
+            in_reach = (turn[row, key] == _SHARED) | (turn[row, query] == turn[row, key])
+            return same & in_reach & (query >= key)
 
         if flex:
             from torch.nn.attention.flex_attention import create_block_mask
@@ -208,26 +205,29 @@ class PackedRows(NamedTuple):
 def pack(batch: TrainingBatch, language: LanguageModel, *, visual_tokens: int) -> PackedRows:
     """Place a batch's dialogues in rows.
 
-    With a shared prefix, images are packed into rows of at most `batch.row_length` tokens, longest
-    first; an image that is longer by itself has its own row. Without, each question has its own.
+    With a shared prefix, dialogues are packed into rows of at most `batch.row_length` tokens,
+    longest first; one that is longer by itself has its own row. Without, each question and each
+    conversation has its own.
 
     Raises:
         DataError: one image with one question is longer than the context; names the image.
     """
-    for image_id, prefix, turns in batch.dialogues:
-        before = len(prefix) + visual_tokens
-        length = before + max(len(turn.prompt) + len(turn.answer) for turn in turns)
+    dialogues: _Row = []
+    image = 0
+    for number, item in enumerate(batch.dialogues):
+        length, before = item.longest(visual_tokens)
         if length > language.max_length:
             raise DataError(
-                f"image {image_id}: a question needs {length} tokens ({before} before it), the "
+                f"{item.label}: a question needs {length} tokens ({before} before it), the "
                 f"language model's context has {language.max_length}; shorten the text or lower "
                 "--visual-tokens"
             )
-    dialogues = list(enumerate(batch.dialogues))
+        dialogues.append((number, image, item))
+        image += item.images
     if not batch.shared_prefix:
-        rows = [[(n, item._replace(turns=(turn,)))] for n, item in dialogues for turn in item.turns]
+        rows = [[(n, image, alone)] for n, image, item in dialogues for alone in item.apart()]
     else:
-        longest = max(item.length(visual_tokens) for _, item in dialogues)
+        longest = max(item.length(visual_tokens) for item in batch.dialogues)
         rows = _first_fit(dialogues, visual_tokens, max(batch.row_length or 0, longest))
     return _write_rows(rows, language.pad_id, visual_tokens=visual_tokens)
 
@@ -244,57 +244,85 @@ def pack_candidates(
     """
     rows = []
     for number, (ids, replies) in enumerate(questions):
-        turns = tuple(TokenizedTurn((), tuple(reply)) for reply in replies)
-        rows.append([(number, TokenizedDialogue(number, tuple(ids), turns))])
+        turns = (Segment(tuple(r), taught=True, turn=n) for n, r in enumerate(replies, start=1))
+        rows.append([(number, 0, TokenizedDialogue("question", (Segment(tuple(ids)), *turns)))])
     return _write_rows(rows, pad_id, first_position=prefix_length)
 
 
-_Row = list[tuple[int, TokenizedDialogue]]
-"""Dialogues in one row, each with the number of its image."""
+_Row = list[tuple[int, int, TokenizedDialogue]]
+"""Dialogues in one row, each with its number in the batch and the number of its first image."""
 
 
 def _first_fit(dialogues: _Row, visual_tokens: int, row_length: int) -> list[_Row]:
-    """Fill rows first-fit, longest image first; ties keep the batch's order."""
+    """Fill rows first-fit, longest dialogue first; ties keep the batch's order."""
     rows: list[_Row] = []
     space: list[int] = []
-    lengths = [item.length(visual_tokens) for _, item in dialogues]
-    for number, item in sorted(dialogues, key=lambda pair: -lengths[pair[0]]):
-        needed = lengths[number]
+    lengths = [(entry[-1].length(visual_tokens), entry) for entry in dialogues]
+    for needed, entry in sorted(lengths, key=lambda pair: -pair[0]):
         row = next((index for index, free in enumerate(space) if needed <= free), len(rows))
         if row == len(rows):
             rows.append([])
             space.append(row_length)
-        rows[row].append((number, item))
+        rows[row].append(entry)
         space[row] -= needed
     return rows
+
+
+class _RowWriter:
+    """Writes dialogues into one row.
+
+    Attributes:
+        columns: tokens, field by field, as in `PackedRows` from `input_ids` on.
+        loss: column of the token that predicts each taught token, and the taught token.
+    """
+
+    def __init__(self, pad_id: int, visual_tokens: int, first_position: int) -> None:
+        self.columns: tuple[list[int], ...] = ([], [], [], [], [])
+        self.loss: list[tuple[int, int]] = []
+        self._pad_id, self._visual_tokens = pad_id, visual_tokens
+        self._first_position = first_position
+
+    def write(self, number: int, image: int, item: TokenizedDialogue) -> None:
+        """Write a dialogue, whose images are counted from `image` in the batch."""
+        input_ids, visual_index, dialogue, turns, position_ids = self.columns
+        start = len(input_ids)
+        last = {segment.turn: place for place, segment in enumerate(item.segments)}
+        ends: dict[int, int] = {0: start - 1}  # the last column of each turn
+        for place, (ids, taught, turn) in enumerate(item.segments):
+            before, column = ends.get(turn, ends[0]), len(input_ids)
+            if ids is None:
+                tokens, index = [self._pad_id] * self._visual_tokens, image * self._visual_tokens
+                visual_index.extend(range(index, index + len(tokens)))
+                image += 1
+            else:
+                # a sequence's last taught token is not fed in: it predicts nothing
+                tokens = list(ids[: -1 if taught and last[turn] == place else None])
+                visual_index.extend([_NONE] * len(tokens))
+            if ids and taught:
+                self.loss += zip((before, *range(column, column + len(ids) - 1)), ids, strict=True)
+            position = position_ids[before] + 1 if before >= start else self._first_position
+            input_ids.extend(tokens)
+            dialogue.extend([number] * len(tokens))
+            turns.extend([turn] * len(tokens))
+            position_ids.extend(range(position, position + len(tokens)))
+            ends[turn] = len(input_ids) - 1 if tokens else before
 
 
 def _write_rows(
     rows: Sequence[_Row], pad_id: int, *, visual_tokens: int = 0, first_position: int = 0
 ) -> PackedRows:
-    """Return the rows as tensors. The last answer token is not fed in: it predicts nothing."""
-    packed: list[list[tuple[int, int, int, int, int]]] = []
-    loss: list[tuple[int, int, int]] = []
-    for dialogues in rows:
-        row: list[tuple[int, int, int, int, int]] = []
-        for image, (_, prefix, turns) in dialogues:
-            visual = range(image * visual_tokens, (image + 1) * visual_tokens)
-            before = [(token, _NONE) for token in prefix] + [(pad_id, index) for index in visual]
-            for place, (token, index) in enumerate(before, start=first_position):
-                row.append((token, index, image, _PREFIX, place))
-            prefix_end, start = len(row), first_position + len(before)
-            for number, (prompt, answer) in enumerate(turns, start=1):
-                prompt_end = len(row) + len(prompt)
-                # the prompt's last token predicts the answer's first; without one, the prefix's
-                first = (prompt_end if prompt else prefix_end) - 1
-                columns = (first, *range(prompt_end, prompt_end + len(answer) - 1))
-                loss += [(len(packed), *pair) for pair in zip(columns, answer, strict=True)]
-                for place, token in enumerate((*prompt, *answer[:-1]), start=start):
-                    row.append((token, _NONE, image, number, place))
-        packed.append(row)
-    longest, padding = max(map(len, packed)), (pad_id, _NONE, _NONE, _PREFIX, 0)
-    padded = [row + [padding] * (longest - len(row)) for row in packed]
-    tokens_5RL = torch.tensor(padded).movedim(2, 0).contiguous()
-    loss_3T = torch.tensor(loss).T.contiguous()
-    plain = all(len(row) == 1 and len(row[0][1].turns) == 1 for row in rows)
-    return PackedRows(plain, *tokens_5RL, *loss_3T)
+    """Return the rows as tensors."""
+    writers = [_RowWriter(pad_id, visual_tokens, first_position) for _ in rows]
+    for writer, row in zip(writers, rows, strict=True):
+        for entry in row:
+            writer.write(*entry)
+    columns = zip(*(writer.columns for writer in writers), strict=True)
+    fields = zip(columns, (pad_id, _NONE, _NONE, _SHARED, 0), strict=True)
+    tensors = [
+        pad_sequence(list(map(torch.tensor, column)), batch_first=True, padding_value=filler)
+        for column, filler in fields
+    ]
+    loss = [(row, *pair) for row, writer in enumerate(writers) for pair in writer.loss]
+    loss_3T = torch.tensor(loss, dtype=torch.long).reshape(-1, 3).T.contiguous()
+    plain = all(len(row) == 1 and len(row[0][-1].apart()) == 1 for row in rows)
+    return PackedRows(plain, *tensors, *loss_3T)

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,8 +21,9 @@ from encoder_bench.base.recipes import TaskRecipe
 from encoder_bench.data.images import load_image
 from encoder_bench.data.sample import Sample
 from encoder_bench.data.sample_table import ImageGroups
+from encoder_bench.mllm.dialogue import ImageDialogue
 from encoder_bench.mllm.model import MLLM
-from encoder_bench.mllm.packing import ImageDialogue, TrainingBatch, make_batch
+from encoder_bench.mllm.packing import TrainingBatch, make_batch
 
 T = TypeVar("T")
 
@@ -94,20 +95,10 @@ class MicroBatch:
     def halves(self) -> list[MicroBatch]:
         """Return two micro-batches of half the images each, or this one where it has but one."""
         middle = len(self.sample_ids) // 2
-        parts = [slice(0, middle), slice(middle, None)] if middle else [slice(None)]
-        batch = self.batch
-        return [
-            MicroBatch(
-                replace(
-                    batch,
-                    dialogues=batch.dialogues[part],
-                    pixels=None if batch.pixels is None else batch.pixels[part],
-                    features=None if batch.features is None else batch.features[part],
-                ),
-                self.sample_ids[part],
-            )
-            for part in parts
-        ]
+        if not middle:
+            return [self]
+        names = self.sample_ids[:middle], self.sample_ids[middle:]
+        return [MicroBatch(*half) for half in zip(self.batch.halves(), names, strict=True)]
 
 
 @dataclass(slots=True)

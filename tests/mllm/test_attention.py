@@ -27,7 +27,7 @@ def test_the_block_mask_shows_what_the_dense_mask_shows() -> None:
 
     packed = rows()
     query, key, value = torch.randn(
-        (3, len(packed.image), 2, packed.image.shape[1], 16),
+        (3, len(packed.dialogue), 2, packed.dialogue.shape[1], 16),
         generator=torch.Generator().manual_seed(0),
     )
     with torch.no_grad():

@@ -223,7 +223,8 @@ def test_content_is_a_string_or_parts_for_every_role(chat: bool, tmp_path: Path)
     for number in (2, 3, 4):
         assert text(*turns[:number], parts=True) == text(*turns[:number], parts=False)
     whole, template = text(*turns, parts=False), language.template
-    said = f"What?{template.tail}{template.joiner}A dog.{template.between}Why?{template.tail}"
+    answer = f"{template.tail}{template.joiner}A dog.{template.end}"
+    said = f"What?{answer}{template.between}Why?{template.tail}"
     assert whole.endswith(f"<Img><image></Img>{said}"), "as a conversation writes later turns"
     assert "Be short." in whole.partition("<Img>")[0]
     assert whole.count("<image>") == 1

@@ -251,7 +251,7 @@ def test_the_second_question_follows_the_first_answer(
     conversation.ask("What?")
     conversation.ask("Red?")
     tokenizer, template = mllm.language.tokenizer, mllm.language.template
-    expected = "What? a cat\nRed?"
+    expected = "What? a cat</s>\nRed?"
     if chat:
         turns = [("user", "What?"), ("assistant", "a cat"), ("user", "Red?")]
         expected = tokenizer.apply_chat_template(

@@ -16,9 +16,10 @@ from encoder_bench.base.hashing import hash_parameters
 from encoder_bench.base.paths import cache_dir
 from encoder_bench.base.recipes import LanguageModelSettings
 from encoder_bench.base.record import LanguageModelFacts
+from encoder_bench.mllm.dialogue import ImageDialogue
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.loading import count_parameters, load_language_model
-from encoder_bench.mllm.packing import ImageDialogue, make_batch
+from encoder_bench.mllm.packing import make_batch
 from encoder_bench.mllm.trainable import set_trainable
 from encoder_bench.pipeline.build import model_notes
 

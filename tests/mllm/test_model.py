@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from encoder_bench.base.recipes import DecodingSettings, LanguageModelSettings
+from encoder_bench.mllm.dialogue import ImageDialogue
 from encoder_bench.mllm.generate import generate, score
 from encoder_bench.mllm.loading import load_language_model
-from encoder_bench.mllm.packing import ImageDialogue, make_batch
+from encoder_bench.mllm.packing import make_batch
 from encoder_bench.mllm.trainable import set_trainable
 
 from .models import pixels, small_language, small_mllm
@@ -73,14 +74,14 @@ def test_precomputed_features_give_the_loss_of_pixels() -> None:
 def test_text_alone_can_be_taught() -> None:
     language = small_language(image_prefix="<Img>", image_suffix="</Img>")
     batch = make_batch(language, LESSONS, shared_prefix=True)
-    assert batch.dialogues[0].prefix == (language.tokenizer.bos_token_id,)
+    assert batch.dialogues[0].segments[0].ids == (language.tokenizer.bos_token_id,)
     mllm = small_mllm(language=language)
     assert torch.isfinite(mllm(batch))
 
 
 def test_images_and_dialogues_must_pair() -> None:
     language = small_language()
-    with pytest.raises(ValueError, match="3 images for 2 dialogues"):
+    with pytest.raises(ValueError, match="3 images for 2 that"):
         make_batch(language, LESSONS, shared_prefix=True, pixels=pixels(3))
     with pytest.raises(ValueError, match="pixels or features"):
         make_batch(

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from encoder_bench.base.errors import DataError
+from encoder_bench.mllm.dialogue import ImageDialogue, tokenize_dialogues
 from encoder_bench.mllm.model import MLLM
-from encoder_bench.mllm.packing import ImageDialogue, TrainingBatch, make_batch, pack
+from encoder_bench.mllm.packing import TrainingBatch, make_batch, pack
 
 from .models import pixels, small_language, small_mllm
 
@@ -121,7 +122,7 @@ def test_images_do_not_see_each_other_in_one_row() -> None:
     assert len(rows.input_ids) == 1
     mask = rows.mask()
     assert mask is not None
-    images = rows.image[0]
+    images = rows.dialogue[0]
     assert not mask[0, 0][images[:, None] != images[None, :]].any()
     assert mask[0, 0].diagonal().all()
 
@@ -155,7 +156,8 @@ def test_layout_of_two_questions_as_the_module_shows_it() -> None:
     language = small_language()
     language.tokenizer.bos_token = None
     items = [ImageDialogue(1, (("ab", "c"), ("d", "e")))]
-    rows = pack(make_batch(language, items, shared_prefix=True), language, visual_tokens=3)
+    batch = TrainingBatch(tokenize_dialogues(language, items, image=True), shared_prefix=True)
+    rows = pack(batch, language, visual_tokens=3)
     # v v v | a b _ c | d _ e: the joiner's space belongs to the answer, its end is not fed in
     assert rows.turn[0].tolist() == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2]
     assert rows.position_ids[0].tolist() == [0, 1, 2, 3, 4, 5, 6, 3, 4, 5]
