@@ -76,8 +76,7 @@ def member_sizes(archive: Path) -> dict[str, int]:
     if archive.suffix == TAR:
         members = tar_members(archive)
         return dict(zip(members["name"].to_pylist(), members["size"].to_pylist(), strict=True))
-    found = archive.stat()
-    table = arrow_table(archive, found.st_size, found.st_mtime_ns)
+    table = open_arrow(archive)
     return {name: size for column in table.column_names for name, size in _cells(table, column)}
 
 
@@ -119,10 +118,9 @@ def _tar_members(archive: str, size: int, time: int) -> pa.Table:
 
 
 def _read_cell(archive: Path, name: str) -> bytes:
-    stat = archive.stat()
     try:
         column, row, *places = name.split("/")
-        cell: Any = arrow_table(archive, stat.st_size, stat.st_mtime_ns)[column][int(row)]
+        cell: Any = open_arrow(archive)[column][int(row)]
         for place in places:
             cell = cell[int(place)]
         value = cell.as_py()
@@ -134,21 +132,24 @@ def _read_cell(archive: Path, name: str) -> bytes:
     return data
 
 
-@lru_cache(MAX_OPEN)
-def arrow_table(archive: Path, size: int, time: int) -> pa.Table:
+def open_arrow(archive: Path) -> pa.Table:
     """Return a mapped Arrow table, of the stream format (`datasets`) or the file format.
 
-    Size and time of change are those of the file, so that a changed one is read again.
-
     Raises:
-        DataError: it is neither.
+        DataError: it is neither, or cannot be read.
     """
     try:
-        with pa.memory_map(str(archive)) as source:
-            try:
-                return pa.ipc.open_stream(source).read_all()
-            except pa.ArrowInvalid:
-                source.seek(0)
-                return pa.ipc.open_file(source).read_all()
+        found = archive.stat()
+        return _open_arrow(archive, found.st_size, found.st_mtime_ns)
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{archive}: not an Arrow file ({error})") from error
+
+
+@lru_cache(MAX_OPEN)
+def _open_arrow(archive: Path, size: int, time: int) -> pa.Table:
+    with pa.memory_map(str(archive)) as source:
+        try:
+            return pa.ipc.open_stream(source).read_all()
+        except pa.ArrowInvalid:
+            source.seek(0)
+            return pa.ipc.open_file(source).read_all()

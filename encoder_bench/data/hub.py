@@ -74,9 +74,21 @@ def resolved_revision(source: str) -> str:
 
 
 def open_rows(
-    source: str, split: str, revision: str | None = None, *, streaming: bool = False
+    source: str,
+    split: str,
+    revision: str | None = None,
+    *,
+    config: str | None = None,
+    data_files: list[str] | None = None,
+    streaming: bool = False,
 ) -> Any:
-    """Return a split of a Hub data set, or of a folder that `Dataset.save_to_disk` wrote."""
+    """Return a split of a Hub data set, or of a folder that `Dataset.save_to_disk` wrote.
+
+    A builder's name (`parquet`) reads `data_files` instead.
+
+    Raises:
+        DataError: it cannot be read, or there is no such configuration or split.
+    """
     import datasets
 
     try:
@@ -84,10 +96,21 @@ def open_rows(
             loaded = datasets.load_from_disk(source)
             rows = loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
             return rows.to_iterable_dataset() if streaming else rows
-        return datasets.load_dataset(source, split=split, revision=revision, streaming=streaming)
-    except (OSError, ValueError, KeyError) as error:
+        return datasets.load_dataset(
+            source,
+            config,
+            split=split,
+            revision=revision,
+            data_files=data_files,
+            streaming=streaming,
+        )
+    except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
+        reason = _first(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+        if data_files:
+            files = f"{data_files[0]}{f' and {len(data_files) - 1} more' * (len(data_files) > 1)}"
+            raise DataError(f"{files}: cannot be read as {source} ({reason})") from error
         raise DataError(
-            f"{source}: split '{split}' cannot be read ({_first(error)}); where the Hub cannot "
+            f"{source}: split '{split}' cannot be read ({reason}); where the Hub cannot "
             "be reached, pass a folder that Dataset.save_to_disk wrote"
         ) from error
 

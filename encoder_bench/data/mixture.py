@@ -154,7 +154,7 @@ def open_mixture(
     images = TestImages(tests or {})
     parts = []
     for source in recipe.sources:
-        place = locate(source, root)
+        place = locate(source, root, reporter)
         index = open_source(place, reporter)
         selection = open_selection(place, index, images, recipe.overlap, reporter)
         dropped = selection.about["overlap"]

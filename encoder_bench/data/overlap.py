@@ -23,6 +23,7 @@ from encoder_bench.base.hashing import hash_text
 from encoder_bench.base.progress import Reporter
 from encoder_bench.data.archives import member_sizes, split_archive
 from encoder_bench.data.files import path_inside
+from encoder_bench.data.formats.row import Place
 from encoder_bench.data.images import (
     Fingerprint,
     fingerprints,
@@ -102,11 +103,13 @@ class TestImages:
         return cached_fingerprints([path for path in self.paths if path.is_file()], reporter)
 
 
-def image_sizes(images: Path, root: Path, names: Sequence[str]) -> Iterator[int]:
-    """Yield the bytes of each image below a folder, `MISSING`, or `OUTSIDE`.
+def image_sizes(place: Place, names: Sequence[str]) -> Iterator[int]:
+    """Yield the bytes of each image of a source, `MISSING`, or `OUTSIDE`.
 
-    Links may lead to other places below the folder or `root`, and beyond on request, as everywhere.
+    Links may lead to other places below its folder or the training data's, and beyond on request,
+    as everywhere.
     """
+    images, root = place.images, place.root
     inside: dict[str, bool] = {}
     archive, sizes = "", dict[str, int]()
     for name in names:
@@ -116,7 +119,7 @@ def image_sizes(images: Path, root: Path, names: Sequence[str]) -> Iterator[int]
             yield sizes.get(path.removeprefix(archive), MISSING)
             continue
         if folder not in inside:
-            inside[folder] = _is_inside(folder, images, root)
+            inside[folder] = place.trusted or _is_inside(folder, images, root)
         if not inside[folder]:
             yield OUTSIDE
             continue
@@ -124,7 +127,7 @@ def image_sizes(images: Path, root: Path, names: Sequence[str]) -> Iterator[int]
             found = os.lstat(path)
             if stat.S_ISLNK(found.st_mode):
                 found = Path(path).stat()
-                if not _is_inside(path, images, root):
+                if not (place.trusted or _is_inside(path, images, root)):
                     yield OUTSIDE
                     continue
             yield found.st_size if stat.S_ISREG(found.st_mode) else MISSING

@@ -42,7 +42,8 @@ class _Images:
 
     def folders(self) -> list[str]:
         """Return the folders and archives that hold them."""
-        names = pa.array(self.names, pa.string())
+        inside = r"(\.(?:arrow|tar))/.*$"
+        names = pc.replace_substring_regex(pa.array(self.names, pa.string()), inside, r"\1/")
         found = pc.unique(pc.replace_substring_regex(names, r"/?[^/]*$", ""))
         return sorted(found.to_pylist())
 
@@ -83,7 +84,7 @@ def _select(
     kinds: Sequence[str],
     reporter: Reporter,
 ) -> RowMaker:
-    found = image_sizes(place.images, place.root, images.names)
+    found = image_sizes(place, images.names)
     sizes = np.fromiter(found, np.int64, len(images.names))
     unusable = images.first_in_each_row(sizes < 0)
     skipped = {reason: dict(entry) for reason, entry in index.about["skipped"].items()}

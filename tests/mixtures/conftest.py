@@ -14,6 +14,7 @@ from PIL import Image
 from encoder_bench.base.progress import QuietReporter
 from encoder_bench.data.mixture import Mixture, open_mixture
 
+COCO, VG = "coco/train2017/000000000123.jpg", "vg/VG_100K/123.jpg"
 Rows = Sequence[dict[str, Any]]
 
 

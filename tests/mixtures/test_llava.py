@@ -12,7 +12,7 @@ import pytest
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.progress import QuietReporter
 from encoder_bench.data.conversation import Turn
-from encoder_bench.data.formats import llava
+from encoder_bench.data.formats import json_files
 from encoder_bench.data.mixture import Mixture, open_mixture
 from tests.mixtures.conftest import turns
 
@@ -75,7 +75,7 @@ def test_what_cannot_be_trained_on_is_counted_by_its_reason(opened: Opened) -> N
 def test_an_array_is_read_in_pieces(
     opened: Opened, monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
-    monkeypatch.setattr(llava, "CHUNK_CHARACTERS", chunk)
+    monkeypatch.setattr(json_files, "CHUNK_CHARACTERS", chunk)
     mixture = opened([{"conversations": turns(f'Question {i} ü"]', "[{")} for i in range(9)])
     assert [row.turns[0].user for row in mixture] == [f'Question {i} ü"]' for i in range(9)]
 

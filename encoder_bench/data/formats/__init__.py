@@ -18,9 +18,8 @@ import pyarrow as pa
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.progress import Reporter
 from encoder_bench.base.recipes import SourceSettings
-from encoder_bench.data.formats import llava
+from encoder_bench.data.formats import arrow_files, captions, chat, json_files, shards, tasks
 from encoder_bench.data.formats.row import (
-    MAX_EXAMPLES,
     BadRow,
     Parsed,
     Place,
@@ -49,39 +48,71 @@ class Format(NamedTuple):
         rows: yields what the files hold.
         parse: makes a row of it, or raises a `BadRow`.
         endings: of the files that a folder is searched for.
+        prepare: what is to be done before, and where images then are.
     """
 
     rows: Callable[[Place], RawRows]
-    parse: Callable[[Any], Parsed]
-    endings: tuple[str, ...]
+    parse: Callable[[object, Place], Parsed]
+    endings: tuple[str, ...] = ()
+    prepare: Callable[[Place, Reporter], Place] = lambda place, reporter: place
 
 
-def find_format(source: SourceSettings) -> Format:
-    """Return the format that a source names."""
-    return {"llava": Format(llava.rows, llava.parse, (".json", ".jsonl"))}[source.format]
+def _chat_rows(place: Place) -> RawRows:
+    is_json = place.files[0].suffix in (".json", ".jsonl")
+    return json_files.rows(place) if is_json else arrow_files.rows(place)
 
 
-def locate(source: SourceSettings, root: Path) -> Place:
+_TABLES = (".arrow", ".parquet")
+_JSON = (".json", ".jsonl")
+FORMATS = {
+    "llava": Format(json_files.rows, chat.parse, _JSON),
+    "chat": Format(_chat_rows, chat.parse, (*_TABLES, *_JSON), arrow_files.prepare),
+    "captions": Format(
+        captions.rows, captions.parse, (*_TABLES, ".tsv", ".csv"), arrow_files.prepare
+    ),
+    "webdataset": Format(shards.rows, shards.parse, (".tar",), shards.prepare),
+    "folder": Format(tasks.rows, tasks.parse),
+}
+
+
+def locate(source: SourceSettings, root: Path, reporter: Reporter) -> Place:
     """Return where a source's data is; `root` is what its relative paths begin at.
 
     Raises:
-        DataError: the path names no file, or the image folder is none.
+        DataError: the path names no file, the image folder is none, or the Hub cannot be read.
     """
-    where = f"source '{source.name}'"
+    where, kind = f"source '{source.name}'", FORMATS[source.format]
+    if source.format == "folder":
+        return tasks.locate(source, root, reporter)
     images = root / Path(source.images).expanduser()
     if not images.is_dir():
         raise DataError(f"{where}: images = '{source.images}': no folder {images}")
-    path = root / Path(source.path or "").expanduser()
+    files = [] if source.hub else _files(source, root, kind)
+    if not files and not source.hub:
+        raise DataError(
+            f"{where}: no file {root / str(source.path)}"
+            f"{' or none in it that ends in ' + ' or '.join(kind.endings)}; paths begin at "
+            f"{root} (--train-data)"
+        )
+    return kind.prepare(Place(source, root, tuple(files), images), reporter)
+
+
+def _files(source: SourceSettings, root: Path, kind: Format) -> list[Path]:
+    pattern = str(Path(str(source.path)).expanduser())
+    path = root / pattern
     if path.is_dir():
-        endings = find_format(source).endings
-        files = [file for file in sorted(path.rglob("*")) if file.name.endswith(endings)]
-    elif path.is_file():
-        files = [path]
-    else:
-        files = [file for file in sorted(root.glob(source.path or "")) if file.is_file()]
-    if not files:
-        raise DataError(f"{where}: no file {path}; paths begin at {root} (--train-data)")
-    return Place(source, root, tuple(files), images)
+        split = path / source.split
+        path = split if (path / "dataset_dict.json").is_file() and split.is_dir() else path
+        found = (file for file in path.rglob("*") if file.name.endswith(kind.endings))
+        own = {"dataset_info.json", "state.json", "dataset_dict.json"}
+        files = sorted(file for file in found if file.name not in own)
+        return [file for file in files if file.suffix == files[0].suffix]
+    if path.is_file():
+        return [path]
+    if source.format == "webdataset" and "{" in pattern:
+        return shards.expand(root, pattern)
+    base = Path(path.anchor) if Path(pattern).is_absolute() else root
+    return sorted(file for file in base.glob(pattern.lstrip("/")) if file.is_file())
 
 
 def open_source(place: Place, reporter: Reporter) -> Index:
@@ -95,12 +126,12 @@ def open_source(place: Place, reporter: Reporter) -> Index:
     """
     stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in place.files]
     source = place.source.model_dump(exclude={"weight", "max_rows", "coco", "images"})
-    key = repr((FORMAT_VERSION, source, stats))
+    key = repr((FORMAT_VERSION, source, stats, place.identity))
     return open_index(key, SCHEMA, partial(_make_rows, place, reporter))
 
 
 def _make_rows(place: Place, reporter: Reporter) -> RowMaker:
-    kind, source = find_format(place.source), place.source
+    kind, source = FORMATS[place.source.format], place.source
     digest = hashlib.sha256()
     skipped: dict[str, dict[str, Any]] = {}
     files: list[tuple[str, int]] = []
@@ -110,7 +141,7 @@ def _make_rows(place: Place, reporter: Reporter) -> RowMaker:
             if not files or files[-1][0] != raw.file:
                 files.append((raw.file, read - 1))
             try:
-                parsed = _parsed(kind, raw)
+                parsed = _parsed(kind, raw, place)
                 entry = {
                     "number": read - 1,
                     "images": list(parsed.images),
@@ -126,7 +157,7 @@ def _make_rows(place: Place, reporter: Reporter) -> RowMaker:
             phase.advance()
     if not kept:
         first = next(iter(skipped.values()))["first"][0] if skipped else "no rows"
-        names = ", ".join(file.name for file in place.files[:MAX_EXAMPLES])
+        names = str(source.path or source.hub)
         raise DataError(
             f"source '{source.name}': nothing in {names} can be trained on as format "
             f"'{source.format}': {first}"
@@ -134,10 +165,10 @@ def _make_rows(place: Place, reporter: Reporter) -> RowMaker:
     return {"read": read, "files": files, "skipped": skipped, "sha256": digest.hexdigest()}
 
 
-def _parsed(kind: Format, raw: RawRow) -> Parsed:
+def _parsed(kind: Format, raw: RawRow, place: Place) -> Parsed:
     if isinstance(raw.content, BadRow):
         raise raw.content
-    return kind.parse(raw.content)
+    return kind.parse(raw.content, place)
 
 
 def _encoded(entry: dict[str, Any]) -> bytes:
@@ -147,4 +178,4 @@ def _encoded(entry: dict[str, Any]) -> bytes:
         raise BadRow("not Unicode", f"half a surrogate pair ({error.reason})") from None
 
 
-__all__ = ["BadRow", "Format", "Parsed", "Place", "find_format", "locate", "open_source"]
+__all__ = ["BadRow", "Format", "Parsed", "Place", "locate", "open_source"]

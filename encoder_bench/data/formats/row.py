@@ -55,12 +55,16 @@ class Place:
         root: the folder that holds the training data.
         files: those that its path names, sorted.
         images: the folder below which its images' names are.
+        trusted: whether those names were made or checked here, rather than read from a file.
+        identity: the state of what is read, where it is not that of `files`.
     """
 
     source: SourceSettings
     root: Path
     files: tuple[Path, ...]
     images: Path
+    trusted: bool = False
+    identity: str = ""
 
 
 RawRows = Iterator[RawRow]

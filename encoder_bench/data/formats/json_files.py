@@ -1,8 +1,4 @@
-"""LLaVA's conversations: one JSON array, or JSON lines, streamed whatever their size.
-
-A row is `{"id", "image": "a.jpg" or [...] or absent, "conversations": [{"from", "value"}]}`.
-Reference: LLaVA at c121f04, docs/Finetune_Custom_Data.md.
-"""
+"""Rows of JSON files: one array, or JSON lines, streamed whatever their size."""
 
 from __future__ import annotations
 
@@ -12,26 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-import msgspec
-
 from encoder_bench.base.errors import DataError
-from encoder_bench.data.formats.row import BadRow, Parsed, Place, RawRow, RawRows, conversation
+from encoder_bench.data.formats.row import BadRow, Place, RawRow, RawRows
 
 CHUNK_CHARACTERS, MAX_ROW_CHARACTERS = 2**20, 2**26
 _SPACE = " \t\n\r"
 _SEPARATORS = re.compile(r"[ \t\n\r,]*")
 _decode = json.JSONDecoder().raw_decode
-
-
-class _Message(msgspec.Struct):
-    role: str = msgspec.field(name="from")
-    value: str
-
-
-class _Row(msgspec.Struct):
-    conversations: list[_Message]
-    image: str | list[str] | None = None
-    images: list[str] | None = None
 
 
 def rows(place: Place) -> RawRows:
@@ -48,20 +31,6 @@ def rows(place: Place) -> RawRows:
             raise DataError(f"{path}: not UTF-8 ({error.reason})") from error
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-
-
-def parse(content: object) -> Parsed:
-    """Return a row's images and turns.
-
-    Raises:
-        BadRow: fields are missing or of another type, or the turns do not alternate.
-    """
-    try:
-        row = msgspec.convert(content, _Row)
-    except msgspec.ValidationError as error:
-        raise BadRow("not in the format", str(error)) from None
-    shown = [row.image] if isinstance(row.image, str) else row.image or row.images or []
-    return conversation([(message.role, message.value) for message in row.conversations], shown)
 
 
 def _is_array(stream: TextIO) -> bool:
