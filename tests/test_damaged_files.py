@@ -1,0 +1,164 @@
+"""Every command on damaged input files: an exit status and words, never a traceback.
+
+A valid file of each kind is damaged at random (a value of another type, a key gone, bytes cut,
+other encodings), and the command that reads it runs. `ENCODER_BENCH_FUZZ=1000` asks for so many
+inputs; the suite takes fewer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from encoder_bench.base.errors import EncoderBenchError
+from encoder_bench.base.record import write_record
+from encoder_bench.cli.app import app
+from encoder_bench.data.folder import open_data
+from tests.result_builders import make_record
+
+INPUTS = int(os.environ.get("ENCODER_BENCH_FUZZ", "60"))
+JUNK: tuple[Any, ...] = (
+    None, True, -1, 0, 10**30, 1.5, 1e400, float("nan"), "", " ", "\x00", "\ud800", "ä" * 300, [],
+    [[]], {}, {"a": {}}, [None], "../../etc/passwd", "12", "1e5", ["x"] * 3, {"image_id": 1},
+)  # fmt: skip
+
+
+def damaged_tree(content: Any, rng: random.Random) -> Any:
+    """Change one to three places of a JSON tree."""
+    for _ in range(rng.randint(1, 3)):
+        place, key = content, None
+        parent: Any = None
+        while isinstance(place, dict | list) and place and (parent is None or rng.random() < 0.8):
+            parent, key = (
+                place,
+                rng.choice(list(place) if isinstance(place, dict) else range(len(place))),
+            )
+            place = place[key]
+        if parent is None:
+            return rng.choice(JUNK)
+        change = rng.random()
+        if change < 0.6:
+            parent[key] = rng.choice(JUNK)
+        elif change < 0.75:
+            del parent[key]
+        elif isinstance(parent, list):
+            parent.append(place)
+        else:
+            parent[str(key) + "?"] = parent.pop(key)
+    return content
+
+
+def damaged(data: bytes, rng: random.Random) -> bytes:
+    """Return a file's bytes with something wrong with them."""
+    kind = rng.random()
+    if kind < 0.75 and b" = " in data and not data.startswith((b"{", b"[")):  # TOML
+        lines = data.splitlines()
+        line = rng.choice([number for number, text in enumerate(lines) if b" = " in text])
+        junk = rng.choice([b"-1", b"1e999", b"nan", b'""', b"[]", b"{}", b'"{x}"', b"true", b"'a"])
+        lines[line] = lines[line].partition(b" = ")[0] + b" = " + junk
+        return b"\n".join(lines)
+    if kind < 0.75:
+        with contextlib.suppress(ValueError):
+            lines = data.splitlines() if b"\n{" in data else [data]
+            line = rng.randrange(len(lines))
+            tree = damaged_tree(json.loads(lines[line]), rng)
+            lines[line] = json.dumps(tree, ensure_ascii=True).encode()
+            return b"\n".join(lines)
+    if kind < 0.85:
+        return data[: rng.randrange(len(data))]
+    if kind < 0.9:
+        return data.decode().encode("utf-16")
+    if kind < 0.95:
+        return b"\xef\xbb\xbf" + data
+    middle = rng.randrange(len(data))
+    return (
+        data[:middle]
+        + rng.choice([b"\xff\xfe", b"\x00", b"[" * 50_000, b'"', b"\r"])
+        + data[middle:]
+    )
+
+
+@pytest.fixture(scope="module")
+def valid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("valid")
+    scenes = open_data("scenes:4:12:2:6").root
+    shutil.copytree(scenes, root / "data")
+    predictions = root / "predictions.jsonl"
+    samples = open_data(str(root / "data")).samples(
+        "vqa", reader="vqav2", source="vqav2", split="test"
+    )
+    predictions.write_text(
+        "\n".join(json.dumps({"sample_id": s.sample_id, "prediction": s.target}) for s in samples)
+    )
+    for record in (make_record("tiny-mae"), make_record("tiny-dino", joint=True)):
+        write_record(root / "results", record)
+    adapters = Path(__file__).resolve().parents[1]
+    for kind, name in (("adapters", "quick"), ("tasks", "vqa")):
+        shutil.copy(adapters / kind / f"{name}.toml", root / f"{kind}.toml")
+    return {"root": root}
+
+
+def survives(arguments: list[str], what: str) -> None:
+    """The command ends with an exit status, and its error is one line."""
+    result = CliRunner().invoke(app, arguments)
+    error = result.exception
+    if error is None or isinstance(error, SystemExit):
+        return
+    assert isinstance(error, EncoderBenchError), f"{what}: {arguments}: {error!r}"
+    assert error.exit_code != 0
+    str(error).encode()
+
+
+KINDS: dict[str, tuple[str, Callable[[Path, Path], list[str]]]] = {
+    "annotations": ("data/**/*.json", lambda file, root: ["data", "check", str(root / "data")]),
+    "lint": (
+        "data/**/*.json",
+        lambda file, root: ["data", "lint", "--no-images", str(root / "data")],
+    ),
+    "predictions": (
+        "predictions.jsonl",
+        lambda file, root: ["score", "vqa", "--predictions", str(file), "--data",
+                            str(root / "data"), "--answered-only"],
+    ),
+    "records": (
+        "results/records/*.json", lambda file, root: ["table", "--results", str(root / "results")]
+    ),
+    "recipes": (
+        "adapters.toml",
+        lambda file, root: ["run", "--dry-run", "--adapter", str(file), "--data",
+                            str(root / "data"), "--results", str(root / "runs")],
+    ),
+    "tasks": (
+        "tasks.toml",
+        lambda file, root: ["run", "--dry-run", "--tasks", str(file), "--data",
+                            str(root / "data"), "--results", str(root / "runs")],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damaged_files_give_words_and_a_status(
+    valid: dict[str, Path], kind: str, tmp_path: Path
+) -> None:
+    pattern, command = KINDS[kind]
+    root = tmp_path / "copy"
+    shutil.copytree(valid["root"], root)
+    files = sorted(root.glob(pattern))
+    for number in range(max(1, INPUTS // len(KINDS))):
+        rng = random.Random(f"{kind} {number}")
+        file = rng.choice(files)
+        kept = file.read_bytes()
+        file.write_bytes(damaged(kept, rng))
+        others = {path: path.stat().st_size for path in root.rglob("*") if path.is_file()}
+        survives(command(file, root), f"{kind} {number} {file.name}")
+        assert {path: path.stat().st_size for path in others} == others  # nothing is lost
+        file.write_bytes(kept)
