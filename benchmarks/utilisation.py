@@ -37,7 +37,7 @@ from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.packing import make_batch
 from encoder_bench.mllm.projectors import build_projector
 from encoder_bench.mllm.trainable import set_trainable
-from encoder_bench.training.batches import MicroBatch
+from encoder_bench.training.batches import MicroBatch, StepBatches
 from encoder_bench.training.distributed import Gradients
 from encoder_bench.training.optimizer import make_optimizer, only_parts, set_learning_rates
 from encoder_bench.training.trainer import train_step
@@ -145,7 +145,7 @@ def _measure(
                 mllm,
                 optimizer,
                 gradients,
-                [micro],
+                StepBatches([micro], sizes.images, 0, 0),
                 bfloat16=True,
                 clip_norm=1.0,
                 where="bench",

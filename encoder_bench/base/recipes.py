@@ -129,12 +129,15 @@ class PartOptimizer(_Frozen):
 class StageSettings(_Frozen):
     """One pass of training; a recipe has one or two (alignment, instruction tuning).
 
+    It trains on the rows of a mixture, which is named or a file, else on samples of tasks. What a
+    mixture holds is in the run's identity beside the recipe; its name changes nothing.
     A part trains in a stage when it has an optimizer here and the recipe lets it train at all:
     `encoder` only under `encoder.trainable`, `llm` only unless `llm.train` is "frozen".
     """
 
     name: str
-    tasks: tuple[str, ...] = Field(min_length=1)
+    mixture: str | None = not_scoring(None)
+    tasks: tuple[str, ...] = Field(default=(), validate_default=True)
     steps: int | None = Field(default=None, gt=0)
     epochs: float | None = Field(default=None, gt=0)
     images_per_step: int = Field(gt=0)
@@ -153,6 +156,13 @@ class StageSettings(_Frozen):
     def _one_length(cls, value: float | None, info: Any) -> float | None:
         if value is not None and info.data.get("steps") is not None:
             raise ValueError("give 'steps' or 'epochs', not both")
+        return value
+
+    @field_validator("tasks")
+    @classmethod
+    def _something_to_train_on(cls, value: tuple[str, ...], info: Any) -> tuple[str, ...]:
+        if not value and not info.data.get("mixture"):
+            raise ValueError("name at least one task, or a mixture")
         return value
 
 

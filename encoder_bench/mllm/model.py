@@ -83,6 +83,8 @@ class MLLM(nn.Module):
         features, language = batch.features, self.language
         if batch.pixels is not None:
             features = self.features(batch.pixels)
+        elif features is None and self.training and torch.is_grad_enabled():
+            features = self._no_image()
         visual_BME = None if features is None else self.visual_tokens(features)
         rows = pack(batch, language, visual_tokens=0 if visual_BME is None else visual_BME.shape[1])
         rows = rows.to(language.device)
@@ -93,6 +95,8 @@ class MLLM(nn.Module):
             input_RLE = input_RLE.index_put(
                 is_visual_RL.nonzero(as_tuple=True), flat[rows.visual_index[is_visual_RL]]
             )
+            if batch.pixels is None and batch.features is None:
+                input_RLE = input_RLE + 0 * flat.mean()
         with training_kernel(rows, language):
             logits_TV: Tensor = language(
                 input_RLE,
@@ -101,6 +105,17 @@ class MLLM(nn.Module):
                 at=(rows.loss_rows, rows.loss_columns),
             )
         return logits_TV, rows.targets
+
+    def _no_image(self) -> Tensor:
+        """Return patch tokens `(1, N, D)` of nothing, for a batch of text alone.
+
+        So all that trains takes part in every backward pass, with a gradient of zero: shards are
+        exchanged by all processes or none, and a loss needs something that trains.
+        """
+        encoder, device = self.encoder, next(self.projector.parameters()).device
+        if any(parameter.requires_grad for parameter in encoder.parameters()):
+            return self.features(torch.zeros(1, 3, *encoder.resolution, device=device))
+        return torch.zeros(1, encoder.num_tokens, encoder.width, device=device)
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode; what is frozen stays free of dropout and running statistics.

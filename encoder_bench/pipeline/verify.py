@@ -126,6 +126,6 @@ def _probe_logits(
     maker = BatchMaker(
         mllm, plan.training_recipes, micro_batch_images=len(samples), shared_prefix=False
     )
-    (micro,) = maker.make([(s,) for s in samples])
+    ((micro,), *_) = maker.make([(s,) for s in samples])
     maker.close()
     return mllm.logits(micro.batch.to(device))[0].float().cpu()

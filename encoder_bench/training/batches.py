@@ -1,4 +1,4 @@
-"""What each step trains on: the order of images and questions, and their micro-batches."""
+"""What each step trains on: the order of its rows, and their micro-batches."""
 
 from __future__ import annotations
 
@@ -11,24 +11,32 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from encoder_bench.base.hashing import hash_text
 from encoder_bench.base.recipes import TaskRecipe
+from encoder_bench.data.conversation import Conversation
 from encoder_bench.data.images import load_image
 from encoder_bench.data.sample import Sample
 from encoder_bench.data.sample_table import ImageGroups
-from encoder_bench.mllm.dialogue import ImageDialogue
+from encoder_bench.mllm.dialogue import (
+    ImageDialogue,
+    Segment,
+    TokenizedDialogue,
+    tokenize_dialogues,
+)
 from encoder_bench.mllm.model import MLLM
-from encoder_bench.mllm.packing import TrainingBatch, make_batch
+from encoder_bench.mllm.packing import TrainingBatch, batch_dialogues
 
 T = TypeVar("T")
 
 ImageSamples = tuple[Sample, ...]
-"""Training samples of one image, at least one."""
+"""Training samples of one image, at least one: separate questions."""
+TrainingRow = ImageSamples | Conversation
+"""What one place of a step trains on."""
 
 _STEPS_AHEAD = 2
 _MAX_WORKERS = 8
@@ -42,7 +50,7 @@ class StageOrder:
     processes, sees exactly the samples that it would have seen.
     """
 
-    groups: ImageGroups
+    rows: ImageGroups | Sequence[Conversation]
     _: KW_ONLY
     stage: str
     seed: int
@@ -50,33 +58,40 @@ class StageOrder:
     samples_per_image: int
     _permutations: dict[int, list[int]] = field(default_factory=dict, init=False)
 
-    def step(self, number: int) -> list[ImageSamples]:
-        """Return the images of a step (from 0), each with the samples that it teaches this time."""
-        samples = self.groups.samples
-        return [tuple(samples[row] for row in rows) for rows in self._visits(number)]
+    def step(self, number: int) -> list[TrainingRow]:
+        """Return the rows of a step (from 0), images with the samples that they teach this time."""
+        rows = self.rows
+        if not isinstance(rows, ImageGroups):
+            return [rows[index] for _, index in self._visits(number)]
+        taught = (self._drawn(rows, *visit) for visit in self._visits(number))
+        return [tuple(rows.samples[place] for place in places) for places in taught]
 
-    def image_paths(self, number: int) -> list[Path]:
-        """Return the image files of a step, without making its samples."""
-        return [self.groups.samples.image_path(rows[0]) for rows in self._visits(number)]
+    def image_paths(self, number: int) -> list[tuple[Path, ...]]:
+        """Return the image files of each row of a step, without making its samples."""
+        rows = self.rows
+        visits = self._visits(number)
+        if not isinstance(rows, ImageGroups):
+            return [rows[index].images for _, index in visits]
+        return [(rows.samples.image_path(rows.rows(index)[0]),) for _, index in visits]
 
-    def _visits(self, number: int) -> Iterator[list[int]]:
-        first = number * self.images_per_step
-        return map(self._visit, range(first, first + self.images_per_step))
+    def _visits(self, number: int) -> Iterator[tuple[int, int]]:
+        """Yield the epoch of each row of a step, and which row it is."""
+        for position in range(number * self.images_per_step, (number + 1) * self.images_per_step):
+            epoch, place = divmod(position, len(self.rows))
+            if epoch not in self._permutations:
+                order = list(range(len(self.rows)))
+                self._random("images", str(epoch)).shuffle(order)
+                kept = {e: p for e, p in self._permutations.items() if e == epoch - 1}
+                self._permutations = kept | {epoch: order}
+            yield epoch, self._permutations[epoch][place]
 
-    def _visit(self, position: int) -> list[int]:
-        """Return the rows of an image's samples at this visit, drawn from its tasks in turn."""
-        epoch, place = divmod(position, len(self.groups))
-        if epoch not in self._permutations:
-            order = list(range(len(self.groups)))
-            self._random("images", str(epoch)).shuffle(order)
-            kept = {e: p for e, p in self._permutations.items() if e == epoch - 1}
-            self._permutations = kept | {epoch: order}
-        index = self._permutations[epoch][place]
-        rows = self.groups.rows(index)
-        rng = self._random("samples", str(epoch), str(self.groups.image(index)))
+    def _drawn(self, groups: ImageGroups, epoch: int, index: int) -> list[int]:
+        """Return which samples an image teaches in an epoch, drawn from its tasks in turn."""
+        rows = groups.rows(index)
+        rng = self._random("samples", str(epoch), str(groups.image(index)))
         by_task: dict[str, list[int]] = {}
         for row in rng.sample(rows, len(rows)):
-            by_task.setdefault(self.groups.task(row), []).append(row)
+            by_task.setdefault(groups.task(row), []).append(row)
         rounds = itertools.chain.from_iterable(itertools.zip_longest(*by_task.values()))
         in_turn = (row for row in rounds if row is not None)
         return list(itertools.islice(in_turn, self.samples_per_image))
@@ -87,13 +102,13 @@ class StageOrder:
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Images of one forward pass, and the samples of each, for errors."""
+    """Rows of one forward pass, and the samples of each, for errors."""
 
     batch: TrainingBatch
     sample_ids: tuple[tuple[str, ...], ...]
 
     def halves(self) -> list[MicroBatch]:
-        """Return two micro-batches of half the images each, or this one where it has but one."""
+        """Return two micro-batches of half the rows each, or this one where it has but one."""
         middle = len(self.sample_ids) // 2
         if not middle:
             return [self]
@@ -101,16 +116,38 @@ class MicroBatch:
         return [MicroBatch(*half) for half in zip(self.batch.halves(), names, strict=True)]
 
 
+class StepBatches(NamedTuple):
+    """A process's share of a step.
+
+    Attributes:
+        micro: at least one; one that teaches nothing where no row fits into the context.
+        images: that the rows show.
+        cut_rows: conversations whose last turns do not fit, and are left out.
+        skipped_rows: conversations whose first turn alone does not fit.
+    """
+
+    micro: list[MicroBatch]
+    images: int
+    cut_rows: int
+    skipped_rows: int
+
+
+class _Tokenized(NamedTuple):
+    dialogue: TokenizedDialogue
+    sample_ids: tuple[str, ...]
+    images: tuple[Path, ...]
+
+
 @dataclass(slots=True)
 class BatchMaker:
-    """Makes a step's micro-batches from its images.
+    """Makes a step's micro-batches from its rows.
 
     Attributes:
         tasks: recipes by task, for prompts and answers.
-        micro_batch_images: most images in one forward pass; may be lowered between steps.
+        micro_batch_images: most rows in one forward pass; may be lowered between steps.
         shared_prefix: lay all questions of an image behind one image prefix.
-        row_length: tokens of a row into which whole images are packed under a shared prefix; None
-            for the longest image's.
+        row_length: tokens of a row into which images and conversations are packed under a shared
+            prefix; None for the longest one's.
         features: `(N, D)` patch tokens by image path; images that it lacks are decoded.
         pin_memory: put images where a GPU can fetch them from by itself.
     """
@@ -128,37 +165,70 @@ class BatchMaker:
         init=False,
     )
 
-    def make(self, images: Sequence[ImageSamples]) -> list[MicroBatch]:
-        """Return the micro-batches of these images.
+    def make(self, rows: Sequence[TrainingRow]) -> StepBatches:
+        """Return the micro-batches of these rows.
 
         Raises:
-            DataError: an image cannot be read, or an answer is empty.
+            DataError: an image cannot be read, an answer is empty, or a row's images are not those
+                that its texts mark.
         """
-        size = self.micro_batch_images
-        return [self._micro(images[at : at + size]) for at in range(0, len(images), size)]
+        fitting, cut, size = [], 0, self.micro_batch_images
+        for row in rows:
+            whole = self._tokenized(row)
+            fits = self._fitting(whole.dialogue)
+            cut += fits is not None and fits != whole.dialogue
+            if fits is not None:
+                fitting.append(whole._replace(dialogue=fits, images=whole.images[: fits.images]))
+        micro = [self._micro(fitting[at : at + size]) for at in range(0, len(fitting), size)]
+        images = sum(len(row.images) for row in fitting)
+        return StepBatches(micro or [self._nothing()], images, cut, len(rows) - len(fitting))
 
     def close(self) -> None:
         """End the decoding threads."""
         self._workers.shutdown(wait=False, cancel_futures=True)
 
-    def _micro(self, images: Sequence[ImageSamples]) -> MicroBatch:
-        paths = [samples[0].image_path for samples in images]
+    def _tokenized(self, row: TrainingRow) -> _Tokenized:
+        if isinstance(row, Conversation):
+            item: ImageDialogue | Conversation = row
+            names, images = [row.row_id], row.images
+        else:
+            item = ImageDialogue(row[0].image_id, tuple(map(self._turn, row)))
+            names, images = [sample.sample_id for sample in row], (row[0].image_path,)
+        (dialogue,) = tokenize_dialogues(self.mllm.language, [item], image=True)
+        return _Tokenized(dialogue, tuple(names), images)
+
+    def _fitting(self, dialogue: TokenizedDialogue) -> TokenizedDialogue | None:
+        """Return a conversation as far as it fits; questions, which must fit, as they are."""
+        if any(segment.turn for segment in dialogue.segments):
+            return dialogue
+        visual_tokens = self.mllm.projector.visual_tokens
+        return dialogue.cut(self.mllm.language.max_length, visual_tokens)
+
+    def _micro(self, rows: Sequence[_Tokenized]) -> MicroBatch:
+        paths = [path for row in rows for path in row.images]
         cached = all(path in self.features for path in paths)
         if cached:
-            stacked = torch.stack([self.features[path] for path in paths])
+            images = [self.features[path] for path in paths]
         else:
-            stacked = torch.stack(list(self._workers.map(self._pixels, paths)))
-        if self.pin_memory:
+            images = list(self._workers.map(self._pixels, paths))
+        stacked = torch.stack(images) if images else None
+        if stacked is not None and self.pin_memory:
             stacked = stacked.pin_memory()
-        batch = make_batch(
+        batch = batch_dialogues(
             self.mllm.language,
-            [ImageDialogue(group[0].image_id, tuple(map(self._turn, group))) for group in images],
+            tuple(row.dialogue for row in rows),
             shared_prefix=self.shared_prefix,
             row_length=self.row_length,
             pixels=None if cached else stacked,
             features=stacked if cached else None,
         )
-        return MicroBatch(batch, tuple(tuple(s.sample_id for s in samples) for samples in images))
+        return MicroBatch(batch, tuple(row.sample_ids for row in rows))
+
+    def _nothing(self) -> MicroBatch:
+        """Return a micro-batch of one token, so that every process does every forward pass."""
+        blank = TokenizedDialogue("nothing", (Segment((self.mllm.language.pad_id,)),))
+        batch = batch_dialogues(self.mllm.language, (blank,), shared_prefix=False)
+        return MicroBatch(batch, ((),))
 
     def _pixels(self, path: Path) -> Tensor:
         return self.mllm.encoder.transform(load_image(path))

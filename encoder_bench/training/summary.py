@@ -16,6 +16,8 @@ class TrainingSummary:
         gradient_norms: part -> (first, last) L2 norm of its gradient, before clipping.
         steps: optimizer steps of each stage.
         images: images shown, repeats counted, over all processes.
+        cut_rows: conversations of which only the first turns fitted into the context.
+        skipped_rows: conversations whose first turn alone did not fit.
         answer_tokens: tokens taught, over all processes.
         seconds: spent in steps and in waiting for batches, checkpoints not counted.
         waited_seconds: of these, spent waiting for batches.
@@ -28,6 +30,8 @@ class TrainingSummary:
     gradient_norms: dict[str, tuple[float, float]] = field(default_factory=dict)
     steps: dict[str, int] = field(default_factory=dict)
     images: int = 0
+    cut_rows: int = 0
+    skipped_rows: int = 0
     answer_tokens: int = 0
     seconds: float = 0.0
     waited_seconds: float = 0.0

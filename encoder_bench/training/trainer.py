@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from encoder_bench.base.errors import DataError, TrainingError
 from encoder_bench.base.hashing import hash_json, hash_text
 from encoder_bench.base.progress import Reporter
 from encoder_bench.base.recipes import AdapterRecipe, TaskRecipe
+from encoder_bench.data.mixture import Mixture
 from encoder_bench.data.sample import Sample
 from encoder_bench.data.sample_table import ImageGroups, SampleTable
 from encoder_bench.mllm.attention import training_attention
@@ -27,6 +29,7 @@ from encoder_bench.training.batches import (
     BatchMaker,
     MicroBatch,
     StageOrder,
+    StepBatches,
     prefetch,
 )
 from encoder_bench.training.checkpoint import (
@@ -56,44 +59,59 @@ from encoder_bench.training.summary import TrainingSummary
 from encoder_bench.training.whiten import fit_whitening
 
 _MAX_SHOWN_SAMPLES = 16
+NO_MIXTURES: Mapping[str, Mixture] = MappingProxyType({})
 
 
 def training_identity(
-    adapter: AdapterRecipe, tasks: Mapping[str, TaskRecipe], samples: Sequence[Sample], seed: int
+    adapter: AdapterRecipe,
+    tasks: Mapping[str, TaskRecipe],
+    samples: Sequence[Sample],
+    seed: int,
+    mixtures: Mapping[str, Mixture] = NO_MIXTURES,
 ) -> str:
     """Return the hash of all that determines what is learned, the model's weights excepted."""
     wording = {name: [task.prompt, task.answer] for name, task in tasks.items()}
     settings = hash_json([adapter.scoring(), wording, seed])
-    return hash_text(settings, SampleTable.of(samples).fingerprint)
+    taught = [SampleTable.of(samples).fingerprint]
+    taught += [mixtures[stage.mixture].fingerprint() for stage in adapter.stages if stage.mixture]
+    return hash_text(settings, *taught)
 
 
 def stage_order(
-    samples: Sequence[Sample], adapter: AdapterRecipe, number: int, seed: int
+    samples: Sequence[Sample],
+    adapter: AdapterRecipe,
+    number: int,
+    seed: int,
+    mixtures: Mapping[str, Mixture] = NO_MIXTURES,
 ) -> tuple[StageOrder, int]:
-    """Return the order of a stage's images, and its number of steps.
+    """Return the order of a stage's rows, and its number of steps.
+
+    Its rows are those of its mixture, each as often as its weight says, else its tasks' images.
 
     Raises:
         TrainingError: no samples.
     """
     stage = adapter.stages[number]
-    groups = ImageGroups(samples, stage.tasks)
-    if not groups:
-        raise TrainingError(f"stage '{stage.name}': no samples of {', '.join(stage.tasks)}")
+    rows = mixtures[stage.mixture] if stage.mixture else ImageGroups(samples, stage.tasks)
+    if not rows:
+        what = stage.mixture or ", ".join(stage.tasks)
+        raise TrainingError(f"stage '{stage.name}': no samples of {what}")
     order = StageOrder(
-        groups,
+        rows,
         stage=f"{number}/{stage.name}",
         seed=seed,
         images_per_step=stage.images_per_step,
         samples_per_image=stage.samples_per_image,
     )
     epochs = stage.epochs or 1.0
-    return order, stage.steps or math.ceil(epochs * len(groups) / stage.images_per_step)
+    return order, stage.steps or math.ceil(epochs * len(rows) / stage.images_per_step)
 
 
 def training_images(
     samples: Sequence[Sample],
     adapter: AdapterRecipe,
     seed: int,
+    mixtures: Mapping[str, Mixture] = NO_MIXTURES,
     *,
     index: int = 0,
     processes: int = 1,
@@ -107,11 +125,12 @@ def training_images(
     """
     used: dict[Path, None] = {}
     for number in range(len(adapter.stages)):
-        order, steps = stage_order(samples, adapter, number, seed)
+        order, steps = stage_order(samples, adapter, number, seed, mixtures)
         for step in range(steps):
-            if processes == 1 and step * order.images_per_step >= len(order.groups):
+            if processes == 1 and step * order.images_per_step >= len(order.rows):
                 break  # the first epoch has shown them all
-            used |= dict.fromkeys(order.image_paths(step)[index::processes])
+            shown = order.image_paths(step)[index::processes]
+            used |= dict.fromkeys(path for paths in shown for path in paths)
     return list(used)
 
 
@@ -125,6 +144,7 @@ class Trainer:
             kill between the end of training and the writing of the final weights loses nothing.
         features: the frozen encoder's `(N, D)` patch tokens by image path; images that it lacks
             are encoded in every step.
+        mixtures: by the name that a stage gives them.
         trackers: names that accelerate knows (`tensorboard`, `wandb`...).
     """
 
@@ -138,6 +158,7 @@ class Trainer:
     reporter: Reporter
     device: torch.device
     features: Mapping[Path, Tensor] | None = None
+    mixtures: Mapping[str, Mixture] = field(default_factory=dict)
     trackers: Sequence[str] = ()
     summary: TrainingSummary = field(default_factory=TrainingSummary, init=False)
     accelerator: Accelerator = field(init=False)
@@ -163,7 +184,9 @@ class Trainer:
         fit_whitening(whole, self.samples, self.features, device=self.device)
         self.mllm = sharded_copy(whole, self.device) if self.sharded else whole.to(self.device)
         self._trained = trained_state(self.mllm)  # all that may train, whatever a stage freezes
-        self._identity = training_identity(self.adapter, self.tasks, self.samples, self.seed)
+        self._identity = training_identity(
+            self.adapter, self.tasks, self.samples, self.seed, self.mixtures
+        )
         resumed = self.resume()
         wanted = self.adapter.training.attention
         attention = training_attention(self.mllm.language, self.device, wanted)
@@ -206,14 +229,14 @@ class Trainer:
                 with self.reporter.phase(f"training ({stage.name})", steps, "steps") as phase:
                     phase.advance(done)
                     began = time.perf_counter()
-                    for step, micro, waited in batches:
+                    for step, made, waited in batches:
                         factor = schedule(step, steps, stage)
                         set_learning_rates(optimizer, factor)
                         result = train_step(
                             self.mllm,
                             optimizer,
                             gradients,
-                            micro,
+                            made,
                             bfloat16=training.precision == "bfloat16",
                             clip_norm=stage.clip_norm,
                             where=f"stage '{stage.name}', step {step}",
@@ -226,7 +249,8 @@ class Trainer:
                         self.summary.seconds += time.perf_counter() - began
                         self.summary.waited_seconds += waited
                         rate = optimizer.param_groups[0]["lr"]
-                        phase.advance(loss=f"{result.loss:.3f}", rate=f"{rate:.2g}")
+                        loss = "none" if result.loss is None else f"{result.loss:.3f}"
+                        phase.advance(loss=loss, rate=f"{rate:.2g}")
                         if done % training.checkpoint_every == 0 or done == steps:
                             self.save(number, done, optimizer)
                         began = time.perf_counter()
@@ -267,14 +291,14 @@ class Trainer:
             )
 
     def _order(self, number: int) -> tuple[StageOrder, int]:
-        """Return the order of a stage's images, and its number of steps."""
+        """Return the order of a stage's rows, and its number of steps."""
         stage, processes = self.adapter.stages[number], self.accelerator.num_processes
         if stage.images_per_step < processes:
             raise TrainingError(
                 f"stage '{stage.name}': images_per_step {stage.images_per_step} is fewer than the "
                 f"{processes} processes"
             )
-        return stage_order(self.samples, self.adapter, number, self.seed)
+        return stage_order(self.samples, self.adapter, number, self.seed, self.mixtures)
 
     def _halve(self, maker: BatchMaker) -> None:
         if maker.micro_batch_images > 1:
@@ -285,12 +309,15 @@ class Trainer:
             )
 
     def _log(self, number: int, done: int, factor: float, result: StepResult) -> None:
-        stage = self.adapter.stages[number]
+        self.summary.steps[self.adapter.stages[number].name] = done
+        self.summary.cut_rows += result.cut_rows
+        self.summary.skipped_rows += result.skipped_rows
+        if result.loss is None:
+            return
         self.summary.losses.append(result.loss)
         self.summary.add_norms(result.norms)
-        self.summary.images += stage.images_per_step
+        self.summary.images += result.images
         self.summary.answer_tokens += result.answer_tokens
-        self.summary.steps[stage.name] = done
         self.accelerator.log(
             {"loss": result.loss, "learning_rate_factor": factor}
             | {f"gradient_norm/{part}": norm for part, norm in result.norms.items()},
@@ -301,12 +328,16 @@ class Trainer:
 class StepResult(NamedTuple):
     """What one step did, over all processes: mean loss per answer token in nats.
 
+    The loss is None where no row of the step fits into the context, so that nothing was changed.
     `norms` are each part's gradient norm before clipping; `split` says whether memory ran out and
-    the micro-batches were halved.
+    the micro-batches were halved; the other counts are those of `StepBatches`.
     """
 
-    loss: float
+    loss: float | None
     answer_tokens: int
+    images: int
+    cut_rows: int
+    skipped_rows: int
     norms: dict[str, float]
     split: bool
 
@@ -315,14 +346,14 @@ def train_step(
     mllm: MLLM,
     optimizer: torch.optim.Optimizer,
     gradients: Gradients,
-    micro: Sequence[MicroBatch],
+    batches: StepBatches,
     *,
     bfloat16: bool,
     clip_norm: float | None,
     where: str,
     seed: int,
 ) -> StepResult:
-    """Do one optimizer step on this process's share of the images.
+    """Do one optimizer step on this process's share of the rows.
 
     The loss is the sum of the answer tokens' cross-entropies over the step divided by their number
     over all micro-batches and processes, so that it is the mean over the global batch, however
@@ -334,11 +365,16 @@ def train_step(
             changed), or one image alone does not fit into memory.
     """
     losses, ran = _forward_backward(
-        mllm, optimizer, gradients, micro, bfloat16=bfloat16, where=where, seed=seed
+        mllm, optimizer, gradients, batches.micro, bfloat16=bfloat16, where=where, seed=seed
     )
-    taught = sum(m.batch.answer_tokens for m in micro)
-    sums = torch.tensor([float(losses.sum()), taught], dtype=torch.float64)
-    loss, tokens = gradients.reduce(sums.to(_device(mllm))).tolist()
+    taught = sum(m.batch.answer_tokens for m in batches.micro)
+    sums = torch.tensor([float(losses.sum()), taught, *batches[1:]], dtype=torch.float64)
+    loss, *counts = gradients.reduce(sums.to(_device(mllm))).tolist()
+    tokens, images, cut, skipped = map(int, counts)
+    result = StepResult(None, tokens, images, cut, skipped, {}, len(ran) > len(batches.micro))
+    if not tokens:
+        optimizer.zero_grad(set_to_none=True)
+        return result
     gradients.sum_over_processes()
     norms = {part: norm / tokens for part, norm in gradients.norms().items()}
     norm = math.hypot(*norms.values())
@@ -349,7 +385,7 @@ def train_step(
     gradients.scale(clip / tokens)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return StepResult(loss / tokens, int(tokens), norms, len(ran) > len(micro))
+    return result._replace(loss=loss / tokens, norms=norms)
 
 
 def _forward_backward(

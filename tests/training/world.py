@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from encoder_bench.base.progress import QuietReporter
 from encoder_bench.base.recipes import AdapterRecipe, TaskRecipe
+from encoder_bench.data.mixture import Mixture, open_mixture
 from encoder_bench.data.sample import Sample
 from encoder_bench.encoders.registry import find_spec
 from encoder_bench.mllm.model import MLLM
@@ -60,6 +61,7 @@ def questions(paths: list[Path]) -> list[Sample]:
 
 def recipe(**changes: object) -> AdapterRecipe:
     """A recipe of four steps; keys of `stage` and `training` are merged into the defaults."""
+    own: dict[str, object] = changes.pop("stage", {})  # type: ignore[assignment]
     stage: dict[str, object] = {
         "name": "instruct",
         "tasks": ["vqa", "captioning"],
@@ -69,9 +71,48 @@ def recipe(**changes: object) -> AdapterRecipe:
         "projector": {"learning_rate": 1e-3, "weight_decay": 0.1},
         "encoder": {"learning_rate": 1e-3, "layer_decay": 0.9},
         "llm": {"learning_rate": 1e-3},
-        **changes.pop("stage", {}),  # type: ignore[dict-item]
+        **own,
     }
     return AdapterRecipe.model_validate({"description": "test", "stages": [stage], **changes})
+
+
+TURNS = (
+    ("<image>\nWhat colour is it?", "{}"),
+    ("Is it red? Answer yes or no.", "no"),
+    ("Say what you see, in a sentence.", "It is a {} square."),
+)
+
+
+def conversations(paths: list[Path]) -> list[dict[str, object]]:
+    """Rows in LLaVA's format: of several turns, of two images, of text alone, of a caption."""
+    rows: list[dict[str, object]] = []
+    for index, path in enumerate(paths):
+        colour, other = list(COLOURS)[index % 3], paths[(index + 1) % len(paths)]
+        row: dict[str, object] = {"id": f"row-{index}"}
+        if index % 4 < 2:
+            turns = [(ask, answer.format(colour)) for ask, answer in TURNS[: 1 + index % 3]]
+            row["image"] = path.name
+        elif index % 4 == 2:
+            turns = [("<image>\n and <image>\nAre they alike?", "no"), ("Sure?", "Yes, sure.")]
+            row["image"] = [path.name, other.name]
+        else:
+            turns = [("What is the sum of one and two?", "It is three.")]
+        row["conversations"] = [
+            {"from": speaker, "value": text}
+            for turn in turns
+            for speaker, text in zip(("human", "gpt"), turn, strict=True)
+        ]
+        rows.append(row)
+    return rows
+
+
+def mixture(folder: Path, images: int = 8) -> Mixture:
+    """Write and open a mixture of so many conversations about the images of `folder/images`."""
+    paths = sorted((folder / "images").glob("*.png")) or draw(folder / "images", images)
+    (folder / "rows.json").write_text(json.dumps(conversations(paths)))
+    source = 'name = "m"\nformat = "llava"\npath = "rows.json"\nimages = "images"'
+    (folder / "mixture.toml").write_text(f'description = "d"\n[[sources]]\n{source}\n')
+    return open_mixture(str(folder / "mixture.toml"), folder, QuietReporter())
 
 
 def tasks() -> dict[str, TaskRecipe]:
@@ -110,12 +151,18 @@ def run(
 
 
 def whole_training(folder: Path, *, dropout: float) -> None:
-    """Train jointly for six steps, then write weights and summary into the folder."""
+    """Train jointly for six steps, half of them on a mixture, then write weights and summary."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     mllm = model(joint=True, llm="full", dropout=dropout, whiten=True)
     training = {"checkpoint_every": 1, "keep_checkpoints": 9}
-    summary = run(mllm, folder, recipe(stage={"steps": 6}, training=training))
+    adapter = recipe(stage={"steps": 3}, training=training)
+    (asked,) = adapter.stages
+    # each row by itself: one process has text alone while the other has images
+    rows = {"mixture": "m", "tasks": (), "micro_batch_images": 1}
+    told = asked.model_copy(update={"name": "converse", **rows})
+    adapter = adapter.model_copy(update={"stages": (asked, told)})
+    summary = run(mllm, folder, adapter, mixtures={"m": mixture(folder)})
     if os.environ.get("RANK", "0") == "0":
         tensors = {name: tensor.clone() for name, tensor in trained_state(mllm).items()}
         save_file(tensors, folder / "end.safetensors")
