@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from encoder_bench.base.errors import EncoderBenchError
 from encoder_bench.base.progress import make_reporter
-from encoder_bench.base.recipes import load_task
-from encoder_bench.cli import options
+from encoder_bench.cli import mixtures, options
 from encoder_bench.data.hub import Kind, Part
-
-if TYPE_CHECKING:
-    from encoder_bench.base.recipes import TaskRecipe
-    from encoder_bench.data.folder import DataFolder
 
 app = typer.Typer(
     help="Fetch, import, make, check or lint data.",
@@ -24,31 +19,38 @@ app = typer.Typer(
     context_settings=options.HELP_NAMES,
 )
 _Data = Annotated[str, typer.Argument(metavar="scenes|coco|DIR")]
-
-
-def _tasks(folder: DataFolder, names: str | None = None) -> dict[str, TaskRecipe]:
-    """Return recipes by name: the named ones, else the default four and VCR's where they are."""
-    vcr = [n for n in ("vcr_oc", "vcr_mci") if folder.files.find("gvtbench", f"{n}.json")]
-    chosen = (names or ",".join([options.DEFAULT_TASKS, *vcr])).split(",")
-    return {name: load_task(name) for name in map(str.strip, chosen) if name}
+_DataOrMixture = Annotated[str, typer.Argument(metavar="scenes|coco|DIR|MIXTURE")]
+app.command("preview")(mixtures.preview_command)
 
 
 @app.command("check")
 def check_command(
-    data: _Data = "scenes",
+    data: _DataOrMixture = "scenes",
     images: Annotated[
         bool, typer.Option("--images", help="Decode every image too; minutes on large sets.")
     ] = False,
+    train_data: mixtures.TrainingFolder = Path(),
+    test_data: mixtures.TestData = None,
+    llm: mixtures.Tokenizer = None,
     debug: options.Debug = False,
 ) -> None:
-    """Read every task's training and test samples; count missing images; exit 1 on a problem."""
+    """Read every task's training and test samples; count missing images; exit 1 on a problem.
+
+    Of a mixture (its recipe's name or file): sources, rows, images, turns, what is skipped and why,
+    and the rows that show an image of a test set.
+    """
     from encoder_bench.data.check import PROBLEM, check_folder
     from encoder_bench.data.folder import open_data
 
     reporter = make_reporter(quiet=False)
+    if mixtures.is_mixture(data):
+        mixtures.check(data, train_data, test_data, llm, reporter)
+        return
     folder = open_data(data, reporter, images_required=False)
     problems = 0
-    for line in check_folder(folder, _tasks(folder), decode=images, reporter=reporter):
+    for line in check_folder(
+        folder, options.task_recipes(folder), decode=images, reporter=reporter
+    ):
         typer.echo(line)
         problems += line.startswith(PROBLEM)
     if problems:
@@ -78,7 +80,7 @@ def lint_command(
 
     reporter = make_reporter(quiet=json_output)
     folder = open_data(data, reporter, images_required=False)
-    recipes = _tasks(folder, tasks)
+    recipes = options.task_recipes(folder, tasks)
     findings, skipped = lint_folder(folder, recipes, compare=images, reporter=reporter)
     if json_output:
         typer.echo(json.dumps([finding._asdict() for finding in findings], indent=1))

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from encoder_bench.base.errors import RecipeError
 from encoder_bench.base.paths import RESULTS as RESULTS
+from encoder_bench.base.recipes import load_task
 from encoder_bench.pipeline import plan
+
+if TYPE_CHECKING:
+    from encoder_bench.base.recipes import TaskRecipe
+    from encoder_bench.data.folder import DataFolder
 
 debug = os.environ.get("ENCODER_BENCH_DEBUG", "") not in ("", "0")
 """Whether errors show their traceback; `--debug` on any command sets it."""
@@ -244,6 +249,12 @@ def listed(text: str | None) -> list[str]:
     ['vqa', 'oc']
     """
     return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def task_recipes(folder: DataFolder, names: str | None = None) -> dict[str, TaskRecipe]:
+    """Return recipes by name: the named ones, else the default four and VCR's where they are."""
+    vcr = [n for n in ("vcr_oc", "vcr_mci") if folder.files.find("gvtbench", f"{n}.json")]
+    return {name: load_task(name) for name in listed(names) or [*plan.DEFAULT_TASKS, *vcr]}
 
 
 def whole_numbers(flag: str, text: str | None) -> list[int]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
@@ -58,6 +57,14 @@ class Part:
             tuple(self.images / name for name in images),
             tuple(Turn(*pair) for pair in zip(users, answers, strict=True)),
         )
+
+    def turns(self) -> tuple[int, int]:
+        """Return how many turns the chosen rows have, and how many words their texts."""
+        chosen = pa.array(self.chosen)
+        texts = [self.table[name].take(chosen) for name in ("users", "assistants")]
+        words = (pc.count_substring_regex(pc.list_flatten(each), r"\S+") for each in texts)
+        turns = pc.sum(pc.list_value_length(texts[0])).as_py()
+        return int(turns), sum(int(pc.sum(each).as_py()) for each in words)
 
     def image_names(self) -> list[str]:
         """Return the names of the chosen rows' images, each once."""
@@ -152,24 +159,35 @@ def open_mixture(
     """
     recipe = load_mixture(name)
     images = TestImages(tests or {})
+    refuses = (on_overlap or recipe.on_overlap) == "refuse"
     parts = []
     for source in recipe.sources:
-        place = locate(source, root, reporter)
-        index = open_source(place, reporter)
-        selection = open_selection(place, index, images, recipe.overlap, reporter)
-        dropped = selection.about["overlap"]
-        if dropped["rows"] and (on_overlap or recipe.on_overlap) == "refuse":
+        part = open_part(source, root, recipe, images, reporter)
+        dropped = part.about["overlap"]
+        if dropped["rows"] and refuses:
             raise DataError(
                 f"source '{source.name}': {dropped['rows']} rows show a test image, the first "
                 f'{dropped["first"][0]}; take them out, or set on_overlap = "drop"'
             )
-        rows = selection.table["row"].to_numpy()
-        if not len(rows):
-            raise DataError(f"source '{source.name}': no row is left: {_nothing_left(selection)}")
-        chosen = choose(rows, source)
-        about = {**selection.about, "used": len(chosen)}
-        parts.append(Part(source, place.images, index.table, chosen, about))
+        parts.append(part)
     return Mixture(name, recipe, parts)
+
+
+def open_part(
+    source: SourceSettings, root: Path, recipe: MixtureRecipe, tests: TestImages, reporter: Reporter
+) -> Part:
+    """Return the rows of one source of a recipe, without those that show a test image.
+
+    Raises:
+        DataError: files are missing or not of the format, or nothing is left.
+    """
+    place = locate(source, root, reporter)
+    index = open_source(place, reporter)
+    selection = open_selection(place, index, tests, recipe.overlap, reporter)
+    chosen = selection.table["row"].to_numpy()
+    if not len(chosen):
+        raise DataError(f"source '{source.name}': no row is left: {_nothing_left(selection)}")
+    return Part(source, place.images, index.table, chosen, selection.about)
 
 
 def _nothing_left(selection: Index) -> str:
@@ -179,22 +197,4 @@ def _nothing_left(selection: Index) -> str:
     ]
     if dropped["rows"]:
         reasons.append(f"{dropped['rows']} that show a test image ({dropped['first'][0]})")
-    return "; ".join(reasons)
-
-
-def choose(rows: NDArray[np.int64], source: SourceSettings) -> NDArray[np.int64]:
-    """Return the rows that a source's weight or cap chooses, sorted.
-
-    They follow from a hash of each row's number, so that a smaller choice is part of a larger one.
-    """
-    count = len(rows)
-    wanted = min(source.max_rows or count, count)
-    if source.weight is not None:
-        wanted = round(source.weight * count)
-    copies, rest = divmod(wanted, count or 1)
-    if source.streaming:
-        return rows[:wanted]
-    salt = np.uint64(int(hash_text(source.name)[:16], 16))
-    hashes = pd.util.hash_array(rows.astype(np.uint64) ^ salt)
-    first = rows[np.argsort(hashes, kind="stable")[:rest]]
-    return np.sort(np.concatenate([np.repeat(rows, copies), first]))
+    return "; ".join(reasons) or f"its weight chooses none of {selection.about['read']}"

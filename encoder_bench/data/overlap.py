@@ -34,6 +34,7 @@ from encoder_bench.data.images import (
 )
 from encoder_bench.data.index import RowMaker, open_index
 from encoder_bench.data.sample import Sample
+from encoder_bench.data.sample_table import SampleTable
 
 MISSING, OUTSIDE = -1, -2
 """Sizes of images that are not there, or not below their folder."""
@@ -72,10 +73,7 @@ class TestImages:
     __test__ = False  # not a test of pytest's
 
     def __init__(self, sets: Mapping[str, Sequence[Sample]]) -> None:
-        self.sets = {
-            name: list(dict.fromkeys(sample.image_path for sample in samples))
-            for name, samples in sets.items()
-        }
+        self.sets = {name: SampleTable.of(some).image_paths() for name, some in sets.items()}
         self.paths = list(dict.fromkeys(path for paths in self.sets.values() for path in paths))
 
     @cached_property

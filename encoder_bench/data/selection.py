@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import bisect
+from collections import Counter
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from encoder_bench.base.hashing import hash_array
+from encoder_bench.base.hashing import hash_array, hash_text
 from encoder_bench.base.progress import Reporter
+from encoder_bench.base.recipes import SourceSettings
 from encoder_bench.data.formats.row import MAX_EXAMPLES, Place, note_skipped
 from encoder_bench.data.index import Index, RowMaker, open_index
 from encoder_bench.data.overlap import (
@@ -36,14 +39,20 @@ class _Images:
     def __init__(self, table: pa.Table) -> None:
         column = table["images"].combine_chunks()
         encoded = column.flatten().dictionary_encode()
-        self.names: list[str] = encoded.dictionary.to_pylist()
+        self.dictionary: pa.Array = encoded.dictionary
         self.codes: NDArray[np.int64] = encoded.indices.to_numpy().astype(np.int64)
         self.rows = np.repeat(np.arange(len(table)), pc.list_value_length(column).to_numpy())
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The name of each image, by its code."""
+        names: list[str] = self.dictionary.to_pylist()
+        return names
 
     def folders(self) -> list[str]:
         """Return the folders and archives that hold them."""
         inside = r"(\.(?:arrow|tar))/.*$"
-        names = pc.replace_substring_regex(pa.array(self.names, pa.string()), inside, r"\1/")
+        names = pc.replace_substring_regex(self.dictionary, inside, r"\1/")
         found = pc.unique(pc.replace_substring_regex(names, r"/?[^/]*$", ""))
         return sorted(found.to_pylist())
 
@@ -56,15 +65,19 @@ class _Images:
 def open_selection(
     place: Place, index: Index, tests: TestImages, kinds: Sequence[str], reporter: Reporter
 ) -> Index:
-    """Return the numbers of a source's rows that can be trained on (`row`).
+    """Return the numbers of a source's rows that are trained on (`row`), in order.
 
-    Its `about` is the index's with missing images among `skipped`, `overlap` (rows and images
-    dropped, by reason and test set, with the first), `kept`, `images` and `images_sha256`. It is
-    made again where a folder of images or the test sets have changed.
+    They are chosen by the source's weight or cap among the rows whose images are there; of these,
+    those that show a test image are then left out. Its `about` is the index's with missing images
+    among `skipped`, `overlap` (rows and images left out, by reason and test set, with the first),
+    `used`, `images` and `images_sha256`. It is made again where a folder of images or the test sets
+    have changed.
     """
     images = _Images(index.table)
     times = [(name, _changed(place.images / name)) for name in images.folders()]
-    key = (index.about["sha256"], str(place.images), times, tests.key, kinds, place.source.coco)
+    source = place.source
+    choice = (source.name, source.weight, source.max_rows, source.streaming, source.coco)
+    key = (index.about["sha256"], str(place.images), times, tests.key, kinds, choice)
     make = partial(_select, place, index, images, tests, kinds, reporter)
     return open_index(repr(("selection", *key)), _ROWS, make)
 
@@ -91,49 +104,77 @@ def _select(
     for row, code in unusable.items():
         where = row_name(index, row)
         note_skipped(skipped, _UNUSABLE[int(sizes[code])], f"{where}: {images.names[code]}")
-    paths = [place.images / name for name in images.names]
-    matches = find_matches(
-        paths, sizes, tests, kinds, any_folder=place.source.coco, reporter=reporter
+    present = np.ones(len(index.table), np.bool_)
+    present[list(unusable)] = False
+    chosen = choose(np.flatnonzero(present), place.source)
+    wanted = np.zeros(len(present), np.bool_)
+    wanted[chosen] = True
+    codes = np.unique(images.codes[wanted[images.rows]])
+    found_in = find_matches(
+        [place.images / images.names[code] for code in codes],
+        sizes[codes],
+        tests,
+        kinds,
+        any_folder=place.source.coco,
+        reporter=reporter,
     )
+    matches = {int(codes[at]): match for at, match in found_in.items()}
     matched = np.zeros(len(sizes), np.bool_)
     matched[list(matches)] = True
-    shown = {r: c for r, c in images.first_in_each_row(matched).items() if r not in unusable}
-    left = np.ones(len(index.table), np.bool_)
-    left[[*unusable, *shown]] = False
-    for row in np.flatnonzero(left).tolist():
+    shown = {r: c for r, c in images.first_in_each_row(matched).items() if wanted[r]}
+    wanted[list(shown)] = False
+    used = np.unique(images.codes[wanted[images.rows]])
+    rows = chosen[wanted[chosen]]
+    for row in rows.tolist():
         yield {"row": row}
-    used = np.unique(images.codes[left[images.rows]])
     return {
         **index.about,
         "skipped": skipped,
-        "overlap": _overlap(
-            index, images, {row: matches[code] for row, code in shown.items()}, shown, tests
-        ),
-        "kept": int(left.sum()),
+        "overlap": _overlap(index, images, matches, shown, tests),
+        "used": len(rows),
         "images": len(used),
         "images_sha256": hash_array(sizes[used]),
     }
 
 
+def choose(rows: NDArray[np.int64], source: SourceSettings) -> NDArray[np.int64]:
+    """Return the rows that a source's weight or cap chooses, sorted.
+
+    They follow from a hash of each row's number, so that a smaller choice is part of a larger one.
+    """
+    count = len(rows)
+    wanted = min(source.max_rows or count, count)
+    if source.weight is not None:
+        wanted = round(source.weight * count)
+    copies, rest = divmod(wanted, count or 1)
+    if source.streaming:
+        return rows[:wanted]
+    salt = np.uint64(int(hash_text(source.name)[:16], 16))
+    hashes = pd.util.hash_array(rows.astype(np.uint64) ^ salt)
+    first = rows[np.argsort(hashes, kind="stable")[:rest]]
+    return np.sort(np.concatenate([np.repeat(rows, copies), first]))
+
+
 def _overlap(
-    index: Index, images: _Images, rows: dict[int, Match], codes: dict[int, int], tests: TestImages
+    index: Index,
+    images: _Images,
+    matches: dict[int, Match],
+    shown: dict[int, int],
+    tests: TestImages,
 ) -> dict[str, Any]:
     """Return how many rows show a test image, by why it is one and by test set."""
-    reasons: dict[str, int] = {}
-    for match in rows.values():
-        reasons[match.reason] = reasons.get(match.reason, 0) + 1
+    rows = {row: matches[code] for row, code in shown.items()}
     sets = {name: set(paths) for name, paths in tests.sets.items()}
-    first = [
-        f"{row_name(index, row)}: {images.names[codes[row]]} is {match.test} (by {match.reason})"
-        for row, match in list(rows.items())[:MAX_EXAMPLES]
-    ]
-    by_set = {name: sum(m.test in paths for m in rows.values()) for name, paths in sets.items()}
     return {
         "rows": len(rows),
-        "images": len(set(codes.values())),
-        "by": reasons,
-        "tests": by_set,
-        "first": first,
+        "images": len(set(shown.values())),
+        "by": dict(Counter(match.reason for match in rows.values())),
+        "tests": {n: sum(m.test in paths for m in rows.values()) for n, paths in sets.items()},
+        "first": [
+            f"{row_name(index, row)}: {images.names[shown[row]]} is {match.test} "
+            f"(by {match.reason})"
+            for row, match in list(rows.items())[:MAX_EXAMPLES]
+        ],
     }
 
 

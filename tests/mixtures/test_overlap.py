@@ -93,7 +93,7 @@ def test_rows_without_their_image_are_counted(opened: Opened, root: Path, tmp_pa
         about["skipped"]["missing image"]["first"][0]
         == "rows.json: row 1: coco/train2017/absent.jpg"
     )
-    assert (about["kept"], about["images"]) == (4, 3)
+    assert (about["used"], about["images"]) == (4, 3)
 
 
 def test_an_image_that_comes_later_is_found(opened: Opened, root: Path) -> None:

@@ -1,0 +1,239 @@
+"""`encoder-bench data check MIXTURE` and `data preview`: training rows before a run reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from encoder_bench.base.errors import DataError, EncoderBenchError, RecipeError
+from encoder_bench.base.files import write_text
+from encoder_bench.base.progress import Reporter, make_reporter
+from encoder_bench.base.recipes import (
+    LanguageModelSettings,
+    MixtureRecipe,
+    load_adapter,
+    load_mixture,
+    recipe_names,
+)
+from encoder_bench.cli import options
+from encoder_bench.cli.printing import grid, print_lines
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from encoder_bench.data.mixture import Part
+    from encoder_bench.data.sample import Sample
+    from encoder_bench.pipeline.preview import Shown
+
+MAX_COUNTED = 1000
+"""Rows of a source whose tokens are counted; the others are taken to be as long."""
+TrainingFolder = Annotated[
+    Path, typer.Option("--train-data", metavar="DIR", help="Where a mixture's paths begin.")
+]
+TestData = Annotated[
+    str | None,
+    typer.Option(
+        "--data", metavar="scenes|coco|DIR", help="Test sets that a mixture is compared with."
+    ),
+]
+Tokenizer = Annotated[
+    str | None, typer.Option("--llm", metavar="NAME|PATH", help="Whose tokens are counted.")
+]
+
+
+def is_mixture(name: str) -> bool:
+    """Return whether an argument names a mixture recipe rather than data."""
+    shipped = name in recipe_names("mixtures") and not Path(name).is_dir()
+    return shipped or name.endswith(".toml")
+
+
+def check(
+    name: str, root: Path, test_data: str | None, llm: str | None, reporter: Reporter
+) -> None:
+    """Print a mixture's sources, what is skipped and why, and its overlap with the test sets.
+
+    Raises:
+        EncoderBenchError: rows are skipped, a source cannot be read, or overlap is refused.
+    """
+    from encoder_bench.data.mixture import open_part
+    from encoder_bench.data.overlap import TestImages
+
+    recipe = load_mixture(name)
+    problems: list[str] = []
+    images = TestImages(_test_sets(test_data, reporter, problems))
+    parts: list[Part] = []
+    for source in recipe.sources:
+        try:
+            parts.append(open_part(source, root, recipe, images, reporter))
+        except DataError as error:
+            problems.append(str(error))
+    count = _token_counter(llm)
+    _print_table(parts, count)
+    problems += _skipped(parts)
+    print_lines(_overlap(recipe, parts, list(images.sets)))
+    if recipe.on_overlap == "refuse":
+        shown = sum(part.about["overlap"]["rows"] for part in parts)
+        problems += [f"{shown} rows show a test image, which on_overlap refuses"] * bool(shown)
+    print_lines(f"PROBLEM  {problem}" for problem in problems)
+    if problems:
+        raise EncoderBenchError(f"{name}: {len(problems)} problems, listed above")
+
+
+def _test_sets(
+    name: str | None, reporter: Reporter, problems: list[str]
+) -> dict[str, list[Sample] | Any]:
+    """Return the test samples of every task that the test data holds."""
+    from encoder_bench.data.folder import open_data
+
+    if name is None:
+        return {}
+    folder = open_data(name, reporter, images_required=False)
+    found = {}
+    for task, recipe in options.task_recipes(folder).items():
+        try:
+            found[task] = folder.samples(
+                task, reader=recipe.reader, source=recipe.source, split="test"
+            )
+        except DataError as error:
+            problems.append(str(error))
+    return found
+
+
+def _token_counter(llm: str | None) -> Callable[[Part], int] | None:
+    """Return what counts the tokens of a source's texts, template included, images not."""
+    if llm is None:
+        return None
+    from encoder_bench.mllm.dialogue import tokenize_turns
+    from encoder_bench.mllm.loading import load_language_model
+
+    language = load_language_model(LanguageModelSettings(name=llm))
+
+    def count(part: Part) -> int:
+        rows = range(0, len(part.chosen), -(-len(part.chosen) // MAX_COUNTED))
+        segments = (s for row in rows for s in tokenize_turns(language, part.row(row).turns))
+        tokens = sum(len(segment.ids or ()) for segment in segments)
+        return round(tokens / len(rows) * len(part.chosen))
+
+    return count
+
+
+def _print_table(parts: list[Part], count: Callable[[Part], int] | None) -> None:
+    from rich.console import Console
+
+    header = ["source", "rows", "skipped", "overlap", "used", "images", "turns"]
+    rows = []
+    for part in parts:
+        about, (turns, words) = part.about, part.turns()
+        skipped = sum(entry["count"] for entry in about["skipped"].values())
+        numbers = [about["read"], skipped, about["overlap"]["rows"], about["used"]]
+        numbers += [about["images"], turns, words if count is None else count(part)]
+        rows.append([part.source.name, *(f"{number:,}" for number in numbers)])
+    Console().print(grid([*header, "words" if count is None else "~tokens"], rows))
+
+
+def _skipped(parts: list[Part]) -> Iterator[str]:
+    for part in parts:
+        for reason, entry in part.about["skipped"].items():
+            yield f"{part.source.name}: {entry['count']:,} {reason}; first {entry['first'][0]}"
+
+
+def _overlap(recipe: MixtureRecipe, parts: list[Part], sets: list[str]) -> Iterator[str]:
+    if not sets:
+        yield "no test set to compare with; --data names them"
+        return
+    for name in sets:
+        rows = sum(part.about["overlap"]["tests"].get(name, 0) for part in parts)
+        yield f"{name}: {rows:,} rows show one of its test images, by {', '.join(recipe.overlap)}"
+    for part in parts:
+        for line in part.about["overlap"]["first"][:1]:
+            yield f"{part.source.name}: dropped, first {line}"
+
+
+def preview_command(
+    data: Annotated[str, typer.Argument(metavar="MIXTURE|scenes|coco|DIR")],
+    rows: Annotated[int, typer.Option(metavar="N", min=1, help="How many rows.")] = 5,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write one HTML file with thumbnails.")
+    ] = None,
+    tasks: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Of a folder; else the default four.")
+    ] = None,
+    train_data: TrainingFolder = Path(),
+    llm: Annotated[
+        str, typer.Option("--llm", metavar="NAME|PATH", help="Whose chat template and tokens.")
+    ] = "tiny-llama",
+    settings: options.Set = None,
+    debug: options.Debug = False,
+) -> None:
+    """Show training rows as the language model will read them, with what the loss covers.
+
+    Rows are spread evenly over each source; --set llm.KEY=VALUE as in an adapter recipe.
+    """
+    from encoder_bench.data.folder import open_data
+    from encoder_bench.data.mixture import open_mixture
+    from encoder_bench.mllm.loading import load_language_model
+    from encoder_bench.pipeline import preview
+    from encoder_bench.results.preview_page import to_html
+
+    reporter = make_reporter(quiet=False)
+    language = load_language_model(_language_settings(llm, settings))
+    if is_mixture(data):
+        found = preview.preview_mixture(language, open_mixture(data, train_data, reporter), rows)
+    else:
+        folder = open_data(data, reporter, images_required=False)
+        found = preview.preview_folder(language, folder, options.task_recipes(folder, tasks), rows)
+    if html is None:
+        _print_rows(found)
+    else:
+        write_text(html, to_html(data, list(found)))
+        typer.echo(f"wrote {html}")
+
+
+def _language_settings(llm: str, texts: list[str] | None) -> LanguageModelSettings:
+    """Return a recipe's `[llm]` as flags set it."""
+    given = options.settings(texts)
+    if other := next((key for key in given if not key.startswith("llm.")), None):
+        raise RecipeError(f"--set {other}: a preview reads keys of llm alone, as llm.max_length")
+    return load_adapter("quick", {**given, "llm.name": llm, "llm.train": "frozen"}).llm
+
+
+def _print_rows(rows: Iterator[Shown]) -> None:
+    """Print rows; what the loss covers is highlighted, and in brackets where there is no colour."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
+    brackets = console.color_system is None
+    console.print(
+        Text.assemble(
+            "the loss covers ", *_taught("this", brackets), "; [image] is a place of visual tokens"
+        )
+    )
+    for row in rows:
+        head = f"\n{row.label}: {row.tokens} tokens, {row.taught_tokens} of them taught, "
+        console.print(Text(f"{head}{len(row.images)} images", style="bold"), soft_wrap=True)
+        console.print(_as_text(row, brackets), soft_wrap=True)
+
+
+def _as_text(row: Shown, brackets: bool) -> Text:
+    from rich.text import Text
+
+    text, question = Text(), 0
+    for piece in row.pieces:
+        if piece.question != question:
+            question = piece.question
+            text.append(f"\n(question {question}, which sees no other)\n", style="dim")
+        if piece.image:
+            text.append(f"[image {Path(piece.text).name}]", style="black on cyan")
+        elif piece.taught:
+            text.append_text(Text.assemble(*_taught(piece.text, brackets)))
+        else:
+            text.append(piece.text)
+    return text
+
+
+def _taught(text: str, brackets: bool) -> list[tuple[str, str]]:
+    return [(f"[[{text}]]" if brackets else text, "bold black on green")]

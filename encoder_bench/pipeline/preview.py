@@ -1,0 +1,115 @@
+"""Training rows as the language model will read them: the very token ids that training makes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from encoder_bench.base.recipes import TaskRecipe
+from encoder_bench.data.conversation import Conversation
+from encoder_bench.data.folder import DataFolder
+from encoder_bench.data.mixture import Mixture
+from encoder_bench.data.sample_table import ImageGroups, SampleTable
+from encoder_bench.mllm.dialogue import ImageDialogue, TokenizedDialogue, tokenize_dialogues
+from encoder_bench.mllm.language import LanguageModel
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of a row.
+
+    Attributes:
+        text: what its tokens say; for the place of an image the file's path.
+        image: whether the visual tokens of an image stand here.
+        taught: whether the loss covers it.
+        question: the separate question that it belongs to, from 1; 0 is seen by all.
+    """
+
+    text: str
+    image: bool
+    taught: bool
+    question: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A row: its name, its pieces, its images, and its tokens (visual ones not counted)."""
+
+    label: str
+    pieces: tuple[Piece, ...]
+    images: tuple[Path, ...]
+    tokens: int
+    taught_tokens: int
+
+
+def preview_mixture(language: LanguageModel, mixture: Mixture, rows: int) -> Iterator[Shown]:
+    """Yield so many rows of each source, spread evenly over it."""
+    first = 0
+    for part in mixture.parts:
+        for number in _spread(len(part.chosen), rows):
+            yield _shown(language, row := mixture[first + number], row.images)
+        first += len(part.chosen)
+
+
+def preview_folder(
+    language: LanguageModel, folder: DataFolder, recipes: dict[str, TaskRecipe], images: int
+) -> Iterator[Shown]:
+    """Yield so many training images of a folder, each with the questions about it.
+
+    Raises:
+        DataError: files are missing or malformed.
+    """
+    tables = [
+        folder.samples(name, reader=recipe.reader, source=recipe.source, split="train")
+        for name, recipe in recipes.items()
+    ]
+    groups = ImageGroups(
+        SampleTable.joined([SampleTable.of(table) for table in tables]), list(recipes)
+    )
+    for number in _spread(len(groups), images):
+        samples = groups[number]
+        turns = tuple(
+            (recipes[s.task].fill_prompt(s.question), recipes[s.task].fill_answer(s.target))
+            for s in samples
+        )
+        item = ImageDialogue(samples[0].image_id, turns)
+        yield _shown(language, item, (samples[0].image_path,))
+
+
+def _spread(total: int, wanted: int) -> Sequence[int]:
+    return [total * place // min(wanted, total) for place in range(min(wanted, total))]
+
+
+def _shown(
+    language: LanguageModel, item: Conversation | ImageDialogue, images: tuple[Path, ...]
+) -> Shown:
+    [dialogue] = tokenize_dialogues(language, [item], image=True)
+    tokens = sum(len(segment.ids or ()) for segment in dialogue.segments)
+    pieces = tuple(_pieces(language, dialogue, images))
+    return Shown(dialogue.label, pieces, images, tokens, dialogue.answer_tokens)
+
+
+def _pieces(
+    language: LanguageModel, dialogue: TokenizedDialogue, images: tuple[Path, ...]
+) -> Iterator[Piece]:
+    """Yield pieces whose texts are those of their tokens after the tokens before them."""
+    left = iter(images)
+    ids: list[int] = []
+    text = ""
+    for segment in dialogue.segments:
+        if segment.ids is None:
+            yield Piece(str(next(left)), True, False, segment.turn)
+            continue
+        ids += segment.ids
+        whole = language.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        own = whole.removeprefix(text) if whole.startswith(text) else None
+        if own is None:
+            own = language.tokenizer.decode(list(segment.ids), clean_up_tokenization_spaces=False)
+        text = whole
+        yield Piece(
+            _CONTROL.sub("\N{REPLACEMENT CHARACTER}", own), False, segment.taught, segment.turn
+        )
