@@ -84,9 +84,11 @@ def _measure(plan: RunPlan, folder: Path, repeats: int) -> dict[str, float]:
     samples = read_data(plan, QuietReporter()).training
     mllm = build_mllm(plan).to(device)
     paths = list(dict.fromkeys(sample.image_path for sample in samples))
+    store = open_features(mllm.encoder, paths, device=device, reporter=QuietReporter())
+    store.fill()
     shape = (mllm.encoder.num_tokens, mllm.encoder.width)
     ways: dict[str, Mapping[Path, Tensor] | None] = {
-        "cached": open_features(mllm.encoder, paths, device=device, reporter=QuietReporter()),
+        "cached": store,
         "uncached": None,
         "limit": {path: torch.randn(shape) for path in paths},
     }

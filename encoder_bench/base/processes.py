@@ -12,7 +12,7 @@ from encoder_bench.base.errors import EncoderBenchError
 T = TypeVar("T")
 
 _TIMEOUT = timedelta(days=2)
-"""The main process may encode a large data set while the others wait for its features."""
+"""One process may encode many images while the others wait for its gradients."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from typing import Annotated
 
@@ -70,7 +71,11 @@ def build_command(
         limit_bytes=options.gibibytes(cache_limit),
         storage=plan.adapter.training.feature_storage,
     )
-    kept = 0 if store is None else len(store)
+    with contextlib.closing(store):
+        if store.missing():
+            store.fill()
+            reporter.note(store.summary())
+    kept = len(images) - len(store.missing())
     if kept < len(images):
         raise EncoderBenchError(
             f"features of {kept} of {len(images)} images are in the cache; the warning above says "
@@ -85,7 +90,7 @@ def list_command(debug: options.Debug = False) -> None:
     from rich.console import Console
 
     from encoder_bench.base.paths import cache_dir
-    from encoder_bench.training.feature_cache import list_features
+    from encoder_bench.training.feature_shards import list_features
 
     entries = list_features()
     if not entries:
@@ -116,7 +121,7 @@ def prune_command(
     debug: options.Debug = False,
 ) -> None:
     """Remove cached features, least recently used encoders first; they can be computed again."""
-    from encoder_bench.training.feature_cache import prune_features
+    from encoder_bench.training.feature_shards import prune_features
 
     removed = prune_features(int(keep * 2**30))
     for entry in removed:

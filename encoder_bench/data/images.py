@@ -58,17 +58,17 @@ def hash_image(path: Path) -> str:
     return hashlib.sha256(read_image_bytes(path)).hexdigest()
 
 
-def load_image(path: Path) -> Image.Image:
+def load_image(path: Path, data: bytes | None = None) -> Image.Image:
     """Return an image as RGB, every pixel decoded; of several frames the first.
 
     It is turned as its EXIF orientation says, 16-bit grey is scaled to 8 bits, and transparency is
-    laid on white.
+    laid on white. `data` is its content where that has been read already.
 
     Raises:
         DataError: missing, truncated, too large, too long, floats, or not an image; names the file.
     """
     try:
-        with Image.open(io.BytesIO(read_image_bytes(path))) as image:
+        with Image.open(io.BytesIO(data or read_image_bytes(path))) as image:
             if max(image.size) > MAX_ASPECT * min(image.size):
                 raise DataError(
                     f"{path}: {image.width} x {image.height} pixels, one side more than "

@@ -15,7 +15,8 @@ from encoder_bench.mllm.generate import generate, score
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.tasks.controls import MEAN_IMAGE
 
-_MEAN_OF, _BATCH = 512, 16
+MEAN_OF, _BATCH = 512, 16
+"""Images that the mean image is the mean of, and images of one forward pass."""
 
 
 class ImagePredictor:
@@ -23,7 +24,7 @@ class ImagePredictor:
 
     `images` are one path for each group of prompts, or None to show the model no image at all.
     Images without `(N, D)` patch tokens in `features` are encoded here. `MEAN_IMAGE` has the mean
-    patch tokens of the first 512 `training` images.
+    patch tokens of the first 512 `training` images, which are those that training has shown.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class ImagePredictor:
     ) -> None:
         """Keep the model and the features; nothing is computed yet."""
         self._mllm = mllm
-        self._training = list(dict.fromkeys(training))[:_MEAN_OF]
+        self._training = list(dict.fromkeys(training))[:MEAN_OF]
         self._features: Mapping[Path, Tensor] = features or {}
 
     @torch.inference_mode()

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import torch
 from filelock import FileLock, Timeout
-from torch import Tensor
 
 from encoder_bench.base.errors import EncoderBenchError
 from encoder_bench.base.hardware import choose_device, hardware_facts, package_versions, peak_memory
@@ -35,11 +34,12 @@ from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.pipeline.build import build_mllm, encoder_facts, model_notes, model_warnings
 from encoder_bench.pipeline.plan import RunData, RunPlan, read_data
-from encoder_bench.pipeline.predictor import ImagePredictor
+from encoder_bench.pipeline.predictor import MEAN_OF, ImagePredictor
 from encoder_bench.pipeline.verify import is_trained, train_and_verify
 from encoder_bench.tasks.evaluate import evaluate
-from encoder_bench.training.feature_cache import find_features, open_features
-from encoder_bench.training.trainer import Trainer
+from encoder_bench.training.feature_cache import FeatureStore, open_features
+from encoder_bench.training.trainer import Trainer, sample_images, training_images
+from encoder_bench.training.whiten import images_to_fit
 
 _PACKAGES = ("encoder-bench", "torch", "torchvision", "transformers", "timm", "open_clip_torch")
 """Whose versions may change scores."""
@@ -112,13 +112,14 @@ def run(
         if force:
             _discard(plan.results, facts["run_id"])
 
-        # 4. A frozen encoder sees each image once; its patch tokens serve training and tasks.
+        # 4. A frozen encoder sees each image once, when training or a task first asks for it.
         with watch.phase("features"):
-            features = _features(plan, mllm.encoder, data, device, reporter, cache_limit_bytes)
+            features = _features(plan, mllm.encoder, data, reporter, processes, cache_limit_bytes)
         processes.broadcast(None if is_trained(folder) else folder)
 
         facts["command"] = command or shlex.join(["encoder-bench", *sys.argv[1:]])
-        record = _train_and_score(plan, mllm, data, features, facts, reporter, watch, trackers)
+        with contextlib.nullcontext() if features is None else contextlib.closing(features):
+            record = _train_and_score(plan, mllm, data, features, facts, reporter, watch, trackers)
         return RunOutcome(record, write_record(plan.results, record), found=False)
 
 
@@ -158,7 +159,7 @@ def _train_and_score(
     plan: RunPlan,
     mllm: MLLM,
     data: RunData,
-    features: Mapping[Path, Tensor] | None,
+    features: FeatureStore | None,
     facts: Mapping[str, Any],
     reporter: Reporter,
     watch: _Stopwatch,
@@ -180,8 +181,10 @@ def _train_and_score(
         )
 
     # 6. Score every task and its blind baselines.
+    if features is not None:
+        features.use(loaded.encoder)
     scores = evaluate(
-        ImagePredictor(loaded, features, [sample.image_path for sample in data.training]),
+        ImagePredictor(loaded, features, sample_images(data.training, plan.adapter, plan.seed)),
         list(data.test.values()),
         plan.results / "predictions" / facts["run_id"],
         batch_images=plan.adapter.evaluation_batch_images,
@@ -191,6 +194,9 @@ def _train_and_score(
     )
 
     # 7. The record comes last, so that there is one only of a whole run.
+    if features is not None:
+        reporter.note(features.summary())
+        watch.seconds["encoding"] = round(features.seconds, 3)
     return RunRecord(
         **facts,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -205,8 +211,8 @@ def _train_and_score(
 def run_worker(plan: RunPlan, processes: Processes, *, trackers: Sequence[str] = ()) -> None:
     """Do the training share of a process that is not the main one.
 
-    Data and model are the main process's, by the seed; features are those that it has written by
-    then. Everything else of the run, scores included, is the main process's work.
+    Data and model are the main process's, by the seed; it encodes the images of its own share.
+    Everything else of the run, scores included, is the main process's work.
 
     Raises:
         EncoderBenchError: as `run`; or another process has stopped.
@@ -216,22 +222,20 @@ def run_worker(plan: RunPlan, processes: Processes, *, trackers: Sequence[str] =
     folder: Path | None = processes.broadcast(None)
     if folder is None:
         return
-    features = None
-    if _caches_features(plan):
-        storage = plan.adapter.training.feature_storage
-        features = find_features(mllm.encoder, data.images(), storage=storage)
-    Trainer(
-        mllm,
-        data.training,
-        plan.adapter,
-        plan.training_recipes,
-        folder=folder,
-        seed=plan.seed,
-        reporter=QuietReporter(),
-        device=choose_device(plan.device),
-        features=features,
-        trackers=trackers,
-    ).train()
+    features = _features(plan, mllm.encoder, data, QuietReporter(), processes)
+    with contextlib.nullcontext() if features is None else contextlib.closing(features):
+        Trainer(
+            mllm,
+            data.training,
+            plan.adapter,
+            plan.training_recipes,
+            folder=folder,
+            seed=plan.seed,
+            reporter=QuietReporter(),
+            device=choose_device(plan.device),
+            features=features,
+            trackers=trackers,
+        ).train()
 
 
 def _caches_features(plan: RunPlan) -> bool:
@@ -243,10 +247,10 @@ def _features(
     plan: RunPlan,
     encoder: Encoder,
     data: RunData,
-    device: torch.device,
     reporter: Reporter,
-    limit_bytes: int | None,
-) -> Mapping[Path, Tensor] | None:
+    processes: Processes,
+    limit_bytes: int | None = None,
+) -> FeatureStore | None:
     """Return the frozen encoder's patch tokens of every image, or None where they would move.
 
     Raises:
@@ -254,21 +258,37 @@ def _features(
     """
     if not _caches_features(plan):
         return None
-    storage = plan.adapter.training.feature_storage
-    features = open_features(
+    return open_features(
         encoder,
-        data.images(),
-        device=device,
+        _images_in_order(plan, encoder, data, processes),
+        device=choose_device(plan.device),
         reporter=reporter,
         limit_bytes=limit_bytes,
-        storage=storage,
+        storage=plan.adapter.training.feature_storage,
     )
-    if storage != "exact" and (features is None or features.missing()):
-        raise EncoderBenchError(
-            f"training.feature_storage {storage}: the features of some images could not be kept, "
-            "and computed again they would differ; make room, or set it to exact"
-        )
-    return features
+
+
+def _images_in_order(
+    plan: RunPlan, encoder: Encoder, data: RunData, processes: Processes
+) -> list[Path]:
+    """Return the images that a process shows to the encoder, in the order of their first use.
+
+    The main process has, besides its share of training, the mean image and the tests.
+    """
+    adapter, seed = plan.adapter, plan.seed
+    images = training_images(
+        data.training, adapter, seed, index=processes.index, processes=processes.count
+    )
+    averaged = any("mean-image" in recipe.controls for recipe in plan.tasks.values())
+    if adapter.projector.whiten or averaged:
+        shown = sample_images(data.training, adapter, seed)
+        if adapter.projector.whiten:
+            images = [*shown[: images_to_fit(encoder)], *images]
+        if averaged and processes.is_main:
+            images += shown[:MEAN_OF]
+    if processes.is_main:
+        images += [s.image_path for task in data.test.values() for s in task.samples]
+    return images
 
 
 @contextlib.contextmanager

@@ -85,7 +85,7 @@ def _facts(record: RunRecord) -> dict[str, Any]:
         "seed": record.seed,
         "limit": record.limit,
         "visual_tokens": record.visual_tokens,
-        "seconds": sum(record.seconds.values()),
+        "seconds": sum(each for phase, each in record.seconds.items() if phase != "encoding"),
         "peak_memory_bytes": max(record.peak_memory_bytes.values(), default=None),
     }
 

@@ -1,325 +1,332 @@
-"""Patch tokens of a frozen encoder, computed once per image and shared by everything.
+"""Patch tokens of a frozen encoder, computed when first needed and shared by everything.
 
 A folder is named by what made its features: the encoder's fingerprint (weights, preprocessing,
-layer), dtype, token count and storage. Its shards are safetensors files, each whole or absent, that
-map the sha256 of an image file to its patch tokens with a CRC-32, and are read by memory mapping.
+layer), dtype, token count, storage and kind of device.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import itertools
 import math
-import os
 import shutil
-import uuid
-import zlib
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 from filelock import FileLock
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from encoder_bench.base.errors import DataError, EncoderBenchError, TrainingError
-from encoder_bench.base.files import atomic_path, write_text
 from encoder_bench.base.hashing import hash_text
 from encoder_bench.base.paths import cache_dir
 from encoder_bench.base.progress import Reporter
 from encoder_bench.base.recipes import FeatureStorage
-from encoder_bench.data.images import LOADING, hash_image, load_image
+from encoder_bench.data.images import LOADING
 from encoder_bench.encoders.encoder import Encoder
-from encoder_bench.training.batches import prefetch
+from encoder_bench.training.batch_encoder import BatchEncoder
+from encoder_bench.training.feature_shards import FeatureShards, Seen, file_stamp, path_key
 
-_BATCH = 32
-_SHARD_IMAGES = 512
+_WINDOW = 64
+"""Batches of the announced order in which the next images to encode are looked for."""
+_SHARD_IMAGES, _SHARD_BYTES = 512, 2**28
+_REFRESH_SECONDS = 5.0
 _FREE_SHARE = 0.8
 _MAX_SHOWN_ERRORS = 3
-_CHECKSUMS = "crc32"
-_ABOUT = "about.json"
 
 
 class FeatureStore(Mapping[Path, Tensor]):
-    """Patch tokens `(N, D)` by image path, mapped from a folder's shards when asked for."""
+    """Patch tokens `(N, D)` by image path, of the images that were announced.
 
-    def __init__(self, folder: Path, digests: Mapping[Path, str], storage: FeatureStorage) -> None:
-        """Index the shards of a folder, which may be absent; `digests` are of the image files."""
-        self.folder, self._digests = folder, dict(digests)
+    An image that the cache lacks is encoded when it is asked for, in one batch with the next ones
+    of the announced order that it lacks, while the images after those are already being decoded by
+    all cores. What is new is written when it fills a shard, and by `flush`. Any thread may ask.
+
+    Attributes:
+        order: the announced images, each once, in the order in which they will be asked for.
+        encoded: images that the encoder has seen; `found` those that were in the cache.
+        seconds: spent in encoding and in waiting for decoded images, by whichever thread asked.
+    """
+
+    def __init__(
+        self,
+        shards: FeatureShards,
+        encoder: Encoder,
+        order: Sequence[Path],
+        *,
+        device: torch.device,
+        storage: FeatureStorage,
+        reporter: Reporter,
+    ) -> None:
+        """Announce an order; nothing is read or computed yet."""
+        self.order = list(dict.fromkeys(order))
+        self.encoded, self.found, self.seconds = 0, 0, 0.0
+        self._shards, self._reporter = shards, reporter
         self._dtype = torch.float16 if storage == "float16" else None
-        self._shards: dict[str, Path] = {}
-        self._open: dict[Path, Any] = {}
-        self._unchecked: dict[str, int] = {}
-        self.refresh()
+        self._places = {path: place for place, path in enumerate(self.order)}
+        self._digests: dict[Path, str] = {}
+        self._pending: dict[str, Tensor] = {}
+        self._learned: dict[str, Seen] = {}
+        self._errors: list[Tensor] = []
+        self._keeps, self._refreshed = True, time.perf_counter()
+        self._lock = threading.RLock()
+        self._encoder = BatchEncoder(encoder, device, self._known)
 
-    def refresh(self) -> None:
-        """Index new shards, also another process's; remove torn ones (a copy cut short)."""
-        for path in sorted(self.folder.glob("*.safetensors")):
-            if path in self._open:
-                continue
-            try:
-                handle: Any = safe_open(path, framework="pt")
-                self._shards |= dict.fromkeys(handle.keys(), path)
-            except (SafetensorError, OSError):
-                with contextlib.suppress(OSError):
-                    path.unlink(missing_ok=True)
-                continue
-            self._open[path] = handle
-            self._unchecked |= json.loads((handle.metadata() or {}).get(_CHECKSUMS, "{}"))
-
-    def missing(self) -> dict[str, Path]:
-        """Return the images without features, one path for each content, by digest."""
-        wanted = {digest: path for path, digest in self._digests.items()}
-        return {digest: path for digest, path in wanted.items() if digest not in self._shards}
-
-    def add(self, features: Mapping[str, Tensor]) -> float:
-        """Write a shard of `(N, D)` features by image digest, and index it.
-
-        Returns:
-            The squared relative error of what is stored, averaged over the shard; 0 if exact.
-
-        Raises:
-            EncoderBenchError: the disk is full or read-only.
-        """
-        stored = {d: tokens.to(self._dtype).contiguous().clone() for d, tokens in features.items()}
-        checksums = json.dumps({digest: _checksum(tensor) for digest, tensor in stored.items()})
-        with atomic_path(self.folder / f"{uuid.uuid4().hex}.safetensors") as temporary:
-            save_file(stored, temporary, metadata={_CHECKSUMS: checksums})
-        self.refresh()
-        if self._dtype is None:
-            return 0.0
-        pairs = [(stored[d].double(), tokens.double()) for d, tokens in features.items()]
-        errors = [(a - b).square().sum() / b.square().sum().clamp_min(1e-30) for a, b in pairs]
-        return float(torch.stack(errors).mean())
+    def use(self, encoder: Encoder) -> None:
+        """Encode with this copy of the encoder from now on."""
+        self._encoder.use(encoder)
 
     def __getitem__(self, path: Path) -> Tensor:
-        """Return an image's tokens; their checksum is compared the first time.
+        """Return an image's tokens, encoding it where the cache lacks it.
 
         Raises:
-            TrainingError: the bytes are not those that were written; the shard is removed.
+            KeyError: the image was not announced.
+            DataError: the image cannot be read.
         """
-        digest = self._digests[path]
-        if digest not in self._shards:
-            raise KeyError(path)
-        shard = self._shards[digest]
-        tensor: Tensor = self._open[shard].get_tensor(digest)
-        expected = self._unchecked.pop(digest, None)
-        if expected is not None and _checksum(tensor) != expected:
-            shard.unlink(missing_ok=True)
-            raise TrainingError(
-                f"{shard}: this part of the feature cache was damaged on disk and is removed; run "
-                "the same command again, which encodes its images again and resumes"
-            )
-        return tensor
+        with self._lock:
+            while (tokens := self._read(path)) is None:
+                self._encode_from(path)
+            return tokens
 
     def __contains__(self, path: object) -> bool:
-        return path in self._digests and self._digests[path] in self._shards
+        """Return whether an image's tokens are to be had from here.
+
+        That is every announced image, or only those in the cache once it cannot be written.
+        """
+        if self._keeps or not isinstance(path, Path):
+            return path in self._places
+        with self._lock:
+            return path in self._places and self._has(path)
 
     def __iter__(self) -> Iterator[Path]:
-        return (path for path in self._digests if path in self)
+        return (path for path in self.order if path in self)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
+    def missing(self) -> list[Path]:
+        """Return the announced images that the cache lacks; images never seen count as such."""
+        with self._lock:
+            return [path for path in self.order if not self._has(path)]
 
-def _checksum(tensor: Tensor) -> int:
-    return zlib.crc32(tensor.contiguous().view(torch.uint8).numpy().data)
+    def fill(self) -> None:
+        """Encode and write every announced image that is missing, with a progress bar.
 
+        Of several processes that fill the same folder one works and the others wait.
 
-def find_features(
-    encoder: Encoder, images: Sequence[Path], *, storage: FeatureStorage = "exact"
-) -> FeatureStore:
-    """Return what the cache holds of the images' patch tokens, and compute nothing.
+        Raises:
+            DataError: images that cannot be read; the features of all others are kept.
+            EncoderBenchError: the cache cannot be written.
+        """
+        unreadable: list[DataError] = []
+        self._shards.folder.mkdir(parents=True, exist_ok=True)
+        with (
+            FileLock(self._shards.folder / ".lock"),
+            self._reporter.phase("features", len(self.order), "images") as phase,
+        ):
+            self._shards.refresh()
+            for path in itertools.takewhile(lambda _: self._keeps, self.order):
+                try:
+                    with self._lock:
+                        if not self._has(path):
+                            self._encode_from(path)
+                except DataError as error:
+                    unreadable.append(error)
+                phase.advance()
+            self.flush()
+        if unreadable:
+            shown = "; ".join(str(error) for error in unreadable[:_MAX_SHOWN_ERRORS])
+            raise DataError(
+                f"{len(unreadable)} images cannot be read, the features of the other "
+                f"{len(self.order) - len(unreadable)} images are kept: {shown}"
+            )
 
-    Raises:
-        DataError: an image file cannot be read.
-    """
+    def flush(self) -> None:
+        """Write what is new, so that a later run finds it.
 
-    def digest(path: Path) -> str:
-        try:
-            return hash_image(path)
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+        Raises:
+            EncoderBenchError: the cache cannot be written, and storage is inexact.
+        """
+        with self._lock:
+            if not self._keeps or not (self._pending or self._learned):
+                return
+            try:
+                self._shards.write(self._pending, self._learned)
+            except (OSError, EncoderBenchError) as error:
+                self.stop_keeping(f"feature cache cannot be written ({error})")
+            else:
+                self._pending, self._learned = {}, {}
 
-    unique = list(dict.fromkeys(images))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        digests = dict(zip(unique, pool.map(digest, unique), strict=True))
-    key = [encoder.fingerprint(), str(_dtype(encoder)), str(encoder.num_tokens), storage, LOADING]
-    return FeatureStore(cache_dir("features", hash_text(*key)[:32]), digests, storage)
+    def close(self) -> None:
+        """Write what is new, and end the decoding threads."""
+        self._encoder.close()
+        self.flush()
+
+    def stop_keeping(self, reason: str) -> None:
+        """Warn that what the cache lacks is encoded at each use from now on.
+
+        Raises:
+            EncoderBenchError: storage is inexact: computed at each use features would differ.
+        """
+        self._keeps = False
+        if self._dtype is not None:
+            raise EncoderBenchError(
+                f"{reason}; with training.feature_storage float16 the features of all images must "
+                "be kept, since computed in every step they would differ: make room, or set it to "
+                "exact"
+            )
+        self._reporter.warn(f"{reason}; images that it lacks are encoded at every use")
+
+    def summary(self) -> str:
+        """Return in one line how many images were encoded and found, and the error of storage."""
+        line = f"features: {self.encoded} images encoded in {self.seconds:.1f} s, "
+        line += f"{self.found} found in the cache"
+        if not self._errors:
+            return line
+        error = math.sqrt(float(torch.cat(self._errors).mean()))
+        return f"{line}; relative error of what is stored {error:.2%} (RMS)"
+
+    def _has(self, path: Path) -> bool:
+        """Return whether an image's features are known, without reading the image."""
+        if path not in self._digests:
+            seen = self._shards.seen.get(path_key(path))
+            with contextlib.suppress(OSError):
+                if seen is not None and seen.stamp == file_stamp(path):
+                    self._know(path, seen.digest)
+        digest = self._digests.get(path)
+        return digest is not None and self._known(digest)
+
+    def _known(self, digest: str) -> bool:
+        return digest in self._pending or digest in self._shards
+
+    def _know(self, path: Path, digest: str) -> None:
+        self._digests[path] = digest
+        self.found += digest in self._shards
+
+    def _read(self, path: Path) -> Tensor | None:
+        if path not in self._places:
+            raise KeyError(path)
+        if not self._has(path):
+            return None
+        digest = self._digests[path]
+        tokens = self._pending.get(digest)
+        if tokens is None and (tokens := self._shards.read(digest)) is None:
+            self._reporter.warn(
+                f"{self._shards.folder}: a part of the feature cache was damaged on disk and is "
+                "removed; its images are encoded again"
+            )
+        return tokens
+
+    def _encode_from(self, path: Path) -> None:
+        """Encode an image, with the next ones of the order that are missing.
+
+        Raises:
+            DataError: the image cannot be read.
+        """
+        start = time.perf_counter()
+        if start - self._refreshed > _REFRESH_SECONDS:
+            self._shards.refresh()
+            self._refreshed = start
+        batch: dict[str, Tensor] = {}
+        for each in self._start(path):
+            try:
+                seen, pixels = self._encoder.take(each)
+            except DataError:
+                if each == path:
+                    raise
+                continue  # raised when it is asked for
+            self._learned[path_key(each)] = seen
+            self._know(each, seen.digest)
+            if pixels is not None:
+                batch[seen.digest] = pixels
+        if batch:
+            self._keep(dict(zip(batch, self._encoder.encode(list(batch.values())), strict=True)))
+        self.seconds += time.perf_counter() - start
+
+    def _start(self, path: Path) -> list[Path]:
+        """Return the images of the next batch, `path` first; those after it are decoded too."""
+        size, place = self._encoder.size, self._places[path]
+        window = itertools.islice(self.order, place + 1, place + size * _WINDOW)
+        later = (each for each in window if not self._has(each))
+        more = size - 1 + self._encoder.ahead if self._keeps else 0
+        wanted = [path, *itertools.islice(later, more)]
+        self._encoder.start(wanted)
+        return wanted[:size]
+
+    def _keep(self, features: Mapping[str, Tensor]) -> None:
+        """Hold new features until they are written, which happens when they fill a shard."""
+        stored = {d: tokens.to(self._dtype).contiguous().clone() for d, tokens in features.items()}
+        self.encoded += len(stored)
+        if self._dtype is not None:
+            squares = [
+                (stored[d].double() - tokens.double()).square().sum()
+                / tokens.double().square().sum().clamp_min(1e-30)
+                for d, tokens in features.items()
+            ]
+            self._errors.append(torch.stack(squares))
+        if not self._keeps:
+            self._pending = stored
+            return
+        self._pending |= stored
+        size = sum(tokens.nbytes for tokens in self._pending.values())
+        if len(self._pending) >= _SHARD_IMAGES or size >= _SHARD_BYTES:
+            self.flush()
 
 
 def open_features(
     encoder: Encoder,
-    images: Sequence[Path],
+    order: Sequence[Path],
     *,
     device: torch.device,
     reporter: Reporter,
     limit_bytes: int | None = None,
     storage: FeatureStorage = "exact",
-) -> FeatureStore | None:
-    """Return the patch tokens of all images, computing those that the cache lacks.
+) -> FeatureStore:
+    """Return the patch tokens of images, which are computed when they are first asked for.
 
-    Of several processes that want the same features one computes them and the others wait. At
-    most `limit_bytes` are written now; None for 80% of the free disk. The frozen encoder is moved
-    to `device` where something has to be computed.
-
-    Returns:
-        The store. Where the disk fills up it holds what could be written. None where the rest
-        would not fit or nothing can be written; images are then encoded as they are needed,
-        with the same result.
+    `order` is that in which they will be; an image may be in it several times. The size of what is
+    missing is printed. Where that is more than `limit_bytes` (None for 80% of the free disk), or
+    the cache cannot be written, the store holds only what the cache has; other images are then
+    encoded at each use, with the same result. The encoder is moved to `device` when it is needed.
 
     Raises:
-        DataError: images that cannot be read; the features of all others are kept.
         TrainingError: the encoder is not frozen.
+        EncoderBenchError: features that are stored inexactly cannot all be kept.
     """
     if any(parameter.requires_grad for parameter in encoder.parameters()):
         raise TrainingError("features of an encoder that trains would go stale; do not cache them")
-    store = find_features(encoder, images, storage=storage)
-    about = {"encoder": encoder.spec.name, "storage": storage}
-    missing = store.missing()
-    if not missing:
-        with contextlib.suppress(EncoderBenchError):
-            _mark_used(store.folder, about)
-        return store
-    itemsize = 2 if storage == "float16" else _dtype(encoder).itemsize
-    size = len(missing) * encoder.num_tokens * encoder.width * itemsize
+    made_by = [encoder.fingerprint(), str(encoder.dtype), str(encoder.num_tokens)]
+    key = hash_text(*made_by, storage, LOADING, device.type)[:32]
+    shards = FeatureShards(cache_dir("features", key))
+    store = FeatureStore(shards, encoder, order, device=device, storage=storage, reporter=reporter)
+    missing = sum(1 for path in store.order if path_key(path) not in shards.seen)
+    itemsize = 2 if storage == "float16" else encoder.dtype.itemsize
+    size = missing * encoder.num_tokens * encoder.width * itemsize
     try:
-        store.folder.mkdir(parents=True, exist_ok=True)
-        free = int(shutil.disk_usage(store.folder).free * _FREE_SHARE)
-        limit = free if limit_bytes is None else limit_bytes
-        if size > limit:
-            reporter.warn(
-                f"features of {len(missing)} images need {_size_text(size)}, more than the "
-                f"{_size_text(limit)} allowed; the frozen encoder runs at every step instead"
-            )
-            return None
-        reporter.note(
-            f"feature cache: {len(missing)} images, {_size_text(size)}, in {store.folder}"
-        )
-        with FileLock(store.folder / ".lock"):
-            _mark_used(store.folder, about)
-            store.refresh()
-            _fill(store, encoder, device, reporter)
-    except DataError:
-        raise
+        shards.folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(shards.folder).free
+        limit = int(free * _FREE_SHARE) if limit_bytes is None else limit_bytes
+        if size <= limit:
+            shards.mark_used({"encoder": encoder.spec.name, "storage": storage})
     except (OSError, EncoderBenchError) as error:
-        reporter.warn(f"feature cache cannot be written ({error}); the rest is not cached")
-        return store if len(store) else None
+        if missing:
+            store.stop_keeping(f"feature cache cannot be written ({error})")
+        return store
+    if size > limit:
+        store.stop_keeping(
+            f"features of {missing} images need {_size_text(size)}, more than the "
+            f"{_size_text(limit)} allowed"
+        )
+    elif missing:
+        reporter.note(
+            f"feature cache: up to {missing} of {len(store.order)} images to encode, "
+            f"{_size_text(size)} of {_size_text(free)} free, in {shards.folder}"
+        )
     return store
 
 
-def _dtype(encoder: Encoder) -> torch.dtype:
-    dtype: torch.dtype = next(encoder.backbone.parameters()).dtype
-    return dtype
-
-
 def _size_text(size: int) -> str:
-    return f"{size / 2**10:.1f} KiB" if size < 2**20 else f"{size / 2**20:.1f} MiB"
-
-
-def _mark_used(folder: Path, about: Mapping[str, str]) -> None:
-    """Write what a folder holds, or mark it as used now."""
-    path = folder / _ABOUT
-    if path.is_file():
-        with contextlib.suppress(OSError):
-            os.utime(path)
-    else:
-        write_text(path, json.dumps(about) + "\n")
-
-
-@torch.inference_mode()
-def _fill(store: FeatureStore, encoder: Encoder, device: torch.device, reporter: Reporter) -> None:
-    """Compute and write what is missing, a shard at a time; report the error of inexact storage.
-
-    Raises:
-        DataError: images that cannot be read; the features of all others are kept.
-    """
-
-    def decode(digest: str) -> Tensor | DataError:
-        try:
-            return encoder.transform(load_image(missing[digest]))
-        except DataError as error:
-            return error
-
-    encoder.to(device).eval()
-    missing = store.missing()
-    digests = list(missing)
-    starts = range(0, len(digests), _BATCH)
-    pending: dict[str, Tensor] = {}
-    errors: list[float] = []
-    unreadable: list[DataError] = []
-    with (
-        reporter.phase("features", len(digests), "images") as phase,
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-    ):
-        for start, decoded, _ in prefetch(
-            lambda start: list(pool.map(decode, digests[start : start + _BATCH])), starts
-        ):
-            batch = zip(digests[start : start + _BATCH], decoded, strict=True)
-            pixels = {d: found for d, found in batch if isinstance(found, Tensor)}
-            unreadable += [found for found in decoded if isinstance(found, DataError)]
-            if pixels:
-                tokens = encoder(torch.stack(list(pixels.values())).to(device)).cpu()
-                pending |= dict(zip(pixels, tokens, strict=True))
-            if len(pending) >= _SHARD_IMAGES or (pending and start == starts[-1]):
-                errors.append(store.add(pending))
-                pending = {}
-            phase.advance(len(decoded))
-    if any(errors):
-        error = math.sqrt(sum(errors) / len(errors))
-        reporter.note(f"feature cache: relative error of what is stored {error:.2%} (RMS)")
-    if unreadable:
-        shown = "; ".join(str(error) for error in unreadable[:_MAX_SHOWN_ERRORS])
-        raise DataError(
-            f"{len(unreadable)} images cannot be read, the features of the other "
-            f"{len(missing) - len(unreadable)} images are kept: {shown}"
-        )
-
-
-class CacheEntry(NamedTuple):
-    """The features of one encoder in one storage; `last_used` in seconds since the epoch."""
-
-    folder: Path
-    encoder: str
-    storage: str
-    images: int
-    size_bytes: int
-    last_used: float
-
-
-def list_features() -> list[CacheEntry]:
-    """Return every encoder's cached features, the least recently used first."""
-    entries = []
-    for about in cache_dir("features").glob(f"*/{_ABOUT}"):
-        try:
-            content = json.loads(about.read_text(encoding="utf-8"))
-            encoder, storage = str(content["encoder"]), str(content["storage"])
-        except (OSError, ValueError, KeyError, TypeError):
-            encoder = storage = "unknown"
-        images: set[str] = set()
-        size = 0
-        for path in about.parent.glob("*.safetensors"):
-            with contextlib.suppress(OSError, SafetensorError):
-                size += path.stat().st_size
-                with safe_open(path, framework="pt") as shard:
-                    images |= set(shard.keys())
-        used = about.stat().st_mtime
-        entries.append(CacheEntry(about.parent, encoder, storage, len(images), size, used))
-    return sorted(entries, key=lambda entry: entry.last_used)
-
-
-def prune_features(max_bytes: int) -> list[CacheEntry]:
-    """Remove the least recently used features until at most `max_bytes` are left; return them."""
-    entries = list_features()
-    total = sum(entry.size_bytes for entry in entries)
-    removed = []
-    for entry in entries:
-        if total <= max_bytes:
-            break
-        shutil.rmtree(entry.folder, ignore_errors=True)
-        total -= entry.size_bytes
-        removed.append(entry)
-    return removed
+    power = 1 if size < 2**20 else 2 if size < 2**30 else 3
+    return f"{size / 2 ** (10 * power):.1f} {('KiB', 'MiB', 'GiB')[power - 1]}"

@@ -25,6 +25,7 @@ from encoder_bench.data.sample_table import ImageGroups, SampleTable
 from encoder_bench.mllm.attention import training_attention
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.packing import TrainingBatch
+from encoder_bench.mllm.projectors.whitening import WhitenedProjector
 from encoder_bench.training.batches import (
     BatchMaker,
     MicroBatch,
@@ -49,6 +50,7 @@ from encoder_bench.training.distributed import (
     make_accelerator,
     sharded_copy,
 )
+from encoder_bench.training.feature_cache import FeatureStore
 from encoder_bench.training.optimizer import (
     make_optimizer,
     only_parts,
@@ -134,6 +136,17 @@ def training_images(
     return list(used)
 
 
+def sample_images(samples: Sequence[Sample], adapter: AdapterRecipe, seed: int) -> list[Path]:
+    """Return the image files that training shows, in the order of its samples.
+
+    The first of them are what whitening is fitted to and what the mean image is the mean of, so
+    that nothing is encoded that training does not show. Where it shows every image, as most do,
+    they are the first of the samples.
+    """
+    used = set(training_images(samples, adapter, seed))
+    return [path for path in SampleTable.of(samples).image_paths() if path in used]
+
+
 @dataclass(slots=True)
 class Trainer:
     """Trains the parts of `mllm` that `set_trainable` left open.
@@ -181,8 +194,12 @@ class Trainer:
         whole = self.mllm
         self.accelerator = make_accelerator(self.device, self.adapter, self.folder, self.trackers)
         self.sharded = asks_for_shards(self.accelerator)
-        fit_whitening(whole, self.samples, self.features, device=self.device)
+        if isinstance(whole.projector, WhitenedProjector):
+            shown = sample_images(self.samples, self.adapter, self.seed)
+            fit_whitening(whole, shown, self.features, device=self.device)
         self.mllm = sharded_copy(whole, self.device) if self.sharded else whole.to(self.device)
+        if isinstance(self.features, FeatureStore):
+            self.features.use(self.mllm.encoder)
         self._trained = trained_state(self.mllm)  # all that may train, whatever a stage freezes
         self._identity = training_identity(
             self.adapter, self.tasks, self.samples, self.seed, self.mixtures
@@ -289,6 +306,8 @@ class Trainer:
                 identity=self._identity,
                 keep=self.adapter.training.keep_checkpoints,
             )
+        if isinstance(self.features, FeatureStore):
+            self.features.flush()
 
     def _order(self, number: int) -> tuple[StageOrder, int]:
         """Return the order of a stage's rows, and its number of steps."""

@@ -15,7 +15,7 @@ from encoder_bench.cli.app import app
 from encoder_bench.data.folder import open_data
 from encoder_bench.pipeline.plan import make_plan
 from encoder_bench.pipeline.run import run
-from encoder_bench.training.feature_cache import list_features
+from encoder_bench.training.feature_shards import list_features
 
 _DATA = "scenes:5:24:2:6"
 _BUILD = ["cache", "build", "--data", _DATA, "--device", "cpu"]

@@ -87,11 +87,10 @@ def test_training_fits_it_to_training_images_and_the_weights_carry_it(tmp_path: 
     assert isinstance(projector, WhitenedProjector)
     paths = sorted((tmp_path / "images").glob("*.png"))
     again = world.model(whiten=True)
-    samples = world.questions(paths)
     pixels = torch.stack([mllm.encoder.transform(load_image(path)) for path in paths])
     with torch.no_grad():
         known = dict(zip(paths, mllm.features(pixels), strict=True))
-    fit_whitening(again, samples, known, device=world.CPU)
+    fit_whitening(again, paths, known, device=world.CPU)
     assert isinstance(again.projector, WhitenedProjector)
     torch.testing.assert_close(again.projector.whitening.matrix, projector.whitening.matrix)
     save_mllm(mllm, tmp_path / "final")
@@ -103,10 +102,10 @@ def test_training_fits_it_to_training_images_and_the_weights_carry_it(tmp_path: 
 
 def test_fitting_leaves_a_tuned_encoder_in_its_mode_and_draws_no_dropout(tmp_path: Path) -> None:
     mllm = world.model(joint=True, dropout=0.5, whiten=True).train()
-    samples = world.questions(world.draw(tmp_path))
+    paths = world.draw(tmp_path)
     matrices = []
     for _ in range(2):
-        fit_whitening(mllm, samples, None, device=world.CPU)
+        fit_whitening(mllm, paths, None, device=world.CPU)
         assert isinstance(mllm.projector, WhitenedProjector)
         matrices.append(mllm.projector.whitening.matrix.clone())
     assert torch.equal(*matrices)

@@ -5,23 +5,21 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
-from encoder_bench.base.errors import DataError, TrainingError
+from encoder_bench.base.errors import DataError, EncoderBenchError, TrainingError
 from encoder_bench.base.progress import QuietReporter
 from encoder_bench.data.images import load_image
 from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.encoders.registry import load_encoder
-from encoder_bench.training import feature_cache
-from encoder_bench.training.feature_cache import (
-    FeatureStore,
-    list_features,
-    open_features,
-    prune_features,
-)
+from encoder_bench.training import batch_encoder, feature_cache, feature_shards
+from encoder_bench.training.feature_cache import FeatureStore, open_features
+from encoder_bench.training.feature_shards import list_features, prune_features
 from tests.training.world import CPU, draw
 
 
@@ -51,14 +49,21 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 def opened(
     encoder: Encoder, images: list[Path], reporter: QuietReporter | None = None, **options: object
 ) -> FeatureStore:
-    store = open_features(
+    return open_features(
         encoder,
         images,
         device=CPU,
         reporter=reporter or QuietReporter(),
         **options,  # type: ignore[arg-type]
     )
-    assert store is not None
+
+
+def filled(
+    encoder: Encoder, images: list[Path], reporter: QuietReporter | None = None, **options: object
+) -> FeatureStore:
+    store = opened(encoder, images, reporter, **options)
+    store.fill()
+    store.close()
     return store
 
 
@@ -68,36 +73,46 @@ def shards(tmp_path: Path) -> list[Path]:
 
 def test_features_are_the_encoders(encoder: Encoder, images: list[Path]) -> None:
     store = opened(encoder, [*images, images[0]])
+    assert store.missing() == images
     pixels = torch.stack([encoder.transform(load_image(path)) for path in images])
     with torch.inference_mode():
         expected = encoder(pixels)
     assert torch.equal(torch.stack([store[path] for path in images]), expected)
     assert images[0].parent not in store
+    with pytest.raises(KeyError):
+        store[images[0].parent]
 
 
 def test_what_is_there_is_not_computed_again(
     encoder: Encoder, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feature_cache, "_SHARD_IMAGES", 32)
     before = Listener()
-    opened(encoder, images[:4], before)
+    filled(encoder, images[:4], before)
     assert len(before.notes) == 1
-    assert "4 images, 32.0 KiB" in before.notes[0]
+    assert "up to 4 of 4 images to encode, 32.0 KiB" in before.notes[0]
     again = Listener()
-    opened(encoder, images[:4], again)
+    with monkeypatch.context() as patch:
+        patch.setattr(batch_encoder, "read_image_bytes", None)  # no image is opened
+        store = filled(encoder, images[:4], again)
+        assert len(list(store.values())) == 4
     assert again.notes == []
+    assert (store.encoded, store.found) == (0, 4)
     copy = tmp_path / "copy.png"
     shutil.copy(images[0], copy)
     two_more = Listener()
-    store = opened(encoder, [*images, copy], two_more)
-    assert "2 images" in two_more.notes[0]
+    store = filled(encoder, [*images, copy], two_more)
+    assert "3 of 7 images" in two_more.notes[0], "the copy is not known by its name"
     assert torch.equal(store[copy], store[images[0]])
+    assert store.encoded == 2
+    third = Listener()
+    assert not opened(encoder, [copy], third).missing()
+    assert third.notes == [], "now it is"
 
 
 def test_other_weights_or_layers_have_their_own_features(
     encoder: Encoder, images: list[Path], tmp_path: Path
 ) -> None:
-    first = opened(encoder, images)[images[0]].clone()
+    first = opened(encoder, images)[images[0]]
     inner = load_encoder("tiny-clip", layer=(-2,)).requires_grad_(False)
     assert not torch.equal(opened(inner, images)[images[0]], first)
     with torch.no_grad():
@@ -106,13 +121,79 @@ def test_other_weights_or_layers_have_their_own_features(
     assert len(list((tmp_path / "cache" / "features").iterdir())) == 3
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_feature_does_not_depend_on_what_it_is_encoded_with(
+    images: list[Path], dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = load_encoder("tiny-clip", dtype=dtype).requires_grad_(False)
+    expected = filled(encoder, images)
+    monkeypatch.setattr(batch_encoder, "_CPU_BATCH", 4)
+    for number, order in enumerate((images[::-1], images[2:4], images[5:])):
+        monkeypatch.setenv("ENCODER_BENCH_CACHE", f"{images[0].parent}-{number}")
+        store = opened(encoder, order)
+        assert all(torch.equal(store[path], expected[path]) for path in order)
+
+
+def test_what_is_asked_for_comes_with_the_next_ones_of_the_order(
+    encoder: Encoder, images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_encoder, "_CPU_BATCH", 2)
+    store = opened(encoder, images)
+    encoder.register_forward_hook(lambda _, pixels, __: seen.append(len(pixels[0])))
+    seen: list[int] = []
+    store[images[1]]
+    assert (store.encoded, seen) == (2, [2])
+    store[images[2]]
+    assert len(seen) == 1, "encoded with the one before"
+    store[images[0]]
+    assert store.encoded == 4, "the next ones that are missing"
+    store[images[5]]
+    assert (store.encoded, seen[-1]) == (5, 2), "a pass always has the same shape"
+    assert store.missing() == [images[4]]
+    store.close()
+    assert opened(encoder, images).missing() == [images[4]]
+
+
+def test_a_file_that_changed_is_encoded_again(encoder: Encoder, images: list[Path]) -> None:
+    before = filled(encoder, images)[images[0]]
+    images[0].write_bytes(images[1].read_bytes())
+    store = opened(encoder, images)
+    assert store.missing() == images[:1]
+    assert torch.equal(store[images[0]], store[images[1]])
+    assert not torch.equal(store[images[0]], before)
+    assert store.encoded == 0, "its content was known"
+
+
+def test_an_image_in_an_archive_is_found_again(
+    encoder: Encoder, images: list[Path], tmp_path: Path
+) -> None:
+    with tarfile.open(tmp_path / "shard.tar", "w") as archive:
+        for path in images[:3]:
+            archive.add(path, path.name)
+    inside = [tmp_path / "shard.tar" / path.name for path in images[:3]]
+    store = filled(encoder, [*inside, images[0]])
+    assert store.encoded == 3
+    assert torch.equal(store[inside[0]], store[images[0]])
+    assert not opened(encoder, inside).missing()
+
+
+def test_threads_may_ask_at_once(encoder: Encoder, images: list[Path]) -> None:
+    store = opened(encoder, images)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(store.__getitem__, images * 5))
+    assert store.encoded == 6
+    assert all(
+        torch.equal(tokens, store[path]) for path, tokens in zip(images * 5, found, strict=True)
+    )
+
+
 def test_a_torn_shard_is_found_and_redone(
     encoder: Encoder, images: list[Path], tmp_path: Path
 ) -> None:
-    expected = {path: tokens.clone() for path, tokens in opened(encoder, images).items()}
+    expected = {path: tokens.clone() for path, tokens in filled(encoder, images).items()}
     (shard,) = shards(tmp_path)
     shard.write_bytes(shard.read_bytes()[:-100])
-    store = opened(encoder, images)
+    store = filled(encoder, images)
     assert len(store) == len(images)
     assert all(torch.equal(store[path], tokens) for path, tokens in expected.items())
     assert shards(tmp_path) != [shard]
@@ -122,20 +203,27 @@ def test_a_torn_shard_is_found_and_redone(
 def test_rotten_bytes_are_found_and_redone(
     encoder: Encoder, images: list[Path], tmp_path: Path, storage: str
 ) -> None:
-    expected = opened(encoder, images, storage=storage)[images[0]].clone()
+    written = filled(encoder, images, storage=storage)
+    expected = {path: tokens.clone() for path, tokens in written.items()}
     (shard,) = shards(tmp_path)
     content = bytearray(shard.read_bytes())
     content[-4000:] = bytes(4000)
     shard.write_bytes(content)
-    with pytest.raises(TrainingError, match=f"{shard.name}.*run the same command again"):
-        list(opened(encoder, images, storage=storage).values())
-    assert torch.equal(opened(encoder, images, storage=storage)[images[0]], expected)
+    listener = Listener()
+    store = opened(encoder, images, listener, storage=storage)
+    assert not store.missing()
+    assert all(torch.equal(store[path], tokens) for path, tokens in expected.items())
+    assert store.encoded > 0
+    assert "damaged on disk" in listener.warnings[0]
+    store.close()
+    assert len(shards(tmp_path)) == 1
+    assert shards(tmp_path) != [shard]
 
 
 def _build(paths: list[Path]) -> None:
     torch.set_num_threads(1)
     encoder = load_encoder("tiny-clip").requires_grad_(False)
-    opened(encoder, paths)
+    filled(encoder, paths)
 
 
 def test_two_processes_at_once_do_the_work_once(
@@ -149,25 +237,29 @@ def test_two_processes_at_once_do_the_work_once(
         worker.join(120)
         assert worker.exitcode == 0
     assert len(shards(tmp_path)) == 1
-    assert len(opened(encoder, images)) == len(images)
+    assert not opened(encoder, images).missing()
 
 
 def test_past_the_limit_nothing_is_written(
     encoder: Encoder, images: list[Path], tmp_path: Path
 ) -> None:
     listener = Listener()
-    store = open_features(encoder, images, device=CPU, reporter=listener, limit_bytes=1000)
-    assert store is None
+    store = opened(encoder, images, listener, limit_bytes=1000)
     assert "need 48.0 KiB, more than the 1.0 KiB allowed" in listener.warnings[0]
+    assert not store, "whoever asks encodes it"
+    assert torch.equal(store[images[0]], opened(encoder, images)[images[0]])
+    store.close()
     assert shards(tmp_path) == []
+    with pytest.raises(EncoderBenchError, match=r"allowed; with .*feature_storage float16"):
+        opened(encoder, images, limit_bytes=1000, storage="float16")
 
 
 def test_a_full_disk_keeps_what_was_written(
     encoder: Encoder, images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feature_cache, "_SHARD_IMAGES", 2)
-    monkeypatch.setattr(feature_cache, "_BATCH", 2)
-    save, calls = feature_cache.save_file, []
+    monkeypatch.setattr(batch_encoder, "_CPU_BATCH", 2)
+    save, calls = feature_shards.save_file, []
 
     def full_at_the_second(*arguments: object, **options: object) -> None:
         calls.append(arguments)
@@ -175,10 +267,18 @@ def test_a_full_disk_keeps_what_was_written(
             raise OSError(28, os.strerror(28))
         save(*arguments, **options)
 
-    monkeypatch.setattr(feature_cache, "save_file", full_at_the_second)
     listener = Listener()
-    assert len(opened(encoder, images, listener)) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(feature_shards, "save_file", full_at_the_second)
+        store = opened(encoder, images, listener)
+        found = [store[path] for path in images]
     assert "no space left" in listener.warnings[0]
+    assert len(listener.warnings) == 1
+    assert list(store)[:2] == images[:2], "what was written"
+    assert len(store) < len(images)
+    store.close()
+    assert len(opened(encoder, images).missing()) == 4
+    assert all(map(torch.equal, found, opened(encoder, images).values()))
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(
@@ -186,7 +286,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(
 ) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
     listener = Listener()
-    assert open_features(encoder, images, device=CPU, reporter=listener) is None
+    assert not opened(encoder, images, listener)
     assert "cannot be written" in listener.warnings[0]
 
 
@@ -196,20 +296,23 @@ def test_corrupt_images_are_named_and_the_others_kept(
     whole = images[3].read_bytes()
     images[3].write_bytes(whole[:50])
     with pytest.raises(DataError, match=rf"of the other 5 images are kept.*{images[3].name}"):
-        opened(encoder, images)
+        filled(encoder, images)
     kept = shards(tmp_path)
     images[5].write_bytes(images[5].read_bytes()[:60])
     both = rf"2 images cannot be read.*{images[3].name}.*{images[5].name}"
     with pytest.raises(DataError, match=both):
-        opened(encoder, images)
+        filled(encoder, images)
+    store = opened(encoder, images)
+    assert len([store[path] for path in images[:3]]) == 3
+    for _ in range(2):
+        with pytest.raises(DataError, match=images[3].name):
+            store[images[3]]
     images[5].unlink()
     images[3].write_bytes(whole)
-    listener = Listener()
-    opened(encoder, images[:5], listener)
-    assert "1 images" in listener.notes[0], "only the mended one is encoded"
+    assert filled(encoder, images[:5]).encoded == 1, "only the mended one is encoded"
     assert set(kept) < set(shards(tmp_path))
     with pytest.raises(DataError, match=r"absent\.png: cannot be read"):
-        opened(encoder, [images[0].with_name("absent.png")])
+        filled(encoder, [images[0].with_name("absent.png")])
 
 
 def test_a_tuned_encoder_is_refused(encoder: Encoder, images: list[Path]) -> None:
@@ -221,14 +324,16 @@ def test_a_tuned_encoder_is_refused(encoder: Encoder, images: list[Path]) -> Non
 def test_smaller_storage_reports_its_error(
     encoder: Encoder, images: list[Path], tmp_path: Path
 ) -> None:
-    exact = opened(encoder, images)
+    exact = filled(encoder, images)
     exact_size = shards(tmp_path)[0].stat().st_size
     listener = Listener()
-    small = opened(encoder, images, listener, storage="float16")
+    small = filled(encoder, images, listener, storage="float16")
+    unwritten = opened(encoder, images, storage="float16")
+    assert {tokens.dtype for tokens in unwritten.values()} == {torch.float16}
     difference = torch.stack([small[p].float() - exact[p] for p in images]).norm()
     relative = float(difference / torch.stack([exact[p] for p in images]).norm())
     assert 0 < relative < 1e-3
-    reported = float(listener.notes[-1].split("stored ")[1].split("%")[0]) / 100
+    reported = float(small.summary().split("stored ")[1].split("%")[0]) / 100
     assert reported == pytest.approx(relative, rel=0.3, abs=1e-4)
     assert min(path.stat().st_size for path in shards(tmp_path)) < 0.6 * exact_size
 
@@ -236,8 +341,8 @@ def test_smaller_storage_reports_its_error(
 def test_ls_and_prune_drop_the_least_recently_used(
     encoder: Encoder, images: list[Path], tmp_path: Path
 ) -> None:
-    opened(encoder, images)
-    opened(encoder, images, storage="float16")
+    filled(encoder, images)
+    filled(encoder, images, storage="float16")
     old, new = list_features()
     os.utime(old.folder / "about.json", (1, 1))
     entries = list_features()

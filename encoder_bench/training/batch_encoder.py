@@ -1,0 +1,112 @@
+"""Image files to patch tokens: decoded by all cores, encoded in passes of one shape."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from accelerate.utils.memory import should_reduce_batch_size
+from torch import Tensor
+
+from encoder_bench.base.errors import DataError
+from encoder_bench.data.images import load_image, read_image_bytes
+from encoder_bench.encoders.encoder import Encoder
+from encoder_bench.training.feature_shards import Seen, file_stamp
+
+_BATCH, _CPU_BATCH = 32, 8
+"""Images of one pass; on CPUs a small one is as quick per image and is ready sooner."""
+
+
+class Decoded(NamedTuple):
+    """An image file as it was read; no pixels where its content is known already."""
+
+    seen: Seen
+    pixels: Tensor | None
+
+
+class BatchEncoder:
+    """Decodes images ahead in threads, and encodes them; meant for one thread that asks.
+
+    Attributes:
+        size: images of one pass; halved where memory runs out.
+        ahead: images that are worth decoding beyond a batch, to keep all cores at work.
+    """
+
+    def __init__(
+        self, encoder: Encoder, device: torch.device, known: Callable[[str], bool]
+    ) -> None:
+        """Keep a frozen encoder; images whose sha256 is `known` are not decoded."""
+        cores = os.cpu_count() or 1
+        self.size = _CPU_BATCH if device.type == "cpu" else _BATCH
+        self.ahead = max(self.size, 2 * cores)
+        self._device, self._known = device, known
+        self._waiting: dict[Path, Future[Decoded]] = {}
+        self._pool = ThreadPoolExecutor(cores, "decode")
+        self.use(encoder)
+
+    def use(self, encoder: Encoder) -> None:
+        """Encode with this copy of the encoder from now on."""
+        self._encoder = encoder.eval()
+
+    def start(self, paths: Iterable[Path]) -> None:
+        """Begin to decode images."""
+        for path in paths:
+            if path not in self._waiting:
+                self._waiting[path] = self._pool.submit(self._decode, path)
+
+    def take(self, path: Path) -> Decoded:
+        """Return an image that `start` was called with; one that failed fails each time.
+
+        Raises:
+            DataError: the image cannot be read.
+        """
+        decoded = self._waiting[path].result()
+        del self._waiting[path]
+        return decoded
+
+    @torch.inference_mode(mode=False)
+    @torch.no_grad()
+    def encode(self, pixels: Sequence[Tensor]) -> list[Tensor]:
+        """Return each image's `(N, D)` patch tokens on the CPU; the encoder moves to the device."""
+        self._encoder.to(self._device)
+        tokens: list[Tensor] = []
+        while len(tokens) < len(pixels):
+            try:
+                tokens += self._encode_at_once(pixels[len(tokens) : len(tokens) + self.size])
+            except RuntimeError as error:
+                if self.size == 1 or not should_reduce_batch_size(error):
+                    raise
+                self.size = (self.size + 1) // 2
+        return tokens
+
+    def close(self) -> None:
+        """End the threads, and drop what was decoded ahead."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._waiting = {}
+
+    def _encode_at_once(self, pixels: Sequence[Tensor]) -> list[Tensor]:
+        """Encode at most `size` images in a pass that is padded to `size`.
+
+        Kernels are chosen by shape, so that the bits of a feature could otherwise depend on how
+        many images were encoded with it.
+        """
+        padding = pixels[0].new_zeros(self.size - len(pixels), *pixels[0].shape)
+        stacked = torch.cat([torch.stack(list(pixels)), padding]).to(self._device)
+        with torch.autocast(self._device.type, enabled=False):
+            tokens: Tensor = self._encoder(stacked)
+        return [each.clone() for each in tokens[: len(pixels)].cpu()]
+
+    def _decode(self, path: Path) -> Decoded:
+        try:
+            stamp, data = file_stamp(path), read_image_bytes(path)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+        seen = Seen(stamp, hashlib.sha256(data).hexdigest())
+        if self._known(seen.digest):
+            return Decoded(seen, None)
+        return Decoded(seen, self._encoder.transform(load_image(path, data)))
