@@ -32,7 +32,7 @@ from encoder_bench.training.feature_shards import FeatureShards, Seen, file_stam
 _WINDOW = 64
 """Batches of the announced order in which the next images to encode are looked for."""
 _SHARD_IMAGES, _SHARD_BYTES = 512, 2**28
-_REFRESH_SECONDS = 5.0
+_FLUSH_SECONDS, _REFRESH_SECONDS = 60.0, 5.0
 _FREE_SHARE = 0.8
 _MAX_SHOWN_ERRORS = 3
 
@@ -70,7 +70,8 @@ class FeatureStore(Mapping[Path, Tensor]):
         self._pending: dict[str, Tensor] = {}
         self._learned: dict[str, Seen] = {}
         self._errors: list[Tensor] = []
-        self._keeps, self._refreshed = True, time.perf_counter()
+        self._keeps = True
+        self._flushed = self._refreshed = time.perf_counter()
         self._lock = threading.RLock()
         self._encoder = BatchEncoder(encoder, device, self._known)
 
@@ -158,6 +159,7 @@ class FeatureStore(Mapping[Path, Tensor]):
                 self.stop_keeping(f"feature cache cannot be written ({error})")
             else:
                 self._pending, self._learned = {}, {}
+                self._flushed = time.perf_counter()
 
     def close(self) -> None:
         """Write what is new, and end the decoding threads."""
@@ -271,7 +273,8 @@ class FeatureStore(Mapping[Path, Tensor]):
             return
         self._pending |= stored
         size = sum(tokens.nbytes for tokens in self._pending.values())
-        if len(self._pending) >= _SHARD_IMAGES or size >= _SHARD_BYTES:
+        waited = time.perf_counter() - self._flushed
+        if len(self._pending) >= _SHARD_IMAGES or size >= _SHARD_BYTES or waited > _FLUSH_SECONDS:
             self.flush()
 
 
