@@ -136,15 +136,21 @@ def training_images(
     return list(used)
 
 
-def sample_images(samples: Sequence[Sample], adapter: AdapterRecipe, seed: int) -> list[Path]:
-    """Return the image files that training shows, in the order of its samples.
+def sample_images(
+    samples: Sequence[Sample],
+    adapter: AdapterRecipe,
+    seed: int,
+    mixtures: Mapping[str, Mixture] = NO_MIXTURES,
+) -> list[Path]:
+    """Return the image files that training shows, in the order of its samples; mixtures' follow.
 
     The first of them are what whitening is fitted to and what the mean image is the mean of, so
     that nothing is encoded that training does not show. Where it shows every image, as most do,
     they are the first of the samples.
     """
-    used = set(training_images(samples, adapter, seed))
-    return [path for path in SampleTable.of(samples).image_paths() if path in used]
+    used = dict.fromkeys(training_images(samples, adapter, seed, mixtures))
+    sampled = [path for path in SampleTable.of(samples).image_paths() if path in used]
+    return list(dict.fromkeys([*sampled, *used]))
 
 
 @dataclass(slots=True)
@@ -195,7 +201,7 @@ class Trainer:
         self.accelerator = make_accelerator(self.device, self.adapter, self.folder, self.trackers)
         self.sharded = asks_for_shards(self.accelerator)
         if isinstance(whole.projector, WhitenedProjector):
-            shown = sample_images(self.samples, self.adapter, self.seed)
+            shown = sample_images(self.samples, self.adapter, self.seed, self.mixtures)
             fit_whitening(whole, shown, self.features, device=self.device)
         self.mllm = sharded_copy(whole, self.device) if self.sharded else whole.to(self.device)
         if isinstance(self.features, FeatureStore):
