@@ -43,7 +43,7 @@ def folder_pools(data: DataFolder, reporter: Reporter) -> tuple[dict[str, ImageP
     words = words_of(caption for sample in images for caption in sample.references)
     tokenizer = build_tokenizer(words[:MAX_VOCABULARY])
     instances = read_instances(data.files.require("coco", "instances_train2017.json"))
-    files = data.files.without_images()
+    files = data.files
     counts = {instances.image(files, n)[0]: found for n, found in instances.counts.items()}
     pools = {}
     for name, share in _SHARES.items():

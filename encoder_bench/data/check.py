@@ -12,11 +12,12 @@ from encoder_bench.data.fetch import known_version
 from encoder_bench.data.folder import DataFolder, check_disjoint
 from encoder_bench.data.images import fingerprints, load_image, near_duplicates, same_files
 from encoder_bench.data.lint import Finding, lint_samples
-from encoder_bench.data.sample import Sample, Split
+from encoder_bench.data.sample import Split
+from encoder_bench.data.sample_table import SampleTable
 
 PROBLEM = "PROBLEM  "
 _SHOWN = 3
-_Read = Iterator[tuple[str, Split, list[Sample] | DataError]]
+_Read = Iterator[tuple[str, Split, SampleTable | DataError]]
 
 
 def check_folder(
@@ -27,26 +28,27 @@ def check_folder(
     The folder is opened so that missing images are no error but counted; those that are there are
     decoded on request.
     """
-    samples: dict[Split, list[Sample]] = {"train": [], "test": []}
+    parts: dict[Split, list[SampleTable]] = {"train": [], "test": []}
     for name, split, read in _splits(folder, tasks):
         if isinstance(read, DataError):
             yield f"{PROBLEM}{read}"
             continue
-        images = len({sample.image_id for sample in read})
+        images = len(read.images())
         yield f"{name:<12} {split:<6} {len(read):>7} samples {images:>7} images"
-        samples[split] += read
+        parts[split].append(read)
     for name, version in folder.versions().items():
         yield f"{name} is {version}"
-    if missing := list(folder.files.missing.values()):
+    train, test = (SampleTable.joined(parts[split]) for split in ("train", "test"))
+    if missing := [*(test.missing() | train.missing()).values()]:
         yield f"{PROBLEM}{len(missing)} images are missing, the first: {missing[0]}"
-    if all(samples.values()):
+    if train and test:
         try:
-            check_disjoint(samples["train"], samples["test"])
+            check_disjoint(train, test)
             yield "training and test share no image"
         except DataError as error:
             yield f"{PROBLEM}{error}"
     if decode:
-        paths = _files(samples["train"] + samples["test"])
+        paths = sorted({*_files(train), *_files(test)})
         with reporter.phase("images", len(paths), "images") as phase:
             for path in paths:
                 try:
@@ -67,12 +69,12 @@ def lint_folder(
     """
     findings: list[Finding] = []
     skipped: list[str] = []
-    samples: dict[Split, list[Sample]] = {"train": [], "test": []}
+    parts: dict[Split, list[SampleTable]] = {"train": [], "test": []}
     for name, split, read in _splits(folder, tasks):
         if isinstance(read, DataError):
             skipped.append(f"{name} {split}: {read}")
             continue
-        samples[split] += read
+        parts[split].append(read)
         if split == "test":
             findings += lint_samples(name, read)
             path = folder.files.find("gvtbench", f"{tasks[name].source}.json")
@@ -80,9 +82,10 @@ def lint_folder(
             if path and known and known.caution:
                 message = f"{path.name} is {known.name}: {known.caution}"
                 findings.append(Finding(name, "version", message))
-    findings += _unreadable(list(folder.files.missing.values()), "missing")
+    train, test = (SampleTable.joined(parts[split]) for split in ("train", "test"))
+    findings += _unreadable([*(train.missing() | test.missing()).values()], "missing")
     if compare:
-        findings += _image_findings(samples["train"], samples["test"], reporter)
+        findings += _image_findings(train, test, reporter)
     return findings, skipped
 
 
@@ -100,17 +103,15 @@ def _splits(folder: DataFolder, tasks: Mapping[str, TaskRecipe]) -> _Read:
                 yield name, split, error
 
 
-def _files(samples: list[Sample]) -> list[Path]:
-    return sorted({sample.image_path for sample in samples if sample.image_path.is_file()})
+def _files(samples: SampleTable) -> list[Path]:
+    return sorted(filter(Path.is_file, samples.image_paths()))
 
 
-def _image_findings(
-    train: list[Sample], test: list[Sample], reporter: Reporter
-) -> Iterator[Finding]:
+def _image_findings(train: SampleTable, test: SampleTable, reporter: Reporter) -> Iterator[Finding]:
     ours, theirs = _files(train), _files(test)
     read, unreadable = fingerprints(sorted({*ours, *theirs}), reporter)
     yield from _unreadable(unreadable, "unreadable")
-    shared = sorted({s.image_id for s in train} & {s.image_id for s in test}, key=str)
+    shared = sorted({*train.images()} & {*test.images()}, key=str)
     if shared:
         message = f"{len(shared)} images are in train and test by id, the first {shared[0]}"
         yield Finding("images", "overlap", message)

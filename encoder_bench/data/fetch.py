@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import shutil
 import tarfile
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from encoder_bench.base.download import download
 from encoder_bench.base.errors import DataError, UnknownNameError
 from encoder_bench.base.files import atomic_path, write_text
+from encoder_bench.base.hashing import known_hash
 from encoder_bench.base.progress import Reporter
 from encoder_bench.data.files import path_inside
 from encoder_bench.data.hub import Kind, Part, import_dataset, resolved_revision
@@ -114,9 +114,7 @@ class KnownVersion(NamedTuple):
 
 def known_version(path: Path) -> KnownVersion | None:
     """Return what is known of a file's content, None for any other content."""
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha1").hexdigest()
-    entry = _content()["versions"].get(digest[:8])
+    entry = _content()["versions"].get(known_hash(path, "sha1")[:8])
     return None if entry is None else KnownVersion(**entry)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import filecmp
 import os
 import re
-from collections import defaultdict
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from encoder_bench.base.errors import DataError
 
@@ -18,11 +20,25 @@ _IMAGE_FOLDERS = (*_YEARS, "vcr1images", "images")
 _PATH_FOLDERS = ("", "vcr1images", "vcr/vcr1images")
 """Where an image that a data file names by its path may be; VCR's paths begin within its own."""
 _IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
-_COCO_NAME = re.compile(r"(?:COCO_\w+?_)?(\d+)")
+_COCO_NAME = re.compile(r"(?:.*/)?(?:COCO_\w+?_)?(\d+)(?:\.[^./]+)?")
 _SHARED_NAMES = {"train.json", "val.json", "test.json"}
 """Names that do not say whose file it is: looked for in their own folder only."""
 FOLLOW_LINKS = "ENCODER_BENCH_FOLLOW_LINKS"
 """Environment variable: `1` accepts images that are links to files outside the data folder."""
+
+
+class _Listing(NamedTuple):
+    """A folder of images: where it really is, sizes of its files in order, targets of links."""
+
+    folder: Path
+    real: Path
+    sizes: dict[str, int]
+    links: dict[str, str]
+
+
+_File = tuple[_Listing, str]
+Stamps = dict[str, list[int]]
+"""Size and time of change by path in the data folder; empty of what is not there."""
 
 
 class DataFiles:
@@ -30,21 +46,31 @@ class DataFiles:
 
     Attributes:
         root: the folder as the user gave it.
-        images_required: whether a missing image is an error; otherwise it is listed in `missing`.
         missing: one line per image that is not there, by image.
+        looked: where else than in annotation files and image folders something was looked for.
     """
 
-    def __init__(self, root: Path, *, images_required: bool = True) -> None:
+    def __init__(self, root: Path) -> None:
         self.root = root
-        self.images_required = images_required
         self.missing: dict[int | str, str] = {}
-        self._found: dict[tuple[int | str, str, str], tuple[int | str, Path]] = {}
+        self.looked: set[str] = set()
+        self._found: dict[tuple[int | str, str, str], tuple[int | str, Path] | None] = {}
 
-    def without_images(self) -> DataFiles:
-        """Return the same folder for reading questions only: missing images are no error."""
-        lenient = copy.copy(self)
-        lenient.images_required, lenient.missing = False, {}
-        return lenient
+    def afresh(self) -> DataFiles:
+        """Return the same folder, of which nothing has been read yet."""
+        other = copy.copy(self)
+        other.missing, other.looked, other._found = {}, set(), {}
+        return other
+
+    def stamps(self, looked: Iterable[str]) -> Stamps:
+        """Return what tells whether files or folders have changed since."""
+        found: Stamps = {}
+        for name in looked:
+            found[name] = []
+            with contextlib.suppress(OSError):
+                status = (self.root / name).stat()
+                found[name] = [status.st_size, status.st_mtime_ns]
+        return found
 
     def places(self, folder: str) -> list[Path]:
         """Return the folder and its `annotations/` (`Annotations/`), as far as they exist."""
@@ -58,7 +84,16 @@ class DataFiles:
         top = self.places("")[name in _SHARED_NAMES :]
         places = (*self.places(folder), *top)
         candidates = (place / f"{name}{end}" for place in places for end in ("", ".gz"))
-        return next(filter(Path.is_file, candidates), None)
+        path = next(filter(Path.is_file, candidates), None)
+        if path is not None and not name.endswith(".json"):
+            self.looked.add(path.relative_to(self.root).as_posix())
+        return path
+
+    def first(self, names: Iterable[str]) -> str:
+        """Return the first path in the data folder that is a file, or the first of all."""
+        names = list(names)
+        self.looked.update(str(Path(name).parent) for name in names)
+        return next((name for name in names if (self.root / name).is_file()), names[0])
 
     def require(self, folder: str, name: str) -> Path:
         """Return the file as `find` does; none is an error."""
@@ -77,15 +112,34 @@ class DataFiles:
         return [top / name for name in _IMAGE_FOLDERS for top in tops if (top / name).is_dir()]
 
     @cached_property
-    def coco_images(self) -> dict[int, list[Path]]:
-        """Image files by numeric COCO id, which the 2014 and 2017 file names share."""
-        found: dict[int, list[Path]] = defaultdict(list)
+    def listings(self) -> list[_Listing]:
+        """The files of the image folders."""
+        found = []
         for folder in self.image_folders:
-            for path in sorted(folder.iterdir()):
-                number = coco_id(path.name)
-                if number is not None and path.suffix.lower() in _IMAGE_ENDINGS:
-                    found[number].append(path)
-        return dict(found)
+            with os.scandir(folder) as entries:
+                files = sorted((e for e in entries if e.is_file()), key=lambda e: e.name)
+                sizes = {entry.name: entry.stat().st_size for entry in files}
+            links = {e.name: str(Path(e.path).readlink()) for e in files if e.is_symlink()}
+            found.append(_Listing(folder, folder.resolve(), sizes, links))
+        return found
+
+    @cached_property
+    def coco_images(self) -> dict[int, tuple[_File, ...]]:
+        """Image files by numeric COCO id, which the 2014 and 2017 file names share."""
+        found: dict[int, tuple[_File, ...]] = {}
+        for listing in self.listings:
+            for name in listing.sizes:
+                number = coco_id(name)
+                if number is not None and name.lower().endswith(_IMAGE_ENDINGS):
+                    found[number] = (*found.get(number, ()), (listing, name))
+        return found
+
+    @property
+    def image_count(self) -> int:
+        """How many images have a numeric COCO id."""
+        names = (name for listing in self.listings for name in listing.sizes)
+        images = (coco_id(name) for name in names if name.lower().endswith(_IMAGE_ENDINGS))
+        return len({number for number in images if number is not None})
 
     def image(
         self, image_id: int | str, where: str, *, split: str = "", name: str = ""
@@ -102,66 +156,88 @@ class DataFiles:
             split: `train`, `val` or `test`: COCO's, of which the data file speaks.
             name: the file's name, where the data file gives one; it decides.
 
+        An image that is not there is no error: it is noted in `missing`.
+
         Raises:
-            DataError: no such image file, several different ones, or one outside the data folder.
+            DataError: several different image files, or one outside the data folder.
         """
         key = (image_id, split, name)
-        if key in self._found:
-            return self._found[key]
-        if isinstance(image_id, int):
-            found = self._by_number(image_id, where, split, name)
-        else:
-            places = (path_inside(self.root / f, image_id, where, self.root) for f in _PATH_FOLDERS)
-            path = next(filter(Path.is_file, places), None)
-            found = None if path is None else (image_id, path)
+        if key not in self._found:
+            self._found[key] = (
+                self._by_number(image_id, where, split, name)
+                if isinstance(image_id, int)
+                else self._by_path(image_id, where)
+            )
+        found = self._found[key]
         if found is not None:
-            return self._found.setdefault(key, found)
-        shown = f"id {image_id}" if isinstance(image_id, int) else image_id
-        looked = ", ".join(folder.name for folder in self.image_folders) or "no image folder"
-        line = f"{where}: no image file for {shown}{f' ({name})' * bool(name)} in {self.root} "
-        line += f"(looked in {looked})"
-        if self.images_required:
-            raise DataError(line)
-        self.missing[image_id] = line
+            return found
+        if image_id not in self.missing:
+            shown = f"id {image_id}" if isinstance(image_id, int) else image_id
+            looked = ", ".join(folder.name for folder in self.image_folders) or "no image folder"
+            self.missing[image_id] = (
+                f"{where}: no image file for {shown}{f' ({name})' * bool(name)} in {self.root} "
+                f"(looked in {looked})"
+            )
         return image_id, self.root / "missing" / (name or str(image_id))
+
+    def _by_path(self, name: str, where: str) -> tuple[str, Path] | None:
+        self.looked.update(str(Path(folder, name).parent) for folder in _PATH_FOLDERS)
+        places = (path_inside(self.root / f, name, where, self.root) for f in _PATH_FOLDERS)
+        path = next(filter(Path.is_file, places), None)
+        return None if path is None else (name, path)
 
     def _by_number(
         self, image_id: int, where: str, split: str, name: str
     ) -> tuple[int | str, Path] | None:
-        numbered = self.coco_images.get(image_id, [])
+        numbered = self.coco_images.get(image_id, ())
         candidates = self._named(name, where, split) if name else []
         by_id = not name or coco_id(name) == image_id
         if not candidates and by_id:
-            own = [path for path in numbered if split and path.parent.name.startswith(split)]
-            candidates = own or numbered
+            own = [f for f in numbered if split and f[0].folder.name.startswith(split)]
+            candidates = own or list(numbered)
         if not candidates:
             return None
-        first = candidates[0]
-        for other in candidates[1:]:
-            years = {_YEARS.get(path.parent.name) for path in (first, other)}
-            if (len(years) == 1 or None in years) and not filecmp.cmp(first, other, shallow=False):
+        listing, first = candidates[0]
+        for other, also in candidates[1:]:
+            years = {_YEARS.get(folder.name) for folder in (listing.folder, other.folder)}
+            one, two = listing.folder / first, other.folder / also
+            if (len(years) == 1 or None in years) and not filecmp.cmp(one, two, shallow=False):
                 raise DataError(
-                    f"{where}: image {image_id} may be {first} or {other}, which differ; remove or "
+                    f"{where}: image {image_id} may be {one} or {two}, which differ; remove or "
                     "rename one, or give its path in the data file"
                 )
-        path = path_inside(first.parent, first.name, where, self.root)
-        known = [_YEARS.get(folder) for folder in {path.parent.name for path in numbered}]
-        begins_again = any(known.count(year) > 1 for year in _YEARS.values())
-        if by_id and not begins_again:
+        path = listing.real / first
+        if first not in listing.sizes or first in listing.links:
+            path = path_inside(listing.folder, first, where, self.root)
+        known = [_YEARS.get(folder) for folder in {f[0].folder.name for f in numbered}]
+        if by_id and (len(known) < 2 or all(known.count(year) < 2 for year in _YEARS.values())):
             return image_id, path
-        return first.relative_to(self.root).as_posix(), path
+        return (listing.folder / first).relative_to(self.root).as_posix(), path
 
-    def _named(self, name: str, where: str, split: str) -> list[Path]:
+    def _named(self, name: str, where: str, split: str) -> list[_File]:
         """Return the files of that name in the split's own folders, or in the common ones."""
-        own = [folder for folder in self.image_folders if folder.name.startswith(split or "-")]
-        common = [folder for folder in self.image_folders if folder.name == "images"]
-        for folders in (own, [*common, self.root / "coco", self.root]):
-            found = [folder for folder in folders if (folder / name).is_file()]
-            for folder in found:
-                path_inside(folder, name, where, self.root)
+        for listings in (self._split_folders(split), self._common_folders):
+            found = [each for each in listings if self._has(each, name)]
+            for each in found:
+                if name not in each.sizes:
+                    path_inside(each.folder, name, where, self.root)
             if found:
-                return [folder / name for folder in found]
+                return [(each, name) for each in found]
         return []
+
+    def _split_folders(self, split: str) -> list[_Listing]:
+        return [each for each in self.listings if each.folder.name.startswith(split or "-")]
+
+    @cached_property
+    def _common_folders(self) -> list[_Listing]:
+        tops = (self.root / "coco", self.root)  # whose many files are not listed
+        named = [each for each in self.listings if each.folder.name == "images"]
+        return [*named, *(_Listing(top, top, {}, {}) for top in tops)]
+
+    @staticmethod
+    def _has(listing: _Listing, name: str) -> bool:
+        looked_up = "/" in name or not listing.sizes
+        return name in listing.sizes or (looked_up and (listing.folder / name).is_file())
 
 
 def coco_id(name: str) -> int | None:
@@ -170,7 +246,7 @@ def coco_id(name: str) -> int | None:
     >>> [coco_id(name) for name in ("COCO_val2014_000000000042.jpg", "042.png", "shot_42.png")]
     [42, 42, None]
     """
-    match = _COCO_NAME.fullmatch(Path(name).stem)
+    match = _COCO_NAME.fullmatch(name)
     return int(match.group(1)) if match else None
 
 

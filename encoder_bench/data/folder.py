@@ -2,34 +2,46 @@
 
 from __future__ import annotations
 
+import functools
+import heapq
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.compute as pc
+
 from encoder_bench.base.errors import DataError
-from encoder_bench.base.hashing import hash_file, hash_text
+from encoder_bench.base.hashing import hash_file, hash_text, known_hash
 from encoder_bench.base.progress import QuietReporter, Reporter
 from encoder_bench.data.fetch import known_version
-from encoder_bench.data.files import DataFiles
-from encoder_bench.data.readers import find_reader, readers
+from encoder_bench.data.files import FOLLOW_LINKS, DataFiles
+from encoder_bench.data.index import Index, RowMaker, open_index
+from encoder_bench.data.readers import Reader, find_reader, readers
 from encoder_bench.data.sample import Sample, Split
+from encoder_bench.data.sample_table import SCHEMA, RowDigest, SampleTable, as_row
 
 
 class DataFolder:
     """A folder of data in the official layouts.
 
+    Its samples are read once into an index on disk, and again where a file has changed.
+
     Attributes:
         name: what the user called it: `scenes`, `coco`, or the folder's own name.
         root: the folder.
         files: its files.
+        images_required: whether a missing image is an error.
     """
 
     def __init__(self, name: str, root: Path, *, images_required: bool = True) -> None:
         self.name = name
         self.root = root
-        self.files = DataFiles(root, images_required=images_required)
+        self.files = DataFiles(root)
+        self.images_required = images_required
 
     def samples(
         self,
@@ -39,7 +51,7 @@ class DataFolder:
         source: str,
         split: Split,
         limit: int | None = None,
-    ) -> list[Sample]:
+    ) -> SampleTable:
         """Return the samples of a split, training ones without any image that a test uses.
 
         With a limit, so many are kept, chosen by a hash of the sample id, the same for every seed.
@@ -47,32 +59,77 @@ class DataFolder:
         Raises:
             DataError: files are missing, malformed or unsafe, or the split is empty.
         """
-        samples = find_reader(reader).samples(self.files, task, source, split)
-        if split == "train":
-            identities, paths = self._test_images
-            samples = [
-                s for s in samples if s.image_id not in identities and s.image_path not in paths
-            ]
+        index = self._index(find_reader(reader), source, split)
+        samples = SampleTable.of_task(index.table, task, self._real_root, index.about["rows"])
+        if self.images_required and (missing := samples.missing()):
+            raise DataError(next(iter(missing.values())))
         if not samples:
             raise DataError(f"{self.root}: no {split} samples for task '{task}'")
         if limit is not None and limit < len(samples):
-            order = sorted(samples, key=lambda s: hash_text("0", s.sample_id))
-            kept = {s.sample_id for s in order[:limit]}
-            samples = [s for s in samples if s.sample_id in kept]
+            keys = [hash_text("0", name) for name in samples.sample_ids()]
+            chosen = heapq.nsmallest(limit, range(len(keys)), key=keys.__getitem__)
+            samples = samples.take(np.sort(chosen))
         return samples
 
+    def _index(self, reader: Reader, source: str, split: Split) -> Index:
+        reader.check_source(source)
+        module = sys.modules.get(getattr(reader.read, "__module__", ""))
+        place = getattr(module, "__file__", None)
+        code = [_code_version(), hash_file(Path(place)) if place else ""]
+        asked = [str(self._real_root), reader.name, source, split]
+        return open_index(
+            repr(("samples", *code, *asked, self.fingerprint(), self._links)),
+            SCHEMA,
+            lambda: self._rows(reader, source, split),
+            lambda about: self.files.stamps(about["looked"]) == about["looked"],
+        )
+
+    def _rows(self, reader: Reader, source: str, split: Split) -> RowMaker:
+        files, digest = self.files.afresh(), RowDigest()
+        avoided = self._test_images if split == "train" else (frozenset(), frozenset())
+        roots = (f"{self._real_root}{os.sep}", f"{self.root}{os.sep}")
+        noted: set[int | str] = set()
+        for sample in reader.read(files, source, source, split):
+            path = str(sample.image_path)
+            path = next((path.removeprefix(top) for top in roots if path.startswith(top)), path)
+            row = as_row(sample, path)
+            if row["image"] in avoided[0] or path in avoided[1]:
+                continue
+            if sample.image_id in files.missing and sample.image_id not in noted:
+                noted.add(sample.image_id)
+                row["missing"] = files.missing[sample.image_id]
+            yield digest.add(row)
+        return {"rows": digest.hexdigest(), "looked": files.stamps(files.looked)}
+
     @cached_property
-    def _test_images(self) -> tuple[frozenset[int | str], frozenset[Path]]:
-        """Every image that a test split of any reader uses, whether or not its file is there."""
-        files = self.files.without_images()
-        tested = [s for reader in readers().values() for s in reader.test_samples(files)]
-        return frozenset(s.image_id for s in tested), frozenset(s.image_path for s in tested)
+    def _real_root(self) -> Path:
+        return self.root.resolve()
+
+    @cached_property
+    def _links(self) -> str:
+        """The hash of where links lead, and whether they are followed out of the folder."""
+        targets = [(str(each.real), sorted(each.links.items())) for each in self.files.listings]
+        return hash_text(os.environ.get(FOLLOW_LINKS, ""), repr(targets))
+
+    @cached_property
+    def _test_images(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Every image that a test split of any reader uses, whether or not its file is there.
+
+        By identity, as JSON, and by path in the folder.
+        """
+        found: tuple[set[str], set[str]] = set(), set()
+        for reader in readers().values():
+            for source in reader.tested(self.files):
+                table = self._index(reader, source, "test").table
+                for images, name in zip(found, ("image", "path"), strict=True):
+                    images.update(pc.unique(table.column(name)).to_pylist())
+        return frozenset(found[0]), frozenset(found[1])
 
     @cached_property
     def _annotation_hashes(self) -> dict[str, str]:
         folders = {""}.union(*(reader.folders for reader in readers().values()))
         return {
-            path.relative_to(self.root).as_posix(): hash_file(path)
+            path.relative_to(self.root).as_posix(): known_hash(path)
             for folder in folders
             for place in self.files.places(folder)
             for path in (*place.glob("*.json"), *place.glob("*.json.gz"))
@@ -85,12 +142,15 @@ class DataFolder:
 
     def fingerprint(self) -> str:
         """Return the sha256 over all annotation files' content and the images' names and sizes."""
-        images = [
-            f"{path.name}:{path.stat().st_size}"
-            for folder in self.files.image_folders
-            for path in sorted(folder.iterdir())
-            if path.is_file()
-        ]
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        images = (
+            f"{name}:{size}"
+            for listing in self.files.listings
+            for name, size in listing.sizes.items()
+        )
         return hash_text(repr(sorted(self._annotation_hashes.items())), *images)
 
     def description(self) -> dict[str, Any]:
@@ -100,7 +160,7 @@ class DataFolder:
             "fingerprint": self.fingerprint(),
             "files": self._annotation_hashes,
             "versions": self.versions(),
-            "image_files": len(self.files.coco_images),
+            "image_files": self.files.image_count,
         }
 
 
@@ -135,9 +195,16 @@ def open_data(
     return DataFolder(name, root, images_required=images_required)
 
 
-def check_disjoint(train: Sequence[Sample], test: Sequence[Sample]) -> None:
+@functools.cache
+def _code_version() -> str:
+    """Return the hash of the code that makes rows of files."""
+    place = Path(__file__).parent
+    return hash_text(*(path.read_text("utf-8") for path in sorted(place.rglob("*.py"))))
+
+
+def check_disjoint(train: Iterable[Sample], test: Iterable[Sample]) -> None:
     """Raise a DataError if an image is both trained on and tested on, by identity."""
-    shared = {s.image_id for s in train} & {s.image_id for s in test}
+    shared = {*SampleTable.of(train).images()} & {*SampleTable.of(test).images()}
     if shared:
         raise DataError(
             f"training and test data share {len(shared)} images, the first "

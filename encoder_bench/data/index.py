@@ -6,15 +6,17 @@ Reference: Arrow columnar format, section IPC file format.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 from filelock import FileLock
 
-from encoder_bench.base.errors import DataError
+from encoder_bench.base.errors import DataError, EncoderBenchError
 from encoder_bench.base.files import atomic_folder
 from encoder_bench.base.hashing import hash_text
 from encoder_bench.base.paths import cache_dir
@@ -34,28 +36,57 @@ class Index(NamedTuple):
     about: dict[str, Any]
 
 
-def open_index(key: str, schema: pa.Schema, make: Callable[[], RowMaker]) -> Index:
+def open_index(
+    key: str,
+    schema: pa.Schema,
+    make: Callable[[], RowMaker],
+    is_current: Callable[[dict[str, Any]], bool] = lambda about: True,
+) -> Index:
     """Return the index of a key, which is made where the cache lacks it.
 
-    It appears whole or not at all; of several processes that want the same one, one makes it.
+    It appears whole or not at all; of several processes that want the same one, one makes it. One
+    that, by what was remembered, is not current is made again.
 
     Raises:
         DataError: from `make`, or the index on disk is damaged.
         EncoderBenchError: the cache cannot be written.
     """
     folder = cache_dir("index", hash_text(key, schema.to_string())[:32])
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_suffix(".lock")):
-            if not folder.is_dir():
-                with atomic_folder(folder) as temporary:
+    found = _opened(folder)
+    if found is None or not is_current(found.about):
+        with _lock(folder.with_suffix(".lock")):
+            found = _opened(folder)  # another process may have made it meanwhile
+            if found is None or not is_current(found.about):
+                with atomic_folder(folder, replace=found is not None) as temporary:
                     about = _write(str(temporary / _TABLE), schema, make())
                     (temporary / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
+                found = _opened(folder)
+    assert found is not None
+    return found
+
+
+def _opened(folder: Path) -> Index | None:
     try:
-        table = pa.ipc.open_file(pa.memory_map(str(folder / _TABLE))).read_all()
-        return Index(table, json.loads((folder / _ABOUT).read_text(encoding="utf-8")))
+        about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+        return Index(pa.ipc.open_file(pa.memory_map(str(folder / _TABLE))).read_all(), about)
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError) as error:  # pa.ArrowInvalid is a ValueError
         raise DataError(f"{folder}: damaged ({error}); remove it and run it again") from error
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path).acquire()
+    except OSError as error:
+        raise EncoderBenchError(
+            f"cannot write {path.parent}, where an index of the data is kept: "
+            f"{error.strerror or error}; set ENCODER_BENCH_CACHE to a folder that can be written"
+        ) from error
+    with lock:
+        yield
 
 
 def _write(path: str, schema: pa.Schema, rows: RowMaker) -> Mapping[str, Any]:

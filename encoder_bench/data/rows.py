@@ -1,124 +1,133 @@
-"""Annotation files, read into typed rows: what does not fit is one line that names file and row."""
+"""Annotation files, read into typed rows: what does not fit is one line that names file and row.
+
+The lists of a file are decoded row by row, so that a file of half a gigabyte is in memory once, and
+its rows hardly. Of the parsers tried on COCO's and VQAv2's largest files (860,001 objects with
+segments, 443,757 questions with ten answers), msgspec took 2.4 and 1.4 s and 506 and 357 MB, orjson
+13.2 and 5.7 s and 4418 and 2852 MB, ijson 14.7 and 4.3 s and 15 MB.
+"""
 
 from __future__ import annotations
 
 import functools
 import gzip
-import reprlib
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, create_model
+import msgspec
 
 from encoder_bench.base.errors import DataError
 
 T = TypeVar("T")
-Text = Annotated[str, Field(pattern=r"\S")]
+Text = Annotated[str, msgspec.Meta(pattern=r"\S")]
 """Text with a visible character in it."""
-Rows = Annotated[list[T], Field(min_length=1)]
-_EXPECTED = {
-    "int_type": "a whole number",
-    "string_type": "text",
-    "list_type": "a list",
-    "dict_type": "an object",
-    "dataclass_type": "an object",
-    "model_type": "an object",
-}
-"""What a field should be, by pydantic's type of error."""
+Rows = Annotated[list[T], msgspec.Meta(min_length=1)]
+Numbered = Iterator[tuple[str, T]]
+"""Rows, each with the words that name it in an error."""
+_NONE = re.compile(r"Object missing required field `(.*)`")
+_EMPTY = re.compile(r"Expected `(array` of length >= 1|str` matching regex .*)")
 
 
-def read_json(path: Path, form: type[T]) -> T:
-    """Return a JSON file's content (of a `.gz` file unpacked) in the given form.
+class Row(msgspec.Struct, gc=False):
+    """A row of an annotation file; it may leave out fields that the file has.
 
-    A form is made of dataclasses, lists and dicts; it may leave out fields that the file has. A
-    number written as text is an error, since it matches nothing.
+    A number written as text is an error, since it matches nothing.
+    """
+
+
+def read_rows(path: Path, row: type[T], key: str = "") -> Numbered[T]:
+    """Yield the rows under a key of a JSON file, or of the list that the file is."""
+    return read_file(path).rows(row, key)
+
+
+class AnnotationFile:
+    """A JSON file (or the `.gz` of one) of lists of rows."""
+
+    def __init__(self, path: Path, content: bytes) -> None:
+        self._path = path
+        self._content = content
+
+    def rows(self, row: type[T], key: str = "") -> Numbered[T]:
+        """Yield the rows of a list: under a key, or the file itself.
+
+        Raises:
+            DataError: not JSON, no such list, an empty one, or a row of another form.
+        """
+        where = f"{self._path}: "
+        content: bytes | msgspec.Raw = self._content
+        if key:
+            if key not in self._tables:
+                raise DataError(f"{where}no '{key}'")
+            content, where = self._tables[key], f"{where}{key} "
+        raw = parse_json(content, list[msgspec.Raw], where.rstrip(": "))
+        if not raw:
+            raise DataError(f"{self._path}: '{key}' is empty" if key else f"{where}is empty")
+        return _decoded(((f"{where}row {index}", each) for index, each in enumerate(raw)), row)
+
+    def entries(self, row: type[T]) -> Numbered[T]:
+        """Yield the rows of a file that is one object, with its keys as their names."""
+        if not self._tables:
+            raise DataError(f"{self._path}: is empty")
+        named = ((f"{self._path}: row {name}", each) for name, each in self._tables.items())
+        return _decoded(named, row)
+
+    @functools.cached_property
+    def _tables(self) -> dict[str, msgspec.Raw]:
+        return parse_json(self._content, dict[str, msgspec.Raw], str(self._path))
+
+
+def read_file(path: Path) -> AnnotationFile:
+    """Return a JSON file (of a `.gz` file unpacked), whose rows are read when asked for.
 
     Raises:
-        DataError: not readable, not JSON, of another form, or empty.
+        DataError: not readable.
     """
     try:
         data = path.read_bytes()
-        data = gzip.decompress(data) if path.suffix == ".gz" else data
+        return AnnotationFile(path, gzip.decompress(data) if path.suffix == ".gz" else data)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except (OSError, EOFError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
-    content = parse_json(data, form, str(path))
-    if not content:
-        raise DataError(f"{path}: is empty")
+
+
+def parse_json(data: bytes | msgspec.Raw, form: type[T], where: str) -> T:
+    """Return JSON text in the given form; `where` names the text in an error."""
+    ((_, content),) = _decoded([(where, data)], form)
     return content
 
 
-def read_rows(path: Path, row: type[T], key: str) -> list[T]:
-    """Return the rows under a key of a JSON file, as `read_json` does."""
-    table = create_model(row.__name__, **{key: (list[row], Field(min_length=1))})  # type: ignore
-    rows: list[T] = getattr(read_json(path, table), key)
-    return rows
-
-
-def parse_json(data: bytes | str, form: type[T], where: str) -> T:
-    """Return JSON text in the given form; `where` names the text in an error."""
-    adapter: TypeAdapter[T] = _adapter(form)  # type: ignore[arg-type]
+def _decoded(named: Iterable[tuple[str, bytes | msgspec.Raw]], form: type[T]) -> Numbered[T]:
+    decode = msgspec.json.Decoder(form).decode
+    where = ""
     try:
-        return adapter.validate_json(data, strict=True)
-    except ValidationError as error:
+        for where, data in named:
+            yield where, decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{where}: {_explained(error)}") from None
 
 
-@functools.cache
-def _adapter(form: Any) -> Any:
-    return TypeAdapter(form)
+def _explained(error: Exception) -> str:
+    """Return what is wrong: `no 'answers'`, `'answers[2].answer': Expected `str`, got `int``."""
+    if not isinstance(error, msgspec.ValidationError):
+        cut = " (cut short?)" * ("truncated" in str(error))
+        return f"not valid JSON: {error}{cut}"
+    message, _, place = str(error).partition(" - at `$")
+    place = place.rstrip("`").lstrip(".")
+    if found := _NONE.fullmatch(message):
+        return f"no '{f'{place}.' * bool(place)}{found[1]}'"
+    if place and _EMPTY.fullmatch(message):
+        return f"'{place}' is empty"
+    return f"'{place}': {message}" if place else message
 
 
-def _explained(error: ValidationError) -> str:
-    """Return the first thing that is wrong: `row 3: 'answers.2' is 5, not text`."""
-    problem = error.errors(include_url=False)[0]
-    kind, place, value = problem["type"], problem["loc"], problem["input"]
-    if kind == "json_invalid":
-        message = problem["ctx"]["error"]
-        return f"not valid JSON: {message}{' (cut short?)' * message.startswith('EOF')}"
-    row = next((index for index, part in enumerate(place) if isinstance(part, int)), -1)
-    table = "".join(f"{part} " for part in place[: max(row, 0)])
-    where = f"{table}row {place[row]}: " if row >= 0 else ""
-    field = ".".join(map(str, place[row + 1 :]))
-    if kind == "missing":
-        return f"{where}no '{field}'"
-    subject = f"'{field}'" if field else ""
-    if kind in ("too_short", "string_pattern_mismatch"):
-        return f"{where}{subject} is empty"
-    if kind in _EXPECTED:
-        subject = subject and f"{subject} is {reprlib.repr(value)}, "
-        return f"{where}{subject}not {_EXPECTED[kind]}"
-    return f"{where}{subject}: {problem['msg'].removeprefix('Value error, ')}"
-
-
-def inner(field: str) -> BeforeValidator:
-    """Return a validator that takes a text field out of each object of a list."""
-
-    def values(rows: Any) -> Any:
-        if not isinstance(rows, list):
-            return rows
-        for index, row in enumerate(rows):
-            if not isinstance(row, dict) or field not in row:
-                raise ValueError(
-                    f"entry {index} is {reprlib.repr(row)}, not an object with '{field}'"
-                )
-        return [row[field] for row in rows]
-
-    return BeforeValidator(values)
-
-
-def numbered(path: Path, rows: Iterable[T]) -> Iterator[tuple[str, T]]:
-    """Yield each row with the words that name it in an error."""
-    for index, row in enumerate(rows):
-        yield f"{path}: row {index}", row
-
-
-def unique(path: Path, rows: Iterable[T], field: str = "id") -> dict[int, T]:
-    """Return rows by a field that no two of them share."""
-    found: dict[int, T] = {}
-    for where, row in numbered(path, rows):
-        if found.setdefault(getattr(row, field), row) is not row:
-            raise DataError(f"{where}: duplicate '{field}' {getattr(row, field)}")
-    return found
+def unique(rows: Numbered[T], field: str = "id") -> Numbered[T]:
+    """Yield rows, of which no two may share a field's value."""
+    seen: set[Any] = set()
+    for where, row in rows:
+        value = getattr(row, field)
+        if value in seen:
+            raise DataError(f"{where}: duplicate '{field}' {value}")
+        seen.add(value)
+        yield where, row

@@ -32,12 +32,12 @@ SCHEMA = pa.schema(
         ("references", pa.list_(pa.string())),
         ("target", pa.string()),
         ("facets", pa.string()),
-        ("missing", pa.bool_()),
+        ("missing", pa.string()),
     ]
 )
 """Of an index of samples, whatever task asks them: an `id` that begins with `/` follows the task's
 name, another one `=`; `image` is the identity as JSON, `path` is relative to the data folder,
-`facets` are JSON."""
+`facets` are JSON; the first row of an image that is not there says so in `missing`."""
 _TASK = pa.dictionary(pa.int8(), pa.string())
 _ROWS_AT_ONCE = 1024
 _NO_FACETS: Mapping[str, str | int] = MappingProxyType({})
@@ -133,6 +133,11 @@ class SampleTable(Sequence[Sample]):
         """Return a column of `SCHEMA`, or `task`."""
         return self.table.column(name)
 
+    def pairs(self, one: str, other: str) -> Iterator[tuple[str, str]]:
+        """Yield the texts of two columns, row by row."""
+        for batch in self.table.select([one, other]).to_batches():
+            yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
     def codes(self, name: str) -> tuple[NDArray[np.int32], list[Any]]:
         """Return a text column as numbers, `(rows,)`, and the text of each number.
 
@@ -154,6 +159,15 @@ class SampleTable(Sequence[Sample]):
         """Return the file of every image, each once, as they first occur."""
         return [self.root / path for path in pc.unique(self.column("path")).to_pylist()]
 
+    def missing(self) -> dict[str, str]:
+        """Return a line per image that was not there, by its identity as JSON."""
+        noted = self.table.select(["image", "missing"]).filter(pc.field("missing").is_valid())
+        return dict(zip(noted["image"].to_pylist(), noted["missing"].to_pylist(), strict=True))
+
+    def sample_ids(self) -> Iterator[str]:
+        """Return the sample ids."""
+        return (_sample_id(*names) for names in self.pairs("task", "id"))
+
     def image_path(self, row: int) -> Path:
         """Return the image file of a row."""
         return self.root / str(self.column("path")[row])
@@ -163,7 +177,7 @@ class SampleTable(Sequence[Sample]):
         references: list[str], target: str, facets: str,
     ) -> Sample:  # fmt: skip
         return Sample(
-            task + name if name.startswith("/") else name[1:],
+            _sample_id(task, name),
             task,
             json.loads(image),
             self.root / path,
@@ -172,6 +186,10 @@ class SampleTable(Sequence[Sample]):
             target,
             json.loads(facets) if facets else _NO_FACETS,
         )
+
+
+def _sample_id(task: str, name: str) -> str:
+    return task + name if name.startswith("/") else name[1:]
 
 
 class RowDigest:
@@ -191,7 +209,7 @@ class RowDigest:
         return self._digest.hexdigest()
 
 
-def as_row(sample: Sample, path: str | None = None, *, missing: bool = False) -> dict[str, Any]:
+def as_row(sample: Sample, path: str | None = None) -> dict[str, Any]:
     """Return a sample as a row of `SCHEMA`, its image at `path` (its own by default)."""
     own = sample.sample_id.startswith(f"{sample.task}/")
     return {
@@ -202,7 +220,7 @@ def as_row(sample: Sample, path: str | None = None, *, missing: bool = False) ->
         "references": sample.references,
         "target": sample.target,
         "facets": json.dumps({**sample.facets}, ensure_ascii=False) if sample.facets else "",
-        "missing": missing,
+        "missing": None,
     }
 
 

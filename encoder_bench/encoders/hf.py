@@ -10,6 +10,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from encoder_bench.base.errors import UnknownNameError, WeightsError
+from encoder_bench.base.hashing import known_hash
 from encoder_bench.base.hub import is_cached, obstacle
 from encoder_bench.encoders.encoder import Encoder, LoadOptions, check_layers
 from encoder_bench.encoders.hf_architectures import (
@@ -23,7 +24,7 @@ from encoder_bench.encoders.hf_architectures import (
 )
 from encoder_bench.encoders.loading import check_names, explained, quiet_loading, unreachable
 from encoder_bench.encoders.spec import EncoderSpec
-from encoder_bench.encoders.weights import file_hash, verify_weights
+from encoder_bench.encoders.weights import verify_weights
 
 _DESCRIBED = (
     "do_center_crop", "crop_size", "do_resize", "size", "resample", "image_mean", "image_std",
@@ -91,7 +92,7 @@ def _revision(folder: Path | None, place: str) -> str | None:
     if folder is None or not Path(place).is_dir():
         return folder.name if folder else None
     file = folder / "model.safetensors"
-    return f"sha256:{file_hash(file)}" if file.is_file() else None
+    return f"sha256:{known_hash(file)}" if file.is_file() else None
 
 
 def _architecture(spec: EncoderSpec, config: Any, place: str, *, own_class: bool) -> Architecture:

@@ -15,8 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from encoder_bench.base.errors import WeightsError
-from encoder_bench.base.files import write_text
-from encoder_bench.base.hashing import hash_file, hash_text
+from encoder_bench.base.hashing import hash_text, known_hash
 from encoder_bench.base.hub import OFFLINE, is_cached, is_offline, obstacle
 from encoder_bench.base.paths import cache_dir
 from encoder_bench.encoders.loading import explained, unreachable
@@ -155,7 +154,7 @@ def verified(spec: EncoderSpec, file: Path) -> tuple[Path, str]:
         for shard in _shards(file):
             verify_weights(spec.name, shard)
     verify_weights(spec.name, file)
-    return file, f"sha256:{file_hash(file)}"
+    return file, f"sha256:{known_hash(file)}"
 
 
 def verify_weights(name: str, place: Path) -> int:
@@ -174,7 +173,7 @@ def verify_weights(name: str, place: Path) -> int:
         expected = next(_known_hashes(file), None) if file.suffix in _WEIGHTS else None
         if expected is None:
             continue
-        found = file_hash(file)
+        found = known_hash(file)
         if found != expected:
             raise WeightsError(
                 f"encoder {name}: {file} is damaged or was changed: its sha256 is {found[:12]}..., "
@@ -198,22 +197,6 @@ def _known_hashes(file: Path) -> Iterator[str]:
             card = json.loads((file.parent / "card.json").read_text())
             if isinstance(card, dict) and isinstance(card.get("weights_sha256"), str):
                 yield card["weights_sha256"]
-
-
-def file_hash(file: Path) -> str:
-    """Return a file's sha256, from the cache where size, time of change and inode are the same."""
-    real = file.resolve()
-    status = real.stat()
-    stamp = [status.st_size, status.st_mtime_ns, status.st_ino]
-    memory = cache_dir("hashes", f"{hash_text(str(real))[:32]}.json")
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        known = json.loads(memory.read_text())
-        if known["stamp"] == stamp:
-            return str(known["sha256"])
-    digest = hash_file(real)
-    with contextlib.suppress(Exception):  # a cache that cannot be written costs time, no more
-        write_text(memory, json.dumps({"file": str(real), "stamp": stamp, "sha256": digest}))
-    return digest
 
 
 def read_tensors(name: str, file: Path) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from encoder_bench.base.progress import Reporter
 from encoder_bench.base.record import RunRecord
 from encoder_bench.data.folder import DataFolder
 from encoder_bench.data.images import load_image
-from encoder_bench.data.rows import read_rows
+from encoder_bench.data.rows import Row, read_file
 from encoder_bench.data.sample import Split
 from encoder_bench.encoders.encoder import Encoder, encode_images
 from encoder_bench.encoders.registry import find_spec
@@ -117,15 +117,13 @@ def read_material(folder: DataFolder, labelled: LabelledSet) -> Material:
     return Material(labelled, found, captions)
 
 
-@dataclass(slots=True)
-class _Boxed:
+class _Boxed(Row):
     image_id: int
     category_id: int
     bbox: list[float]
 
 
-@dataclass(slots=True)
-class _Named:
+class _Named(Row):
     id: int
     file_name: str = ""
 
@@ -133,11 +131,11 @@ class _Named:
 def _read_boxes(
     folder: DataFolder, file: Path
 ) -> list[tuple[Path, int, tuple[float, float, float, float]]]:
-    names = {row.id: row.file_name for row in read_rows(file, _Named, "images")}
+    content = read_file(file)
+    names = {row.id: row.file_name for _, row in content.rows(_Named, "images")}
     split = "train" if "train" in file.name else "val"
     rows = []
-    for number, row in enumerate(read_rows(file, _Boxed, "annotations")):
-        where = f"{file}: row {number}"
+    for where, row in content.rows(_Boxed, "annotations"):
         if len(row.bbox) != 4:
             raise DataError(f"{where}: 'bbox' is not four numbers")
         name = names.get(row.image_id, "")

@@ -22,7 +22,7 @@ from encoder_bench.base.record import RunRecord
 
 if TYPE_CHECKING:
     from encoder_bench.data.folder import DataFolder
-    from encoder_bench.data.sample import Sample
+    from encoder_bench.data.sample_table import SampleTable
     from encoder_bench.tasks.task import TaskSamples
 
 DEFAULT_ENCODER = "tiny-deit"
@@ -85,20 +85,19 @@ class RunData:
 
     folder: DataFolder
     training_folder: DataFolder
-    training: list[Sample]
+    training: SampleTable
     test: Mapping[str, TaskSamples]
 
     def images(self) -> list[Path]:
         """Return every image that the run shows to the encoder, each once."""
-        samples = [*self.training, *(s for task in self.test.values() for s in task.samples)]
-        return list(dict.fromkeys(sample.image_path for sample in samples))
+        tables = (self.training, _tested(self.test))
+        return list(dict.fromkeys(path for table in tables for path in table.image_paths()))
 
     def training_description(self) -> dict[str, Any]:
         """Return the training folder's facts, and how many samples and images it gave."""
-        images = {sample.image_id for sample in self.training}
         return self.training_folder.description() | {
             "training_samples": len(self.training),
-            "training_images": len(images),
+            "training_images": len(self.training.images()),
         }
 
 
@@ -109,6 +108,7 @@ def read_data(plan: RunPlan, reporter: Reporter) -> RunData:
         DataError: files are missing or malformed, a split is empty, or images are shared.
     """
     from encoder_bench.data.folder import check_disjoint, open_data
+    from encoder_bench.data.sample_table import SampleTable
     from encoder_bench.tasks.task import read_samples
 
     folder = open_data(plan.data, reporter=reporter)
@@ -122,19 +122,26 @@ def read_data(plan: RunPlan, reporter: Reporter) -> RunData:
         for name, recipe in plan.tasks.items():
             test[name] = read_samples(folder, name, recipe, limit=plan.limit)
             phase.advance(test=f"{name} {len(test[name].samples)}")
-        training: list[Sample] = []
+        parts: list[SampleTable] = []
         for name, recipe in plan.training_recipes.items():
             samples = training_folder.samples(
                 name, reader=recipe.reader, source=recipe.source, split="train"
             )
-            training += samples
+            parts.append(samples)
             if name in test:
                 test[name] = replace(test[name], training=samples)
             phase.advance(training=f"{name} {len(samples)}")
+    training = SampleTable.joined(parts)
     if not training:
         raise DataError(f"--train-data {plan.training_data}: no training samples")
-    check_disjoint(training, [sample for task in test.values() for sample in task.samples])
+    check_disjoint(training, _tested(test))
     return RunData(folder, training_folder, training, test)
+
+
+def _tested(test: Mapping[str, TaskSamples]) -> SampleTable:
+    from encoder_bench.data.sample_table import SampleTable
+
+    return SampleTable.joined([SampleTable.of(task.samples) for task in test.values()])
 
 
 def make_plan(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from encoder_bench.base.hashing import hash_text
 from encoder_bench.data.sample import Sample
+from encoder_bench.data.sample_table import SampleTable
 from encoder_bench.metrics.metric import find_metric, measure_java_once
 
 MEAN_IMAGE = Path("mean of the training features")
@@ -78,24 +79,32 @@ def majority_answers(samples: Sequence[Sample], training: Sequence[Sample] = ())
     the answers to a fifth of the images are fitted on those to the others.
     """
     if training:
-        return _majority(samples, training)
+        asked = {sample.question for sample in samples}
+        return _majority(samples, SampleTable.of(training).pairs("question", "target"), asked)
     folds = [int(hash_text(str(sample.image_id)), 16) % _FOLDS for sample in samples]
     found: dict[str, str] = {}
     for fold in set(folds):
         here = [sample for sample, own in zip(samples, folds, strict=True) if own == fold]
-        others = [sample for sample, own in zip(samples, folds, strict=True) if own != fold]
-        answers = _majority(here, others)
+        others = [
+            (s.question, s.target) for s, own in zip(samples, folds, strict=True) if own != fold
+        ]
+        answers = _majority(here, others, {sample.question for sample in here})
         found |= {sample.sample_id: text for sample, text in zip(here, answers, strict=True)}
     return [found[sample.sample_id] for sample in samples]
 
 
-def _majority(samples: Iterable[Sample], fitted: Sequence[Sample]) -> list[str]:
+def _majority(
+    samples: Iterable[Sample], fitted: Iterable[tuple[str, str]], asked: Container[str]
+) -> list[str]:
     """Return the commonest of the fitted answers to each sample's question; empty without any."""
     by_question: dict[str, Counter[str]] = {}
-    for sample in fitted:
-        by_question.setdefault(sample.question, Counter())[sample.target] += 1
+    everywhere: Counter[str] = Counter()
+    for question, answer in fitted:
+        everywhere[answer] += 1
+        if question in asked:
+            by_question.setdefault(question, Counter())[answer] += 1
     best = {question: counts.most_common(1)[0][0] for question, counts in by_question.items()}
-    common = Counter(sample.target for sample in fitted).most_common(1)
+    common = everywhere.most_common(1)
     return [best.get(sample.question, common[0][0] if common else "") for sample in samples]
 
 

@@ -155,15 +155,17 @@ def test_check_counts_missing_images_and_score_needs_none(damaged: Path, tmp_pat
     assert "100.00" in scored.stdout
 
 
-@pytest.mark.parametrize("entry", [5, None, "red", ["red"]])
-def test_an_answer_that_is_no_object_is_named(damaged: Path, entry: Any) -> None:
+@pytest.mark.parametrize(
+    ("entry", "form"), [(5, "int"), (None, "null"), ("red", "str"), (["red"], "array")]
+)
+def test_an_answer_that_is_no_object_is_named(damaged: Path, entry: Any, form: str) -> None:
     path = damaged / "vqav2" / "v2_mscoco_val2014_annotations.json"
     content = json.loads(path.read_text())
     content["annotations"][4]["answers"][2] = entry
     path.write_text(json.dumps(content))
     checked = CliRunner().invoke(app, ["data", "check", str(damaged)])
     assert (
-        f"{path}: annotations row 4: 'answers': entry 2 is {entry!r}, not an object with"
+        f"{path}: annotations row 4: 'answers[2]': Expected `object`, got `{form}`"
         in checked.stdout
     )
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 
+from encoder_bench.base import hashing
 from encoder_bench.base.errors import WeightsError
-from encoder_bench.base.hashing import hash_file
+from encoder_bench.base.hashing import hash_file, known_hash
 from encoder_bench.encoders.bundled import seeded_backbone, tiny_processor
 from encoder_bench.encoders.registry import load_encoder
-from encoder_bench.encoders.weights import file_hash, verify_weights
+from encoder_bench.encoders.weights import verify_weights
 
 
 @pytest.fixture(autouse=True)
@@ -99,11 +101,22 @@ def test_timm_and_open_clip_files_are_compared_too(tmp_path: Path) -> None:
         load_encoder("timm:vit_tiny_patch16_224", weights=tmp_path)
 
 
-def test_a_hash_is_remembered_until_the_file_changes(tmp_path: Path) -> None:
+def test_a_hash_is_remembered_until_the_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "a.safetensors"
-    file.write_bytes(b"one")
-    first = file_hash(file)
-    assert first == hash_file(file) == file_hash(file)
-    file.write_bytes(b"another")
-    assert file_hash(file) == hash_file(file) != first
+    for content in (b"one", b"another"):
+        file.write_bytes(content)
+        assert known_hash(file) == hash_file(file)  # just written, it may change again unseen
+    os.utime(file, (1, 1))
+    assert known_hash(file) == hash_file(file)
+    monkeypatch.setattr(hashing, "hash_file", None)
+    assert known_hash(file) == hash_file(file)
+    os.utime(file, (2, 2))
+    with pytest.raises(TypeError):
+        known_hash(file)
+
+
+def test_files_without_a_known_hash_are_not_compared(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(b"one")
     assert verify_weights("x", tmp_path) == 0

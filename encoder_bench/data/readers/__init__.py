@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -21,7 +21,8 @@ class Reader:
 
     Attributes:
         name: what a task's recipe says under `reader`.
-        read: data folder, task, source and split to samples.
+        read: data folder, task, source and split to samples, in file order; it takes images from
+            `DataFiles.image`, and other files from `DataFiles.find`.
         sources: each source with the annotation files (`folder/name`) any of which says that its
             test split is in a data folder; none for a source that only joins other ones. The
             images of these splits are kept out of all training, and the folders' JSON files are
@@ -29,7 +30,7 @@ class Reader:
     """
 
     name: str
-    read: Callable[[DataFiles, str, str, Split], list[Sample]]
+    read: Callable[[DataFiles, str, str, Split], Iterable[Sample]]
     sources: Mapping[str, tuple[str, ...]]
 
     @property
@@ -37,23 +38,17 @@ class Reader:
         """The folders in which its annotation files are."""
         return {name.rpartition("/")[0] for names in self.sources.values() for name in names}
 
-    def samples(self, files: DataFiles, task: str, source: str, split: Split) -> list[Sample]:
-        """Return the samples of a source's split, in file order.
-
-        Raises:
-            DataError: no such source or split, files or images are missing or malformed, or an id
-                is duplicate or dangling.
-        """
+    def check_source(self, source: str) -> None:
+        """Raise a DataError that names the sources if this is none of them."""
         if source not in self.sources:
             known = ", ".join(self.sources)
             raise DataError(f"reader '{self.name}' has no '{source}'; choose one of {known}")
-        return self.read(files, task, source, split)
 
-    def test_samples(self, files: DataFiles) -> Iterator[Sample]:
-        """Yield the samples of all its test splits that are in a data folder."""
+    def tested(self, files: DataFiles) -> Iterator[str]:
+        """Yield the sources whose test split is in a data folder."""
         for source, names in self.sources.items():
             if any(files.find(*name.rsplit("/", 1)) for name in names):
-                yield from self.read(files, source, source, "test")
+                yield source
 
 
 _BUILT_IN = (

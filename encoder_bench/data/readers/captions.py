@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from encoder_bench.base.errors import DataError
 from encoder_bench.data.files import DataFiles
-from encoder_bench.data.rows import Rows, Text, inner, numbered, read_json, read_rows, unique
+from encoder_bench.data.rows import Row, Rows, Text, read_file, read_rows, unique
 from encoder_bench.data.sample import Sample, Split
 
 _KARPATHY = "dataset_coco.json"
@@ -37,68 +37,57 @@ MORE_SOURCES = {
 }
 
 
-@dataclass(slots=True)
-class _Image:
+class _Image(Row):
     id: int
-    file_name: Text = ""
+    file_name: str = ""
     domain: str = ""
     neg_category_ids: Any = None
 
 
-@dataclass(slots=True)
-class _Caption:
+class _Caption(Row):
     id: int
     image_id: int
     caption: Text
 
 
-@dataclass(slots=True)
-class _CaptionFile:
-    images: Rows[_Image]
-    annotations: Rows[_Caption]
+class _Sentence(Row):
+    raw: Text
 
 
-@dataclass(slots=True)
-class _SplitImage:
+class _SplitImage(Row):
     split: Text
-    sentences: Annotated[Rows[Text], inner("raw")]
+    sentences: Rows[_Sentence]
     cocoid: int | None = None
     filepath: str = ""
     filename: str = ""
 
+    @property
+    def lines(self) -> list[str]:
+        """The captions."""
+        return [sentence.raw for sentence in self.sentences]
 
-@dataclass(slots=True)
-class _Category:
+
+class _Category(Row):
     id: int
     name: Text
 
 
-@dataclass(slots=True)
-class _Object:
+class _Object(Row):
     image_id: int
     category_id: int
     iscrowd: bool | int = 0
 
 
-@dataclass(slots=True)
-class _InstancesFile:
-    images: Rows[_Image]
-    categories: Rows[_Category]
-    annotations: Rows[_Object]
-
-
-def coco_samples(files: DataFiles, task: str, source: str, split: Split) -> list[Sample]:
-    """Return one sample per image for testing, and one per caption for training."""
+def coco_samples(files: DataFiles, task: str, source: str, split: Split) -> Iterator[Sample]:
+    """Yield one sample per image for testing, and one per caption for training."""
     karpathy = source == "karpathy" or (source == "captions" and files.find("coco", _KARPATHY))
-    samples = []
     for number, captions, image in (_karpathy if karpathy else _coco2017)(files, split):
         lines = tuple(captions)
         if split == "train":
             for index, line in enumerate(lines):
-                samples.append(Sample(f"{task}/{number}/{index}", task, *image, "", lines, line))
+                yield Sample(f"{task}/{number}/{index}", task, *image, "", lines, line)
         else:
-            samples.append(Sample(f"{task}/{number}", task, *image, "", lines, lines[0]))
-    return samples
+            yield Sample(f"{task}/{number}", task, *image, "", lines, lines[0])
 
 
 _Captioned = Iterator[tuple[int, list[str], tuple[int | str, Path]]]
@@ -123,23 +112,22 @@ def _karpathy(files: DataFiles, split: Split) -> _Captioned:
         seen.add(row.cocoid)
         part = "train" if row.filepath.startswith("train") else "val"
         image = files.image(row.cocoid, where, split=part, name=row.filename)
-        yield row.cocoid, row.sentences, image
+        yield row.cocoid, row.lines, image
     if not seen:
         raise DataError(f"{path}: its {split} split is empty")
 
 
 def _split_images(path: Path, splits: tuple[str, ...]) -> Iterator[tuple[str, _SplitImage]]:
-    rows = numbered(path, read_rows(path, _SplitImage, "images"))
+    rows = read_rows(path, _SplitImage, "images")
     return ((where, row) for where, row in rows if row.split in splits)
 
 
 def _official(path: Path) -> Iterator[tuple[str, _Image, list[str]]]:
     """Yield the images that have captions, with these in file order."""
-    content = read_json(path, _CaptionFile)
-    images = unique(path, content.images)
-    unique(path, content.annotations)
+    file = read_file(path)
+    images = {row.id: row for _, row in unique(file.rows(_Image, "images"))}
     captions: dict[int, list[str]] = {number: [] for number in images}
-    for where, row in numbered(path, content.annotations):
+    for where, row in unique(file.rows(_Caption, "annotations")):
         _known(where, "image_id", row.image_id, images)
         captions[row.image_id].append(row.caption)
     for number, lines in captions.items():
@@ -153,24 +141,22 @@ def _known(where: str, field: str, value: int, known: dict[int, Any]) -> None:
         raise DataError(f"{where}: '{field}' {value} is not among the file's {kind}")
 
 
-def more_samples(files: DataFiles, task: str, source: str, split: Split) -> list[Sample]:
-    """Return one sample per image of the public test captions of NoCaps or Flickr30k."""
+def more_samples(files: DataFiles, task: str, source: str, split: Split) -> Iterator[Sample]:
+    """Yield one sample per image of the public test captions of NoCaps or Flickr30k."""
     if split != "test":
         raise DataError(f"{files.root}: {source} is read for testing only; train on COCO captions")
     path = files.require(*MORE_SOURCES[source][0].split("/"))
     found = (
         [(where, row.file_name, lines, row.domain) for where, row, lines in _official(path)]
         if source == "nocaps"
-        else [(w, row.filename, row.sentences, "") for w, row in _split_images(path, ("test",))]
+        else [(w, row.filename, row.lines, "") for w, row in _split_images(path, ("test",))]
     )
-    samples = []
     for where, name, lines, domain in found:
         if not name:
             raise DataError(f"{where}: no file name")
         image = files.image(f"{source}/images/{name}", where)
         facets = {"domain": domain} if domain else {}
-        samples.append(Sample(f"{task}/{name}", task, *image, "", tuple(lines), lines[0], facets))
-    return samples
+        yield Sample(f"{task}/{name}", task, *image, "", tuple(lines), lines[0], facets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,18 +184,22 @@ class Instances:
 
 def read_instances(path: Path) -> Instances:
     """Return the category counts of a COCO-format instances file."""
-    content = read_json(path, _InstancesFile)
-    images, categories = unique(path, content.images), unique(path, content.categories)
+    file = read_file(path)
+    images = {row.id: row for _, row in unique(file.rows(_Image, "images"))}
+    categories = {row.id: row.name for _, row in unique(file.rows(_Category, "categories"))}
     counts: dict[int, Counter[str]] = {number: Counter() for number in images}
-    for where, row in numbered(path, content.annotations):
+    crowded: set[int] = set()
+    for where, row in file.rows(_Object, "annotations"):
         _known(where, "image_id", row.image_id, images)
         _known(where, "category_id", row.category_id, categories)
-        counts[row.image_id][categories[row.category_id].name] += 1
+        counts[row.image_id][categories[row.category_id]] += 1
+        if row.iscrowd:
+            crowded.add(row.image_id)
     return Instances(
         path,
-        categories=tuple(category.name for category in categories.values()),
+        categories=tuple(categories.values()),
         names={number: image.file_name for number, image in images.items()},
         counts=counts,
-        crowded=frozenset(row.image_id for row in content.annotations if row.iscrowd),
-        federated=content.images[0].neg_category_ids is not None,
+        crowded=frozenset(crowded),
+        federated=next(iter(images.values())).neg_category_ids is not None,
     )

@@ -9,17 +9,14 @@ Reference: Wang et al. 2023 (arXiv 2305.12223), repository TencentARC/GVT.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
-from typing import Annotated
-
-from pydantic import BeforeValidator
+from collections.abc import Iterator
 
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.hashing import hash_text
 from encoder_bench.data.files import DataFiles
 from encoder_bench.data.plurals import counting_question, existence_question
 from encoder_bench.data.readers.captions import Instances, read_instances
-from encoder_bench.data.rows import Text, numbered, read_json
+from encoder_bench.data.rows import Row, Text, read_rows
 from encoder_bench.data.sample import Sample, Split
 
 SOURCES = {
@@ -29,21 +26,14 @@ _QUESTIONS_PER_IMAGE = 4
 _MAX_COUNT = 9
 
 
-def _number_or_path(value: object) -> object:
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError(f"{value!r} is not a number or a path")
-    return value
-
-
-@dataclass(slots=True)
-class _Question:
-    image_id: Annotated[int | str, BeforeValidator(_number_or_path)]
+class _Question(Row):
+    image_id: int | str
     text_in: Text
     text_out: Text
     n_obj_exist: int
 
 
-def gvt_samples(files: DataFiles, task: str, source: str, split: Split) -> list[Sample]:
+def gvt_samples(files: DataFiles, task: str, source: str, split: Split) -> Iterator[Sample]:
     """Return one sample per question."""
     if split == "test":
         return _read(files, task, source)
@@ -52,15 +42,12 @@ def gvt_samples(files: DataFiles, task: str, source: str, split: Split) -> list[
     raise DataError(f"{files.root}: GVTBench has no {split} split")
 
 
-def _read(files: DataFiles, task: str, source: str) -> list[Sample]:
+def _read(files: DataFiles, task: str, source: str) -> Iterator[Sample]:
     path = files.require("gvtbench", f"{source}.json")
-    samples: list[Sample] = []
-    for where, row in numbered(path, read_json(path, list[_Question])):
+    for index, (where, row) in enumerate(read_rows(path, _Question)):
         image = files.image(row.image_id, where, split="val")
         answer, facets = row.text_out, _facets(row.n_obj_exist, row.text_out)
-        name = f"{task}/{len(samples)}"
-        samples.append(Sample(name, task, *image, row.text_in, (answer,), answer, facets))
-    return samples
+        yield Sample(f"{task}/{index}", task, *image, row.text_in, (answer,), answer, facets)
 
 
 def _facets(objects: int, answer: str) -> dict[str, str | int]:
@@ -69,11 +56,10 @@ def _facets(objects: int, answer: str) -> dict[str, str | int]:
     return {"n_obj_exist": objects, "answer": answer, "crowding": f"{crowding} objects"}
 
 
-def _generate(files: DataFiles, task: str, source: str) -> list[Sample]:
+def _generate(files: DataFiles, task: str, source: str) -> Iterator[Sample]:
     instances = read_instances(files.require("coco", "instances_train2017.json"))
     make = _counting if source.endswith("_oc") else _identification
     numbers = list(instances.counts)
-    samples = []
     for number in numbers:
         rng = random.Random(hash_text("gvtbench", source, str(number)))
         pairs = [] if number in instances.crowded else make(instances, number, numbers, rng)
@@ -82,8 +68,7 @@ def _generate(files: DataFiles, task: str, source: str) -> list[Sample]:
         image, objects = instances.image(files, number), instances.counts[number].total()
         for index, (question, answer) in enumerate(pairs):
             name, facets = f"{task}/{number}/{index}", _facets(objects, answer)
-            samples.append(Sample(name, task, *image, question, (answer,), answer, facets))
-    return samples
+            yield Sample(name, task, *image, question, (answer,), answer, facets)
 
 
 _Pairs = list[tuple[str, str]]

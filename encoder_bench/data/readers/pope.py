@@ -6,14 +6,11 @@ Reference: Li et al. 2023, "Evaluating Object Hallucination in Large Vision-Lang
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
-
-from pydantic import BeforeValidator
+from collections.abc import Iterator
 
 from encoder_bench.base.errors import DataError
 from encoder_bench.data.files import DataFiles, coco_id
-from encoder_bench.data.rows import Text, parse_json
+from encoder_bench.data.rows import Row, Text, parse_json
 from encoder_bench.data.sample import Sample, Split
 
 SETTINGS = ("random", "popular", "adversarial")
@@ -23,26 +20,17 @@ SOURCES: dict[str, tuple[str, ...]] = {
 }
 
 
-def _yes_or_no(value: object) -> str:
-    label = str(value).lower()
-    if label not in ("yes", "no"):
-        raise ValueError(f"{value!r} is neither yes nor no")
-    return label
-
-
-@dataclass(slots=True)
-class _Question:
+class _Question(Row):
     image: Text
-    label: Annotated[str, BeforeValidator(_yes_or_no)]
+    label: str
     text: Text
     question_id: int | str | None = None
 
 
-def pope_samples(files: DataFiles, task: str, source: str, split: Split) -> list[Sample]:
-    """Return one sample per question of one setting, or of all three (`source = "all"`)."""
+def pope_samples(files: DataFiles, task: str, source: str, split: Split) -> Iterator[Sample]:
+    """Yield one sample per question of one setting, or of all three (`source = "all"`)."""
     if split != "test":
         raise DataError(f"{files.root}: POPE has no {split} split; train on MCI instead")
-    samples = []
     for setting in SETTINGS if source == "all" else (source,):
         path = files.require("pope", f"coco_pope_{setting}.json")
         lines = [
@@ -54,10 +42,12 @@ def pope_samples(files: DataFiles, task: str, source: str, split: Split) -> list
             raise DataError(f"{path}: is empty")
         for index, (where, line) in enumerate(lines):
             row = parse_json(line, _Question, where)
+            label = row.label.lower()
+            if label not in ("yes", "no"):
+                raise DataError(f"{where}: 'label' is {row.label!r}, neither yes nor no")
             number = coco_id(row.image)
             image_id = row.image if number is None else number
             image = files.image(image_id, where, split="val", name=row.image)
             name = f"{task}/{setting}/{index if row.question_id is None else row.question_id}"
-            answer, facets = f"{row.label.capitalize()}.", {"setting": setting, "answer": row.label}
-            samples.append(Sample(name, task, *image, row.text, (answer,), answer, {**facets}))
-    return samples
+            answer, facets = f"{label.capitalize()}.", {"setting": setting, "answer": label}
+            yield Sample(name, task, *image, row.text, (answer,), answer, {**facets})

@@ -8,16 +8,14 @@ al. 2019 (arXiv 1904.08920); Gurari et al. 2018 (arXiv 1802.08218); Hudson and M
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated
+from collections.abc import Iterator, Sequence
 
-from pydantic import AliasPath, Field
+import msgspec
 
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.hashing import hash_text
 from encoder_bench.data.files import DataFiles
-from encoder_bench.data.rows import Rows, Text, inner, numbered, read_json, read_rows, unique
+from encoder_bench.data.rows import Numbered, Row, Rows, Text, read_file, read_rows, unique
 from encoder_bench.data.sample import Sample, Split
 
 HELD_OUT_SHARE = 0.6
@@ -39,28 +37,29 @@ MORE_SOURCES = {
     "gqa": ("gqa/testdev_balanced_questions.json",),
 }
 _PARTS: dict[Split, str] = {"train": "train", "test": "val"}
-_Answers = Annotated[Rows[Text], inner("answer")]
 
 
-@dataclass(slots=True)
-class _Question:
+class _Question(Row):
     question_id: int
     image_id: int
     question: Text
 
 
-@dataclass(slots=True)
-class _Annotation:
+class _Answer(Row):
+    answer: Text
+
+
+class _Annotation(Row):
     question_id: int
     image_id: int
-    answers: _Answers
+    answers: Rows[_Answer]
     multiple_choice_answer: str = ""
     answer_type: str = ""
     question_type: str = ""
 
 
-def vqav2_samples(files: DataFiles, task: str, source: str, split: Split) -> list[Sample]:
-    """Return one sample per question; the public validation questions are the test split.
+def vqav2_samples(files: DataFiles, task: str, source: str, split: Split) -> Iterator[Sample]:
+    """Yield one sample per question; the public validation questions are the test split.
 
     The test split of `test-dev2015` and `test2015` has no references. Where a folder has training
     questions only, a fixed part of their images is the test split and the rest is the training
@@ -69,16 +68,15 @@ def vqav2_samples(files: DataFiles, task: str, source: str, split: Split) -> lis
     part = _part(files, source, split)
     if source in UNANSWERED and split == "test":
         path = files.require("vqav2", f"v2_OpenEnded_mscoco_{source}_questions.json")
-        rows, samples = read_rows(path, _Question, "questions"), []
-        unique(path, rows, "question_id")
-        for where, row in numbered(path, rows):
+        for where, row in unique(read_rows(path, _Question, "questions"), "question_id"):
             image = files.image(row.image_id, where, split="test")
-            samples.append(Sample(f"{task}/{row.question_id}", task, *image, row.question, (), ""))
-        return samples
-    if any(files.find("vqav2", f"v2_{name}.json") for name in _names("val")):
-        return _paired(files, task, part, "vqav2")
-    samples = _paired(files, task, "train", "vqav2")
-    return [s for s in samples if is_held_out(s.image_id) == (split == "test")]
+            yield Sample(f"{task}/{row.question_id}", task, *image, row.question, (), "")
+    elif any(files.find("vqav2", f"v2_{name}.json") for name in _names("val")):
+        yield from _paired(files, task, part, "vqav2")
+    else:
+        for sample in _paired(files, task, "train", "vqav2"):
+            if is_held_out(sample.image_id) == (split == "test"):
+                yield sample
 
 
 def is_held_out(image_id: int | str) -> bool:
@@ -96,71 +94,71 @@ def _names(part: str) -> tuple[str, str]:
     return f"OpenEnded_mscoco_{part}2014_questions", f"mscoco_{part}2014_annotations"
 
 
-def _paired(files: DataFiles, task: str, part: str, folder: str) -> list[Sample]:
-    """Return the samples of a file of questions and one of annotations, VQAv2's or OK-VQA's."""
+def _paired(files: DataFiles, task: str, part: str, folder: str) -> Iterator[Sample]:
+    """Yield the samples of a file of questions and one of annotations, VQAv2's or OK-VQA's."""
     own = folder == "vqav2"
     asked, answered = (files.require(folder, f"{'v2_' * own}{name}.json") for name in _names(part))
-    questions = unique(asked, read_rows(asked, _Question, "questions"), "question_id")
-    annotations = read_rows(answered, _Annotation, "annotations")
-    missing = sorted(questions.keys() - unique(answered, annotations, "question_id").keys())
-    if missing:
-        raise DataError(
-            f"{answered}: no annotation for {len(missing)} questions, the first 'question_id' "
-            f"{missing[0]}"
-        )
-    samples = []
-    for where, row in numbered(answered, annotations):
-        question = questions.get(row.question_id)
+    rows = unique(read_rows(asked, _Question, "questions"), "question_id")
+    questions = {row.question_id: row for _, row in rows}
+    for where, row in unique(read_rows(answered, _Annotation, "annotations"), "question_id"):
+        question = questions.pop(row.question_id, None)
         if question is None:
             raise DataError(f"{where}: 'question_id' {row.question_id} has no question")
         if question.image_id != row.image_id:
             raise DataError(f"{where}: another 'image_id' than its question has in {asked}")
         if own and not row.multiple_choice_answer.strip():
             raise DataError(f"{where}: no 'multiple_choice_answer'")
-        samples.append(
-            Sample(
-                f"{task}/{row.question_id}",
-                task,
-                *files.image(row.image_id, where, split=part),
-                question=question.question,
-                references=tuple(row.answers),
-                target=row.multiple_choice_answer if own else _commonest(row.answers),
-                facets={"answer_type": row.answer_type, "question_type": row.question_type}
-                if own
-                else {"question_type": row.question_type},
-            )
+        answers = tuple(entry.answer for entry in row.answers)
+        facets = {"answer_type": row.answer_type} if own else {}
+        yield Sample(
+            f"{task}/{row.question_id}",
+            task,
+            *files.image(row.image_id, where, split=part),
+            question=question.question,
+            references=answers,
+            target=row.multiple_choice_answer if own else _commonest(answers),
+            facets=facets | {"question_type": row.question_type},
         )
-    return samples
+    if questions:
+        raise DataError(
+            f"{answered}: no annotation for {len(questions)} questions, the first 'question_id' "
+            f"{min(questions)}"
+        )
 
 
-@dataclass(slots=True, kw_only=True)
-class _Row:
+class _Row(Row, kw_only=True):
     image: Text
     question: Text
-    answers: Rows[str]
+    answers: Sequence[str | _Answer]
     answer: str = ""
     question_id: int | None = None
     answer_type: str = ""
-    question_type: str = ""
 
 
-@dataclass(slots=True, kw_only=True)
-class _TextVqaRow(_Row):
-    image: Annotated[Text, Field(validation_alias="image_id")]
+class _TextVqaRow(_Row, kw_only=True):
+    image: Text = msgspec.field(name="image_id")
+    answers: Rows[str]
     question_id: int
 
 
-@dataclass(slots=True, kw_only=True)
-class _VizWizRow(_Row):
-    answers: _Answers
+class _VizWizRow(_Row, kw_only=True):
+    answers: Rows[_Answer]
 
 
-@dataclass(slots=True, kw_only=True)
-class _GqaRow(_Row):
-    image: Annotated[Text, Field(validation_alias="imageId")]
-    answers: list[str] = field(default_factory=list)
+class _GqaTypes(Row):
+    structural: str = ""
+
+
+class _GqaRow(_Row, kw_only=True):
+    image: Text = msgspec.field(name="imageId")
+    answers: list[str] = msgspec.field(default_factory=list)
     answer: Text
-    question_type: Annotated[str, Field(validation_alias=AliasPath("types", "structural"))] = ""
+    types: _GqaTypes = msgspec.field(default_factory=_GqaTypes)
+
+    @property
+    def question_type(self) -> str:
+        """What kind of question it is."""
+        return self.types.structural
 
 
 _Place = tuple[str, str, tuple[str, ...], str]
@@ -177,34 +175,31 @@ _PLACES: dict[str, _Place] = {
 """Annotation file, ending and folders of its images, and the facet; {part} is train or val."""
 
 
-def more_samples(files: DataFiles, task: str, source: str, split: Split) -> list[Sample]:
-    """Return one sample per question; the public validation questions are the test split."""
+def more_samples(files: DataFiles, task: str, source: str, split: Split) -> Iterator[Sample]:
+    """Yield one sample per question; the public validation questions are the test split."""
     part = _part(files, source, split)
     if source == "okvqa":
-        return _paired(files, task, part, "okvqa")
-    file, ending, folders, facet = _PLACES[source]
+        yield from _paired(files, task, part, "okvqa")
+        return
+    name, ending, folders, facet = _PLACES[source]
     part = "testdev" if (source, part) == ("gqa", "val") else part
-    path = files.require(source, file.format(part=part))
-    rows: Iterable[tuple[int | str, _Row]]
+    path = files.require(source, name.format(part=part))
+    rows: Numbered[_Row]
     if source == "gqa":
-        rows = read_json(path, dict[str, _GqaRow]).items()
+        rows = read_file(path).entries(_GqaRow)
     elif source == "textvqa":
-        rows = enumerate(read_rows(path, _TextVqaRow, "data"))
+        rows = read_rows(path, _TextVqaRow, "data")
     else:
-        rows = enumerate(read_json(path, list[_VizWizRow]))
-    samples = []
-    for place, row in rows:
+        rows = read_rows(path, _VizWizRow)
+    for index, (where, row) in enumerate(rows):
         names = [f"{folder.format(part=part)}/{row.image}{ending}" for folder in folders]
-        there = (name for name in names if (files.root / name).is_file())
-        image = files.image(next(there, names[0]), f"{path}: row {place}")
-        number = place if row.question_id is None else row.question_id
-        answers = tuple(row.answers) or (row.answer,)
+        image = files.image(files.first(names), where)
+        number = where.removeprefix(f"{path}: row ") if source == "gqa" else index
+        name = f"{task}/{number if row.question_id is None else row.question_id}"
+        given = (entry if isinstance(entry, str) else entry.answer for entry in row.answers)
+        answers = tuple(given) or (row.answer,)
         facets = {facet: getattr(row, facet)} if facet else {}
-        name = f"{task}/{number}"
-        samples.append(
-            Sample(name, task, *image, row.question, answers, _commonest(answers), facets)
-        )
-    return samples
+        yield Sample(name, task, *image, row.question, answers, _commonest(answers), facets)
 
 
 def _commonest(answers: Sequence[str]) -> str:
