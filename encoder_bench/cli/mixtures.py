@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -84,7 +84,7 @@ def check(
 
 def _test_sets(
     name: str | None, reporter: Reporter, problems: list[str]
-) -> dict[str, Sequence[Sample]]:
+) -> Mapping[str, Sequence[Sample]]:
     """Return the test samples of every task that the test data holds."""
     from encoder_bench.data.folder import open_data
 
