@@ -15,10 +15,13 @@ from pydantic import BaseModel
 from encoder_bench.base.errors import RecipeError, UnknownNameError
 from encoder_bench.base.recipes import (
     AdapterRecipe,
+    MixtureRecipe,
+    SourceSettings,
     TaskRecipe,
     load_adapter,
     load_mixture,
     load_task,
+    recipe_folder,
     recipe_names,
     recorded_adapter,
     scoring_settings,
@@ -62,6 +65,12 @@ def test_every_shipped_task_parses(name: str) -> None:
 @pytest.mark.parametrize("name", recipe_names("mixtures"))
 def test_every_shipped_mixture_parses(name: str) -> None:
     assert load_mixture(name).description
+
+
+def test_the_readme_of_mixtures_lists_every_key() -> None:
+    text = (recipe_folder("mixtures") / "README.md").read_text(encoding="utf-8")
+    keys = {*MixtureRecipe.model_fields, *SourceSettings.model_fields} - {"sources"}
+    assert {key for key in keys if f"`{key}`" not in text} == set()
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from encoder_bench.base.hashing import hash_array, hash_text
+from encoder_bench.base.hashing import hash_array, hash_json, hash_text
 from encoder_bench.base.progress import Reporter
 from encoder_bench.base.recipes import SourceSettings
 from encoder_bench.data.formats.row import MAX_EXAMPLES, Place, note_skipped
@@ -77,7 +77,7 @@ def open_selection(
     times = [(name, _changed(place.images / name)) for name in images.folders()]
     source = place.source
     choice = (source.name, source.weight, source.max_rows, source.streaming, source.coco)
-    key = (index.about["sha256"], str(place.images), times, tests.key, kinds, choice)
+    key = (hash_json(index.about), str(place.images), times, tests.key, kinds, choice)
     make = partial(_select, place, index, images, tests, kinds, reporter)
     return open_index(repr(("selection", *key)), _ROWS, make)
 

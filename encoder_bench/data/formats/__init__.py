@@ -141,19 +141,18 @@ def _make_rows(place: Place, reporter: Reporter) -> RowMaker:
             if not files or files[-1][0] != raw.file:
                 files.append((raw.file, read - 1))
             try:
-                parsed = _parsed(kind, raw, place)
-                entry = {
-                    "number": read - 1,
-                    "images": list(parsed.images),
-                    "users": [turn.user for turn in parsed.turns],
-                    "assistants": [turn.assistant for turn in parsed.turns],
-                }
-                digest.update(_encoded(entry))
+                parsed, said = _parsed(kind, raw, place)
             except BadRow as error:
                 note_skipped(skipped, error.reason, f"{raw.file}: row {raw.number}: {error}")
             else:
                 kept += 1
-                yield entry
+                digest.update(b"%d:%s" % (read - 1, said))
+                yield {
+                    "number": read - 1,
+                    "images": parsed.images,
+                    "users": [turn.user for turn in parsed.turns],
+                    "assistants": [turn.assistant for turn in parsed.turns],
+                }
             phase.advance()
     if not kept:
         first = next(iter(skipped.values()))["first"][0] if skipped else "no rows"
@@ -165,15 +164,13 @@ def _make_rows(place: Place, reporter: Reporter) -> RowMaker:
     return {"read": read, "files": files, "skipped": skipped, "sha256": digest.hexdigest()}
 
 
-def _parsed(kind: Format, raw: RawRow, place: Place) -> Parsed:
+def _parsed(kind: Format, raw: RawRow, place: Place) -> tuple[Parsed, bytes]:
+    """Return a row, and all that it says in one form."""
     if isinstance(raw.content, BadRow):
         raise raw.content
-    return kind.parse(raw.content, place)
-
-
-def _encoded(entry: dict[str, Any]) -> bytes:
     try:
-        return msgspec.json.encode(entry)
+        parsed = kind.parse(raw.content, place)
+        return parsed, msgspec.json.encode(parsed)
     except UnicodeEncodeError as error:
         raise BadRow("not Unicode", f"half a surrogate pair ({error.reason})") from None
 
