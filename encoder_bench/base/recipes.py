@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from importlib import metadata, resources
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic_core import to_jsonable_python
 
 from encoder_bench.base.errors import RecipeError, UnknownNameError, unknown_name_message
+from encoder_bench.base.plugins import load_plugin, plugin_entries
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -369,9 +370,9 @@ def find_recipe(kind: Kind, name: str) -> Path:
     path = recipe_folder(kind) / f"{name}.toml"
     if path.is_file():
         return path
-    others = {e.name: e for e in metadata.entry_points(group=f"encoder_bench.{kind[:-1]}_recipes")}
+    others = plugin_entries(f"encoder_bench.{kind[:-1]}_recipes")
     if name in others:
-        return Path(str(others[name].load()))
+        return Path(str(load_plugin(others[name], object)))
     known = [*recipe_names(kind), *others]
     raise UnknownNameError(f"{kind[:-1]} recipe", name, known, "A path must end in '.toml'.")
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from encoder_bench.base.errors import EncoderBenchError, UnknownNameError, WeightsError
+from encoder_bench.base.plugins import plugins
 from encoder_bench.encoders.catalog import CATALOG, parse_source
 from encoder_bench.encoders.spec import EncoderSpec, Source
 
@@ -38,19 +38,13 @@ def plugin_specs() -> dict[str, EncoderSpec]:
         EncoderBenchError: an entry point is something else, takes a name that is taken, or has a
             name that reads as a general form.
     """
-    found: dict[str, EncoderSpec] = {}
-    for entry in metadata.entry_points(group=ENTRY_POINTS):
-        spec = entry.load()
-        if not isinstance(spec, EncoderSpec):
-            raise EncoderBenchError(f"entry point {entry.name} ({entry.value}): not an EncoderSpec")
-        if spec.name in CATALOG or spec.name in found:
-            raise EncoderBenchError(f"entry point {entry.name}: the name '{spec.name}' is taken")
-        if any(sign in spec.name for sign in ":+@"):
+    found = plugins(ENTRY_POINTS, EncoderSpec, CATALOG)
+    for name in found:
+        if any(sign in name for sign in ":+@"):
             raise EncoderBenchError(
-                f"entry point {entry.name}: the name '{spec.name}' has one of : + @, which stand "
+                f"entry point of {ENTRY_POINTS}: the name '{name}' has one of : + @, which stand "
                 "for general forms; choose another"
             )
-        found[spec.name] = spec
     return found
 
 

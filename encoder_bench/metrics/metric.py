@@ -6,10 +6,10 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Literal, ParamSpec, cast
 
 from encoder_bench.base.errors import MissingDependencyError, UnknownNameError
+from encoder_bench.base.plugins import plugins
 from encoder_bench.metrics import caption, short_answers, vqa
 from encoder_bench.metrics.meteor import meteor
 from encoder_bench.metrics.spice import spice
@@ -161,10 +161,12 @@ def find_metric(name: str) -> Metric:
         UnknownNameError: there is none; the nearest are suggested.
     """
     base = name.removesuffix(LIKELIHOOD)
-    found = METRICS.get(base) or _plugin(base)
+    found = METRICS.get(base)
     if found is None:
-        plugins = metadata.entry_points(group=ENTRY_POINTS)
-        raise UnknownNameError("metric", name, [*METRICS, *(entry.name for entry in plugins)])
+        others = plugins(ENTRY_POINTS, Metric, METRICS)
+        if base not in others:
+            raise UnknownNameError("metric", name, [*METRICS, *others])
+        found = others[base]
     return found if base == name else dataclasses.replace(found, name=name)
 
 
@@ -179,8 +181,8 @@ def recorded_metric(name: str) -> Metric:
 
 def runner_metrics(runner: str) -> list[str]:
     """Return the names of a task runner's metrics, the built-in ones first."""
-    plugins = [cast(Metric, e.load()) for e in metadata.entry_points(group=ENTRY_POINTS)]
-    return [m.name for m in (*METRICS.values(), *plugins) if m.runner == runner]
+    known = METRICS | plugins(ENTRY_POINTS, Metric, METRICS)
+    return [name for name, metric in known.items() if metric.runner == runner]
 
 
 def measure_java_once(
@@ -200,9 +202,3 @@ def measure_java_once(
                 truths += references
     for name, (texts, truths) in pairs.items():
         find_metric(name).measure(texts, truths)
-
-
-def _plugin(name: str) -> Metric | None:
-    for entry in metadata.entry_points(group=ENTRY_POINTS, name=name):
-        return cast(Metric, entry.load())
-    return None

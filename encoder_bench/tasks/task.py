@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import metadata
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from encoder_bench.base.errors import (
     DataError,
@@ -13,6 +12,7 @@ from encoder_bench.base.errors import (
     UnknownNameError,
     unknown_name_message,
 )
+from encoder_bench.base.plugins import plugins
 from encoder_bench.base.recipes import TaskRecipe
 from encoder_bench.data.sample import Sample
 from encoder_bench.metrics import short_answers, vqa
@@ -89,11 +89,10 @@ def find_runner(name: str) -> Runner:
     """
     if name in _BUILT_IN:
         return _BUILT_IN[name]
-    entries = metadata.entry_points(group=ENTRY_POINTS)
-    for entry in entries:
-        if entry.name == name:
-            return cast(Runner, entry.load())
-    raise UnknownNameError("task runner", name, [*_BUILT_IN, *(entry.name for entry in entries)])
+    others = plugins(ENTRY_POINTS, Runner, _BUILT_IN)
+    if name not in others:
+        raise UnknownNameError("task runner", name, [*_BUILT_IN, *others])
+    return others[name]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from encoder_bench.base.errors import DataError
+from encoder_bench.base.errors import DataError, EncoderBenchError
 from encoder_bench.base.recipes import load_task
 from encoder_bench.data.folder import DataFolder
 from encoder_bench.data.readers import readers
@@ -322,5 +322,7 @@ def test_a_reader_of_another_package_is_found_and_its_test_images_kept_out(tmp_p
 @pytest.mark.parametrize("broken", ["READER = print", "import nowhere_at_all", ""])
 def test_a_broken_reader_of_another_package_is_named(tmp_path: Path, broken: str) -> None:
     put(tmp_path / "site", "signs_reader.py", broken)
-    with pytest.raises(DataError, match=r"entry point signs_reader:READER: (not|cannot)"):
+    with pytest.raises(
+        EncoderBenchError, match=r"entry point signs \(signs_reader:READER\): (not|cannot)"
+    ):
         readers()

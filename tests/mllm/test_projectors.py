@@ -159,5 +159,5 @@ def test_another_package_cannot_take_a_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(tmp_path, "mlp", monkeypatch)
-    with pytest.raises(EncoderBenchError, match=r"entry point mlp .*name is taken"):
+    with pytest.raises(EncoderBenchError, match=r"entry point mlp .*is taken"):
         projector_names()

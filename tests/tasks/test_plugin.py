@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from encoder_bench.base.errors import UnknownNameError
+from encoder_bench.base.errors import EncoderBenchError, UnknownNameError
 from encoder_bench.base.progress import QuietReporter
 from encoder_bench.base.recipes import load_task
 from encoder_bench.data.folder import DataFolder, open_data
@@ -147,3 +147,20 @@ def test_names_of_other_packages_are_suggested(package: Path) -> None:
         find_runner("shoutng")
     with pytest.raises(UnknownNameError, match="did you mean 'vqa_length'"):
         find_metric("vqa_lenght")
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ("[encoder_bench.metrics]\nloud = shouting_package:nothing", "cannot be loaded"),
+        ("[encoder_bench.metrics]\nloud = shouting_package:READER", "not of type .*Metric"),
+        ("[encoder_bench.tasks]\nshouting = shouting_package:LOUD", "not of type .*Runner"),
+        ("[encoder_bench.task_recipes]\nshouting = nowhere_at_all:RECIPE", "cannot be loaded"),
+    ],
+)
+def test_a_broken_entry_point_is_one_line(package: Path, entry: str, words: str) -> None:
+    (package / "shouting-1.0.dist-info" / "entry_points.txt").write_text(entry)
+    kind = "loud" if "metrics" in entry else "shouting"
+    find = {"metrics": find_metric, "tasks": find_runner, "task_recipes": load_task}
+    with pytest.raises(EncoderBenchError, match=rf"^entry point {kind} \(.*\): {words}"):
+        find[entry.partition("]")[0].rpartition(".")[2]](kind)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 
 from encoder_bench.base.errors import DataError, UnknownNameError
+from encoder_bench.base.plugins import plugins
 from encoder_bench.data.files import DataFiles
 from encoder_bench.data.readers import captions, gvtbench, pope, vqa
 from encoder_bench.data.sample import Sample, Split
@@ -64,17 +64,7 @@ _BUILT_IN = (
 def readers() -> dict[str, Reader]:
     """Return all readers by name, those of other packages last; one that is broken is an error."""
     found = {reader.name: reader for reader in _BUILT_IN}
-    for entry in metadata.entry_points(group=ENTRY_POINTS):
-        try:
-            reader = entry.load()
-        except Exception as error:  # another package's code may raise anything
-            raise DataError(f"entry point {entry.value}: cannot be loaded ({error})") from error
-        if not isinstance(reader, Reader):
-            raise DataError(f"entry point {entry.value}: not an encoder_bench.data.readers.Reader")
-        if reader.name in found:
-            raise DataError(f"entry point {entry.value}: reader '{reader.name}' is there already")
-        found[reader.name] = reader
-    return found
+    return found | plugins(ENTRY_POINTS, Reader, found)
 
 
 def find_reader(name: str) -> Reader:

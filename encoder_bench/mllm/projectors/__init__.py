@@ -6,10 +6,11 @@ theirs through the entry point group `encoder_bench.projectors`.
 
 from __future__ import annotations
 
-from importlib import metadata
+from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING
 
-from encoder_bench.base.errors import EncoderBenchError, UnknownNameError
+from encoder_bench.base.errors import UnknownNameError
+from encoder_bench.base.plugins import plugin_entries
 from encoder_bench.base.recipes import ProjectorSettings
 
 if TYPE_CHECKING:
@@ -28,23 +29,17 @@ _PROJECTORS = {
 }
 
 
-def _entries() -> dict[str, metadata.EntryPoint]:
+def _entries() -> dict[str, EntryPoint]:
     """Return the projectors of this package and of others.
 
     Raises:
         EncoderBenchError: another package takes a name that is taken.
     """
     entries = {
-        name: metadata.EntryPoint(name, f"{__name__}.{value}", ENTRY_POINTS)
+        name: EntryPoint(name, f"{__name__}.{value}", ENTRY_POINTS)
         for name, value in _PROJECTORS.items()
     }
-    for entry in metadata.entry_points(group=ENTRY_POINTS):
-        if entry.name in entries:
-            raise EncoderBenchError(
-                f"entry point {entry.name} ({entry.value}): the projector's name is taken"
-            )
-        entries[entry.name] = entry
-    return entries
+    return entries | plugin_entries(ENTRY_POINTS, entries)
 
 
 def projector_names() -> list[str]:
