@@ -15,21 +15,22 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from encoder_bench.cli.app import app
+from tests.in_process import encoder_bench
 
 
-def encoder_bench(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def in_a_process(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "encoder_bench", *arguments],
         capture_output=True,
         text=True,
         timeout=120,
-        env={**os.environ, "COLUMNS": "120", "NO_COLOR": "1", **environment},
+        env={**os.environ, "COLUMNS": "120", "NO_COLOR": "1"},
         check=False,
     )
 
 
 def test_no_argument_prints_the_manual() -> None:
-    result = encoder_bench()
+    result = in_a_process()
     assert "Which pretrained visual encoder" in result.stdout
     for command in ("run", "encoders", "table"):
         assert command in result.stdout
@@ -65,7 +66,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_an_unknown_encoder_is_one_line_with_a_suggestion(tmp_path: Path) -> None:
-    result = encoder_bench("run", "--encoder", "dinov2-xl", "--results", str(tmp_path))
+    result = in_a_process("run", "--encoder", "dinov2-xl", "--results", str(tmp_path))
     assert result.returncode == 1
     assert len(result.stderr.strip().splitlines()) == 1
     assert "unknown encoder 'dinov2-xl'; did you mean" in result.stderr
@@ -73,7 +74,7 @@ def test_an_unknown_encoder_is_one_line_with_a_suggestion(tmp_path: Path) -> Non
 
 
 def test_debug_shows_the_traceback() -> None:
-    result = encoder_bench("run", "--encoder", "nothing-like-it", "--debug")
+    result = in_a_process("run", "--encoder", "nothing-like-it", "--debug")
     assert result.returncode != 0
     assert "Traceback" in result.stderr
 

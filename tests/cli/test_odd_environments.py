@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pwd
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -15,6 +17,7 @@ from encoder_bench.base.errors import EncoderBenchError
 from encoder_bench.base.paths import cache_dir
 from encoder_bench.base.record import write_record
 from encoder_bench.metrics.metric import find_metric
+from tests.in_process import encoder_bench
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +49,24 @@ TABLE, MISSING = "table --results={home}/results", "table --results={home}/nothi
         (MISSING + " 2>&-", {}, 1, ""),
         (TABLE, {"PYTHONIOENCODING": "ascii"}, 0, "50.0 +/-2.0"),
         (TABLE + " --format md", {"PYTHONIOENCODING": "latin-1"}, 0, "50.0"),
+    ],
+)
+def test_odd_streams_are_one_clear_line_or_plain_success(
+    line: str, environment: dict[str, str], status: int, words: str, home: Path
+) -> None:
+    result = shell(line.format(home=home), home, **environment)
+    encoding = environment.get("PYTHONIOENCODING", "utf-8")
+    output = (result.stdout + result.stderr).decode(encoding)
+    assert result.returncode == status, output
+    assert "Traceback" not in output
+    assert words in output
+    if status:
+        assert len(result.stderr.decode().splitlines()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("line", "environment", "status", "words"),
+    [
         ("table --results=~/results", {}, 0, "50.0"),
         ("table --results '~/results'", {}, 0, "50.0"),
         ("table --results=~/results/../none", {}, 1, "{home}/results/../none"),
@@ -59,34 +80,29 @@ TABLE, MISSING = "table --results={home}/results", "table --results={home}/nothi
         ("report --results={home}/results --output /proc/nothing/r.html", {}, 1, "/proc/nothing"),
     ],
 )
-def test_an_odd_environment_is_one_clear_line_or_plain_success(
+def test_an_odd_folder_is_one_clear_line_or_plain_success(
     line: str, environment: dict[str, str], status: int, words: str, home: Path
 ) -> None:
-    result = shell(line.format(home=home), home, **environment)
-    encoding = environment.get("PYTHONIOENCODING", "utf-8")
-    output = (result.stdout + result.stderr).decode(encoding)
+    arguments = shlex.split(line.format(home=home))
+    result = encoder_bench(*arguments, HOME=str(home), **environment)
+    output = result.stdout + result.stderr
     assert result.returncode == status, output
-    assert "Traceback" not in output
     assert words.format(home=home) in output.replace("\n", "")
     if status:
-        assert len(result.stderr.decode().splitlines()) <= 1
+        assert len(result.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("given", [{}, {"ENCODER_BENCH_CACHE": "/tmp/caches"}])
-def test_a_user_without_a_home_has_caches_in_the_temporary_folder(given: dict[str, str]) -> None:
-    own = {key: os.environ[key] for key in ("PATH", "PYTHONPATH") if key in os.environ}
-    code = (
-        "import pwd, sys\n"
-        "def unknown(user): raise KeyError(user)\n"
-        "pwd.getpwuid = unknown\n"
-        "sys.argv[1:] = ['cache', 'ls']\n"
-        "from encoder_bench.cli import main\n"
-        "main()\n"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True, text=True, timeout=240, env={**own, **given}, check=False,
-    )  # fmt: skip
+def test_a_user_without_a_home_has_caches_in_the_temporary_folder(
+    given: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(user: int) -> None:
+        raise KeyError(user)
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for name in ("HOME", "XDG_CACHE_HOME", "ENCODER_BENCH_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    result = encoder_bench("cache", "ls", **given)
     assert result.returncode == 0, result.stderr
     assert f"caches go to {tempfile.gettempdir()}/encoder-bench-{os.getuid()}" in result.stderr
     expected = given.get("ENCODER_BENCH_CACHE", f"encoder-bench-{os.getuid()}/.cache")
@@ -104,25 +120,27 @@ def test_without_a_home_the_library_says_what_to_set(monkeypatch: pytest.MonkeyP
         cache_dir()
 
 
-@pytest.mark.parametrize(
-    ("blocked", "extra", "line"),
-    [
-        ("vl_convert", "report", "report --results={home}/results --no-features"),
-        ("altair", "report", "report --results={home}/results --no-features"),
-        ("submitit", "slurm", "sweep --encoders tiny-deit --launcher slurm --results={home}/new"),
-    ],
-)
-def test_a_missing_extra_is_named(blocked: str, extra: str, line: str, home: Path) -> None:
+@pytest.mark.parametrize("blocked", ["vl_convert", "altair"])
+def test_a_missing_extra_is_named(blocked: str, home: Path) -> None:
     code = (
         f"import sys\nsys.modules[{blocked!r}] = None\n"
-        f"sys.argv[1:] = {line.format(home=home).split()}\n"
+        f"sys.argv[1:] = ['report', '--results={home}/results', '--no-features']\n"
         "from encoder_bench.cli import main\nmain()\n"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False
     )
     assert result.returncode == 1
-    assert f"pip install 'encoder-bench[{extra}]'" in result.stderr
+    assert "pip install 'encoder-bench[report]'" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_slurm_without_its_extra_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    where = f"--results={home}/new"
+    result = encoder_bench("sweep", "--encoders", "tiny-deit", "--launcher", "slurm", where)
+    assert result.returncode == 1
+    assert "pip install 'encoder-bench[slurm]'" in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 
