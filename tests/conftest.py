@@ -1,4 +1,4 @@
-"""Shared by all tests: a private cache, no network, few threads, and the real slice where it is."""
+"""Shared by all tests: a private cache, no network, one thread, and the real slice where it is."""
 
 from __future__ import annotations
 
@@ -9,13 +9,20 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+for _threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_threads, "1")  # tiny models; as many tests as cores run side by side
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep caches out of the user's own; `ENCODER_BENCH_TEST_CACHE` keeps them for longer."""
+    """Keep caches out of the user's own; `ENCODER_BENCH_TEST_CACHE` keeps them for longer.
+
+    The workers of pytest-xdist share one, as two commands of a user do.
+    """
     kept = os.environ.get("ENCODER_BENCH_TEST_CACHE")
-    os.environ["ENCODER_BENCH_CACHE"] = kept or str(tmp_path_factory.mktemp("cache"))
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    os.environ["ENCODER_BENCH_CACHE"] = kept or str(base / "cache")
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -21,6 +22,7 @@ from encoder_bench.base.errors import RecordError
 from encoder_bench.base.record import read_records
 from encoder_bench.cli.app import app
 from encoder_bench.results.grouping import group_records
+from encoder_bench.sweep import local
 from encoder_bench.sweep.jobs import (
     STARTED,
     Job,
@@ -32,6 +34,7 @@ from encoder_bench.sweep.jobs import (
     write_job,
 )
 from encoder_bench.sweep.local import close_job, local_slots, start_job, stop_job
+from tests.in_process import ForkedPython, encoder_bench
 
 DATA = "scenes:5:24:2:6"
 SMALL: dict[str, Any] = {"steps": 1, "limit": 2, "tasks": ["oc"], "data": DATA}
@@ -48,6 +51,13 @@ def job(**changes: Any) -> Job:
 
 def sweep(*arguments: str) -> Any:
     return CliRunner().invoke(app, ["sweep", *FLAGS, *arguments], catch_exceptions=True)
+
+
+@pytest.fixture
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers start within milliseconds; another test starts them as a user's sweep does."""
+    forked = SimpleNamespace(Popen=ForkedPython, STDOUT=subprocess.STDOUT)
+    monkeypatch.setattr(local, "subprocess", forked)
 
 
 def wait_until(condition: Any, seconds: float = 240.0) -> None:
@@ -147,6 +157,7 @@ def test_a_failed_run_does_not_stop_the_rest_and_a_repeat_does_what_is_missing(
     assert {run.state for run in all_runs(tmp_path)} == {"planned", "failed"}
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_twins_are_run_beside_their_encoders_and_their_seeds_share_a_row(tmp_path: Path) -> None:
     where = ("--seeds", "0,1", "--modes", "frozen", "--results", str(tmp_path))
     result = sweep("--encoders", "tiny-mae,random:tiny-clip", "--twins", *where)
@@ -227,16 +238,17 @@ def test_watch_ends_when_all_have_ended(tmp_path: Path, monkeypatch: pytest.Monk
     assert "it failed" in done.stdout
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_a_killed_sweep_resumes(tmp_path: Path) -> None:
     command = [
-        *(sys.executable, "-m", "encoder_bench", "sweep", *FLAGS, "--encoders", "tiny-mae"),
-        *("--modes", "frozen", "--seeds", "0,1", "--jobs", "1", "--results", str(tmp_path)),
+        *("sweep", *FLAGS, "--encoders", "tiny-mae", "--modes", "frozen", "--seeds", "0,1"),
+        *("--jobs", "1", "--results", str(tmp_path)),
     ]
 
     def running() -> bool:
         return any(run.state == "running" for run in all_runs(tmp_path))
 
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = ForkedPython([sys.executable, "-m", "encoder_bench", *command])
     wait_until(running)
     (worker,) = psutil.Process(process.pid).children()
     process.kill()
@@ -245,7 +257,7 @@ def test_a_killed_sweep_resumes(tmp_path: Path) -> None:
     worker.send_signal(signal.SIGKILL)
     wait_until(lambda: not running())
     assert [run.state for run in all_runs(tmp_path)].count("interrupted") == 1
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    again = encoder_bench(*command)
     assert "2 of 2 runs done" in again.stdout, again.stderr
     assert sorted(run.starts for run in all_runs(tmp_path)) == [1, 2]
 
