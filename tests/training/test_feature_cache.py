@@ -229,7 +229,7 @@ def _build(paths: list[Path]) -> None:
 def test_two_processes_at_once_do_the_work_once(
     encoder: Encoder, images: list[Path], tmp_path: Path
 ) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     workers = [context.Process(target=_build, args=(images,)) for _ in range(2)]
     for worker in workers:
         worker.start()
