@@ -8,11 +8,13 @@ import io
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import IO
 from unittest import mock
 
@@ -109,7 +111,32 @@ class ForkedPython:
         self.send_signal(signal.SIGKILL)
 
 
+def on_two_processes(
+    module: str, *arguments: str, log: Path, **environment: str
+) -> tuple[int, int]:
+    """Do `torchrun --nproc-per-node 2 -m MODULE ARGUMENTS`; return both exit statuses."""
+    with contextlib.closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, "-m", module, *arguments]
+    with log.open("ab") as output:
+        first, second = (
+            ForkedPython(
+                command,
+                env={**os.environ, **shared, **environment, "RANK": rank, "LOCAL_RANK": rank},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+            for rank in "01"
+        )
+    return first.wait(), second.wait()
+
+
 def _run_module(name: str, arguments: Sequence[str], env: Mapping[str, str] | None) -> int:
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)  # what this process has joined
     if env is not None:
         os.environ.clear()
         os.environ.update(env)

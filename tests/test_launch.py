@@ -19,6 +19,7 @@ from encoder_bench.base.record import RunRecord, read_records, write_record
 from encoder_bench.pipeline.plan import make_plan
 from encoder_bench.pipeline.run import run
 from encoder_bench.training import distributed as processes
+from tests.in_process import on_two_processes
 
 _ROOT = Path(__file__).resolve().parents[1]
 _DATA = "scenes:5:24:2:6"
@@ -27,14 +28,10 @@ _FLAGS += ["--set", "training.precision=float32"]
 """Processes add up in another order, which the default's bfloat16 and learning rates magnify."""
 
 
-def launch(
-    results: Path, *flags: str, kind: str = "--multi_gpu"
-) -> subprocess.CompletedProcess[str]:
+def launch(results: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     """Run on two processes; on a machine without GPUs `--multi_gpu` starts CPU processes."""
-    launcher = ["-m", "accelerate.commands.launch", kind, "--num_processes", "2"]
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     launcher += ["--main_process_port", "0"]
-    if kind == "--use_fsdp":
-        launcher += ["--fsdp_version", "2"]
     program = ["-m", "encoder_bench", "run", "--results", str(results), *_FLAGS, *flags]
     environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(_ROOT))
     return subprocess.run(
@@ -45,6 +42,13 @@ def launch(
         timeout=240,
         check=False,
     )
+
+
+def fork(results: Path, log: Path, **environment: str) -> tuple[tuple[int, int], str]:
+    """Run on two processes without a launcher; return both exit statuses and what they print."""
+    command = ["run", "--results", str(results), *_FLAGS]
+    statuses = on_two_processes("encoder_bench", *command, log=log, **environment)
+    return statuses, log.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +83,9 @@ def test_two_processes_write_one_record_with_the_same_curve(
 
 
 def test_shards_write_the_record_of_one_process(alone: RunRecord, tmp_path: Path) -> None:
-    done = launch(tmp_path, kind="--use_fsdp")
-    assert done.returncode == 0, done.stderr[-3000:]
+    shards = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+    statuses, printed = fork(tmp_path, tmp_path / "log.txt", **shards)
+    assert statuses == (0, 0), printed
     (record,) = read_records(tmp_path)
     assert record.training["sharded"]
     assert record.run_id == alone.run_id
@@ -104,17 +109,17 @@ def test_parameters_offloaded_by_the_launcher_are_refused(
 
 def test_a_finished_run_is_found_by_all_processes(alone: RunRecord, tmp_path: Path) -> None:
     write_record(tmp_path, alone)
-    done = launch(tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "--force runs it again" in done.stdout
+    statuses, printed = fork(tmp_path, tmp_path / "log.txt")
+    assert statuses == (0, 0), printed
+    assert printed.count("--force runs it again") == 1
 
 
 def test_an_error_of_the_main_process_ends_the_others(tmp_path: Path) -> None:
     results = tmp_path / "file"
     results.write_text("not a folder")
-    done = launch(results)
-    assert done.returncode != 0
-    assert f"error: --results {results}" in done.stderr
+    statuses, printed = fork(results, tmp_path / "log.txt")
+    assert 0 not in statuses
+    assert f"error: --results {results}" in printed
 
 
 def test_one_process_waits_for_nobody() -> None:

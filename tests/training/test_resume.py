@@ -7,7 +7,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -20,36 +19,47 @@ from safetensors.torch import load_file
 
 from encoder_bench.base.errors import EncoderBenchError, TrainingError
 from encoder_bench.training.checkpoint import load_mllm_weights, remove_checkpoints, save_mllm
+from tests.in_process import ForkedPython, on_two_processes
 from tests.training import world
 
-_PROGRAM = str(Path(world.__file__).resolve())
 _ROOT = str(Path(__file__).resolve().parents[2])
 
 
-def start(folder: Path, *options: str, processes: int = 1) -> subprocess.Popen[bytes]:
-    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=_ROOT)
-    kind = ["--use_fsdp", "--fsdp_version", "2"] if "--shards" in options else ["--multi_gpu"]
-    launcher = ["-m", "accelerate.commands.launch", *kind]
-    launcher += ["--num_processes", str(processes), "--main_process_port", "0"]
-    command = [sys.executable, *(launcher if processes > 1 else []), _PROGRAM, str(folder)]
-    return subprocess.Popen(
-        [*command, *options], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+def start(folder: Path, *options: str) -> ForkedPython:
+    command = [sys.executable, "-m", world.__name__, str(folder), *options]
+    with (folder / "log.txt").open("ab") as log:
+        return ForkedPython(command, stdout=log, stderr=subprocess.STDOUT)
+
+
+def in_copies(folder: Path) -> None:
+    """Train on two processes as torchrun starts them."""
+    log = folder / "log.txt"
+    assert on_two_processes(world.__name__, str(folder), log=log) == (0, 0), log.read_text()
+
+
+def in_shards(folder: Path) -> None:
+    """Train on two processes that accelerate's own launcher starts, in shards."""
+    launcher = ["-m", "accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2"]
+    launcher += ["--num_processes", "2", "--main_process_port", "0"]
+    done = subprocess.run(
+        [sys.executable, *launcher, world.__file__, str(folder)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": _ROOT},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
     )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
 
 
-def finish(process: subprocess.Popen[bytes]) -> None:
-    output, _ = process.communicate(timeout=280)
-    assert process.returncode == 0, output.decode()[-3000:]
-
-
-def kill_after_a_checkpoint(process: subprocess.Popen[bytes], folder: Path) -> None:
+def kill_after_a_checkpoint(process: ForkedPython, folder: Path) -> None:
     deadline = time.monotonic() + 120
     while not list((folder / "run").glob("checkpoint-1-*[1-2]")):
         assert process.poll() is None, "ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    process.wait()
 
 
 def go_back_to(folder: Path, step: int) -> None:
@@ -105,10 +115,10 @@ def test_killed_again_and_again_at_any_moment_ends_with_identical_bits(tmp_path:
         while not (killed / "run").is_dir() and process.poll() is None:
             time.sleep(0.005)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=moment.uniform(0.0, 8.0))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    finish(start(killed, "--dropout"))
+            process.wait(timeout=moment.uniform(0.0, 2.0))
+        process.kill()
+        process.wait()
+    assert start(killed, "--dropout").wait() == 0, (killed / "log.txt").read_text()
     expected, got = load_file(whole / "end.safetensors"), load_file(killed / "end.safetensors")
     assert all(torch.equal(expected[name], got[name]) for name in expected)
     assert curve(whole) == curve(killed)
@@ -134,7 +144,7 @@ def test_two_processes_go_on_from_one_and_one_from_two(
     folder = tmp_path / "two"
     shutil.copytree(one, folder)
     go_back_to(folder, 1)
-    finish(start(folder, *(["--shards"] if shards else []), processes=2))
+    (in_shards if shards else in_copies)(folder)
     assert summary(folder)["sharded"] == shards
     assert_the_same(folder, one, processes=2)
     assert curve(folder) != curve(one), "the rest did not run on two processes"
