@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from encoder_bench.base.errors import DataError, EncoderBenchError, RecipeError, RecordError
+from encoder_bench.base.paths import cache_dir
 from encoder_bench.base.progress import QuietReporter
 from encoder_bench.base.recipes import load_adapter
 from encoder_bench.base.record import read_record, read_records
@@ -24,6 +25,7 @@ from encoder_bench.pipeline.plan import RunPlan, make_plan, read_data
 from encoder_bench.pipeline.predictor import ImagePredictor
 from encoder_bench.pipeline.run import run
 from encoder_bench.tasks.controls import MEAN_IMAGE
+from encoder_bench.training.feature_shards import list_features
 
 DATA = "scenes:5:24:2:6"
 FLAGS = ["--data", DATA, "--steps", "4", "--device", "cpu", "--seed", "3"]
@@ -144,7 +146,13 @@ def test_the_feature_cache_changes_no_score(frozen: Path, tmp_path: Path) -> Non
     assert uncached.tasks == cached.tasks
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same_scores(frozen: Path, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_and_ends_with_the_same_scores(
+    frozen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, own = cache_dir("scenes"), tmp_path / "cache"
+    monkeypatch.setenv("ENCODER_BENCH_CACHE", str(own))
+    own.mkdir()
+    (own / "scenes").symlink_to(drawn)  # features are its own, and half written when it is killed
     command = [sys.executable, "-m", "encoder_bench", "run", *FLAGS, "--results", str(tmp_path)]
     command += ["--set", "training.checkpoint_every=1", "--quiet"]
     process = subprocess.Popen(command, env=os.environ, stderr=subprocess.PIPE)
@@ -154,6 +162,8 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_scores(frozen: Path, tmp_pa
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert list(tmp_path.glob("checkpoints/*/*")), "killed before the first checkpoint"
+    (entry,) = list_features()
+    assert entry.images < 30
     assert not read_records(tmp_path)
     record = run(plan(tmp_path), QuietReporter()).record
     expected = read_records(frozen)[0]
@@ -202,6 +212,12 @@ def test_an_estimate_counts_what_trains_and_what_is_asked(frozen: Path) -> None:
     assert small.memory_bytes is not None
     assert large.memory_bytes is not None
     assert large.memory_bytes > small.memory_bytes
+    assert (small.encoded_images, large.encoded_images, large.feature_bytes) == (30, 0, 0)
+    few = estimate_run(plan(Path("unused"), steps=1))
+    assert few.encoded_images == 8 * len(load_adapter("quick").stages) + 6
+    half = estimate_run(plan(Path("unused"), settings={"training.feature_storage": "float16"}))
+    assert small.feature_bytes == 2 * (half.feature_bytes or 0) > 0
+    assert any("at most 30 images to encode" in line for line in small.lines())
     counted = estimate_run(plan(Path("unused"))).test_samples
     recorded = read_records(frozen)[0].tasks.values()
     assert counted == sum(scores.metrics[scores.primary].samples for scores in recorded)

@@ -7,7 +7,9 @@ how fast this machine multiplies.
 from __future__ import annotations
 
 import functools
+import math
 import time
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -17,6 +19,7 @@ from encoder_bench.base.errors import EncoderBenchError
 from encoder_bench.base.hardware import choose_device
 from encoder_bench.base.recipes import StageSettings, TaskRecipe
 from encoder_bench.data.folder import open_data
+from encoder_bench.data.sample_table import SampleTable
 from encoder_bench.data.scenes.build import parse_sizes
 from encoder_bench.encoders.registry import find_spec
 from encoder_bench.mllm.loading import count_parameters
@@ -41,7 +44,9 @@ class RunEstimate(NamedTuple):
 
     Seconds are estimated for this machine's CPU only, those of tasks with their blind baselines.
     Memory is that of one training step (weights, gradients, optimizer state, activations), disk
-    that of a checkpoint and the final weights. `unknown` says what could not be counted, and why.
+    that of a checkpoint and the final weights. `encoded_images` are the most that training and
+    tasks show to a frozen encoder, cached ones included, and `feature_bytes` what the cache needs
+    for them; 0 where nothing is cached. `unknown` says what could not be counted, and why.
     """
 
     training_seconds: float | None
@@ -49,6 +54,8 @@ class RunEstimate(NamedTuple):
     test_samples: int | None
     memory_bytes: int | None
     disk_bytes: int | None
+    encoded_images: int | None
+    feature_bytes: int | None
     training_flops: float | None
     visual_tokens: int | None
     unknown: tuple[str, ...]
@@ -72,10 +79,17 @@ class RunEstimate(NamedTuple):
             "time": f"{duration_text(self.seconds)}: training {training}, tasks{asked} {tasks}",
             "memory": size_text(self.memory_bytes),
             "disk": size_text(self.disk_bytes),
+            "features": self._features_text(),
         }
         body = [f"  {name:<10} {value}" for name, value in rows.items()]
         reasons = (f"  n/a because {reason}" for reason in self.unknown)
         return ["estimated, to a factor of about three", *body, *reasons]
+
+    def _features_text(self) -> str:
+        if self.encoded_images == 0:
+            return "none are cached"
+        count = "n/a" if self.encoded_images is None else f"at most {self.encoded_images:,}"
+        return f"{size_text(self.feature_bytes)}: {count} images to encode, less those in the cache"
 
 
 def estimate_run(plan: RunPlan) -> RunEstimate:
@@ -85,18 +99,20 @@ def estimate_run(plan: RunPlan) -> RunEstimate:
         UnknownNameError: no such encoder.
     """
     recipe, spec = plan.adapter, find_spec(plan.encoder)
+    taught, unread = _training_images(plan)
+    stages = [_in_steps(stage, taught) for stage in recipe.stages]
     resolution = recipe.encoder.resolution or spec.resolution
     patches = (resolution // spec.patch) ** 2 if resolution and spec.patch else None
     visual = recipe.projector.visual_tokens or patches  # N is an upper bound of M
     encoder, llm = spec.parameters, _llm_parameters(recipe.llm.name)
-    counted = all(stage.steps for stage in recipe.stages)
+    counted = all(stage.steps for stage in stages)
     on_cpu = (plan.device if plan.device != "auto" else choose_device("auto").type) == "cpu"
     no_configuration = f"the configuration of {recipe.llm.name} is not on this machine"
     reasons: dict[str, object] = {
         f"the parameter count of {plan.encoder} is known only once it is loaded": encoder,
         f"the patch grid of {plan.encoder} is known only once it is loaded": patches,
         no_configuration: llm,
-        "a stage is given in epochs, and the data is not read for an estimate": counted or None,
+        unread: taught,
         "time is estimated on CPUs only": on_cpu or None,
     }
     asked, fault = _test_questions(plan.data, tuple(plan.tasks.items()), plan.limit)
@@ -104,14 +120,15 @@ def estimate_run(plan: RunPlan) -> RunEstimate:
         reasons[f"the test data cannot be read: {fault}"] = None
     flops = answering = memory = None
     if encoder is not None and patches is not None and visual is not None:
-        needs = [_step_memory(plan, stage, encoder, patches, visual) for stage in recipe.stages]
+        needs = [_step_memory(plan, stage, encoder, patches, visual) for stage in stages]
         memory = max(n for n in needs if n is not None) if None not in needs else None
         reasons[no_configuration] = memory
         if llm is not None and counted:
-            flops = sum(_flops(plan, s, encoder, llm, patches, visual) for s in recipe.stages)
+            flops = sum(_flops(plan, s, encoder, llm, patches, visual) for s in stages)
         if llm is not None and asked is not None:
             read = asked.images_read * visual + asked.text_tokens
             answering = 2.0 * encoder * patches * asked.images + 2.0 * llm * read
+    shown = _encoded_images(plan, stages, taught, asked)
     tuned = ([encoder] if plan.joint else []) + ([llm] if recipe.llm.train == "full" else [])
     rate = _cpu_flops(recipe.training.precision) if (flops or answering) and on_cpu else None
     return RunEstimate(
@@ -120,10 +137,69 @@ def estimate_run(plan: RunPlan) -> RunEstimate:
         test_samples=None if asked is None else asked.samples,
         memory_bytes=memory,
         disk_bytes=None if None in tuned else 16 * sum(count or 0 for count in tuned),
+        encoded_images=shown,
+        feature_bytes=_feature_bytes(plan, shown, patches),
         training_flops=flops,
         visual_tokens=visual,
         unknown=tuple(reason for reason, count in reasons.items() if count is None),
     )
+
+
+def _training_images(plan: RunPlan) -> tuple[int | None, str]:
+    """Return how many images training may show, or why it is not known."""
+    if any(stage.mixture for stage in plan.adapter.stages):
+        return None, "a mixture is not read for an estimate"
+    return _sampled_images(plan.training_data, tuple(plan.training_recipes.items()))
+
+
+@functools.cache
+def _sampled_images(data: str, tasks: tuple[tuple[str, TaskRecipe], ...]) -> tuple[int | None, str]:
+    try:
+        if data.startswith("scenes"):
+            return parse_sizes(data).train, ""
+        folder = open_data(data, images_required=False, flag="--train-data")
+        images: set[int | str] = set()
+        for name, recipe in tasks:
+            samples = folder.samples(
+                name, reader=recipe.reader, source=recipe.source, split="train"
+            )
+            images |= set(SampleTable.of(samples).images())
+        return len(images), ""
+    except EncoderBenchError as error:
+        return None, f"the training data cannot be read: {error}"
+
+
+def _encoded_images(
+    plan: RunPlan, stages: Sequence[StageSettings], taught: int | None, asked: _Questions | None
+) -> int | None:
+    """Return how many images a frozen encoder sees; 0 where its features are not cached."""
+    if plan.joint or not plan.adapter.training.feature_cache:
+        return 0
+    if taught is None or asked is None:
+        return None
+    shown = sum(stage.images_per_step * (stage.steps or 0) for stage in stages)
+    return min(taught, shown) + asked.images
+
+
+def _in_steps(stage: StageSettings, images: int | None) -> StageSettings:
+    """Return a stage with its epochs as steps, where the number of images is known."""
+    if stage.steps or images is None:
+        return stage
+    steps = math.ceil((stage.epochs or 1.0) * images / stage.images_per_step)
+    return stage.model_copy(update={"steps": steps})
+
+
+def _feature_bytes(plan: RunPlan, images: int | None, patches: int | None) -> int | None:
+    """Return what the features of images take in the cache; None where their shape is unknown."""
+    if images == 0:
+        return 0
+    width = find_spec(plan.encoder).width
+    if images is None or patches is None or width is None:
+        return None
+    adapter = plan.adapter
+    small = adapter.training.feature_storage == "float16" or adapter.encoder.dtype != "float32"
+    itemsize = 2 if small else 4
+    return images * patches * width * len(plan.adapter.encoder.layer) * itemsize
 
 
 class _Questions(NamedTuple):
