@@ -28,6 +28,7 @@ def run(
     adapter: str = "quick",
     data: str = "scenes",
     training_data: str | None = None,
+    mixture: Sequence[str] = (),
     tasks: Sequence[str] = DEFAULT_TASKS,
     seed: int = 0,
     limit: int | None = None,
@@ -48,6 +49,8 @@ def run(
         adapter: an adapter recipe's name or TOML file.
         data: `scenes`, `coco`, or a folder in the official layouts.
         training_data: where training samples come from; None for `data`.
+        mixture: mixture recipes' names or TOML files to train on below `training_data`: one for
+            all stages or one each; `none` for samples of tasks.
         tasks: task recipes' names or TOML files.
         seed: random seed.
         limit: at most so many test samples per task.
@@ -69,6 +72,7 @@ def run(
         adapter=adapter,
         data=data,
         training_data=training_data,
+        mixture=mixture,
         tasks=tasks,
         seed=seed,
         limit=limit,

@@ -113,7 +113,7 @@ class LanguageModelSettings(_Frozen):
     lora: LoraSettings = LoraSettings()
     dtype: Dtype = "float32"
     max_length: int = Field(default=2048, gt=0)
-    chat_template: bool = True
+    chat_template: bool | str = True
     image_prefix: str = ""
     image_suffix: str = ""
     gradient_checkpointing: bool = not_scoring(False)

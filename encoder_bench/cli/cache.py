@@ -27,6 +27,7 @@ def build_command(
     tasks: options.Tasks = options.DEFAULT_TASKS,
     data: options.Data = "scenes",
     train_data: options.TrainData = None,
+    mixture: options.Mixture = None,
     layer: options.Layer = None,
     resolution: options.Resolution = None,
     storage: Annotated[
@@ -50,7 +51,8 @@ def build_command(
     """
     plan = make_plan(
         encoder=encoder, adapter=adapter, tasks=options.listed(tasks), data=data,
-        training_data=train_data, layer=options.whole_numbers("--layer", layer),
+        training_data=train_data, mixture=options.listed(mixture),
+        layer=options.whole_numbers("--layer", layer),
         resolution=resolution, weights=weights, device=device,
         settings={} if storage is None else {"training.feature_storage": storage},
         trust_remote_code=trust_remote_code,

@@ -46,7 +46,7 @@ Encoders = Annotated[list[str], typer.Option("--encoder", "-e", metavar="NAME", 
 Adapter = Annotated[
     str,
     typer.Option(
-        metavar="quick|laptop|gvt|llava|FILE.toml",
+        metavar="quick|laptop|gvt|llava|prismatic|FILE.toml",
         help="Adapter recipe: projector, LLM, what trains and how.",
         rich_help_panel=WHAT,
     ),
@@ -80,6 +80,15 @@ TrainData = Annotated[
     typer.Option(
         metavar="scenes|coco|DIR",
         help="Training data, where it is not --data.",
+        rich_help_panel=WHERE,
+    ),
+]
+Mixture = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE.toml|none[,...]",
+        help="What to train on, below --train-data: one mixture recipe for all stages or one each; "
+        "none: samples of tasks.",
         rich_help_panel=WHERE,
     ),
 ]

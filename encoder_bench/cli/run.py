@@ -30,6 +30,7 @@ def run_command(
     seed: options.Seed = 0,
     data: options.Data = "scenes",
     train_data: options.TrainData = None,
+    mixture: options.Mixture = None,
     limit: options.Limit = None,
     weights: options.Weights = None,
     results: options.Results = options.RESULTS,
@@ -59,9 +60,9 @@ def run_command(
         encoder=encoder, joint=joint_tune, adapter=adapter, projector=projector,
         visual_tokens=visual_tokens, llm=llm, llm_train=llm_train,
         layer=options.whole_numbers("--layer", layer), resolution=resolution, steps=steps,
-        data=data, training_data=train_data, tasks=options.listed(tasks), seed=seed, limit=limit,
-        weights=weights, results=results, device=device, settings=options.settings(set_),
-        trust_remote_code=trust_remote_code,
+        data=data, training_data=train_data, mixture=options.listed(mixture),
+        tasks=options.listed(tasks), seed=seed, limit=limit, weights=weights, results=results,
+        device=device, settings=options.settings(set_), trust_remote_code=trust_remote_code,
     )  # fmt: skip
     warn_of_drawn_scenes([encoder], data, QuietReporter())
     if dry_run:
@@ -163,9 +164,13 @@ def _plan_lines(plan: RunPlan) -> list[str]:
         length = f"{stage.epochs:g} epochs" if stage.steps is None else f"{stage.steps:,} steps"
         parts = {"projector": stage.projector, "LLM": stage.llm, "encoder": stage.encoder}
         rates = ", ".join(f"{n} {part.learning_rate:g}" for n, part in parts.items() if part)
-        text = f"{stage.name}: {length} of {stage.images_per_step} images x at most "
-        text += f"{stage.samples_per_image} samples of {', '.join(stage.tasks)}"
-        rows += [("stage", text), ("", f"learning rates: {rates}")]
+        asked = f"{stage.samples_per_image} samples of {', '.join(stage.tasks)}"
+        what = f"rows of mixture {stage.mixture}" if stage.mixture else f"images x at most {asked}"
+        rows.append(("stage", f"{stage.name}: {length} of {stage.images_per_step} {what}"))
+        rows.append(("", f"learning rates: {rates}"))
+    for name, mixture in plan.mixtures.items():
+        sources = ", ".join(f"{s.name} ({s.path or s.hub})" for s in mixture.sources)
+        rows.append(("mixture", f"{name}: {sources}"))
     for name, task in plan.tasks.items():
         more = f" and {len(task.metrics) - 1} more metrics" if len(task.metrics) > 1 else ""
         rows.append(("task", f"{name}: {task.primary}{more}"))

@@ -120,6 +120,7 @@ def sweep_command(
     adapter: Adapters = "quick",
     data: options.Data = "scenes",
     train_data: options.TrainData = None,
+    mixture: options.Mixture = None,
     tasks: options.Tasks = options.DEFAULT_TASKS,
     limit: options.Limit = None,
     llm: options.LanguageModel = None,
@@ -159,8 +160,9 @@ def sweep_command(
     files = options.weights_by_name(names, weights)
     names, files = with_twins(names, files) if twins else (names, files)
     settings = {
-        "data": data, "training_data": train_data, "tasks": options.listed(tasks), "limit": limit,
-        "llm": llm, "projector": projector, "visual_tokens": visual_tokens,
+        "data": data, "training_data": train_data, "mixture": options.listed(mixture),
+        "tasks": options.listed(tasks), "limit": limit, "llm": llm, "projector": projector,
+        "visual_tokens": visual_tokens,
         "layer": options.whole_numbers("--layer", layer) or None, "resolution": resolution,
         "steps": steps, "settings": options.settings(set_) or None, "device": device,
         "trust_remote_code": trust_remote_code,

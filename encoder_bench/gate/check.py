@@ -13,7 +13,7 @@ from encoder_bench.base.record import RunRecord, TaskScores, read_records
 from encoder_bench.gate.baseline import baseline_records, identity, read_baseline, weights_folder
 from encoder_bench.metrics.metric import recorded_metric
 from encoder_bench.metrics.statistics import holm
-from encoder_bench.pipeline.plan import RunPlan, make_plan
+from encoder_bench.pipeline.plan import NO_MIXTURE, RunPlan, make_plan
 from encoder_bench.results.compare import TaskComparison, compare_task
 from encoder_bench.results.formats import escape_markdown
 from encoder_bench.results.grouping import data_key, scoring_recipe, scoring_task
@@ -221,12 +221,14 @@ def todays_plan(
         RecipeError: a recipe is not there any more, or wrong.
         UnknownNameError: the encoder or the adapter is not there any more.
     """
+    training = record.training_data
     return make_plan(
         encoder=record.encoder.name,
         joint=record.joint,
         adapter=str(record.adapter.get("name")),
         data=data or str(record.data.get("name")),
-        training_data=data or str(record.training_data.get("name")),
+        training_data=data or str(training.get("folder") or training.get("name")),
+        mixture=[str(stage.get("mixture") or NO_MIXTURE) for stage in record.adapter["stages"]],
         tasks=list(record.tasks),
         seed=record.seed,
         limit=record.limit,

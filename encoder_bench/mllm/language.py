@@ -51,12 +51,14 @@ class ChatTemplate:
 
 
 def _read_template(tokenizer: Any, settings: LanguageModelSettings) -> ChatTemplate:
-    """Cut a tokenizer's chat template around its content; without one, plain text.
+    """Cut the recipe's or tokenizer's chat template around its content; without, plain text.
 
     Raises:
         WeightsError: the template fails, or does not keep a question as it is, or the tokenizer has
             no end token; names the model.
     """
+    if isinstance(settings.chat_template, str):
+        tokenizer.chat_template = settings.chat_template
     if not settings.chat_template or not getattr(tokenizer, "chat_template", None):
         return ChatTemplate(_end_token(tokenizer, settings))
     roles = zip(("user", "assistant", "user"), (_CONTENT, _REPLY, _NEXT), strict=True)

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from encoder_bench.base.errors import DataError, RecipeError, UnknownNameError
+from encoder_bench.base.hashing import hash_text
 from encoder_bench.base.paths import RESULTS
 from encoder_bench.base.progress import Reporter
 from encoder_bench.base.recipes import (
     AdapterRecipe,
+    MixtureRecipe,
     StageSettings,
     TaskRecipe,
     load_adapter,
+    load_mixture,
     load_task,
     recorded_adapter,
 )
@@ -22,11 +25,13 @@ from encoder_bench.base.record import RunRecord
 
 if TYPE_CHECKING:
     from encoder_bench.data.folder import DataFolder
+    from encoder_bench.data.mixture import Mixture
     from encoder_bench.data.sample_table import SampleTable
     from encoder_bench.tasks.task import TaskSamples
 
 DEFAULT_ENCODER = "tiny-deit"
 DEFAULT_TASKS = ("vqa", "captioning", "oc", "mci")
+NO_MIXTURE = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,7 @@ class RunPlan:
         adapter: the recipe with every flag applied; `adapter_name` as the user named it.
         tasks: task name -> its recipe, in the order in which they run.
         training_recipes: the same for every task that a stage trains on, tested or not.
+        mixtures: the recipe of every mixture that a stage trains on, by the name it is given there.
         data: where test samples come from (`scenes`, `coco`, or a folder).
         seed: fixes initialisation, order of samples, and the bootstrap.
         limit: most test samples per task, a seeded subset; None for all.
@@ -57,6 +63,7 @@ class RunPlan:
     trust_remote_code: bool = False
     tasks: Mapping[str, TaskRecipe] = field(default_factory=dict)
     training_recipes: Mapping[str, TaskRecipe] = field(default_factory=dict)
+    mixtures: Mapping[str, MixtureRecipe] = field(default_factory=dict)
     data: str = ""
     training_data: str = ""
 
@@ -67,7 +74,9 @@ class RunPlan:
 
     def scoring_settings(self) -> dict[str, Any]:
         """Return the settings that determine the score, as JSON; part of the run's identity."""
-        return {
+        names = [stage.mixture for stage in self.adapter.stages]
+        mixtures = [self.mixtures[name].scoring() if name else None for name in names]
+        return ({"mixtures": mixtures} if self.mixtures else {}) | {
             "encoder": self.encoder,
             "adapter": self.adapter.scoring(),
             "tasks": {name: recipe.scoring() for name, recipe in self.tasks.items()},
@@ -81,24 +90,55 @@ class RunPlan:
 
 @dataclass(frozen=True, slots=True)
 class RunData:
-    """What a run reads: the folders, the training samples, and each task's test samples."""
+    """What a run reads: the folders, the training samples, and each task's test samples.
+
+    `mixtures` are by the name that stages give them; `staged` is the name of each stage's, if any.
+    """
 
     folder: DataFolder
     training_folder: DataFolder
     training: SampleTable
     test: Mapping[str, TaskSamples]
+    mixtures: Mapping[str, Mixture] = field(default_factory=dict)
+    staged: Sequence[str | None] = ()
 
     def images(self) -> list[Path]:
         """Return every image that the run shows to the encoder, each once."""
-        tables = (self.training, _tested(self.test))
-        return list(dict.fromkeys(path for table in tables for path in table.image_paths()))
+        paths: dict[Path, None] = {}
+        for table in (self.training, _tested(self.test)):
+            paths |= dict.fromkeys(table.image_paths())
+        for mixture in self.mixtures.values():
+            paths |= dict.fromkeys(mixture.images())
+        return list(paths)
+
+    def training_fingerprint(self) -> str:
+        """Return the hash of the folder that samples are from, and of each stage's mixture."""
+        if not self.mixtures:
+            return self.training_folder.fingerprint()
+        parts = [self.mixtures[name].fingerprint() if name else "" for name in self.staged]
+        return hash_text(*parts, *([self.training_folder.fingerprint()] if self.training else []))
 
     def training_description(self) -> dict[str, Any]:
-        """Return the training folder's facts, and how many samples and images it gave."""
-        return self.training_folder.description() | {
+        """Return the facts of the training folder and of each mixture, and what they gave."""
+        folder = self.training_folder.description() if self.training else {}
+        counts = {
             "training_samples": len(self.training),
             "training_images": len(self.training.images()),
         }
+        if not self.mixtures:
+            return folder | counts
+        names = [Path(name).stem if name else self.training_folder.name for name in self.staged]
+        described = [self.mixtures[name].description() for name in self.mixtures]
+        return (
+            folder
+            | counts
+            | {
+                "name": " then ".join(dict.fromkeys(names)),
+                "fingerprint": self.training_fingerprint(),
+                "folder": self.training_folder.name,
+                "mixtures": [about | {"name": Path(about["name"]).stem} for about in described],
+            }
+        )
 
 
 def read_data(plan: RunPlan, reporter: Reporter) -> RunData:
@@ -108,6 +148,7 @@ def read_data(plan: RunPlan, reporter: Reporter) -> RunData:
         DataError: files are missing or malformed, a split is empty, or images are shared.
     """
     from encoder_bench.data.folder import check_disjoint, open_data
+    from encoder_bench.data.mixture import open_mixture
     from encoder_bench.data.sample_table import SampleTable
     from encoder_bench.tasks.task import read_samples
 
@@ -131,11 +172,17 @@ def read_data(plan: RunPlan, reporter: Reporter) -> RunData:
             if name in test:
                 test[name] = replace(test[name], training=samples)
             phase.advance(training=f"{name} {len(samples)}")
+    tests = {name: task.samples for name, task in test.items()}
+    mixtures = {
+        name: open_mixture(name, training_folder.root, reporter, tests=tests)
+        for name in plan.mixtures
+    }
     training = SampleTable.joined(parts)
-    if not training:
+    if not training and not mixtures:
         raise DataError(f"--train-data {plan.training_data}: no training samples")
     check_disjoint(training, _tested(test))
-    return RunData(folder, training_folder, training, test)
+    staged = [stage.mixture for stage in plan.adapter.stages]
+    return RunData(folder, training_folder, training, test, mixtures, staged)
 
 
 def _tested(test: Mapping[str, TaskSamples]) -> SampleTable:
@@ -158,6 +205,7 @@ def make_plan(
     steps: int | None = None,
     data: str = "scenes",
     training_data: str | None = None,
+    mixture: Sequence[str] = (),
     tasks: Sequence[str] = DEFAULT_TASKS,
     seed: int = 0,
     limit: int | None = None,
@@ -169,11 +217,12 @@ def make_plan(
 ) -> RunPlan:
     """Merge flags over recipes (names or TOML files); check what can be checked without loading.
 
-    `settings` override any dotted key of the recipe (`{"training.precision": "bfloat16"}`).
+    `mixture` names one for all stages or one for each, in order; `none` is none. `settings`
+    override any dotted key of the recipe (`{"training.precision": "bfloat16"}`).
 
     Raises:
         RecipeError: a recipe or an override is wrong.
-        UnknownNameError: no such encoder, recipe, projector or task.
+        UnknownNameError: no such encoder, recipe, projector, mixture or task.
     """
     flags: dict[str, Any] = {
         "encoder.trainable": joint or None,
@@ -187,14 +236,16 @@ def make_plan(
     given = {key: value for key, value in flags.items() if value is not None}
     recipe = load_adapter(adapter, {**(settings or {}), **given})
     _check(encoder, recipe.projector.name, limit)
-    recipe = _resolve_stages(recipe, adapter, steps)
+    recipe = _resolve_stages(_with_mixtures(recipe, adapter, mixture), adapter, steps)
+    asked = [name for stage in recipe.stages if not stage.mixture for name in stage.tasks]
     tested = _task_recipes(tasks)
     return RunPlan(
         encoder=encoder,
         adapter_name=adapter,
         adapter=recipe,
         tasks=tested,
-        training_recipes={n: tested.get(n) or load_task(n) for s in recipe.stages for n in s.tasks},
+        training_recipes={name: tested.get(name) or load_task(name) for name in asked},
+        mixtures={s.mixture: load_mixture(s.mixture) for s in recipe.stages if s.mixture},
         data=data,
         training_data=training_data or data,
         seed=seed,
@@ -235,6 +286,28 @@ def _check(encoder: str, projector: str, limit: int | None) -> None:
         raise UnknownNameError("projector", projector, projector_names())
     if limit is not None and limit < 1:
         raise RecipeError(f"--limit {limit}: give at least 1")
+
+
+def _with_mixtures(recipe: AdapterRecipe, name: str, mixtures: Sequence[str]) -> AdapterRecipe:
+    """Set what `--mixture` names: one for all stages, or one for each."""
+    if not mixtures:
+        return recipe
+    count = len(recipe.stages)
+    if len(mixtures) not in (1, count):
+        raise RecipeError(
+            f"--mixture names {len(mixtures)} mixtures, adapter '{name}' has {count} stages; name "
+            "one for all stages, or one for each"
+        )
+    stages = []
+    for stage, mixture in zip(recipe.stages, [*mixtures] * (count // len(mixtures)), strict=True):
+        if mixture == NO_MIXTURE and not stage.tasks:
+            raise RecipeError(
+                f"--mixture none: stage '{stage.name}' of adapter '{name}' names no tasks to train "
+                "on instead"
+            )
+        chosen = None if mixture == NO_MIXTURE else mixture
+        stages.append(stage.model_copy(update={"mixture": chosen}))
+    return recipe.model_copy(update={"stages": tuple(stages)})
 
 
 def _resolve_stages(recipe: AdapterRecipe, name: str, steps: int | None) -> AdapterRecipe:

@@ -134,7 +134,7 @@ def _facts(plan: RunPlan, data: RunData, mllm: MLLM, device: torch.device) -> di
         "encoder_fingerprint": encoder.fingerprint,
         "llm_weights": language.weights_sha256,
         "data": data.folder.fingerprint(),
-        "training_data": data.training_folder.fingerprint(),
+        "training_data": data.training_fingerprint(),
         "versions": {name: versions[name] for name in _PACKAGES},
         "device": device.type,
     }
@@ -173,6 +173,7 @@ def _train_and_score(
             plan,
             mllm,
             data.training,
+            mixtures=data.mixtures,
             folder=plan.results / "checkpoints" / facts["run_id"],
             features=features,
             device=device,
@@ -183,8 +184,9 @@ def _train_and_score(
     # 6. Score every task and its blind baselines.
     if features is not None:
         features.use(loaded.encoder)
+    shown = sample_images(data.training, plan.adapter, plan.seed, data.mixtures)
     scores = evaluate(
-        ImagePredictor(loaded, features, sample_images(data.training, plan.adapter, plan.seed)),
+        ImagePredictor(loaded, features, shown),
         list(data.test.values()),
         plan.results / "predictions" / facts["run_id"],
         batch_images=plan.adapter.evaluation_batch_images,
@@ -234,6 +236,7 @@ def run_worker(plan: RunPlan, processes: Processes, *, trackers: Sequence[str] =
             reporter=QuietReporter(),
             device=choose_device(plan.device),
             features=features,
+            mixtures=data.mixtures,
             trackers=trackers,
         ).train()
 
@@ -277,11 +280,16 @@ def _images_in_order(
     """
     adapter, seed = plan.adapter, plan.seed
     images = training_images(
-        data.training, adapter, seed, index=processes.index, processes=processes.count
+        data.training,
+        adapter,
+        seed,
+        data.mixtures,
+        index=processes.index,
+        processes=processes.count,
     )
     averaged = any("mean-image" in recipe.controls for recipe in plan.tasks.values())
     if adapter.projector.whiten or averaged:
-        shown = sample_images(data.training, adapter, seed)
+        shown = sample_images(data.training, adapter, seed, data.mixtures)
         if adapter.projector.whiten:
             images = [*shown[: images_to_fit(encoder)], *images]
         if averaged and processes.is_main:

@@ -14,16 +14,18 @@ from encoder_bench.base.errors import ProofError
 from encoder_bench.base.files import write_text
 from encoder_bench.base.progress import Reporter
 from encoder_bench.base.record import TrainingProof
+from encoder_bench.data.mixture import Mixture
 from encoder_bench.data.sample import Sample
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.trainable import prove, snapshot
 from encoder_bench.pipeline.build import build_mllm
 from encoder_bench.pipeline.plan import RunPlan
-from encoder_bench.training.batches import BatchMaker
+from encoder_bench.training.batches import BatchMaker, TrainingRow
 from encoder_bench.training.checkpoint import load_mllm_weights, remove_checkpoints, save_mllm
-from encoder_bench.training.trainer import Trainer
+from encoder_bench.training.trainer import NO_MIXTURES, Trainer
 
-_PROBE_IMAGES = 2
+_PROBE_ROWS = 2
+"""Of the samples, and of each mixture."""
 _FINISHED = "training.json"
 
 
@@ -45,6 +47,7 @@ def train_and_verify(
     mllm: MLLM,
     samples: Sequence[Sample],
     *,
+    mixtures: Mapping[str, Mixture] = NO_MIXTURES,
     folder: Path,
     features: Mapping[Path, Tensor] | None,
     device: torch.device,
@@ -78,13 +81,17 @@ def train_and_verify(
         reporter=reporter,
         device=device,
         features=features,
+        mixtures=mixtures,
         trackers=trackers,
     ).train()
     trains = {"encoder": plan.joint, "projector": True, "llm": plan.adapter.llm.train != "frozen"}
     norms = summary.gradient_norms
     parts = prove(mllm, before, should_train=trains, gradient_norms=norms)
     save_mllm(mllm, final)
-    loaded, difference = _reload(plan, mllm, final, samples[:_PROBE_IMAGES], device)
+    probe: list[TrainingRow] = [(sample,) for sample in samples[:_PROBE_ROWS]]
+    for mixture in mixtures.values():
+        probe += mixture[:_PROBE_ROWS]
+    loaded, difference = _reload(plan, mllm, final, probe, device)
     proof = TrainingProof(parts=parts, reload_max_difference=difference)
     content = {"proof": proof.model_dump(mode="json"), "summary": summary.as_json()}
     write_text(finished, json.dumps(content, indent=1) + "\n")
@@ -93,13 +100,14 @@ def train_and_verify(
 
 
 def _reload(
-    plan: RunPlan, mllm: MLLM, final: Path, probe: Sequence[Sample], device: torch.device
+    plan: RunPlan, mllm: MLLM, final: Path, probe: Sequence[TrainingRow], device: torch.device
 ) -> tuple[MLLM, float]:
     """Return the saved model in place of the trained one, and how far their logits differ."""
     expected = _probe_logits(mllm.to(device), plan, probe, device)
     mllm.to("meta")  # frees the memory of a model that the callers still hold
     loaded = _load_saved(plan, final, device)
-    difference = (_probe_logits(loaded, plan, probe, device) - expected).abs().max().item()
+    differences = (_probe_logits(loaded, plan, probe, device) - expected).abs()
+    difference = differences.max().item() if len(differences) else 0.0
     if difference != 0.0:
         raise ProofError(
             f"{final}: the model read back disagrees with the trained one (largest difference of "
@@ -116,16 +124,16 @@ def _load_saved(plan: RunPlan, final: Path, device: torch.device) -> MLLM:
 
 @torch.inference_mode()
 def _probe_logits(
-    mllm: MLLM, plan: RunPlan, samples: Sequence[Sample], device: torch.device
+    mllm: MLLM, plan: RunPlan, rows: Sequence[TrainingRow], device: torch.device
 ) -> Tensor:
-    """Return `(T, vocabulary)` logits at the answers of a few training samples, on the CPU.
+    """Return `(T, vocabulary)` logits at the answers of a few training rows, on the CPU.
 
     The pixels go through the encoder, cached features or not, so that all parts are compared.
     """
     mllm.eval()
     maker = BatchMaker(
-        mllm, plan.training_recipes, micro_batch_images=len(samples), shared_prefix=False
+        mllm, plan.training_recipes, micro_batch_images=len(rows), shared_prefix=False
     )
-    ((micro,), *_) = maker.make([(s,) for s in samples])
+    ((micro,), *_) = maker.make(rows)
     maker.close()
     return mllm.logits(micro.batch.to(device))[0].float().cpu()

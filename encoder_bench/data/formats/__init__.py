@@ -86,7 +86,10 @@ def locate(source: SourceSettings, root: Path, reporter: Reporter) -> Place:
         return tasks.locate(source, root, reporter)
     images = root / Path(source.images).expanduser()
     if not images.is_dir():
-        raise DataError(f"{where}: images = '{source.images}': no folder {images}")
+        raise DataError(
+            f"{where}: images = '{source.images}': no folder {images}; paths begin at {root} "
+            "(--train-data)"
+        )
     files = [] if source.hub else _files(source, root, kind)
     if not files and not source.hub:
         raise DataError(
