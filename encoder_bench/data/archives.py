@@ -86,15 +86,13 @@ def _cells(table: pa.Table, column: str) -> Iterator[tuple[str, int]]:
     for chunk in table[column].chunks:
         names = [f"{column}/{row}" for row in range(first, first + len(chunk))]
         first += len(chunk)
-        values = chunk
-        if pa.types.is_list(chunk.type) or pa.types.is_large_list(chunk.type):
+        listed = is_list(chunk)
+        if listed:
             lengths = pc.fill_null(pc.list_value_length(chunk), 0).to_pylist()
             pairs = zip(names, lengths, strict=True)
             names = [f"{name}/{place}" for name, length in pairs for place in range(length)]
-            values = chunk.flatten()
-        if pa.types.is_struct(values.type) and values.type.get_field_index("bytes") >= 0:
-            values = pc.struct_field(values, "bytes")
-        if not (pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type)):
+        values = image_bytes(chunk.flatten() if listed else chunk)
+        if values is None:
             return
         sizes = pc.binary_length(values).to_pylist()
         yield from ((n, size) for n, size in zip(names, sizes, strict=True) if size is not None)
@@ -115,6 +113,19 @@ def _tar_members(archive: str, size: int, time: int) -> pa.Table:
         return {}
 
     return open_index(repr(("tar", archive, size, time)), _MEMBERS, make).table
+
+
+def is_list(values: pa.Array) -> bool:
+    """Return whether each value is a list."""
+    return bool(pa.types.is_list(values.type) or pa.types.is_large_list(values.type))
+
+
+def image_bytes(values: pa.Array) -> pa.Array | None:
+    """Return the contents of images, as bytes or in the form of `datasets`; None if neither."""
+    if pa.types.is_struct(values.type) and values.type.get_field_index("bytes") >= 0:
+        values = pc.struct_field(values, "bytes")
+    binary = pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type)
+    return values if binary else None
 
 
 def _read_cell(archive: Path, name: str) -> bytes:

@@ -66,11 +66,12 @@ class Part:
         turns = pc.sum(pc.list_value_length(texts[0])).as_py()
         return int(turns), sum(int(pc.sum(each).as_py()) for each in words)
 
-    def image_names(self) -> list[str]:
-        """Return the names of the chosen rows' images, each once."""
-        rows = self.table.column("images").take(pa.array(np.unique(self.chosen)))
-        names: list[str] = pc.unique(pc.list_flatten(rows)).to_pylist()
-        return names
+    def image_paths(self) -> pa.Array:
+        """Return the paths of the chosen rows' images, each once, as text."""
+        rows = self.table["images"].take(pa.array(np.unique(self.chosen)))
+        names = pc.unique(pc.list_flatten(rows))
+        joined = pc.binary_join_element_wise(str(self.images), names, "/")
+        return pc.if_else(pc.starts_with(names, "/"), names, joined)
 
 
 class Mixture(Sequence[Conversation]):
@@ -107,13 +108,8 @@ class Mixture(Sequence[Conversation]):
 
     def images(self) -> Iterator[Path]:
         """Yield the path of every image, each once."""
-        seen: set[Path] = set()
-        for part in self.parts:
-            for name in part.image_names():
-                path = part.images / name
-                if len(self.parts) == 1 or path not in seen:
-                    seen.add(path)
-                    yield path
+        paths = pa.chunked_array([part.image_paths() for part in self.parts], pa.string())
+        return (Path(path.as_py()) for path in pc.unique(paths))
 
     def fingerprint(self) -> str:
         """Return the sha256 over what the rows in use say and which images they show."""

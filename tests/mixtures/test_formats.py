@@ -79,7 +79,10 @@ def check_cauldron(mixture: Mixture, root: Path) -> None:
 def test_parquet_with_bytes(read: Read, root: Path) -> None:
     (root / "set").mkdir()
     cauldron(root).to_parquet(root / "set/train-00000-of-00001.parquet")
+    cauldron(root).select([0]).to_parquet(root / "set/validation-00000-of-00001.parquet")
+    (root / "set/about.json").write_text("{}")
     check_cauldron(read("chat", 'path = "set"'), root)
+    assert len(read("chat", 'path = "set"\nsplit = "validation"')) == 1
 
 
 def test_a_folder_of_save_to_disk_and_one_of_its_splits(read: Read, root: Path) -> None:
@@ -255,7 +258,13 @@ def test_tasks_of_a_folder(read: Read, tmp_path: Path) -> None:
     assert 0 < len(questions) < len(mixture)
     assert {len(row.turns) for row in mixture} == {1}
     assert all(path.is_file() and "train2017" in path.parts for path in mixture.images())
-    assert len(list(mixture.images())) == 6
+    images = list(mixture.images())
+    assert len(images) == 6
+    images[0].unlink()
+    (tmp_path / "link").symlink_to(tmp_path / "drawn")
+    fewer = read("folder", f'path = "{tmp_path / "link"}"\ntasks = ["vqa", "oc"]')
+    assert [path.name for path in fewer.images()] == [path.name for path in images[1:]]
+    assert skipped(fewer)["missing image"] == len(mixture) - len(fewer) > 0
 
 
 @pytest.mark.parametrize(

@@ -101,15 +101,19 @@ def locate(source: SourceSettings, root: Path, reporter: Reporter) -> Place:
 
 
 def _files(source: SourceSettings, root: Path, kind: Format) -> list[Path]:
+    """Return the files of a source's path; of a folder those of the first ending that is there.
+
+    Of a data set's folder they are those of its split, by the names that the Hub gives them.
+    """
     pattern = str(Path(str(source.path)).expanduser())
     path = root / pattern
     if path.is_dir():
         split = path / source.split
         path = split if (path / "dataset_dict.json").is_file() and split.is_dir() else path
-        found = (file for file in path.rglob("*") if file.name.endswith(kind.endings))
-        own = {"dataset_info.json", "state.json", "dataset_dict.json"}
-        files = sorted(file for file in found if file.name not in own)
-        return [file for file in files if file.suffix == files[0].suffix]
+        files = next(filter(None, (sorted(path.rglob(f"*{end}")) for end in kind.endings)), [])
+        parts = (f"{source.split}-", f"{source.split}.")
+        of_split = [file for file in files if file.name.startswith(parts)]
+        return of_split if of_split and kind.prepare is arrow_files.prepare else files
     if path.is_file():
         return [path]
     if source.format == "webdataset" and "{" in pattern:

@@ -23,7 +23,7 @@ from encoder_bench.base.hashing import hash_text
 from encoder_bench.base.paths import cache_dir
 from encoder_bench.base.progress import Reporter
 from encoder_bench.base.recipes import SourceSettings
-from encoder_bench.data.archives import open_arrow
+from encoder_bench.data.archives import image_bytes, is_list, open_arrow
 from encoder_bench.data.formats.chat import KEYS
 from encoder_bench.data.formats.row import Place, RawRow, RawRows
 from encoder_bench.data.hub import open_rows
@@ -148,9 +148,9 @@ def file_rows(place: Place, path: Path, texts: Sequence[str], image: str | None)
 
 def _names(column: pa.Array, first: int, prefix: str) -> list[list[str]]:
     """Return the names of the images of each row, of a column of bytes, paths or lists of them."""
-    listed = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+    listed = is_list(column)
     values = column.flatten() if listed else column
-    paths, has_bytes = _paths(values), _bytes(values)
+    paths, has_bytes = _paths(values), image_bytes(values)
     inside = [] if has_bytes is None else pc.is_valid(has_bytes).to_pylist()
     counts = pc.fill_null(pc.list_value_length(column), 0).to_pylist() if listed else None
     ends = [*accumulate(counts)] if counts else range(1, len(column) + 1)
@@ -176,13 +176,6 @@ def _paths(values: pa.Array) -> list[str | None] | None:
     )
 
 
-def _bytes(values: pa.Array) -> pa.Array | None:
-    if pa.types.is_struct(values.type) and values.type.get_field_index("bytes") >= 0:
-        values = pc.struct_field(values, "bytes")
-    is_binary = pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type)
-    return values if is_binary else None
-
-
 def _has_bytes(path: Path, image: str | None) -> bool:
     table = open_arrow(path)
     return any(
@@ -193,6 +186,5 @@ def _has_bytes(path: Path, image: str | None) -> bool:
 
 def _chunk_bytes(column: pa.ChunkedArray) -> Iterator[bool]:
     for chunk in column.chunks:
-        listed = pa.types.is_list(chunk.type) or pa.types.is_large_list(chunk.type)
-        found = _bytes(chunk.flatten() if listed else chunk)
+        found = image_bytes(chunk.flatten() if is_list(chunk) else chunk)
         yield found is not None and found.null_count < len(found)

@@ -21,11 +21,12 @@ def locate(source: SourceSettings, root: Path, reporter: Reporter) -> Place:
     folder = open_data(
         name if own else str(root / Path(name).expanduser()),
         reporter,
+        images_required=False,
         flag=f"source '{source.name}': path",
     )
     recipes = {task: load_task(task).scoring() for task in source.tasks}
     identity = repr((folder.fingerprint(), recipes))
-    return Place(source, root, (), folder.root, trusted=True, identity=identity)
+    return Place(source, root, (), folder.root.resolve(), trusted=True, identity=identity)
 
 
 def rows(place: Place) -> RawRows:
@@ -34,7 +35,7 @@ def rows(place: Place) -> RawRows:
     Raises:
         DataError: files are missing or malformed, or there are no training samples.
     """
-    folder = DataFolder(place.images.name, place.images)
+    folder = DataFolder(place.images.name, place.images, images_required=False)
     number = 0
     for task in place.source.tasks:
         recipe: TaskRecipe = load_task(task)
