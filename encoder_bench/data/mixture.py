@@ -127,7 +127,8 @@ class Mixture(Sequence[Conversation]):
 
     def description(self) -> dict[str, Any]:
         """Return name, fingerprint and the counts of each source, as the record keeps them."""
-        sources = {part.source.name: part.about for part in self.parts}
+        kept = [{k: v for k, v in part.about.items() if k != "files"} for part in self.parts]
+        sources = {p.source.name: about for p, about in zip(self.parts, kept, strict=True)}
         return {"name": self.name, "fingerprint": self.fingerprint(), "sources": sources}
 
 

@@ -171,8 +171,8 @@ def _overlap(
         "by": dict(Counter(match.reason for match in rows.values())),
         "tests": {n: sum(m.test in paths for m in rows.values()) for n, paths in sets.items()},
         "first": [
-            f"{row_name(index, row)}: {images.names[shown[row]]} is {match.test} "
-            f"(by {match.reason})"
+            f"{row_name(index, row)}: {images.names[shown[row]]} is the test image "
+            f"{'/'.join(match.test.parts[-3:])} (by {match.reason})"
             for row, match in list(rows.items())[:MAX_EXAMPLES]
         ],
     }

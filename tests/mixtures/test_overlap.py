@@ -120,14 +120,14 @@ def test_a_test_image_is_found_by_its_number(
     mixture = opened(rows(COCO, COCO, VG, None), tests=tests)
     assert [row.row_id for row in mixture] == ["own/000002", "own/000003"]
     [about] = mixture.description()["sources"].values()
+    shown = "tests/val2014/COCO_val2014_000000000123.jpg"
     assert about["overlap"] == {
         "rows": 2,
         "images": 1,
         "by": {"id": 2},
         "tests": {"vqa": 2},
         "first": [
-            f"rows.json: row {row}: {COCO} is {tests['vqa'][0].image_path} (by id)"
-            for row in (0, 1)
+            f"rows.json: row {row}: {COCO} is the test image {shown} (by id)" for row in (0, 1)
         ],
     }
 
