@@ -9,12 +9,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, overload
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -40,6 +40,7 @@ name, another one `=`; `image` is the identity as JSON, `path` is relative to th
 `facets` are JSON; the first row of an image that is not there says so in `missing`."""
 _TASK = pa.dictionary(pa.int8(), pa.string())
 _ROWS_AT_ONCE = 1024
+_as_json, _from_json = msgspec.json.Encoder().encode, msgspec.json.Decoder().decode
 _NO_FACETS: Mapping[str, str | int] = MappingProxyType({})
 
 
@@ -153,7 +154,7 @@ class SampleTable(Sequence[Sample]):
 
     def images(self) -> list[int | str]:
         """Return the identity of every image, each once, as they first occur."""
-        return [json.loads(text) for text in pc.unique(self.column("image")).to_pylist()]
+        return [_from_json(text) for text in pc.unique(self.column("image")).to_pylist()]
 
     def image_paths(self) -> list[Path]:
         """Return the file of every image, each once, as they first occur."""
@@ -179,12 +180,12 @@ class SampleTable(Sequence[Sample]):
         return Sample(
             _sample_id(task, name),
             task,
-            json.loads(image),
+            _from_json(image),
             self.root / path,
             question,
             tuple(references),
             target,
-            json.loads(facets) if facets else _NO_FACETS,
+            _from_json(facets) if facets else _NO_FACETS,
         )
 
 
@@ -214,12 +215,12 @@ def as_row(sample: Sample, path: str | None = None) -> dict[str, Any]:
     own = sample.sample_id.startswith(f"{sample.task}/")
     return {
         "id": sample.sample_id[len(sample.task) :] if own else f"={sample.sample_id}",
-        "image": json.dumps(sample.image_id, ensure_ascii=False),
+        "image": _as_json(sample.image_id).decode(),
         "path": str(sample.image_path) if path is None else path,
         "question": sample.question,
         "references": sample.references,
         "target": sample.target,
-        "facets": json.dumps({**sample.facets}, ensure_ascii=False) if sample.facets else "",
+        "facets": _as_json({**sample.facets}).decode() if sample.facets else "",
         "missing": None,
     }
 
@@ -234,7 +235,7 @@ class ImageGroups(Sequence[tuple[Sample, ...]]):
         self._names = names
         kept = np.isin(self._tasks, [code for code, name in enumerate(names) if name in tasks])
         codes, texts = self.samples.codes("image")
-        identities = [json.loads(text) for text in texts]
+        identities = [_from_json(text) for text in texts]
         order = sorted(range(len(texts)), key=lambda code: str(identities[code]))
         place = np.empty(len(texts), np.int32)
         place[order] = np.arange(len(texts), dtype=np.int32)
