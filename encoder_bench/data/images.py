@@ -27,6 +27,7 @@ by 23% or more."""
 NEAR_GREY = 4.0
 """Mean difference of 32 x 32 grey values from 0 to 255; keeps drawings on one background apart."""
 _FLAT = 8
+_BLOCKS = 4
 _THUMBNAIL = (32, 32)
 
 
@@ -155,20 +156,36 @@ def same_files(
 def near_duplicates(
     train: Mapping[Path, Fingerprint], test: Mapping[Path, Fingerprint]
 ) -> list[tuple[Path, Path, int]]:
-    """Return pairs that show nearly the same in different files, with the bits that differ."""
+    """Return pairs that show nearly the same in different files, with the bits that differ.
+
+    Only images with nearly the same mean grey in each of 4 x 4 blocks are compared, which a tree
+    finds. No pair is lost by that: the means of blocks differ by no more than the pixels do.
+    """
+    from scipy.spatial import cKDTree
+
     theirs = [(path, entry) for path, entry in train.items() if entry.bits is not None]
-    if not theirs:
+    ours = [(path, entry) for path, entry in test.items() if entry.bits is not None]
+    if not theirs or not ours:
         return []
     stacked = np.stack([entry.bits for _, entry in theirs if entry.bits is not None])
     set_bits = np.bitwise_count(stacked).sum(axis=1)
+    tree = cKDTree(np.stack([_blocks(entry.grey) for _, entry in theirs]))
+    reach = _BLOCKS**2 * NEAR_GREY + 1e-6
     pairs = []
-    for path, entry in test.items():
-        if entry.bits is None:
-            continue
-        distance = np.bitwise_count(stacked ^ entry.bits).sum(axis=1)
-        limit = NEAR_SHARE * (set_bits + np.bitwise_count(entry.bits).sum())
-        for index in np.flatnonzero(distance <= limit):
-            other_path, other = theirs[index]
+    for path, entry in ours:
+        assert entry.bits is not None
+        near = np.array(sorted(tree.query_ball_point(_blocks(entry.grey), reach, p=1)), np.int64)
+        distance = np.bitwise_count(stacked[near] ^ entry.bits).sum(axis=1)
+        limit = NEAR_SHARE * (set_bits[near] + np.bitwise_count(entry.bits).sum())
+        for place in np.flatnonzero(distance <= limit):
+            other_path, other = theirs[near[place]]
             if other.digest != entry.digest and np.abs(other.grey - entry.grey).mean() <= NEAR_GREY:
-                pairs.append((other_path, path, int(distance[index])))
+                pairs.append((other_path, path, int(distance[place])))
     return pairs
+
+
+def _blocks(grey: NDArray[np.int16]) -> NDArray[np.float64]:
+    """Return the mean of each of 4 x 4 blocks, `(16,)`."""
+    side = len(grey) // _BLOCKS
+    means: NDArray[np.float64] = grey.reshape(_BLOCKS, side, _BLOCKS, side).mean(axis=(1, 3))
+    return means.ravel()

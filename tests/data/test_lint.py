@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from io import BytesIO
@@ -15,7 +16,15 @@ from typer.testing import CliRunner
 from encoder_bench.base.progress import QuietReporter
 from encoder_bench.cli.app import app
 from encoder_bench.data import fetch
-from encoder_bench.data.images import fingerprint, fingerprints, near_duplicates, same_files
+from encoder_bench.data.images import (
+    NEAR_GREY,
+    NEAR_SHARE,
+    Fingerprint,
+    fingerprint,
+    fingerprints,
+    near_duplicates,
+    same_files,
+)
 from encoder_bench.data.lint import lint_samples
 from encoder_bench.data.sample import Sample
 
@@ -101,6 +110,35 @@ def test_a_scaled_and_compressed_picture_is_a_near_duplicate_and_another_is_not(
     assert [(a.name, b.name) for a, b, _ in near_duplicates(train, test)] == [
         ("2.png", "again.jpg")
     ]
+
+
+def test_no_near_duplicate_is_lost_to_comparing_few() -> None:
+    rng = np.random.default_rng(0)
+
+    def drawn(name: str, count: int) -> dict[Path, Fingerprint]:
+        return {
+            Path(f"{name}{n}"): Fingerprint(
+                f"{name}{n // 2}" if n < 4 else f"{n}",
+                np.packbits(hashes[n % 5] ^ (rng.random(256) < rng.choice([0.02, 0.1, 0.5]))),
+                base[n % 5] + rng.integers(-9, 10, (32, 32), dtype=np.int16) * (n % 3),
+            )
+            for n in range(count)
+        }
+
+    hashes = rng.random((5, 256)) < 0.5
+    base = rng.integers(60, 90, (5, 32, 32), dtype=np.int16)
+    train, test = drawn("a", 60), drawn("b", 40)
+    expected = []
+    for (path, one), (other, two) in itertools.product(test.items(), train.items()):
+        assert one.bits is not None
+        assert two.bits is not None
+        bits = int(np.bitwise_count(one.bits ^ two.bits).sum())
+        limit = NEAR_SHARE * (np.bitwise_count(one.bits).sum() + np.bitwise_count(two.bits).sum())
+        alike = np.abs(one.grey - two.grey).mean() <= NEAR_GREY
+        if bits <= limit and alike and one.digest != two.digest:
+            expected.append((other, path, bits))
+    assert near_duplicates(train, test) == expected
+    assert 0 < len(expected) < 5 * 8 * 12
 
 
 def test_flat_pictures_are_not_alike(tmp_path: Path) -> None:
