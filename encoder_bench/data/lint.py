@@ -8,8 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from encoder_bench.data.sample import Sample
+from encoder_bench.data.sample_table import SampleTable
 from encoder_bench.metrics.statistics import bootstrap_interval, ratio
 
 _MAX_QUESTIONS = 8_000
@@ -31,7 +34,7 @@ class Finding(NamedTuple):
     message: str
 
 
-def text_leak(samples: Sequence[Sample], seed: int = 0) -> str | None:
+def text_leak(samples: SampleTable, seed: int = 0) -> str | None:
     """Try to answer from the question's text alone: a linear classifier, cross-validated by image.
 
     Reported where it is right more often than the commonest answer, by more than five points and
@@ -45,9 +48,9 @@ def text_leak(samples: Sequence[Sample], seed: int = 0) -> str | None:
 
     if len(samples) > _MAX_QUESTIONS:
         chosen = np.random.default_rng(seed).choice(len(samples), _MAX_QUESTIONS, replace=False)
-        samples = [samples[index] for index in sorted(chosen)]
+        samples = samples.take(np.sort(chosen))
     images = [str(sample.image_id) for sample in samples]
-    common = [text for text, _ in Counter(s.target for s in samples).most_common(_MAX_CLASSES)]
+    common = [text for text, _ in samples.counts("target").most_common(_MAX_CLASSES)]
     if len(common) < 2 or len(set(images)) < 2 * _FOLDS:
         return None
     questions = np.array([sample.question for sample in samples])
@@ -74,13 +77,13 @@ def text_leak(samples: Sequence[Sample], seed: int = 0) -> str | None:
     )
 
 
-def majority_leak(samples: Sequence[Sample]) -> str | None:
+def majority_leak(samples: SampleTable) -> str | None:
     """Report where the commonest answer to each question's text beats the commonest of all."""
     by_question: dict[str, Counter[str]] = defaultdict(Counter)
-    for sample in samples:
-        by_question[sample.question][sample.target] += 1
+    for question, target in samples.pairs("question", "target"):
+        by_question[question][target] += 1
     best = sum(max(counts.values()) for counts in by_question.values()) / len(samples)
-    constant = max(Counter(s.target for s in samples).values()) / len(samples)
+    constant = max(samples.counts("target").values()) / len(samples)
     repeated = sum(counts.total() for counts in by_question.values() if counts.total() > 1)
     if best - constant < _LEAK_POINTS / 100 or repeated < len(samples) / 2:
         return None
@@ -90,9 +93,9 @@ def majority_leak(samples: Sequence[Sample]) -> str | None:
     )
 
 
-def skew(samples: Sequence[Sample]) -> str | None:
+def skew(samples: SampleTable) -> str | None:
     """Report one answer that is right more often than not, or yes and no out of balance."""
-    counts = Counter(sample.target for sample in samples)
+    counts = samples.counts("target")
     answer, number = counts.most_common(1)[0]
     share = 100 * number / len(samples)
     yes_no = {text.strip(" .").lower() for text in counts} <= {"yes", "no"}
@@ -101,9 +104,9 @@ def skew(samples: Sequence[Sample]) -> str | None:
     return f"the constant answer {answer!r} is right in {share:.1f}% of {len(samples)} samples"
 
 
-def missing_classes(samples: Sequence[Sample]) -> str | None:
+def missing_classes(samples: SampleTable) -> str | None:
     """Report counts without a zero, or with gaps, and yes/no sets with one of them alone."""
-    targets = {sample.target.strip(" .").lower() for sample in samples}
+    targets = {text.strip(" .").lower() for text in samples.counts("target")}
     if targets in ({"yes"}, {"no"}):
         return f"every answer is {targets.pop()!r}"
     if not all(text.isdigit() for text in targets):
@@ -116,27 +119,36 @@ def missing_classes(samples: Sequence[Sample]) -> str | None:
     return f"no sample has the answer {', '.join(missing)} ({span})"
 
 
-def repeats(samples: Sequence[Sample], *, conflicting: bool = False) -> str | None:
+def repeats(samples: SampleTable, *, conflicting: bool = False) -> str | None:
     """Report the same question about the same image, with one answer or with different ones."""
-    groups: dict[tuple[str, str], list[Sample]] = defaultdict(list)
-    for sample in samples:
-        groups[str(sample.image_id), " ".join(sample.question.split()).lower()].append(sample)
-    chosen = [
-        group
-        for group in groups.values()
-        if len(group) > 1 and (len({sample.target for sample in group}) > 1) == conflicting
-    ]
-    if not chosen:
+    words = pc.binary_join(pc.utf8_split_whitespace(samples.column("question")), " ")
+    table = pa.table(
+        {
+            "image": samples.column("image"),
+            "question": pc.utf8_lower(pc.utf8_trim_whitespace(words)),
+            "target": samples.column("target"),
+            "row": np.arange(len(samples)),
+        }
+    )
+    wanted = [("row", "count"), ("row", "min"), ("target", "count_distinct")]
+    groups = table.group_by(["image", "question"]).aggregate(wanted)
+    several = pc.greater(groups["row_count"], 1)
+    alike = pc.equal(groups["target_count_distinct"], 1)
+    chosen = groups.filter(pc.and_(several, pc.xor(alike, conflicting)))
+    if not len(chosen):
         return None
-    count, first = sum(len(group) - 1 for group in chosen), chosen[0]
-    words = "different answers" if conflicting else "the same answer"
+    count = pc.sum(chosen["row_count"]).as_py() - len(chosen)
+    first = table.slice(pc.min(chosen["row_min"]).as_py())
+    same = pc.and_(*(pc.equal(first[name], first[name][0]) for name in ("image", "question")))
+    one, other = (samples[row.as_py()] for row in first["row"].filter(same)[:2])
+    answers = "different answers" if conflicting else "the same answer"
     return (
-        f"{count} samples repeat a question about the same image with {words}, the first "
-        f"{first[1].sample_id} ({first[0].question!r})"
+        f"{count} samples repeat a question about the same image with {answers}, the first "
+        f"{other.sample_id} ({one.question!r})"
     )
 
 
-_CHECKS: dict[str, Callable[[Sequence[Sample]], str | None]] = {
+_CHECKS: dict[str, Callable[[SampleTable], str | None]] = {
     "text-leak": text_leak,
     "majority-leak": majority_leak,
     "skew": skew,
@@ -148,6 +160,7 @@ _CHECKS: dict[str, Callable[[Sequence[Sample]], str | None]] = {
 
 def lint_samples(task: str, samples: Sequence[Sample]) -> list[Finding]:
     """Return all findings on the questions and answers of one task."""
-    asked = [sample for sample in samples if sample.question]
+    table = SampleTable.of(samples)
+    asked = table.take(np.flatnonzero(pc.not_equal(table.column("question"), "").to_numpy()))
     found = {kind: check(asked) for kind, check in _CHECKS.items()} if asked else {}
     return [Finding(task, kind, message) for kind, message in found.items() if message]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -138,6 +139,11 @@ class SampleTable(Sequence[Sample]):
         """Yield the texts of two columns, row by row."""
         for batch in self.table.select([one, other]).to_batches():
             yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+    def counts(self, name: str) -> Counter[str]:
+        """Return how often each text of a column occurs, as they first occur."""
+        found = pc.value_counts(self.column(name))
+        return Counter({entry["values"].as_py(): entry["counts"].as_py() for entry in found})
 
     def codes(self, name: str) -> tuple[NDArray[np.int32], list[Any]]:
         """Return a text column as numbers, `(rows,)`, and the text of each number.
