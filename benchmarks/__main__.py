@@ -20,16 +20,18 @@ def bench_command(
     only: Annotated[
         str | None,
         typer.Option(
-            metavar="mllm|training|encoders|metrics|utilisation", help="One of the benches."
+            metavar="mllm|training|encoders|metrics|utilisation|full-size",
+            help="One of the benches; full-size (minutes, 2 GB of disk) only if it is named.",
         ),
     ] = None,
     repeats: Annotated[int, typer.Option(metavar="N", help="Timed repeats of each way.")] = 5,
     llm: Annotated[str, typer.Option(metavar="NAME", help="The language model.")] = "tiny-llama",
     device: Device = "cpu",
+    share: Annotated[float, typer.Option(metavar="X", help="Of full-size.")] = 1.0,
     debug: options.Debug = False,
 ) -> None:
     """Measure speed as ratios of two ways in one run, and write them to DIR/bench/."""
-    from benchmarks import encoders, metrics, mllm, training, utilisation
+    from benchmarks import encoders, full_size, metrics, mllm, training, utilisation
     from benchmarks.summary import summary
     from encoder_bench.base.files import write_text
 
@@ -41,12 +43,13 @@ def bench_command(
         "encoders": lambda: encoders.run_bench(repeats=repeats, device=device),
         "metrics": lambda: metrics.run_bench(repeats=repeats, device=device),
         "utilisation": lambda: utilisation.run_bench(repeats=repeats, device=device),
+        "full-size": lambda: full_size.run_bench(share=share),
     }
-    known = ("mllm", "training", "encoders", "metrics", "utilisation")
+    known = ("mllm", "training", "encoders", "metrics", "utilisation", "full-size")
     if only not in (None, *known):
         raise UnknownNameError("bench", str(only), known)
     for name, bench in benches.items():
-        if only is not None and not name.startswith(only):
+        if not name.startswith(only) if only is not None else name == "full-size":
             continue
         report = bench()
         text = json.dumps(report, indent=1)

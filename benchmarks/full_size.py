@@ -7,12 +7,19 @@ links to a few drawn ones. `python -m benchmarks.full_size DIR` only writes the 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
+from unittest import mock
 
 import msgspec
 import numpy as np
@@ -179,6 +186,96 @@ def _write_bytes(path: Path, pieces: Iterable[bytes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as stream:
         stream.writelines(pieces)
+
+
+def run_bench(*, share: float = 1.0, images: int = 512) -> dict[str, Any]:
+    """Measure reading and encoding at a share of the full size, and return JSON.
+
+    Each reading is a process of its own: what a run of a few steps does before its first one, model
+    apart; bytes are above those of the program itself.
+    `of_a_dataloader` is the images per second of the feature store over those of a plain
+    torchvision DataLoader with as many workers as there are cores, before the same encoder.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        root, cache = Path(temporary, "data"), Path(temporary, "cache")
+        write_folder(root, Sizes().scaled(share))
+        env = {**os.environ, "ENCODER_BENCH_CACHE": str(cache)}
+        command = [sys.executable, "-c", f"from {__name__} import report; report({str(root)!r})"]
+        found = {}
+        for name in ("first_index", "later_start"):
+            done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+            found[name] = json.loads(done.stdout)
+        index = sum(path.stat().st_size for path in cache.glob("index/*/*"))
+        return {
+            "settings": {"share": share, "images": images, "cores": os.cpu_count()},
+            "samples": found["later_start"]["samples"],
+            "index_bytes": index,
+            "full_size": found,
+            "encode": _encode(Path(temporary), images),
+        }
+
+
+def report(root: str) -> None:
+    """Print what a run of a few steps takes before its first one, as JSON."""
+    from encoder_bench.base.progress import QuietReporter
+    from encoder_bench.pipeline.plan import make_plan, read_data
+    from encoder_bench.training.trainer import stage_order
+
+    plan = make_plan(data=root, limit=100, steps=40)
+    before, wall, cpu = _resident(), time.perf_counter(), time.process_time()
+    data = read_data(plan, QuietReporter())
+    order, _ = stage_order(data.training, plan.adapter, 0, 0)
+    order.step(0)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    samples = len(data.training)
+    figures = {
+        "seconds": time.perf_counter() - wall,
+        "processor_seconds": time.process_time() - cpu,
+        "bytes": _resident() - before,
+        "peak_bytes": peak - before,
+        "samples": samples,
+        "bytes_per_sample": (_resident() - before) / samples,
+    }
+    print(json.dumps(figures))
+
+
+def _resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize()
+
+
+def _encode(place: Path, images: int) -> dict[str, float]:
+    """Return images per second of the feature store and of a plain DataLoader."""
+    import torch
+    from torch.utils.data import DataLoader
+    from torchvision.datasets import ImageFolder
+
+    from encoder_bench.base.progress import QuietReporter
+    from encoder_bench.encoders.registry import load_encoder
+    from encoder_bench.training.feature_cache import open_features
+
+    encoder = load_encoder("tiny-deit").eval().requires_grad_(False)
+    (place / "pictures" / "one").mkdir(parents=True)
+    drawn = [path.read_bytes() for path in sorted((place / "data" / "pictures").iterdir())]
+    paths = [place / "pictures" / "one" / f"{number:06}.jpg" for number in range(images)]
+    for number, path in enumerate(paths):  # of different content, since the store keeps each once
+        path.write_bytes(drawn[number % len(drawn)] + str(number).encode())
+    cores = os.cpu_count() or 1
+    dataset = ImageFolder(str(place / "pictures"), transform=encoder.transform)
+    start = time.perf_counter()
+    with torch.inference_mode():
+        for pixels, _ in DataLoader(dataset, batch_size=32, num_workers=cores):
+            encoder(pixels)
+    plain = time.perf_counter() - start
+    cpu, start = torch.device("cpu"), time.perf_counter()
+    with mock.patch.dict(os.environ, ENCODER_BENCH_CACHE=str(place / "features")):
+        open_features(encoder, paths, device=cpu, reporter=QuietReporter()).fill()
+    own = time.perf_counter() - start
+    return {
+        "images_per_second": images / own,
+        "dataloader_images_per_second": images / plain,
+        "of_a_dataloader": plain / own,
+    }
 
 
 def main(

@@ -14,7 +14,7 @@ Line = tuple[str, float | None, str]
 
 def summary(report: Mapping[str, Any]) -> list[str]:
     """Return a report's ratios as aligned lines; none for a report that is not known here."""
-    parts = (_shared_prefix, _generation, _training, _encoders, _mfu)
+    parts = (_shared_prefix, _generation, _training, _encoders, _mfu, _full_size)
     lines = [line for part in parts for line in part(report)]
     width = max((len(what) for what, _, _ in lines), default=0)
     return [
@@ -75,3 +75,20 @@ def _mfu(report: Mapping[str, Any]) -> Iterator[Line]:
     for mode in ("frozen", "joint"):
         if "mfu" in report.get(mode, {}):
             yield f"model FLOPs utilisation, {mode}", report[mode]["mfu"], ""
+
+
+def _full_size(report: Mapping[str, Any]) -> Iterator[Line]:
+    found = report.get("full_size", {})
+    for name, aims in (
+        ("first_index", ("aim: < 90", "aim: < 2")),
+        ("later_start", ("aim: < 5", "aim: < 0.5")),
+    ):
+        if name in found:
+            words, entry = name.replace("_", " "), found[name]
+            yield f"{words}, seconds", entry["seconds"], aims[0]
+            yield "  processor seconds", entry["processor_seconds"], ""
+            yield "  peak above the program's memory, GB", entry["peak_bytes"] / 1e9, aims[1]
+    if found:
+        yield "bytes per sample", found["later_start"]["bytes_per_sample"], "aim: < 100"
+        of = report["encode"]["of_a_dataloader"]
+        yield "encoding, share of a DataLoader's images per second", of, ""

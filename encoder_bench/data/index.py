@@ -69,7 +69,7 @@ def _opened(folder: Path) -> Index | None:
     try:
         about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
         return Index(pa.ipc.open_file(pa.memory_map(str(folder / _TABLE))).read_all(), about)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:  # pa.ArrowInvalid is a ValueError
         raise DataError(f"{folder}: damaged ({error}); remove it and run it again") from error

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import encoders, metrics, utilisation
+from benchmarks import encoders, full_size, metrics, utilisation
 from benchmarks.mllm import questions, run_bench
 from benchmarks.summary import summary
 from benchmarks.timing import ratio, rounds
@@ -97,3 +97,16 @@ def test_the_peak_of_a_known_gpu_is_its_data_sheets(monkeypatch: pytest.MonkeyPa
     ):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda _, name=name: name)
         assert utilisation.peak_flops(cuda)[0] == peak
+
+
+def test_a_small_folder_of_the_full_form_is_read_indexed_and_encoded() -> None:
+    result = full_size.run_bench(share=0.0003, images=8)
+    json.dumps(result)
+    first, later = (result["full_size"][name] for name in ("first_index", "later_start"))
+    assert result["samples"] == first["samples"] == later["samples"] > 0
+    assert result["index_bytes"] > 0
+    encode = result["encode"]
+    assert encode["of_a_dataloader"] == pytest.approx(
+        encode["images_per_second"] / encode["dataloader_images_per_second"]
+    )
+    assert sum("aim" in line for line in summary(result)) == 5
