@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import shlex
 import shutil
 import sys
@@ -184,9 +185,9 @@ def _train_and_score(
     # 6. Score every task and its blind baselines.
     if features is not None:
         features.use(loaded.encoder)
-    shown = sample_images(data.training, plan.adapter, plan.seed, data.mixtures)
+    shown = training_images(data.training, plan.adapter, plan.seed, data.mixtures)
     scores = evaluate(
-        ImagePredictor(loaded, features, shown),
+        ImagePredictor(loaded, features, sample_images(data.training, shown)),
         list(data.test.values()),
         plan.results / "predictions" / facts["run_id"],
         batch_images=plan.adapter.evaluation_batch_images,
@@ -278,24 +279,22 @@ def _images_in_order(
 
     The main process has, besides its share of training, the mean image and the tests.
     """
-    adapter, seed = plan.adapter, plan.seed
-    images = training_images(
-        data.training,
-        adapter,
-        seed,
-        data.mixtures,
-        index=processes.index,
-        processes=processes.count,
+    ordered = functools.partial(
+        training_images, data.training, plan.adapter, plan.seed, data.mixtures
     )
+    shown = ordered()
+    images = shown
+    if processes.count > 1:
+        images = ordered(index=processes.index, processes=processes.count)
     averaged = any("mean-image" in recipe.controls for recipe in plan.tasks.values())
-    if adapter.projector.whiten or averaged:
-        shown = sample_images(data.training, adapter, seed, data.mixtures)
-        if adapter.projector.whiten:
-            images = [*shown[: images_to_fit(encoder)], *images]
-        if averaged and processes.is_main:
-            images += shown[:MEAN_OF]
+    first = sample_images(data.training, shown)
+    if plan.adapter.projector.whiten:
+        images = [*first[: images_to_fit(encoder)], *images]
+    if averaged and processes.is_main:
+        images = [*images, *first[:MEAN_OF]]
     if processes.is_main:
-        images += [s.image_path for task in data.test.values() for s in task.samples]
+        tests = (task.samples for task in data.test.values())
+        images = [*images, *(sample.image_path for samples in tests for sample in samples)]
     return images
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -136,19 +136,14 @@ def training_images(
     return list(used)
 
 
-def sample_images(
-    samples: Sequence[Sample],
-    adapter: AdapterRecipe,
-    seed: int,
-    mixtures: Mapping[str, Mixture] = NO_MIXTURES,
-) -> list[Path]:
+def sample_images(samples: Sequence[Sample], shown: Iterable[Path]) -> list[Path]:
     """Return the image files that training shows, in the order of its samples; mixtures' follow.
 
     The first of them are what whitening is fitted to and what the mean image is the mean of, so
     that nothing is encoded that training does not show. Where it shows every image, as most do,
-    they are the first of the samples.
+    they are the first of the samples. `shown` are the `training_images` of all processes.
     """
-    used = dict.fromkeys(training_images(samples, adapter, seed, mixtures))
+    used = dict.fromkeys(shown)
     sampled = [path for path in SampleTable.of(samples).image_paths() if path in used]
     return list(dict.fromkeys([*sampled, *used]))
 
@@ -201,8 +196,9 @@ class Trainer:
         self.accelerator = make_accelerator(self.device, self.adapter, self.folder, self.trackers)
         self.sharded = asks_for_shards(self.accelerator)
         if isinstance(whole.projector, WhitenedProjector):
-            shown = sample_images(self.samples, self.adapter, self.seed, self.mixtures)
-            fit_whitening(whole, shown, self.features, device=self.device)
+            shown = training_images(self.samples, self.adapter, self.seed, self.mixtures)
+            first = sample_images(self.samples, shown)
+            fit_whitening(whole, first, self.features, device=self.device)
         self.mllm = sharded_copy(whole, self.device) if self.sharded else whole.to(self.device)
         if isinstance(self.features, FeatureStore):
             self.features.use(self.mllm.encoder)

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from encoder_bench.base.errors import DataError, TrainingError, UnknownNameError
+from encoder_bench.base.progress import QuietReporter
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.trainable import prove, snapshot
 from encoder_bench.training.feature_cache import open_features
 from encoder_bench.training.optimizer import only_parts
-from tests.training.world import CPU, draw, model, recipe, run
+from encoder_bench.training.trainer import training_images
+from tests.training.world import CPU, draw, model, questions, recipe, run
 
 
 def weights(mllm: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -56,8 +58,6 @@ def test_loss_does_not_depend_on_micro_batches(tmp_path: Path) -> None:
 
 
 def test_cached_features_give_the_same_curve(tmp_path: Path) -> None:
-    from encoder_bench.base.progress import QuietReporter
-
     mllm = model()
     paths = draw(tmp_path / "images")
     features = open_features(mllm.encoder, paths, device=CPU, reporter=QuietReporter())
@@ -84,18 +84,29 @@ def test_a_non_finite_loss_names_the_samples_and_changes_nothing(tmp_path: Path)
     assert all(torch.equal(before[name], tensor) for name, tensor in mllm.state_dict().items())
 
 
-def test_a_corrupt_image_stops_with_its_name_and_keeps_what_was_learned(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_corrupt_image_stops_with_its_name_and_keeps_what_was_learned(
+    tmp_path: Path, cached: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENCODER_BENCH_CACHE", str(tmp_path / "cache"))
+
+    def train(folder: Path) -> list[float]:
+        mllm, paths = model(), sorted((folder / "images").glob("*.png"))
+        order = training_images(questions(paths), adapter, 3)
+        store = open_features(mllm.encoder, order, device=CPU, reporter=QuietReporter())
+        return run(mllm, folder, adapter, features=store if cached else None).losses
+
     paths = draw(tmp_path / "images", images=12)
     good = paths[7].read_bytes()
     paths[7].write_bytes(good[:60])
     adapter = recipe(stage={"images_per_step": 1, "steps": 12})
     with pytest.raises(DataError, match=paths[7].name):
-        run(model(), tmp_path, adapter)
+        train(tmp_path)
     paths[7].write_bytes(good)
-    mended = run(model(), tmp_path, adapter).losses
+    mended = train(tmp_path)
     (tmp_path / "whole").mkdir()
     draw(tmp_path / "whole" / "images", images=12)
-    assert mended == run(model(), tmp_path / "whole", adapter).losses
+    assert mended == train(tmp_path / "whole")
 
 
 def test_a_part_without_an_optimizer_rests_for_a_stage(tmp_path: Path) -> None:

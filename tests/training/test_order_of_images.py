@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from encoder_bench.training.trainer import stage_order, training_images
+from encoder_bench.training.trainer import sample_images, stage_order, training_images
 from tests.training.world import questions, recipe
 
 SAMPLES = questions([Path(f"{number}.png") for number in range(11)])
@@ -25,6 +25,19 @@ def test_images_are_those_of_the_steps_in_order(steps: int, processes: int) -> N
         ]
         found = training_images(SAMPLES, adapter, 3, index=index, processes=processes)
         assert found == list(dict.fromkeys(shown))
+
+
+def test_the_first_images_are_shown_ones_in_the_order_of_samples() -> None:
+    """What whitening is fitted to costs no image more, and is the first of all where all are."""
+    paths = list(dict.fromkeys(sample.image_path for sample in SAMPLES))
+    shown = training_images(SAMPLES, recipe(stage={"steps": 2}), 3)
+    first = sample_images(SAMPLES, shown)
+    assert first == sorted(shown, key=paths.index)
+    assert len(first) == 8
+    everything = training_images(SAMPLES, recipe(stage={"steps": 9}), 3)
+    assert sample_images(SAMPLES, everything) == paths
+    mixed = [Path("of a mixture.png"), *shown]
+    assert sample_images(SAMPLES, mixed) == [*first, mixed[0]]
 
 
 def test_stages_follow_each_other() -> None:
