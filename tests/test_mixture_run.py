@@ -146,3 +146,22 @@ def test_a_dry_run_shows_the_mixture(folder: Path) -> None:
     assert shown.exit_code == 0
     assert "of 8 rows of mixture" in shown.stdout
     assert "m (rows.json)" in shown.stdout
+
+
+def test_what_is_left_out_is_said_once_with_its_reason(folder: Path, tmp_path: Path) -> None:
+    rows = json.loads((folder / "rows.json").read_text())
+    rows[0]["image"] = "absent.png"
+    rows[1]["conversations"][1]["value"] = " "
+    (folder / "faulty.json").write_text(json.dumps(rows))
+    toml = (folder / "mixture.toml").read_text().replace("rows.json", "faulty.json")
+    (folder / "faulty.toml").write_text(toml)
+    warned: list[str] = []
+    reporter = QuietReporter()
+    reporter.warn = warned.append  # type: ignore[method-assign]
+    data = read_data(plan(folder, tmp_path, "faulty"), reporter)
+    (line,) = warned
+    assert line.startswith("mixture faulty: 6 of 8 rows of m are left: ")
+    assert "1 missing image (the first is faulty.json: row 0: absent.png)" in line
+    assert "faulty.json: row 1" in line
+    (mixture,) = data.mixtures.values()
+    assert len(mixture) == 6

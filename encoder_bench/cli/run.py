@@ -78,7 +78,7 @@ def run_command(
     if outcome is not None and json_output:
         typer.echo(outcome.record.model_dump_json(indent=2))
     elif outcome is not None:
-        _print_outcome(outcome, plan)
+        _print_outcome(outcome, plan, mixture)
 
 
 def _run(
@@ -182,7 +182,7 @@ def _plan_lines(plan: RunPlan) -> list[str]:
     return [f"{name:<10}  {text}" for name, text in rows]
 
 
-def _print_outcome(outcome: RunOutcome, plan: RunPlan) -> None:
+def _print_outcome(outcome: RunOutcome, plan: RunPlan, mixture: str | None) -> None:
     from rich.console import Console
 
     from encoder_bench.results.terminal import print_table
@@ -195,6 +195,8 @@ def _print_outcome(outcome: RunOutcome, plan: RunPlan) -> None:
     again = "" if record.joint else " --joint-tune"
     again += "" if plan.adapter_name == "quick" else f" --adapter {plan.adapter_name}"
     again += "" if plan.data == "scenes" else f" --data {plan.data}"
+    again += "" if plan.training_data == plan.data else f" --train-data {plan.training_data}"
+    again += f" --mixture {mixture}" if mixture else ""
     print_lines(
         [
             f"record       {outcome.path}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -177,12 +177,33 @@ def read_data(plan: RunPlan, reporter: Reporter) -> RunData:
         name: open_mixture(name, training_folder.root, reporter, tests=tests)
         for name in plan.mixtures
     }
+    for mixture in mixtures.values():
+        for line in _left_out(mixture):
+            reporter.warn(line)
     training = SampleTable.joined(parts)
     if not training and not mixtures:
         raise DataError(f"--train-data {plan.training_data}: no training samples")
     check_disjoint(training, _tested(test))
     staged = [stage.mixture for stage in plan.adapter.stages]
     return RunData(folder, training_folder, training, test, mixtures, staged)
+
+
+def _left_out(mixture: Mixture) -> Iterator[str]:
+    """Yield a line for each source whose rows are not all used: how many, why, and the first."""
+    for part in mixture.parts:
+        about, overlap = part.about, part.about["overlap"]
+        why = [
+            f"{entry['count']} {reason} (the first is {entry['first'][0]})"
+            for reason, entry in about["skipped"].items()
+        ]
+        if overlap["rows"]:
+            why.append(f"{overlap['rows']} show a test image (the first is {overlap['first'][0]})")
+        if why:
+            skipped = sum(entry["count"] for entry in about["skipped"].values()) + overlap["rows"]
+            left = (
+                f"{about['read'] - skipped} of {about['read']} rows of {part.source.name} are left"
+            )
+            yield f"mixture {Path(mixture.name).stem}: {left}: {'; '.join(why)}"
 
 
 def _tested(test: Mapping[str, TaskSamples]) -> SampleTable:

@@ -215,6 +215,12 @@ class Trainer:
                 resumed = None
         if self.sharded:
             load_sharded(whole, self.mllm)
+        if self.summary.cut_rows or self.summary.skipped_rows:
+            self.reporter.warn(
+                f"of the rows shown {self.summary.cut_rows} were cut and "
+                f"{self.summary.skipped_rows} skipped, because they are longer than the context of "
+                f"{whole.language.max_length} tokens (llm.max_length)"
+            )
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
         self.mllm = whole.eval()
