@@ -106,6 +106,19 @@ class Mixture(Sequence[Conversation]):
         which = bisect.bisect_right(self._ends, index)
         return self.parts[which].row(index - (self._ends[which - 1] if which else 0))
 
+    def row_images(self, rows: Sequence[int]) -> list[tuple[Path, ...]]:
+        """Return the images of some rows, without reading their texts."""
+        wanted = np.asarray(rows, np.int64)
+        owners = np.searchsorted(self._ends, wanted, side="right")
+        found: list[tuple[Path, ...]] = [()] * len(wanted)
+        for owner in np.unique(owners).tolist():
+            part, places = self.parts[owner], np.flatnonzero(owners == owner)
+            numbers = part.chosen[wanted[places] - (self._ends[owner - 1] if owner else 0)]
+            images = part.table["images"].take(pa.array(numbers)).to_pylist()
+            for place, names in zip(places.tolist(), images, strict=True):
+                found[place] = tuple(part.images / name for name in names)
+        return found
+
     def images(self) -> Iterator[Path]:
         """Yield the path of every image, each once."""
         paths = pa.chunked_array([part.image_paths() for part in self.parts], pa.string())

@@ -20,6 +20,7 @@ from encoder_bench.base.hashing import hash_text
 from encoder_bench.base.recipes import TaskRecipe
 from encoder_bench.data.conversation import Conversation
 from encoder_bench.data.images import load_image
+from encoder_bench.data.mixture import Mixture
 from encoder_bench.data.sample import Sample
 from encoder_bench.data.sample_table import ImageGroups
 from encoder_bench.mllm.dialogue import (
@@ -50,7 +51,7 @@ class StageOrder:
     processes, sees exactly the samples that it would have seen.
     """
 
-    rows: ImageGroups | Sequence[Conversation]
+    rows: ImageGroups | Mixture
     _: KW_ONLY
     stage: str
     seed: int
@@ -71,7 +72,7 @@ class StageOrder:
         rows = self.rows
         visits = self._visits(number)
         if not isinstance(rows, ImageGroups):
-            return [rows[index].images for _, index in visits]
+            return rows.row_images([index for _, index in visits])
         return [(rows.samples.image_path(rows.rows(index)[0]),) for _, index in visits]
 
     def _visits(self, number: int) -> Iterator[tuple[int, int]]:
