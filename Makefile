@@ -34,7 +34,7 @@ demo: $(STAMP)  ## the main job on the embedded data: frozen and joint, then the
 	$(BIN)/encoder-bench table --results $(RESULTS)/demo
 
 test: $(STAMP)  ## the offline tests, in minutes on two cores
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 test-slurm: $(STAMP)  ## a sweep on a real one-node SLURM, which it sets up first (root, Debian or Ubuntu)
 	tests/sweep/slurm/start_one_node.sh /tmp/encoder-bench-slurm

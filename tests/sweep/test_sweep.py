@@ -34,7 +34,7 @@ from encoder_bench.sweep.jobs import (
     write_job,
 )
 from encoder_bench.sweep.local import close_job, local_slots, start_job, stop_job
-from tests.in_process import ForkedPython, encoder_bench
+from tests.in_process import ForkedPython, encoder_bench, on_two_processes
 
 DATA = "scenes:5:24:2:6"
 SMALL: dict[str, Any] = {"steps": 1, "limit": 2, "tasks": ["oc"], "data": DATA}
@@ -134,7 +134,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_failed_run_does_not_stop_the_rest_and_a_repeat_does_what_is_missing(
-    tmp_path: Path,
+    tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     broken = f"dir:{tmp_path / 'no'}"
     arguments = ("--encoders", f"{broken},tiny-mae", "--modes", "frozen", "--jobs", "1")
@@ -147,6 +147,7 @@ def test_a_failed_run_does_not_stop_the_rest_and_a_repeat_does_what_is_missing(
         return {run.job.encoder: run for run in all_runs(tmp_path) if run.job}
 
     runs = swept(todo=2)
+    request.getfixturevalue("forked_workers")  # the first ones were processes of a real sweep's
     assert (runs["tiny-mae"].state, runs["tiny-mae"].starts) == ("done", 1)
     assert (runs[broken].state, runs[broken].starts) == ("failed", 1)
     assert str(tmp_path / "no") in runs[broken].message
@@ -264,15 +265,20 @@ def test_a_killed_sweep_resumes(tmp_path: Path) -> None:
 
 def test_a_run_is_done_by_two_processes(tmp_path: Path) -> None:
     folder = write_job(job(device="cpu"), tmp_path)
-    process = start_job(folder, tmp_path, processes=2, threads=2)
-    try:
-        process.wait(240)
-    finally:
-        stop_job(process)
+    worker, log = ("encoder_bench.sweep.worker", str(folder), str(tmp_path)), folder / "log.txt"
+    assert on_two_processes(*worker, log=log) == (0, 0), log.read_text()
     status = job_status(folder, tmp_path)
-    assert (status.state, status.starts) == ("done", 1), (folder / "log.txt").read_text()
+    assert (status.state, status.starts) == ("done", 1), log.read_text()
     (record,) = read_records(tmp_path)
     assert record.training["processes"] == 2
+
+
+def test_a_job_that_is_stopped_leaves_no_process() -> None:
+    waiting = subprocess.Popen(["sh", "-c", "sleep 600 & wait"], start_new_session=True)
+    stop_job(waiting)
+    assert waiting.returncode == -signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.killpg(waiting.pid, 0)
 
 
 def test_several_processes_are_started_by_torchrun_on_their_own_gpus(
