@@ -275,10 +275,11 @@ def test_a_run_is_done_by_two_processes(tmp_path: Path) -> None:
 
 def test_a_job_that_is_stopped_leaves_no_process() -> None:
     waiting = subprocess.Popen(["sh", "-c", "sleep 600 & wait"], start_new_session=True)
+    wait_until(psutil.Process(waiting.pid).children)
+    (child,) = psutil.Process(waiting.pid).children()
     stop_job(waiting)
     assert waiting.returncode == -signal.SIGTERM
-    with pytest.raises(ProcessLookupError):
-        os.killpg(waiting.pid, 0)
+    wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 10)
 
 
 def test_several_processes_are_started_by_torchrun_on_their_own_gpus(
