@@ -65,9 +65,20 @@ def build_tokenizer_of_grammar() -> Any:
 
 def build_language_model(*, seed: int) -> LanguageModel:
     """Return the untrained tiny Llama with a tokenizer that knows the grammar's words."""
+    tokenizer = build_tokenizer_of_grammar()
+    return LanguageModel(
+        tiny_llama(tokenizer, seed=seed),
+        tokenizer,
+        LanguageModelSettings(),
+        pretrained=False,
+        source="bundled:tiny-llama",
+    )
+
+
+def tiny_llama(tokenizer: Any, *, seed: int) -> Any:
+    """Return an untrained `LlamaForCausalLM`, 192 wide with 4 layers, for a tokenizer's words."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = build_tokenizer_of_grammar()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=192,
@@ -83,14 +94,7 @@ def build_language_model(*, seed: int) -> LanguageModel:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)
-    return LanguageModel(
-        model,
-        tokenizer,
-        LanguageModelSettings(),
-        pretrained=False,
-        source="bundled:tiny-llama",
-    )
+        return LlamaForCausalLM(config)
 
 
 def pretrain_language_model(

@@ -14,6 +14,7 @@ from encoder_bench.data.images import load_image
 from encoder_bench.mllm.generate import generate, score
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.tasks.controls import MEAN_IMAGE
+from encoder_bench.tasks.predict import Images, Prompts, Texts
 
 MEAN_OF, _BATCH = 512, 16
 """Images that the mean image is the mean of, and images of one forward pass."""
@@ -39,23 +40,13 @@ class ImagePredictor:
         self._features: Mapping[Path, Tensor] = features or {}
 
     @torch.inference_mode()
-    def answer(
-        self,
-        images: Sequence[Path] | None,
-        prompts: Sequence[Sequence[str]],
-        decoding: DecodingSettings,
-    ) -> list[list[str]]:
+    def answer(self, images: Images, prompts: Prompts, decoding: DecodingSettings) -> Texts:
         """Return one answer for each prompt; a DataError for an image that cannot be read."""
         visual = None if images is None else self._visual_tokens(images)
         return generate(self._mllm, visual, [list(group) for group in prompts], decoding)
 
     @torch.inference_mode()
-    def choose(
-        self,
-        images: Sequence[Path] | None,
-        prompts: Sequence[Sequence[str]],
-        candidates: Sequence[str],
-    ) -> list[list[str]]:
+    def choose(self, images: Images, prompts: Prompts, candidates: Sequence[str]) -> Texts:
         """Return for each prompt the candidate with the highest log-probability as its answer.
 
         Raises:

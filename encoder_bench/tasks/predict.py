@@ -20,27 +20,21 @@ from encoder_bench.tasks.controls import (
 from encoder_bench.tasks.predictions import GrowingPredictions, choice_key
 from encoder_bench.tasks.task import TaskSamples
 
+Images = Sequence[Path] | None
+"""None for no image at all, `[MEAN_IMAGE]` for the mean of the training features."""
+Prompts = Sequence[Sequence[str]]
+"""One group for each image."""
+Texts = list[list[str]]
+"""One for each prompt of each group."""
+
 
 class Predictor(Protocol):
     """A model, as far as a task needs to know it."""
 
-    def answer(
-        self,
-        images: Sequence[Path] | None,
-        prompts: Sequence[Sequence[str]],
-        decoding: DecodingSettings,
-    ) -> list[list[str]]:
-        """Return one answer for each prompt of each image.
+    def answer(self, images: Images, prompts: Prompts, decoding: DecodingSettings) -> Texts:
+        """Return one answer for each prompt of each image."""
 
-        `images` is None for no image at all, `[MEAN_IMAGE]` for the mean of the training features.
-        """
-
-    def choose(
-        self,
-        images: Sequence[Path] | None,
-        prompts: Sequence[Sequence[str]],
-        candidates: Sequence[str],
-    ) -> list[list[str]]:
+    def choose(self, images: Images, prompts: Prompts, candidates: Sequence[str]) -> Texts:
         """Return the likeliest candidate for each prompt of each image, in the same form."""
 
 
@@ -87,10 +81,10 @@ def predict(
                     phase.advance(len(found))
         return [growing.answer(key, sample.sample_id) or "" for sample in samples]
 
-    def generate(images: Sequence[Path] | None, prompts: _Prompts) -> list[list[str]]:
+    def generate(images: Images, prompts: Prompts) -> Texts:
         return model.answer(images, prompts, recipe.decoding)
 
-    def choose(images: Sequence[Path] | None, prompts: _Prompts) -> list[list[str]]:
+    def choose(images: Images, prompts: Prompts) -> Texts:
         return model.choose(images, prompts, recipe.candidates)
 
     found: dict[str | None, Answers] = {}
@@ -109,8 +103,7 @@ def predict(
     return found
 
 
-_Prompts = Sequence[Sequence[str]]
-_Ask = Callable[[Sequence[Path] | None, _Prompts], list[list[str]]]
+_Ask = Callable[[Images, Prompts], Texts]
 
 
 def _batches(

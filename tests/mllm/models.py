@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from PIL.Image import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    ViTConfig,
-    ViTModel,
-)
+from transformers import PreTrainedTokenizerFast, ViTConfig, ViTModel
 
 from encoder_bench.base.recipes import LanguageModelSettings, LoraSettings, ProjectorSettings
 from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.projectors import build_projector
+from zoo.language import tiny_llama
 
+seeded_llama = partial(tiny_llama, seed=20240607)
+"""The same random weights at every call."""
 CHAT = (
     "{% for m in messages %}<s>{{ m.role }}\n{{ m.content }}</s>\n{% endfor %}"
     "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
@@ -72,26 +71,6 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=pad, bos_token=begin, eos_token=end
     )
-
-
-def seeded_llama(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A Llama in tiny-llama's shape with the same random weights at every call."""
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=192,
-        intermediate_size=512,
-        num_hidden_layers=4,
-        num_attention_heads=6,
-        num_key_value_heads=6,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(20240607)
-        return LlamaForCausalLM(config)
 
 
 def small_language(

@@ -20,6 +20,7 @@ from encoder_bench.results.report import write_report
 from encoder_bench.results.table import table
 from encoder_bench.tasks.controls import MEAN_IMAGE
 from encoder_bench.tasks.evaluate import evaluate
+from encoder_bench.tasks.predict import Images, Prompts, Texts
 from encoder_bench.tasks.predictions import read_predictions
 from encoder_bench.tasks.task import TaskSamples
 
@@ -32,12 +33,7 @@ class Guesser:
     def __init__(self, wrong_from: int) -> None:
         self._wrong_from = wrong_from
 
-    def answer(
-        self,
-        images: Sequence[Path] | None,
-        prompts: Sequence[Sequence[str]],
-        decoding: DecodingSettings,
-    ) -> list[list[str]]:
+    def answer(self, images: Images, prompts: Prompts, decoding: DecodingSettings) -> Texts:
         if images is None or list(images) == [MEAN_IMAGE]:
             return [["I\u2028cannot tell"] * len(group) for group in prompts]
         return [
@@ -45,12 +41,7 @@ class Guesser:
             for path, group in zip(images, prompts, strict=True)
         ]
 
-    def choose(
-        self,
-        images: Sequence[Path] | None,
-        prompts: Sequence[Sequence[str]],
-        candidates: Sequence[str],
-    ) -> list[list[str]]:
+    def choose(self, images: Images, prompts: Prompts, candidates: Sequence[str]) -> Texts:
         return [[candidates[0]] * len(group) for group in prompts]
 
 

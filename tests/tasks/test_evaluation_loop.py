@@ -16,7 +16,7 @@ from encoder_bench.base.record import TaskScores
 from encoder_bench.data.sample import Sample
 from encoder_bench.tasks.controls import MEAN_IMAGE, majority_answers, shuffled_images
 from encoder_bench.tasks.evaluate import evaluate
-from encoder_bench.tasks.predict import Predictor
+from encoder_bench.tasks.predict import Images, Predictor, Prompts, Texts
 from encoder_bench.tasks.task import TaskSamples, find_runner
 
 ANSWERS = {
@@ -54,12 +54,7 @@ class Model:
         self.asked: list[str] = []
         self.fail_at = fail_at
 
-    def answer(
-        self,
-        images: Sequence[Path] | None,
-        prompts: Sequence[Sequence[str]],
-        decoding: DecodingSettings,
-    ) -> list[list[str]]:
+    def answer(self, images: Images, prompts: Prompts, decoding: DecodingSettings) -> Texts:
         if images is None or list(images) == [MEAN_IMAGE]:
             return [["blind" for _ in group] for group in prompts]
         if self.fail_at and len(self.asked) >= self.fail_at:
@@ -72,12 +67,7 @@ class Model:
             for path, group in zip(images, prompts, strict=True)
         ]
 
-    def choose(
-        self,
-        images: Sequence[Path] | None,
-        prompts: Sequence[Sequence[str]],
-        candidates: Sequence[str],
-    ) -> list[list[str]]:
+    def choose(self, images: Images, prompts: Prompts, candidates: Sequence[str]) -> Texts:
         return [
             [candidates[len(prompt) % len(candidates)] for prompt in group] for group in prompts
         ]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from encoder_bench.base.recipes import LanguageModelSettings
 from encoder_bench.mllm.language import LanguageModel
+from zoo.language import tiny_llama
 from zoo.reading import (
     Page,
     answer_logits,
@@ -33,20 +33,8 @@ PAGES = [
 @pytest.fixture(scope="module")
 def language() -> LanguageModel:
     tokenizer = build_tokenizer(WORDS)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        pad_token_id=0,
-        eos_token_id=1,
-        bos_token_id=2,
-        tie_word_embeddings=True,
-    )
     return LanguageModel(
-        LlamaForCausalLM(config),
+        tiny_llama(tokenizer, seed=0),
         tokenizer,
         LanguageModelSettings(),
         pretrained=False,
