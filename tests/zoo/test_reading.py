@@ -92,7 +92,7 @@ def test_noise_comes_from_the_generator_alone(language: LanguageModel) -> None:
 
 
 def test_exact_answers_after_learning_them_by_heart(language: LanguageModel) -> None:
-    optimizer = torch.optim.Adam(language.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(language.parameters(), lr=1e-3)
     batch = encode_pages(language, PAGES)
     before = exact_answers(language, PAGES)
     for _ in range(40):
