@@ -25,6 +25,17 @@ def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["ENCODER_BENCH_CACHE"] = kept or str(base / "cache")
 
 
+@pytest.fixture
+def without_meteor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """METEOR is n/a; its program takes 8 s of processor time to start."""
+    from encoder_bench.base.errors import MissingDependencyError
+
+    def run_java(*arguments: object, **options: object) -> list[str]:
+        raise MissingDependencyError("not started in this test")
+
+    monkeypatch.setattr("encoder_bench.metrics.meteor.run_java", run_java)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """A folder of real data in the official layouts; tests that want it are skipped without it."""

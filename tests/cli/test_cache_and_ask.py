@@ -18,6 +18,7 @@ from encoder_bench.pipeline.run import run
 from encoder_bench.training.feature_shards import list_features
 
 _DATA = "scenes:5:24:2:6"
+pytestmark = pytest.mark.usefixtures("without_meteor")
 _BUILD = ["cache", "build", "--data", _DATA, "--device", "cpu"]
 
 

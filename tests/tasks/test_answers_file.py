@@ -15,11 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from encoder_bench.base.errors import DataError, MissingDependencyError
+from encoder_bench.base.errors import DataError
 from encoder_bench.base.recipes import load_task
 from encoder_bench.cli.app import app
 from encoder_bench.data.sample import Sample
-from encoder_bench.metrics import meteor
 from encoder_bench.tasks.answers_file import read_answers_file
 from encoder_bench.tasks.matching import match
 from encoder_bench.tasks.score_file import score_predictions
@@ -164,18 +163,12 @@ def test_every_layout_is_read_and_named(tmp_path: Path, name: str) -> None:
     assert read_answers_file(path).form == form
 
 
-def without_java(*arguments: object, **options: object) -> list[str]:
-    raise MissingDependencyError("METEOR takes seconds to start")
-
-
-def test_coco_results_are_matched_by_image_and_not_by_row_number(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("without_meteor")
+def test_coco_results_are_matched_by_image_and_not_by_row_number(tmp_path: Path) -> None:
     # ids of the rows are images of the data too, as in files of pycocotools
     content = rows(image_id=[42, 7, 1], id=[1, 42, 7], caption=["a", ["b"], [["c"]]])
     path = dump(tmp_path / "a.json", content)
     assert read(path, COCO) == ["a", "b", "c"]
-    monkeypatch.setattr(meteor, "run_java", without_java)
     found = score_predictions("captioning", load_task("captioning"), COCO, path)
     assert found.form == "COCO results (JSON list), matched by image_id, answers in caption"
     mapping = dump(tmp_path / "b.json", {"COCO_val2014_000000000042.jpg": ["a"], "7": "b", "1": ""})
