@@ -65,6 +65,7 @@ def run_command(
         device=device, settings=options.settings(set_), trust_remote_code=trust_remote_code,
     )  # fmt: skip
     warn_of_drawn_scenes([encoder], data, QuietReporter())
+    _check_folders(plan)
     if dry_run:
         _print_plan(plan, json_output=json_output)
         return
@@ -122,17 +123,22 @@ def warn_of_drawn_scenes(encoders: Sequence[str], data: str, reporter: Reporter)
     )
 
 
-def _print_plan(plan: RunPlan, *, json_output: bool) -> None:
+def _check_folders(plan: RunPlan) -> None:
+    """Refuse data that is not there before torch is imported, which takes seconds."""
     from encoder_bench.data.folder import open_data
     from encoder_bench.data.scenes.build import parse_sizes
-    from encoder_bench.pipeline.estimate import estimate_run
 
-    estimate = estimate_run(plan)
     for data, flag in ((plan.data, "--data"), (plan.training_data, "--train-data")):
         if data.startswith("scenes"):
             parse_sizes(data, flag)
         else:
             open_data(data, images_required=False, flag=flag)
+
+
+def _print_plan(plan: RunPlan, *, json_output: bool) -> None:
+    from encoder_bench.pipeline.estimate import estimate_run
+
+    estimate = estimate_run(plan)
     if json_output:
         settings = {
             **plan.scoring_settings(),
