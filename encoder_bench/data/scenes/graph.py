@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 KINDS = ("circle", "square", "triangle", "star", "cross", "ring")
@@ -109,19 +111,25 @@ def render(scene: Scene) -> Image.Image:
 
 def _background(scene: Scene) -> Image.Image:
     rng = np.random.default_rng(scene.background_seed)
-    size = CANVAS * _SCALE
     base = rng.uniform(95, 165, size=3) * 0.3 + rng.uniform(110, 160) * 0.7
-    ys, xs = np.mgrid[0:size, 0:size] / size
     angle = rng.uniform(0, math.pi)
-    along = xs * math.cos(angle) + ys * math.sin(angle)
-    if scene.background == "striped":
-        field = 9 * np.sign(np.sin(along * rng.uniform(25, 60)))
-    elif scene.background == "speckled":
-        field = np.kron(rng.normal(0, 9, (CANVAS, CANVAS)), np.ones((_SCALE, _SCALE)))
+    if scene.background == "speckled":
+        field = rng.normal(0, 9, (CANVAS, CANVAS)).repeat(_SCALE, axis=0).repeat(_SCALE, axis=1)
     else:
-        field = (50 if scene.background == "shaded" else 0) * (along - along.mean())
-    pixels = np.clip(base[None, None] + field[..., None], 0, 255).astype(np.uint8)
-    return Image.fromarray(pixels)
+        xs, ys = _unit_grid()
+        along = xs * math.cos(angle) + ys * math.sin(angle)
+        if scene.background == "striped":
+            field = 9 * np.sign(np.sin(along * rng.uniform(25, 60)))
+        else:
+            field = (50 if scene.background == "shaded" else 0) * (along - along.mean())
+    bands = [np.clip(field + level, 0, 255).astype(np.uint8) for level in base]
+    return Image.merge("RGB", [Image.fromarray(band) for band in bands])
+
+
+@functools.cache
+def _unit_grid() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    ys, xs = np.mgrid[0 : CANVAS * _SCALE, 0 : CANVAS * _SCALE] / (CANVAS * _SCALE)
+    return xs, ys
 
 
 _ARM = 0.32
