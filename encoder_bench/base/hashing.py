@@ -90,5 +90,7 @@ def hash_tensor(tensor: Tensor) -> str:
 def _bits(tensor: Tensor) -> Any:
     import torch
 
+    if tensor.is_meta:  # of a model without weights
+        return b""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data if flat.numel() else b""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from encoder_bench.base.errors import DataError, EncoderBenchError, RecipeError
+from encoder_bench.base.errors import DataError, EncoderBenchError, UnknownNameError
 from encoder_bench.base.files import write_text
 from encoder_bench.base.progress import Reporter, make_reporter
 from encoder_bench.base.recipes import (
@@ -45,9 +46,17 @@ Tokenizer = Annotated[
 
 
 def is_mixture(name: str) -> bool:
-    """Return whether an argument names a mixture recipe rather than data."""
-    shipped = name in recipe_names("mixtures") and not Path(name).is_dir()
-    return shipped or name.endswith(".toml")
+    """Return whether an argument names a mixture recipe rather than data.
+
+    Raises:
+        UnknownNameError: it is nearly the name of a mixture, and no folder.
+    """
+    known = recipe_names("mixtures")
+    if name.endswith(".toml") or Path(name).is_dir():
+        return name.endswith(".toml")
+    if name not in known and difflib.get_close_matches(name, known, cutoff=0.8):
+        raise UnknownNameError("mixture recipe", name, known, "Nor is it a folder.")
+    return name in known
 
 
 def check(
@@ -109,7 +118,7 @@ def _token_counter(llm: str | None) -> Callable[[Part], int] | None:
     from encoder_bench.mllm.dialogue import tokenize_turns
     from encoder_bench.mllm.loading import load_language_model
 
-    language = load_language_model(LanguageModelSettings(name=llm))
+    language = load_language_model(LanguageModelSettings(name=llm), with_weights=False)
 
     def count(part: Part) -> int:
         rows = range(0, len(part.chosen), -(-len(part.chosen) // MAX_COUNTED))
@@ -162,15 +171,14 @@ def preview_command(
         str | None, typer.Option(metavar="NAME,...", help="Of a folder; else the default four.")
     ] = None,
     train_data: TrainingFolder = Path(),
-    llm: Annotated[
-        str, typer.Option("--llm", metavar="NAME|PATH", help="Whose chat template and tokens.")
-    ] = "tiny-llama",
+    adapter: options.Adapter = "quick",
+    llm: options.LanguageModel = None,
     settings: options.Set = None,
     debug: options.Debug = False,
 ) -> None:
-    """Show training rows as the language model will read them, with what the loss covers.
+    """Show training rows as an adapter's LLM will read them, with what the loss covers.
 
-    Rows are spread evenly over each source; --set llm.KEY=VALUE as in an adapter recipe.
+    Rows are spread evenly over each source. Only the LLM's tokenizer is loaded, no weights.
     """
     from encoder_bench.data.folder import open_data
     from encoder_bench.data.mixture import open_mixture
@@ -179,7 +187,8 @@ def preview_command(
     from encoder_bench.results.preview_page import to_html
 
     reporter = make_reporter(quiet=False)
-    language = load_language_model(_language_settings(llm, settings))
+    recipe = load_adapter(adapter, {**options.settings(settings), "llm.name": llm})
+    language = load_language_model(recipe.llm, with_weights=False)
     if is_mixture(data):
         found = preview.preview_mixture(language, open_mixture(data, train_data, reporter), rows)
     else:
@@ -190,14 +199,6 @@ def preview_command(
     else:
         write_text(html, to_html(data, list(found)))
         typer.echo(f"wrote {html}")
-
-
-def _language_settings(llm: str, texts: list[str] | None) -> LanguageModelSettings:
-    """Return a recipe's `[llm]` as flags set it."""
-    given = options.settings(texts)
-    if other := next((key for key in given if not key.startswith("llm.")), None):
-        raise RecipeError(f"--set {other}: a preview reads keys of llm alone, as llm.max_length")
-    return load_adapter("quick", {**given, "llm.name": llm, "llm.train": "frozen"}).llm
 
 
 def _print_rows(rows: Iterator[Shown]) -> None:
@@ -213,8 +214,8 @@ def _print_rows(rows: Iterator[Shown]) -> None:
         )
     )
     for row in rows:
-        head = f"\n{row.label}: {row.tokens} tokens, {row.taught_tokens} of them taught, "
-        console.print(Text(f"{head}{len(row.images)} images", style="bold"), soft_wrap=True)
+        head = f"\n{row.label}: {row.tokens} tokens, {row.taught_tokens} of them taught"
+        console.print(Text(head, style="bold"), soft_wrap=True)
         console.print(_as_text(row, brackets), soft_wrap=True)
 
 

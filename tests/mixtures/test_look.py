@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from encoder_bench.base.errors import DataError, EncoderBenchError
+from encoder_bench.base.errors import EncoderBenchError
 from encoder_bench.base.progress import QuietReporter
 from encoder_bench.base.recipes import LanguageModelSettings
 from encoder_bench.cli.app import app
+from encoder_bench.data.conversation import Turn
 from encoder_bench.data.mixture import open_mixture
 from encoder_bench.data.scenes.build import SceneSizes, write_scenes
-from encoder_bench.mllm.dialogue import tokenize_dialogues
+from encoder_bench.mllm.dialogue import tokenize_dialogues, tokenize_turns
 from encoder_bench.mllm.loading import load_language_model
 from tests.mixtures.conftest import COCO, VG, turns
 
@@ -136,11 +137,20 @@ def test_preview_of_a_folder_keeps_questions_apart(tmp_path: Path) -> None:
     assert "(question 2, which sees no other)" in result.stdout
 
 
-def test_preview_reads_keys_of_the_llm_alone(call: Call) -> None:
-    call("preview", "--set", "projector.depth=3", error="--set projector.depth: a preview reads")
-    assert "[[" in call("preview", "--set", "llm.image_prefix=<Img>")
+def test_preview_reads_rows_as_the_adapter_says(call: Call) -> None:
+    said = call("preview", "--set", "llm.image_prefix=<Img>", "--set", "llm.image_suffix=</Img>")
+    assert re.search(r"<Img>\s*\[image 000000000123\.jpg\]\s*</Img>", said)
+
+
+def test_without_weights_the_token_ids_are_the_same() -> None:
+    empty = load_language_model(LanguageModelSettings(), with_weights=False)
+    assert all(parameter.is_meta for parameter in empty.parameters())
+    words = [Turn("<image>\nWhat is it?", "A dog."), Turn("Where?", "In the grass.")]
+    own = load_language_model(LanguageModelSettings())
+    assert tokenize_turns(empty, words) == tokenize_turns(own, words)
 
 
 def test_a_name_that_is_no_mixture_is_a_folder() -> None:
-    with pytest.raises(DataError, match=r"llava-instrct: no such folder"):
-        CliRunner().invoke(app, ["data", "check", "llava-instrct"], catch_exceptions=False)
+    for name, said in (("llava-instrct", "did you mean 'llava-instruct'"), ("x", "no such folder")):
+        with pytest.raises(EncoderBenchError, match=said):
+            CliRunner().invoke(app, ["data", "check", name], catch_exceptions=False)
