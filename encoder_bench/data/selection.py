@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import os
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property, partial
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from encoder_bench.base.hashing import hash_array, hash_json, hash_text
 from encoder_bench.base.progress import Reporter
 from encoder_bench.base.recipes import SourceSettings
+from encoder_bench.data.files import FOLLOW_LINKS
 from encoder_bench.data.formats.row import MAX_EXAMPLES, Place, note_skipped
 from encoder_bench.data.index import Index, RowMaker, open_index
 from encoder_bench.data.overlap import (
@@ -31,6 +33,7 @@ from encoder_bench.data.overlap import (
 
 _ROWS = pa.schema({"row": pa.int64()})
 _UNUSABLE = {MISSING: "missing image", OUTSIDE: "image outside its folder"}
+_HINTS = {MISSING: "", OUTSIDE: f" ({FOLLOW_LINKS}=1 follows links)"}
 
 
 class _Images:
@@ -77,7 +80,8 @@ def open_selection(
     times = [(name, _changed(place.images / name)) for name in images.folders()]
     source = place.source
     choice = (source.name, source.weight, source.max_rows, source.streaming, source.coco)
-    key = (hash_json(index.about), str(place.images), times, tests.key, kinds, choice)
+    follows = os.environ.get(FOLLOW_LINKS) == "1"
+    key = (hash_json(index.about), str(place.images), times, tests.key, kinds, choice, follows)
     make = partial(_select, place, index, images, tests, kinds, reporter)
     return open_index(repr(("selection", *key)), _ROWS, make)
 
@@ -102,8 +106,9 @@ def _select(
     unusable = images.first_in_each_row(sizes < 0)
     skipped = {reason: dict(entry) for reason, entry in index.about["skipped"].items()}
     for row, code in unusable.items():
-        where = row_name(index, row)
-        note_skipped(skipped, _UNUSABLE[int(sizes[code])], f"{where}: {images.names[code]}")
+        size = int(sizes[code])
+        example = f"{row_name(index, row)}: {images.names[code]}{_HINTS[size]}"
+        note_skipped(skipped, _UNUSABLE[size], example)
     present = np.ones(len(index.table), np.bool_)
     present[list(unusable)] = False
     chosen = choose(np.flatnonzero(present), place.source)

@@ -96,6 +96,20 @@ def test_rows_without_their_image_are_counted(opened: Opened, root: Path, tmp_pa
     assert (about["used"], about["images"]) == (4, 3)
 
 
+def test_folders_that_are_links_are_followed_on_request(
+    opened: Opened, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "disk").mkdir()
+    picture(7).save(tmp_path / "disk/1.jpg")
+    (root / "gqa").symlink_to(tmp_path / "disk")
+    [about] = opened(rows("gqa/1.jpg", None)).description()["sources"].values()
+    assert about["skipped"]["image outside its folder"]["first"] == [
+        "rows.json: row 0: gqa/1.jpg (ENCODER_BENCH_FOLLOW_LINKS=1 follows links)"
+    ]
+    monkeypatch.setenv("ENCODER_BENCH_FOLLOW_LINKS", "1")
+    assert len(opened(rows("gqa/1.jpg", None))) == 2
+
+
 def test_an_image_that_comes_later_is_found(opened: Opened, root: Path) -> None:
     late = "coco/train2017/late.jpg"
     before = opened(rows(COCO, late))
