@@ -10,7 +10,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from encoder_bench.base.errors import EncoderBenchError
+
+_FULL = f"os error {errno.ENOSPC}"
+"""How safetensors says that the disk is full."""
 
 
 @contextlib.contextmanager
@@ -76,10 +81,11 @@ def _beside(target: Path) -> Iterator[Path]:
         beside = tempfile.TemporaryDirectory(".partial", f".{target.name}.", target.parent)
         with beside as folder:
             yield Path(folder) / target.name
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        if getattr(error, "errno", None) == errno.ENOSPC or _FULL in str(error):
             raise EncoderBenchError(
                 f"no space left on the disk while writing {target}; free some, or choose another "
                 "folder (--results for records, ENCODER_BENCH_CACHE for caches), and run it again"
             ) from error
-        raise EncoderBenchError(f"cannot write {target}: {error.strerror or error}") from error
+        raise EncoderBenchError(f"cannot write {target}: {reason}") from error

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from encoder_bench.base.errors import EncoderBenchError, TrainingError
+from encoder_bench.base.errors import TrainingError
 from encoder_bench.base.files import atomic_folder
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.training.distributed import cut_like
@@ -153,14 +153,11 @@ def _checkpoints(folder: Path) -> list[Path]:
 def _write_folder(
     target: Path, files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
 ) -> None:
-    try:
-        with atomic_folder(target, replace=True) as folder:
-            for name, tensors in files.items():
-                whole = {key: value.cpu().contiguous().clone() for key, value in tensors.items()}
-                save_file(whole, folder / name)
-            (folder / _STATE).write_text(json.dumps(state) + "\n", encoding="utf-8")
-    except SafetensorError as error:
-        raise EncoderBenchError(f"cannot write {target}: {error}") from error
+    with atomic_folder(target, replace=True) as folder:
+        for name, tensors in files.items():
+            whole = {key: value.cpu().contiguous().clone() for key, value in tensors.items()}
+            save_file(whole, folder / name)
+        (folder / _STATE).write_text(json.dumps(state) + "\n", encoding="utf-8")
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from encoder_bench.base.errors import DataError, EncoderBenchError, TrainingError
 from encoder_bench.base.progress import QuietReporter
@@ -177,6 +178,24 @@ def test_an_image_in_an_archive_is_found_again(
     assert not opened(encoder, inside).missing()
 
 
+def test_an_encoder_too_large_for_a_batch_gets_fewer_images(
+    encoder: Encoder, images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, sizes = encoder.forward, []
+
+    def of_three_at_most(pixels: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(pixels))
+        if len(pixels) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(pixels)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encoder, "forward", of_three_at_most)
+        small = dict(opened(encoder, images))
+    assert sizes == [8, 4, 2, 2, 2]
+    assert all(torch.equal(tokens, small[path]) for path, tokens in opened(encoder, images).items())
+
+
 def test_threads_may_ask_at_once(encoder: Encoder, images: list[Path]) -> None:
     store = opened(encoder, images)
     with ThreadPoolExecutor(4) as pool:
@@ -254,8 +273,15 @@ def test_past_the_limit_nothing_is_written(
         opened(encoder, images, limit_bytes=1000, storage="float16")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, os.strerror(28)),
+        SafetensorError("Error while serializing: I/O error: No space left (os error 28)"),
+    ],
+)
 def test_a_full_disk_keeps_what_was_written(
-    encoder: Encoder, images: list[Path], monkeypatch: pytest.MonkeyPatch
+    encoder: Encoder, images: list[Path], monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     monkeypatch.setattr(feature_cache, "_SHARD_IMAGES", 2)
     monkeypatch.setattr(batch_encoder, "_CPU_BATCH", 2)
@@ -264,7 +290,7 @@ def test_a_full_disk_keeps_what_was_written(
     def full_at_the_second(*arguments: object, **options: object) -> None:
         calls.append(arguments)
         if len(calls) > 1:
-            raise OSError(28, os.strerror(28))
+            raise error
         save(*arguments, **options)
 
     listener = Listener()
