@@ -49,8 +49,7 @@ def run(
         adapter: an adapter recipe's name or TOML file.
         data: `scenes`, `coco`, or a folder in the official layouts.
         training_data: where training samples come from; None for `data`.
-        mixture: mixture recipes' names or TOML files to train on below `training_data`: one for
-            all stages or one each; `none` for samples of tasks.
+        mixture: recipes of what to train on below `training_data`: one or one a stage, or `none`.
         tasks: task recipes' names or TOML files.
         seed: random seed.
         limit: at most so many test samples per task.
@@ -67,21 +66,11 @@ def run(
     from encoder_bench.pipeline.run import run as run_plan
 
     plan = make_plan(
-        encoder=encoder,
-        joint=joint,
-        adapter=adapter,
-        data=data,
-        training_data=training_data,
-        mixture=mixture,
-        tasks=tasks,
-        seed=seed,
-        limit=limit,
-        steps=steps,
+        encoder=encoder, joint=joint, adapter=adapter, data=data, training_data=training_data,
+        mixture=mixture, tasks=tasks, seed=seed, limit=limit, steps=steps,
         weights=None if weights is None else Path(weights).expanduser(),
-        results=Path(results).expanduser(),
-        device=device,
-        settings=settings,
-    )
+        results=Path(results).expanduser(), device=device, settings=settings,
+    )  # fmt: skip
     return run_plan(plan, make_reporter(quiet=quiet)).record
 
 

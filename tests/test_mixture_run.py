@@ -165,3 +165,13 @@ def test_what_is_left_out_is_said_once_with_its_reason(folder: Path, tmp_path: P
     assert "faulty.json: row 1" in line
     (mixture,) = data.mixtures.values()
     assert len(mixture) == 6
+
+
+def test_a_mixture_of_text_alone_compares_no_encoder(folder: Path, tmp_path: Path) -> None:
+    rows = [row for row in json.loads((folder / "rows.json").read_text()) if "image" not in row]
+    (folder / "text.json").write_text(json.dumps(rows))
+    toml = (folder / "mixture.toml").read_text().replace("rows.json", "text.json")
+    (folder / "text.toml").write_text(toml)
+    with pytest.raises(DataError, match=r"text.toml: no row shows an image"):
+        read_data(plan(folder, tmp_path, "text"), QuietReporter())
+    read_data(plan(folder, tmp_path, "text", "mixture"), QuietReporter())

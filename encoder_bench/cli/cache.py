@@ -20,6 +20,16 @@ app = typer.Typer(
 )
 
 
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        metavar="exact|float16",
+        help="training.feature_storage; the error of float16 is measured and reported.",
+        rich_help_panel=options.HOW,
+    ),
+]
+
+
 @app.command("build")
 def build_command(
     encoder: options.Encoder = DEFAULT_ENCODER,
@@ -30,14 +40,7 @@ def build_command(
     mixture: options.Mixture = None,
     layer: options.Layer = None,
     resolution: options.Resolution = None,
-    storage: Annotated[
-        str | None,
-        typer.Option(
-            metavar="exact|float16",
-            help="training.feature_storage; the error of float16 is measured and reported.",
-            rich_help_panel=options.HOW,
-        ),
-    ] = None,
+    storage: Storage = None,
     cache_limit: options.CacheLimit = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
@@ -52,10 +55,9 @@ def build_command(
     plan = make_plan(
         encoder=encoder, adapter=adapter, tasks=options.listed(tasks), data=data,
         training_data=train_data, mixture=options.listed(mixture),
-        layer=options.whole_numbers("--layer", layer),
-        resolution=resolution, weights=weights, device=device,
+        layer=options.whole_numbers("--layer", layer), resolution=resolution, weights=weights,
         settings={} if storage is None else {"training.feature_storage": storage},
-        trust_remote_code=trust_remote_code,
+        device=device, trust_remote_code=trust_remote_code,
     )  # fmt: skip
     from encoder_bench.base.hardware import choose_device
     from encoder_bench.base.progress import make_reporter

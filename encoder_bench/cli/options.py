@@ -290,6 +290,11 @@ def pair(flag: str, text: str) -> tuple[str, str]:
     return name.strip(), value
 
 
+def pairs(flag: str, texts: list[str] | None) -> dict[str, str]:
+    """Read a repeatable `NAME=VALUE`; a RecipeError where there is no name or no value."""
+    return dict(pair(flag, text) for text in texts or [])
+
+
 def settings(texts: list[str] | None) -> dict[str, Any]:
     """Read `--set KEY=VALUE` options: each value as TOML, or a bare string where it is no TOML.
 

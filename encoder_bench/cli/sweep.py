@@ -152,26 +152,24 @@ def sweep_command(
 
     encoder-bench sweep --encoders dinov2-l,clip-l --modes frozen,joint --seeds 0,1,2
     """
-    if launcher not in _LAUNCHERS:
-        raise UnknownNameError("launcher", launcher, _LAUNCHERS)
     from encoder_bench.sweep.jobs import make_jobs, with_twins
 
+    if launcher not in _LAUNCHERS:
+        raise UnknownNameError("launcher", launcher, _LAUNCHERS)
     names = options.listed(encoders)
     files = options.weights_by_name(names, weights)
     names, files = with_twins(names, files) if twins else (names, files)
     settings = {
         "data": data, "training_data": train_data, "mixture": options.listed(mixture),
         "tasks": options.listed(tasks), "limit": limit, "llm": llm, "projector": projector,
-        "visual_tokens": visual_tokens,
-        "layer": options.whole_numbers("--layer", layer) or None, "resolution": resolution,
-        "steps": steps, "settings": options.settings(set_) or None, "device": device,
-        "trust_remote_code": trust_remote_code,
+        "visual_tokens": visual_tokens, "resolution": resolution, "steps": steps,
+        "layer": options.whole_numbers("--layer", layer) or None, "device": device,
+        "settings": options.settings(set_) or None, "trust_remote_code": trust_remote_code,
     }  # fmt: skip
     axes = options.listed(modes), options.whole_numbers("--seeds", seeds), options.listed(adapter)
     jobs = make_jobs(names, *axes, settings, files)
     warn_of_drawn_scenes(names, data, QuietReporter())
-    extra = dict(options.pair("--sbatch", text) for text in sbatch or [])
-    slurm = SlurmOptions(partition, gpus, cpus, minutes, at_once, extra)
+    slurm = SlurmOptions(partition, gpus, cpus, minutes, at_once, options.pairs("--sbatch", sbatch))
     if (missing := _print_plan(jobs, results, force=force)) and not dry_run:
         _launch(missing, results, launcher, slurm, slots=slots, force=force, wait=wait, quiet=quiet)
 

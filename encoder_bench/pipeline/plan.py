@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -180,6 +181,9 @@ def read_data(plan: RunPlan, reporter: Reporter) -> RunData:
     for mixture in mixtures.values():
         for line in _left_out(mixture):
             reporter.warn(line)
+    pictured = any(list(islice(mixture.images(), 1)) for mixture in mixtures.values())
+    if mixtures and not parts and not pictured:
+        raise DataError(f"{', '.join(mixtures)}: no row shows an image, so no encoder is compared")
     training = SampleTable.joined(parts)
     if not training and not mixtures:
         raise DataError(f"--train-data {plan.training_data}: no training samples")
@@ -238,8 +242,7 @@ def make_plan(
 ) -> RunPlan:
     """Merge flags over recipes (names or TOML files); check what can be checked without loading.
 
-    `mixture` names one for all stages or one for each, in order; `none` is none. `settings`
-    override any dotted key of the recipe (`{"training.precision": "bfloat16"}`).
+    `mixture` names one for all stages or one each, or `none`; `settings` override any dotted key.
 
     Raises:
         RecipeError: a recipe or an override is wrong.
@@ -258,24 +261,14 @@ def make_plan(
     recipe = load_adapter(adapter, {**(settings or {}), **given})
     _check(encoder, recipe.projector.name, limit)
     recipe = _resolve_stages(_with_mixtures(recipe, adapter, mixture), adapter, steps)
-    asked = [name for stage in recipe.stages if not stage.mixture for name in stage.tasks]
     tested = _task_recipes(tasks)
     return RunPlan(
-        encoder=encoder,
-        adapter_name=adapter,
-        adapter=recipe,
-        tasks=tested,
-        training_recipes={name: tested.get(name) or load_task(name) for name in asked},
+        encoder=encoder, adapter_name=adapter, adapter=recipe, tasks=tested,
+        training_recipes={n: tested.get(n) or load_task(n) for n in _taught(recipe)},
         mixtures={s.mixture: load_mixture(s.mixture) for s in recipe.stages if s.mixture},
-        data=data,
-        training_data=training_data or data,
-        seed=seed,
-        limit=limit,
-        weights=weights,
-        results=results,
-        device=device,
-        trust_remote_code=trust_remote_code,
-    )
+        data=data, training_data=training_data or data, seed=seed, limit=limit, weights=weights,
+        results=results, device=device, trust_remote_code=trust_remote_code,
+    )  # fmt: skip
 
 
 def recorded_plan(
@@ -307,6 +300,11 @@ def _check(encoder: str, projector: str, limit: int | None) -> None:
         raise UnknownNameError("projector", projector, projector_names())
     if limit is not None and limit < 1:
         raise RecipeError(f"--limit {limit}: give at least 1")
+
+
+def _taught(recipe: AdapterRecipe) -> list[str]:
+    """Return the tasks whose samples a stage trains on."""
+    return [name for stage in recipe.stages if not stage.mixture for name in stage.tasks]
 
 
 def _with_mixtures(recipe: AdapterRecipe, name: str, mixtures: Sequence[str]) -> AdapterRecipe:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from encoder_bench.base.errors import TrainingError
 from encoder_bench.data.images import load_image
 from encoder_bench.encoders.encoder import Encoder, encode_images
 from encoder_bench.mllm.model import MLLM
@@ -41,8 +42,11 @@ def fit_whitening(
 
     Raises:
         DataError: an image cannot be read.
+        TrainingError: there is no image.
     """
     assert isinstance(mllm.projector, WhitenedProjector)
+    if not images:
+        raise TrainingError("projector.whiten: training shows no image that it could be fitted to")
     encoder, known = mllm.encoder, features or {}
     paths = images[: images_to_fit(encoder)]
     found = {path: known[path] for path in paths if path in known}
