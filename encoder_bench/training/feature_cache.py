@@ -122,6 +122,8 @@ class FeatureStore(Mapping[Path, Tensor]):
             EncoderBenchError: the cache cannot be written.
         """
         unreadable: list[DataError] = []
+        if not self._keeps:
+            return
         self._shards.folder.mkdir(parents=True, exist_ok=True)
         with (
             FileLock(self._shards.folder / ".lock"),

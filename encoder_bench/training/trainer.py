@@ -198,7 +198,7 @@ class Trainer:
         if isinstance(whole.projector, WhitenedProjector):
             shown = training_images(self.samples, self.adapter, self.seed, self.mixtures)
             first = sample_images(self.samples, shown)
-            fit_whitening(whole, first, self.features, device=self.device)
+            fit_whitening(whole, first, self.features, device=self.device, reporter=self.reporter)
         self.mllm = sharded_copy(whole, self.device) if self.sharded else whole.to(self.device)
         if isinstance(self.features, FeatureStore):
             self.features.use(self.mllm.encoder)

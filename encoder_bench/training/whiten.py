@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from encoder_bench.base.errors import TrainingError
+from encoder_bench.base.progress import Reporter
 from encoder_bench.data.images import load_image
 from encoder_bench.encoders.encoder import Encoder, encode_images
 from encoder_bench.mllm.model import MLLM
@@ -32,6 +33,7 @@ def fit_whitening(
     features: Mapping[Path, Tensor] | None,
     *,
     device: torch.device,
+    reporter: Reporter,
 ) -> None:
     """Fit the whitening of a projector that has one to the untuned encoder's features.
 
@@ -49,7 +51,12 @@ def fit_whitening(
         raise TrainingError("projector.whiten: training shows no image that it could be fitted to")
     encoder, known = mllm.encoder, features or {}
     paths = images[: images_to_fit(encoder)]
-    found = {path: known[path] for path in paths if path in known}
+    found: dict[Path, Tensor] = {}
+    with reporter.phase("whitening", len(paths), "images") as phase:
+        for path in paths:
+            if path in known:
+                found[path] = known[path]
+                phase.advance()
     missing = [path for path in paths if path not in found]
     if missing:
         training, home = encoder.training, next(encoder.parameters()).device

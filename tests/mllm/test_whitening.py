@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from encoder_bench.base.progress import QuietReporter
 from encoder_bench.base.recipes import ProjectorSettings
 from encoder_bench.data.images import load_image
 from encoder_bench.mllm.projectors import build_projector, projector_names
@@ -90,7 +91,7 @@ def test_training_fits_it_to_training_images_and_the_weights_carry_it(tmp_path: 
     pixels = torch.stack([mllm.encoder.transform(load_image(path)) for path in paths])
     with torch.no_grad():
         known = dict(zip(paths, mllm.features(pixels), strict=True))
-    fit_whitening(again, paths, known, device=world.CPU)
+    fit_whitening(again, paths, known, device=world.CPU, reporter=QuietReporter())
     assert isinstance(again.projector, WhitenedProjector)
     torch.testing.assert_close(again.projector.whitening.matrix, projector.whitening.matrix)
     save_mllm(mllm, tmp_path / "final")
@@ -105,7 +106,7 @@ def test_fitting_leaves_a_tuned_encoder_in_its_mode_and_draws_no_dropout(tmp_pat
     paths = world.draw(tmp_path)
     matrices = []
     for _ in range(2):
-        fit_whitening(mllm, paths, None, device=world.CPU)
+        fit_whitening(mllm, paths, None, device=world.CPU, reporter=QuietReporter())
         assert isinstance(mllm.projector, WhitenedProjector)
         matrices.append(mllm.projector.whitening.matrix.clone())
     assert torch.equal(*matrices)
