@@ -9,6 +9,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
+import shutil
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +25,7 @@ from encoder_bench.base.hashing import hash_text
 from encoder_bench.base.paths import cache_dir
 
 _ROWS_AT_ONCE = 8192
+_MAX_UNUSED_SECONDS = 30 * 24 * 3600
 _TABLE, _ABOUT = "rows.arrow", "about.json"
 
 Row = Mapping[str, Any]
@@ -45,7 +49,8 @@ def open_index(
     """Return the index of a key, which is made where the cache lacks it.
 
     It appears whole or not at all; of several processes that want the same one, one makes it. One
-    that, by what was remembered, is not current is made again.
+    that, by what was remembered, is not current is made again, and then those go that nothing has
+    opened for thirty days.
 
     Raises:
         DataError: from `make`, or the index on disk is damaged.
@@ -61,8 +66,19 @@ def open_index(
                     about = _write(str(temporary / _TABLE), schema, make())
                     (temporary / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
                 found = _opened(folder)
+                _remove_unused(folder.parent)
     assert found is not None
+    with contextlib.suppress(OSError):  # a cache that is read-only
+        os.utime(folder / _ABOUT)
     return found
+
+
+def _remove_unused(place: Path) -> None:
+    """Remove indexes that nothing has opened for long, as of data that has changed since."""
+    for about in place.glob(f"*/{_ABOUT}"):
+        with contextlib.suppress(OSError):
+            if time.time() - about.stat().st_mtime > _MAX_UNUSED_SECONDS:
+                shutil.rmtree(about.parent)
 
 
 def _opened(folder: Path) -> Index | None:

@@ -45,6 +45,19 @@ def test_another_key_or_schema_is_another_index():
     assert open_index("key", SCHEMA.remove(1), lambda: rows(7)).table.num_rows == 7
 
 
+def test_indexes_that_are_not_used_for_long_go_when_another_is_made():
+    for key in ("old", "used", "new"):
+        open_index(key, SCHEMA, lambda: rows(1))
+        for about in cache_dir("index").glob("*/about.json"):
+            os.utime(about, (1, 1))
+        if key == "old":
+            continue
+        open_index("used", SCHEMA, never)
+    open_index("another", SCHEMA, lambda: rows(1))
+    assert len(list(cache_dir("index").glob("*/rows.arrow"))) == 2
+    open_index("used", SCHEMA, never)
+
+
 def test_an_error_on_the_way_leaves_nothing():
     def breaks():
         yield {"number": 1, "words": []}
