@@ -116,11 +116,14 @@ class DataFiles:
         """The files of the image folders."""
         found = []
         for folder in self.image_folders:
+            sizes, links = {}, {}
             with os.scandir(folder) as entries:
-                files = sorted((e for e in entries if e.is_file()), key=lambda e: e.name)
-                sizes = {entry.name: entry.stat().st_size for entry in files}
-            links = {e.name: str(Path(e.path).readlink()) for e in files if e.is_symlink()}
-            found.append(_Listing(folder, folder.resolve(), sizes, links))
+                for entry in entries:
+                    if entry.is_file():
+                        sizes[entry.name] = entry.stat().st_size
+                        if entry.is_symlink():
+                            links[entry.name] = str(Path(entry.path).readlink())
+            found.append(_Listing(folder, folder.resolve(), dict(sorted(sizes.items())), links))
         return found
 
     @cached_property

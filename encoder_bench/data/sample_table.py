@@ -237,18 +237,19 @@ class ImageGroups(Sequence[tuple[Sample, ...]]):
     def __init__(self, samples: Iterable[Sample], tasks: Sequence[str]) -> None:
         """Group the samples of the given tasks."""
         self.samples = SampleTable.of(samples)
-        self._tasks, names = self.samples.codes("task")
-        self._names = names
+        tasks_by_row, names = self.samples.codes("task")
+        self._tasks, self._names = tasks_by_row.astype(np.int16), names
         kept = np.isin(self._tasks, [code for code, name in enumerate(names) if name in tasks])
         codes, texts = self.samples.codes("image")
         identities = [_from_json(text) for text in texts]
-        order = sorted(range(len(texts)), key=lambda code: str(identities[code]))
-        place = np.empty(len(texts), np.int32)
-        place[order] = np.arange(len(texts), dtype=np.int32)
+        del texts
+        order = sorted(range(len(identities)), key=lambda code: str(identities[code]))
+        place = np.empty(len(identities), np.int32)
+        place[order] = np.arange(len(identities), dtype=np.int32)
         rows = np.flatnonzero(kept).astype(np.int32)
         own = place[codes[rows]]
         self._rows = rows[np.argsort(own, kind="stable")]
-        counts = np.bincount(own, minlength=len(texts))
+        counts = np.bincount(own, minlength=len(identities))
         present = np.flatnonzero(counts)
         self._ends = np.cumsum(counts[present])
         self._images: list[int | str] = [identities[order[number]] for number in present]
