@@ -226,22 +226,25 @@ def report(root: str) -> None:
     data = read_data(plan, QuietReporter())
     order, _ = stage_order(data.training, plan.adapter, 0, 0)
     order.step(0)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    samples = len(data.training)
+    seconds, processor, samples = time.perf_counter(), time.process_time(), len(data.training)
+    peak, after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, _resident()
     figures = {
-        "seconds": time.perf_counter() - wall,
-        "processor_seconds": time.process_time() - cpu,
-        "bytes": _resident() - before,
-        "peak_bytes": peak - before,
+        "seconds": seconds - wall,
+        "processor_seconds": processor - cpu,
+        "own_bytes": after["RssAnon"] - before["RssAnon"],
+        "mapped_bytes": after["RssFile"] - before["RssFile"],
+        "peak_bytes": peak - before["VmRSS"],
         "samples": samples,
-        "bytes_per_sample": (_resident() - before) / samples,
+        "bytes_per_sample": (after["RssAnon"] - before["RssAnon"]) / samples,
     }
     print(json.dumps(figures))
 
 
-def _resident() -> int:
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * resource.getpagesize()
+def _resident() -> dict[str, int]:
+    """Return this process's memory: all, its own, and pages of files, in bytes."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    rows = (line.split() for line in lines)
+    return {row[0].rstrip(":"): 1024 * int(row[1]) for row in rows if row[-1:] == ["kB"]}
 
 
 def _encode(place: Path, images: int) -> dict[str, float]:

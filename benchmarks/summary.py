@@ -89,6 +89,10 @@ def _full_size(report: Mapping[str, Any]) -> Iterator[Line]:
             yield "  processor seconds", entry["processor_seconds"], ""
             yield "  peak above the program's memory, GB", entry["peak_bytes"] / 1e9, aims[1]
     if found:
-        yield "bytes per sample", found["later_start"]["bytes_per_sample"], "aim: < 100"
+        yield (
+            "bytes per sample, pages of the index apart",
+            found["later_start"]["bytes_per_sample"],
+            "aim: < 100",
+        )
         of = report["encode"]["of_a_dataloader"]
         yield "encoding, share of a DataLoader's images per second", of, ""

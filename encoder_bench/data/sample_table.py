@@ -253,6 +253,8 @@ class ImageGroups(Sequence[tuple[Sample, ...]]):
         present = np.flatnonzero(counts)
         self._ends = np.cumsum(counts[present])
         self._images: list[int | str] = [identities[order[number]] for number in present]
+        del codes
+        pa.default_memory_pool().release_unused()  # a hundred MB at a million samples
 
     def __len__(self) -> int:
         return len(self._images)
