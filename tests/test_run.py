@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -26,6 +23,7 @@ from encoder_bench.pipeline.predictor import ImagePredictor
 from encoder_bench.pipeline.run import run
 from encoder_bench.tasks.controls import MEAN_IMAGE
 from encoder_bench.training.feature_shards import list_features
+from tests.in_process import ForkedPython
 
 DATA = "scenes:5:24:2:6"
 FLAGS = ["--data", DATA, "--steps", "4", "--device", "cpu", "--seed", "3"]
@@ -155,11 +153,11 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_scores(
     (own / "scenes").symlink_to(drawn)  # features are its own, and half written when it is killed
     command = [sys.executable, "-m", "encoder_bench", "run", *FLAGS, "--results", str(tmp_path)]
     command += ["--set", "training.checkpoint_every=1", "--quiet"]
-    process = subprocess.Popen(command, env=os.environ, stderr=subprocess.PIPE)
+    process = ForkedPython(command)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("checkpoints/*/checkpoint-*")) and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
     assert list(tmp_path.glob("checkpoints/*/*")), "killed before the first checkpoint"
     (entry,) = list_features()
