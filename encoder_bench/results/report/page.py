@@ -6,6 +6,7 @@ its content security policy forbids the rest.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -131,6 +132,7 @@ def _shared(
         )
 
 
+@functools.cache
 def _vega() -> str:
     """Return the Vega libraries as one script, which no text within can end."""
     bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
