@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
+import multiprocessing
 import os
 import runpy
-import signal
 import socket
 import subprocess
 import sys
-import time
-import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO
 from unittest import mock
 
@@ -52,11 +50,16 @@ _NEEDED = (
 """What every run imports, most of it when it is first used."""
 
 
-class ForkedPython:
-    """A process of `python -m MODULE ARGUMENTS`, forked off here where all is imported already.
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(list(_NEEDED))
 
-    It has what the tests and `encoder_bench.sweep.local` use of `subprocess.Popen`. Nothing else
-    differs: it is killed, waited for and locked out like any other process.
+
+class ForkedPython:
+    """A process of `python -m MODULE ARGUMENTS`, forked off one that has imported all already.
+
+    That one is a server that computes nothing, since autograd's threads do not survive a fork. It
+    has what the tests and `encoder_bench.sweep.local` use of `subprocess.Popen`; the process is
+    killed, waited for and locked out like any other.
     """
 
     def __init__(
@@ -65,50 +68,37 @@ class ForkedPython:
         *,
         env: Mapping[str, str] | None = None,
         stdout: IO[bytes] | int = subprocess.DEVNULL,
-        stderr: IO[bytes] | int = subprocess.DEVNULL,
+        stderr: int = subprocess.STDOUT,
         start_new_session: bool = False,
     ) -> None:
         assert command[:2] == [sys.executable, "-m"], command
-        for name in _NEEDED:
-            importlib.import_module(name)
-        self.returncode: int | None = None
-        self.pid = os.fork()
-        if self.pid:
-            return
-        try:
-            if start_new_session:
-                os.setsid()
-            null = os.open(os.devnull, os.O_RDWR)
-            os.dup2(null, 0)
-            os.dup2(null if isinstance(stdout, int) else stdout.fileno(), 1)
-            shared = stderr == subprocess.STDOUT
-            os.dup2(1 if shared else null if isinstance(stderr, int) else stderr.fileno(), 2)
-            os._exit(_run_module(command[2], command[3:], env))
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(70)
+        assert stderr == subprocess.STDOUT
+        log = os.devnull if isinstance(stdout, int) else stdout.name
+        inside = multiprocessing.parent_process() is not None  # a sweep's own worker
+        context = multiprocessing.get_context("fork") if inside else _SERVER
+        self._process = context.Process(
+            target=_run_module,
+            args=(command[2], command[3:], dict(env or os.environ), log, start_new_session),
+        )
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
 
     def poll(self) -> int | None:
-        if self.returncode is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
         return self.returncode
 
     def wait(self, timeout: float = 240.0) -> int:
-        end = time.monotonic() + timeout
-        while (code := self.poll()) is None:
-            if time.monotonic() > end:
-                raise subprocess.TimeoutExpired("forked", timeout)
-            time.sleep(0.01)
-        return code
-
-    def send_signal(self, number: int) -> None:
-        if self.poll() is None:
-            os.kill(self.pid, number)
+        self._process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired("forked", timeout)
+        return self.returncode
 
     def kill(self) -> None:
-        self.send_signal(signal.SIGKILL)
+        self._process.kill()
 
 
 def on_two_processes(
@@ -133,27 +123,22 @@ def on_two_processes(
     return first.wait(), second.wait()
 
 
-def _run_module(name: str, arguments: Sequence[str], env: Mapping[str, str] | None) -> int:
-    from accelerate.state import AcceleratorState
+def _run_module(
+    name: str, arguments: Sequence[str], env: Mapping[str, str], log: str, new_session: bool
+) -> None:
+    from encoder_bench.sweep import local
 
-    AcceleratorState._reset_state(reset_partial_state=True)  # what this process has joined
-    if env is not None:
-        os.environ.clear()
-        os.environ.update(env)
+    if new_session:
+        os.setsid()
+    os.environ.clear()
+    os.environ.update(env)
     sys.argv[1:] = arguments
+    output = os.open(log, os.O_WRONLY | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
     sys.stdout, sys.stderr = (open(n, "w", buffering=1, closefd=False) for n in (1, 2))  # noqa: SIM115
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        runpy.run_module(name, run_name="__main__", alter_sys=True)
-    except SystemExit as end:
-        return _status(end)
-    except BaseException:
-        traceback.print_exc()
-        return 1
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    return 0
+    local.subprocess = SimpleNamespace(Popen=ForkedPython, STDOUT=subprocess.STDOUT)
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 
 def _status(end: SystemExit) -> int:
