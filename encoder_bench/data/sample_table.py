@@ -58,6 +58,7 @@ class SampleTable(Sequence[Sample]):
         self.table = table
         self.root = root
         self._fingerprint = fingerprint
+        self._groups: dict[frozenset[str], ImageGroups] = {}
         self._columns = [table.column(name) for name in ("task", *SCHEMA.names[:-1])]
 
     @classmethod
@@ -165,6 +166,13 @@ class SampleTable(Sequence[Sample]):
     def image_paths(self) -> list[Path]:
         """Return the file of every image, each once, as they first occur."""
         return [self.root / path for path in pc.unique(self.column("path")).to_pylist()]
+
+    def by_image(self, tasks: Sequence[str]) -> ImageGroups:
+        """Return the samples of some tasks by image, grouped once for each choice of tasks."""
+        key = frozenset(tasks)
+        if key not in self._groups:
+            self._groups[key] = ImageGroups(self, tasks)
+        return self._groups[key]
 
     def missing(self) -> dict[str, str]:
         """Return a line per image that was not there, by its identity as JSON."""

@@ -21,7 +21,7 @@ from encoder_bench.base.progress import Reporter
 from encoder_bench.base.recipes import AdapterRecipe, TaskRecipe
 from encoder_bench.data.mixture import Mixture
 from encoder_bench.data.sample import Sample
-from encoder_bench.data.sample_table import ImageGroups, SampleTable
+from encoder_bench.data.sample_table import SampleTable
 from encoder_bench.mllm.attention import training_attention
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.packing import TrainingBatch
@@ -94,7 +94,8 @@ def stage_order(
         TrainingError: no samples.
     """
     stage = adapter.stages[number]
-    rows = mixtures[stage.mixture] if stage.mixture else ImageGroups(samples, stage.tasks)
+    groups = SampleTable.of(samples).by_image
+    rows = mixtures[stage.mixture] if stage.mixture else groups(stage.tasks)
     if not rows:
         what = stage.mixture or ", ".join(stage.tasks)
         raise TrainingError(f"stage '{stage.name}': no samples of {what}")
