@@ -1,0 +1,115 @@
+"""Whole runs killed at random moments end as if nothing had happened; many may write one folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from encoder_bench.base.record import read_records
+from encoder_bench.data.folder import open_data
+
+DATA = "scenes:4:16:2:6"
+KILLS = 7
+FLAGS = ["--data", DATA, "--steps", "4", "--limit", "4", "--device", "cpu", "--quiet"]
+FLAGS += ["--set", "training.checkpoint_every=1"]
+
+
+def command(results: Path, *more: str) -> list[str]:
+    run = [sys.executable, "-m", "encoder_bench", "run", *FLAGS, "--results", str(results)]
+    return [*run, *more]
+
+
+def environment(cache: Path) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "ENCODER_BENCH_CACHE": str(cache)}
+
+
+def whole(results: Path, cache: Path, *more: str) -> float:
+    """Do a run without interruption; return its seconds."""
+    start = time.monotonic()
+    done = subprocess.run(
+        command(results, *more), env=environment(cache), capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    return time.monotonic() - start
+
+
+def write_mixture(folder: Path) -> list[str]:
+    """Write conversations about the scenes in LLaVA's layout; return the options that train on it."""
+    data = open_data(DATA)
+    samples = data.samples("vqa", reader="vqav2", source="vqav2", split="train")
+    rows = []
+    for sample in samples:
+        turns = [("human", f"<image>\n{sample.question}"), ("gpt", sample.target)]
+        turns += [("human", "Are you sure?"), ("gpt", "Yes.")]
+        conversation = [{"from": who, "value": text} for who, text in turns]
+        name = sample.image_path.relative_to(data.root.resolve()).as_posix()
+        rows.append({"id": sample.sample_id, "image": name, "conversations": conversation})
+    file = folder / "rows.json"
+    file.write_text(json.dumps(rows))
+    recipe = folder / "scenes.toml"
+    recipe.write_text(
+        f'description = "scenes"\n[[sources]]\nname = "scenes"\nformat = "llava"\n'
+        f'path = "{file}"\nimages = "{data.root.resolve()}"\n'
+    )
+    return ["--mixture", str(recipe)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["frozen", "joint", "mixture"])
+def test_killed_at_random_moments_a_run_ends_with_the_same_bits(kind: str, tmp_path: Path) -> None:
+    more = {"frozen": [], "joint": ["--joint-tune"], "mixture": []}[kind]
+    if kind == "mixture":
+        more = write_mixture(tmp_path)
+    seconds = whole(tmp_path / "whole", tmp_path / "cache-whole", *more)
+    moment, kills = random.Random(kind), 0
+    while kills < KILLS:
+        process = subprocess.Popen(
+            command(tmp_path / "killed", *more),
+            env=environment(tmp_path / "cache-killed"),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=moment.uniform(0.3, 1.0) * seconds)
+            break  # it came to its end
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+    assert kills, "never killed"
+    whole(tmp_path / "killed", tmp_path / "cache-killed", *more)
+    (expected,), (got,) = read_records(tmp_path / "whole"), read_records(tmp_path / "killed")
+    assert got.run_id == expected.run_id
+    assert got.tasks == expected.tasks
+    assert got.proof == expected.proof
+    assert got.training["losses"] == expected.training["losses"]
+    for file in sorted((tmp_path / "whole" / "predictions").rglob("*.jsonl")):
+        other = tmp_path / "killed" / file.relative_to(tmp_path / "whole")
+        assert other.read_bytes() == file.read_bytes()
+
+
+@pytest.mark.slow
+def test_eight_writers_share_a_results_folder(tmp_path: Path) -> None:
+    running = [
+        subprocess.Popen(
+            command(tmp_path / "results", "--seed", str(seed)),
+            env=environment(tmp_path / "cache"),
+            stderr=subprocess.PIPE,
+        )
+        for seed in range(8)
+    ]
+    for process in running:
+        _, error = process.communicate()
+        assert process.returncode == 0, error.decode()[-2000:]
+    records = read_records(tmp_path / "results")
+    assert sorted(record.seed for record in records) == list(range(8))
+    table = [sys.executable, "-m", "encoder_bench", "table", "--results", str(tmp_path / "results")]
+    assert subprocess.run(table, capture_output=True, check=False).returncode == 0
