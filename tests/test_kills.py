@@ -43,7 +43,7 @@ def whole(results: Path, cache: Path, *more: str) -> float:
 
 
 def write_mixture(folder: Path) -> list[str]:
-    """Write conversations about the scenes in LLaVA's layout; return the options that train on it."""
+    """Write conversations about the scenes in LLaVA's layout; return the options for them."""
     data = open_data(DATA)
     samples = data.samples("vqa", reader="vqav2", source="vqav2", split="train")
     rows = []
