@@ -187,12 +187,11 @@ def predict_command(
     texts = [material.captions[path] for path in material.described]
     forecasts = forecast_all(
         list(dict.fromkeys(encoder)),
-        lambda name: _load(name, None, None, "float32", places, trust_remote_code).to(
-            choose_device(device)
-        ),
+        lambda name: _load(name, None, None, "float32", places, trust_remote_code),
         material,
         texts=text_features(language, texts) if len(texts) > 1 else None,
         reference=reference,
+        device=choose_device(device),
         reporter=reporter,
     )
     try:

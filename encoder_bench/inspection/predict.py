@@ -36,9 +36,9 @@ from encoder_bench.inspection.probe import probe_features
 from encoder_bench.metrics.statistics import spearman_interval
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.results.table import build_tables
+from encoder_bench.training.feature_cache import open_features
 
 _MIN_ENCODERS = 4
-_BATCH = 32
 _SPLITS: tuple[Split, ...] = ("test", "train")
 _INSTANCES = ("instances_val2017.json", "instances_train2017.json")
 
@@ -152,6 +152,7 @@ def forecast_all(
     *,
     texts: Matrix | None,
     reference: str | None,
+    device: torch.device,
     reporter: Reporter,
 ) -> list[Forecast]:
     """Return every encoder's scores; one encoder is in memory at a time.
@@ -163,6 +164,7 @@ def forecast_all(
         texts: as `forecast` takes them.
         reference: the encoder that A-scores compare with; by default the first of `names` that
             was pretrained with text (weak supervision).
+        device: where images are encoded.
         reporter: shows progress.
     """
     if reference is None:
@@ -172,11 +174,15 @@ def forecast_all(
     kept = None
     if reference is not None:
         encoder = load(reference)
-        kept = encoder.grid, patch_tokens(encoder, paths, reporter)
+        kept = encoder.grid, patch_tokens(encoder, paths, device, reporter)
     found = []
     for name in names:
         encoder = load(name)
-        tokens = kept[1] if kept and name == reference else patch_tokens(encoder, paths, reporter)
+        tokens = (
+            kept[1]
+            if kept and name == reference
+            else patch_tokens(encoder, paths, device, reporter)
+        )
         found.append(forecast(encoder, material, tokens, texts=texts, reference=kept))
     return found
 
@@ -285,14 +291,22 @@ def text_features(language: LanguageModel, texts: Sequence[str]) -> Matrix:
     return np.stack(found)
 
 
-def patch_tokens(encoder: Encoder, paths: Sequence[Path], reporter: Reporter) -> dict[Path, Tensor]:
-    """Return `(N, D)` patch tokens by path."""
+def patch_tokens(
+    encoder: Encoder, paths: Sequence[Path], device: torch.device, reporter: Reporter
+) -> dict[Path, Tensor]:
+    """Return `(N, D)` patch tokens by path, from the feature cache where it has them."""
+    store = open_features(encoder.requires_grad_(False), paths, device=device, reporter=reporter)
     found: dict[Path, Tensor] = {}
-    with reporter.phase(f"{encoder.spec.name} features", len(paths), "images") as phase:
-        for tokens in encode_images(encoder, map(load_image, paths), batch_size=_BATCH):
-            start = len(found)
-            found |= zip(paths[start : start + len(tokens)], tokens, strict=True)
-            phase.advance(len(tokens))
+    with (
+        contextlib.closing(store),
+        reporter.phase(f"{encoder.spec.name} features", len(paths), "images") as phase,
+    ):
+        for path in paths:
+            if path in store:
+                found[path] = store[path]
+            else:  # the disk is full
+                found[path] = next(encode_images(encoder, [load_image(path)]))[0]
+            phase.advance()
     return found
 
 
