@@ -32,6 +32,7 @@ def run(
     tasks: Sequence[str] = DEFAULT_TASKS,
     seed: int = 0,
     limit: int | None = None,
+    controls: str | None = None,
     steps: int | None = None,
     weights: str | Path | None = None,
     results: str | Path = RESULTS,
@@ -53,6 +54,7 @@ def run(
         tasks: task recipes' names or TOML files.
         seed: random seed.
         limit: at most so many test samples per task.
+        controls: blind baselines, `none`, `cheap` or `all`; None for the recipe's.
         steps: optimizer steps of each stage, instead of the recipe's.
         weights: the encoder's checkpoint on disk, instead of the Hub.
         results: folder of records, predictions and checkpoints.
@@ -67,7 +69,7 @@ def run(
 
     plan = make_plan(
         encoder=encoder, joint=joint, adapter=adapter, data=data, training_data=training_data,
-        mixture=mixture, tasks=tasks, seed=seed, limit=limit, steps=steps,
+        mixture=mixture, tasks=tasks, seed=seed, limit=limit, controls=controls, steps=steps,
         weights=None if weights is None else Path(weights).expanduser(),
         results=Path(results).expanduser(), device=device, settings=settings,
     )  # fmt: skip

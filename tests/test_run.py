@@ -136,6 +136,24 @@ def test_what_changes_a_score_changes_the_identity(frozen: Path, change: dict[st
     assert base != other
 
 
+def test_controls_are_chosen_without_a_change_of_scores(frozen: Path, tmp_path: Path) -> None:
+    from encoder_bench.results.grouping import group_records
+
+    cheap = plan(tmp_path, controls="cheap")
+    assert all("shuffled-images" not in recipe.controls for recipe in cheap.tasks.values())
+    assert any("mean-image" in recipe.controls for recipe in cheap.tasks.values())
+    none = run(plan(tmp_path, controls="none"), QuietReporter()).record
+    (whole,) = read_records(frozen)
+    assert none.run_id != whole.run_id  # or its baselines would be taken for those of the whole run
+    assert not any(scores.controls for scores in none.tasks.values())
+    assert {n: s.metrics for n, s in none.tasks.items()} == {
+        n: s.metrics for n, s in whole.tasks.items()
+    }
+    assert len(group_records([none, whole])) == 1
+    with pytest.raises(RecipeError, match="'controls'"):
+        plan(tmp_path, controls="some")
+
+
 def test_the_feature_cache_changes_no_score(frozen: Path, tmp_path: Path) -> None:
     settings = {**SETTINGS, "training.feature_cache": False}
     uncached = run(plan(tmp_path, settings=settings), QuietReporter()).record

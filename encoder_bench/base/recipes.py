@@ -35,6 +35,8 @@ Precision = Annotated[Literal["float32", "bfloat16"], _AS_ACCELERATE]
 FeatureStorage = Literal["exact", "float16"]
 """How the feature cache keeps patch tokens; `exact` keeps the encoder's dtype."""
 Control = Literal["no-image", "mean-image", "shuffled-images", "constant", "question-majority"]
+Controls = Literal["none", "cheap", "all"]
+"""Which of a task's blind baselines are measured; `cheap` leaves out those asked image by image."""
 _Layers = BeforeValidator(lambda layer: (layer,) if isinstance(layer, int) else layer)
 _NOT_SCORING: dict[str, Any] = {"scoring": False}
 
@@ -190,6 +192,7 @@ class AdapterRecipe(_Frozen):
     training: TrainingSettings = TrainingSettings()
     stages: tuple[StageSettings, ...] = Field(min_length=1)
     evaluation_batch_images: int = not_scoring(16, gt=0)
+    controls: Controls = not_scoring("all")
 
 
 class DecodingSettings(_Frozen):

@@ -98,6 +98,15 @@ Limit = Annotated[
         metavar="N", help="Score at most N samples per task (seeded).", rich_help_panel=WHERE
     ),
 ]
+Controls = Annotated[
+    str | None,
+    typer.Option(
+        metavar="none|cheap|all",
+        help="Blind baselines: all (the recipe's default); cheap: without shuffled images, the one "
+        "that costs a pass over every sample; none.",
+        rich_help_panel=WHERE,
+    ),
+]
 Weights = Annotated[
     Path | None,
     typer.Option(

@@ -32,6 +32,7 @@ def run_command(
     train_data: options.TrainData = None,
     mixture: options.Mixture = None,
     limit: options.Limit = None,
+    controls: options.Controls = None,
     weights: options.Weights = None,
     results: options.Results = options.RESULTS,
     device: options.Device = "auto",
@@ -61,8 +62,9 @@ def run_command(
         visual_tokens=visual_tokens, llm=llm, llm_train=llm_train,
         layer=options.whole_numbers("--layer", layer), resolution=resolution, steps=steps,
         data=data, training_data=train_data, mixture=options.listed(mixture),
-        tasks=options.listed(tasks), seed=seed, limit=limit, weights=weights, results=results,
-        device=device, settings=options.settings(set_), trust_remote_code=trust_remote_code,
+        tasks=options.listed(tasks), seed=seed, limit=limit, controls=controls, weights=weights,
+        results=results, device=device, settings=options.settings(set_),
+        trust_remote_code=trust_remote_code,
     )  # fmt: skip
     warn_of_drawn_scenes([encoder], data, QuietReporter())
     _check_folders(plan)

@@ -123,6 +123,7 @@ def sweep_command(
     mixture: options.Mixture = None,
     tasks: options.Tasks = options.DEFAULT_TASKS,
     limit: options.Limit = None,
+    controls: options.Controls = None,
     llm: options.LanguageModel = None,
     projector: options.Projector = None,
     visual_tokens: options.VisualTokens = None,
@@ -161,7 +162,8 @@ def sweep_command(
     names, files = with_twins(names, files) if twins else (names, files)
     settings = {
         "data": data, "training_data": train_data, "mixture": options.listed(mixture),
-        "tasks": options.listed(tasks), "limit": limit, "llm": llm, "projector": projector,
+        "tasks": options.listed(tasks), "limit": limit, "controls": controls, "llm": llm,
+        "projector": projector,
         "visual_tokens": visual_tokens, "resolution": resolution, "steps": steps,
         "layer": options.whole_numbers("--layer", layer) or None, "device": device,
         "settings": options.settings(set_) or None, "trust_remote_code": trust_remote_code,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from encoder_bench.base.errors import DataError, RecipeError, UnknownNameError
 from encoder_bench.base.hashing import hash_text
@@ -14,6 +14,8 @@ from encoder_bench.base.paths import RESULTS
 from encoder_bench.base.progress import Reporter
 from encoder_bench.base.recipes import (
     AdapterRecipe,
+    Control,
+    Controls,
     MixtureRecipe,
     StageSettings,
     TaskRecipe,
@@ -234,6 +236,7 @@ def make_plan(
     tasks: Sequence[str] = DEFAULT_TASKS,
     seed: int = 0,
     limit: int | None = None,
+    controls: str | None = None,
     weights: Path | None = None,
     results: Path = RESULTS,
     device: str = "auto",
@@ -256,12 +259,13 @@ def make_plan(
         "projector.visual_tokens": visual_tokens,
         "llm.name": llm,
         "llm.train": llm_train,
+        "controls": controls,
     }
     given = {key: value for key, value in flags.items() if value is not None}
     recipe = load_adapter(adapter, {**(settings or {}), **given})
     _check(encoder, recipe.projector.name, limit)
     recipe = _resolve_stages(_with_mixtures(recipe, adapter, mixture), adapter, steps)
-    tested = _task_recipes(tasks)
+    tested = _task_recipes(tasks, recipe.controls)
     return RunPlan(
         encoder=encoder, adapter_name=adapter, adapter=recipe, tasks=tested,
         training_recipes={n: tested.get(n) or load_task(n) for n in _taught(recipe)},
@@ -353,13 +357,17 @@ def _resolve_stages(recipe: AdapterRecipe, name: str, steps: int | None) -> Adap
     return recipe.model_copy(update={"stages": stages})
 
 
-def _task_recipes(names: Sequence[str]) -> dict[str, TaskRecipe]:
+def _task_recipes(names: Sequence[str], controls: Controls) -> dict[str, TaskRecipe]:
+    """Return task recipes by name, with those of their blind baselines that are asked for."""
+    left_out = {"all": (), "cheap": ("shuffled-images",), "none": get_args(Control)}[controls]
     recipes: dict[str, TaskRecipe] = {}
     for name in names:
         key = Path(name).stem if name.endswith(".toml") else name
         if key in recipes:
             raise RecipeError(f"--tasks names '{key}' twice")
-        recipes[key] = load_task(name)
+        recipe = load_task(name)
+        kept = tuple(control for control in recipe.controls if control not in left_out)
+        recipes[key] = recipe.model_copy(update={"controls": kept})
     if not recipes:
         raise RecipeError("--tasks is empty; name at least one")
     return recipes
