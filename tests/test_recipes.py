@@ -223,6 +223,7 @@ _FIELDS += [("task", *path) for path in _not_scoring(_PLAN.tasks["vqa"])]
 
 def test_the_fields_that_change_no_score() -> None:
     assert {".".join(path) for path in _FIELDS} == {
+        "adapter.controls",
         "adapter.description",
         "adapter.encoder.gradient_checkpointing",
         "adapter.evaluation_batch_images",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from encoder_bench.base.errors import RecipeError, WeightsError
+from encoder_bench.base.errors import RecipeError, UnknownNameError, WeightsError
 from encoder_bench.cli import options
 from encoder_bench.cli.printing import grid, print_lines
 
@@ -125,32 +125,42 @@ def probe_command(
         _print(reports)
 
 
+_Reference = Annotated[
+    str | None,
+    typer.Option(
+        "--reference",
+        metavar="NAME",
+        help="Of the A-score; else the first given encoder that was trained with text.",
+    ),
+]
+_By = Annotated[
+    str,
+    typer.Option("--by", metavar="COLUMN", help="The trained score; --json has all columns."),
+]
+_TextModel = Annotated[
+    str, typer.Option("--llm", metavar="NAME", help="Whose text features GW compares with.")
+]
+_Instances = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        metavar="scenes|DIR",
+        help="A folder with COCO instances, and captions of the same images where there are.",
+    ),
+]
+_Images = Annotated[
+    int, typer.Option("--limit", metavar="N", min=8, help="At most N training and N test images.")
+]
+
+
 def predict_command(
     encoder: options.Encoders,
-    data: Annotated[
-        str,
-        typer.Option(
-            metavar="scenes|DIR",
-            help="A folder with COCO instances, and captions of the same images where there are.",
-        ),
-    ] = "scenes",
+    data: _Instances = "scenes",
     joint: options.JointTune = False,
-    llm: Annotated[
-        str, typer.Option("--llm", metavar="NAME", help="Whose text features GW compares with.")
-    ] = "tiny-llama",
-    reference: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Of the A-score; else the first given encoder that was trained with text.",
-        ),
-    ] = None,
-    by: Annotated[
-        str, typer.Option(metavar="COLUMN", help="The trained score; --json has all columns.")
-    ] = "Avg",
-    limit: Annotated[
-        int, typer.Option(metavar="N", min=8, help="At most N training and N test images.")
-    ] = 256,
+    llm: _TextModel = "tiny-llama",
+    reference: _Reference = None,
+    by: _By = "Avg",
+    limit: _Images = 256,
     results: options.Results = options.RESULTS,
     weights: options.WeightsByName = None,
     device: options.Device = "auto",
@@ -164,53 +174,56 @@ def predict_command(
     Scores that papers propose, from frozen features alone; then each one's rank correlation with
     the trained results of --results, with its interval. It says where nothing is established.
     """
-    from encoder_bench.base.errors import DataError, UnknownNameError
+    from encoder_bench.base.errors import DataError
     from encoder_bench.base.hardware import choose_device
     from encoder_bench.base.progress import make_reporter
     from encoder_bench.base.recipes import LanguageModelSettings
     from encoder_bench.data.folder import open_data
+    from encoder_bench.inspection import predict
     from encoder_bench.inspection.labelled_images import read_labelled
-    from encoder_bench.inspection.predict import (
-        forecast_all,
-        read_material,
-        text_features,
-        worth,
-    )
     from encoder_bench.mllm.loading import load_language_model
     from encoder_bench.results.runs import inventory
 
     reporter = make_reporter(quiet=quiet or json_output)
     places = options.weights_by_name(encoder, weights)
     labelled = read_labelled(data, reporter, limit=limit)
-    material = read_material(open_data(data, reporter), labelled)
+    material = predict.read_material(open_data(data, reporter), labelled)
     language = load_language_model(LanguageModelSettings(name=llm))
     texts = [material.captions[path] for path in material.described]
-    forecasts = forecast_all(
+    forecasts = predict.forecast_all(
         list(dict.fromkeys(encoder)),
         lambda name: _load(name, None, None, "float32", places, trust_remote_code),
         material,
-        texts=text_features(language, texts) if len(texts) > 1 else None,
+        texts=predict.text_features(language, texts) if len(texts) > 1 else None,
         reference=reference,
         device=choose_device(device),
         reporter=reporter,
     )
     try:
-        worths, heading = worth(forecasts, inventory(results)[0], joint=joint)
+        worths, heading = predict.worth(forecasts, inventory(results)[0], joint=joint)
     except DataError as error:
         worths, heading = [], str(error)
+    _require_column(by, worths)
     if json_output:
-        content = {
-            "encoders": [asdict(each) for each in forecasts],
-            "worth": [asdict(each) | {"established": each.established} for each in worths],
-            "trained": heading,
-        }
-        typer.echo(json.dumps(content, indent=1))
+        typer.echo(_forecasts_as_json(forecasts, worths, heading))
     else:
-        columns = list(dict.fromkeys(each.column for each in worths))
-        if worths and by not in columns:
-            raise UnknownNameError("column", by, columns)
         chosen = [each for each in worths if each.column == by]
         _print_forecasts(forecasts, chosen, heading, images=len(material.test), llm=llm)
+
+
+def _require_column(by: str, worths: Sequence[Worth]) -> None:
+    columns = list(dict.fromkeys(each.column for each in worths))
+    if columns and by not in columns:
+        raise UnknownNameError("column", by, columns)
+
+
+def _forecasts_as_json(forecasts: Sequence[Forecast], worths: Sequence[Worth], heading: str) -> str:
+    content = {
+        "encoders": [asdict(each) for each in forecasts],
+        "worth": [asdict(each) | {"established": each.established} for each in worths],
+        "trained": heading,
+    }
+    return json.dumps(content, indent=1)
 
 
 def _print_forecasts(
