@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,28 +73,35 @@ def test_killed_at_random_moments_a_run_ends_with_the_same_bits(kind: str, tmp_p
     seconds = whole(tmp_path / "whole", tmp_path / "cache-whole", *more)
     moment, kills = random.Random(kind), 0
     while kills < KILLS:
-        process = subprocess.Popen(
-            command(tmp_path / "killed", *more),
-            env=environment(tmp_path / "cache-killed"),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=moment.uniform(0.3, 1.0) * seconds)
-            break  # it came to its end
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        kills += 1
-    assert kills, "never killed"
-    whole(tmp_path / "killed", tmp_path / "cache-killed", *more)
-    (expected,), (got,) = read_records(tmp_path / "whole"), read_records(tmp_path / "killed")
+        for folder in ("killed", "cache-killed"):
+            shutil.rmtree(tmp_path / folder, ignore_errors=True)
+        while True:
+            process = subprocess.Popen(
+                command(tmp_path / "killed", *more),
+                env=environment(tmp_path / "cache-killed"),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=moment.uniform(0.2, 0.9) * seconds)
+                break  # it came to its end
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+        assert_same(tmp_path / "killed", tmp_path / "whole")
+
+
+def assert_same(killed: Path, whole: Path) -> None:
+    """Scores, checks of training, losses and predictions are those of the run without kills."""
+    (expected,), (got,) = read_records(whole), read_records(killed)
     assert got.run_id == expected.run_id
     assert got.tasks == expected.tasks
     assert got.proof == expected.proof
     assert got.training["losses"] == expected.training["losses"]
-    for file in sorted((tmp_path / "whole" / "predictions").rglob("*.jsonl")):
-        other = tmp_path / "killed" / file.relative_to(tmp_path / "whole")
-        assert other.read_bytes() == file.read_bytes()
+    files = sorted((whole / "predictions").rglob("*.jsonl"))
+    assert files
+    for file in files:
+        assert (killed / file.relative_to(whole)).read_bytes() == file.read_bytes()
 
 
 @pytest.mark.slow
