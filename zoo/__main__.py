@@ -17,6 +17,20 @@ EPILOG = (
 )
 
 
+_All = Annotated[
+    bool,
+    typer.Option("--all", help="The tiny LLM and all six encoders, on one budget; an hour or two."),
+]
+_Images = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        metavar="scenes|DIR",
+        help="Captioned images for the encoders; DIR in COCO's layout.",
+    ),
+]
+
+
 def pretrain_command(
     objective: Annotated[
         str | None,
@@ -25,19 +39,8 @@ def pretrain_command(
             help="One encoder by its objective, or the tiny language model.",
         ),
     ] = None,
-    everything: Annotated[
-        bool,
-        typer.Option(
-            "--all", help="The tiny LLM and all six encoders, on one budget; an hour or two."
-        ),
-    ] = False,
-    data: Annotated[
-        str,
-        typer.Option(
-            metavar="scenes|DIR", help="Captioned images for the encoders; DIR in COCO's layout."
-        ),
-    ] = "scenes",
-    size: Annotated[str, typer.Option(metavar="tiny", help="The one size that there is.")] = "tiny",
+    everything: _All = False,
+    data: _Images = "scenes",
     steps: Annotated[
         int | None,
         typer.Option(metavar="N", min=1, help="Optimizer steps, instead of the default."),
@@ -68,15 +71,11 @@ def pretrain_command(
     budget = with_changes(zoo.ENCODER_BUDGET, steps=steps, images_per_step=images_per_step)
     language = with_changes(zoo.LANGUAGE_BUDGET, steps=steps, images_per_step=images_per_step)
     if everything:
-        for card in zoo.zoo(
-            data=data,
-            budget=budget,
-            language_budget=language,
-            output=output,
-            reporter=reporter,
-            seed=seed,
-            device=chosen,
-        ):
+        cards = zoo.zoo(
+            data=data, budget=budget, language_budget=language, output=output, reporter=reporter,
+            seed=seed, device=chosen,
+        )  # fmt: skip
+        for card in cards:
             typer.echo(f"{card['name']}: {json.dumps(card['held_out'])}")
     elif objective == "llm":
         zoo.pretrain_llm(
@@ -84,15 +83,9 @@ def pretrain_command(
         )
     else:
         card = zoo.pretrain(
-            str(objective),
-            data=data,
-            size=size,
-            budget=budget,
-            output=output,
-            reporter=reporter,
-            seed=seed,
+            str(objective), data=data, budget=budget, output=output, reporter=reporter, seed=seed,
             device=chosen,
-        )
+        )  # fmt: skip
         typer.echo(json.dumps(card["held_out"], indent=1))
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from encoder_bench.base.errors import RecipeError, UnknownNameError
+from encoder_bench.base.errors import UnknownNameError
 from encoder_bench.base.hashing import hash_json
 from encoder_bench.base.paths import cache_dir
 from encoder_bench.base.progress import Reporter
@@ -71,7 +71,6 @@ def pretrain(
     objective: str,
     *,
     data: str = "scenes",
-    size: str = "tiny",
     budget: Budget = ENCODER_BUDGET,
     output: Path | None = None,
     reporter: Reporter,
@@ -86,15 +85,12 @@ def pretrain(
 
     Raises:
         UnknownNameError: not an objective.
-        RecipeError: not a size.
         DataError: the folder is missing, malformed or too small.
         TrainingError: a loss that is not finite, or a checkpoint of another run.
     """
     from zoo.encoder import pretrain_encoder
 
     name = _objective(objective)
-    if size != "tiny":
-        raise RecipeError(f"--size {size}: only 'tiny' can be pretrained here")
     pools = pools or open_pools(data, reporter, seed=seed)
     key = hash_json([name, budget.as_json(), seed, pools.train.description, len(pools.tokenizer)])[
         :16

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from encoder_bench.sweep.jobs import Job
 
 EPILOG = (
+    "Example: encoder-bench sweep --encoders dinov2-l,clip-l --modes frozen,joint --seeds 0,1,2. "
     "An interrupted sweep resumes when it is repeated: finished runs are found, interrupted ones "
     "resume from their last checkpoint. `encoder-bench status --watch` in another terminal follows "
     "it; `encoder-bench table` shows what is done so far."
@@ -149,10 +150,7 @@ def sweep_command(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Run every encoder in every mode with every seed; a failed run does not stop the rest.
-
-    encoder-bench sweep --encoders dinov2-l,clip-l --modes frozen,joint --seeds 0,1,2
-    """
+    """Run every encoder in every mode with every seed; a failed run does not stop the rest."""
     from encoder_bench.sweep.jobs import make_jobs, with_twins
 
     if launcher not in _LAUNCHERS:
@@ -163,9 +161,8 @@ def sweep_command(
     settings = {
         "data": data, "training_data": train_data, "mixture": options.listed(mixture),
         "tasks": options.listed(tasks), "limit": limit, "controls": controls, "llm": llm,
-        "projector": projector,
-        "visual_tokens": visual_tokens, "resolution": resolution, "steps": steps,
-        "layer": options.whole_numbers("--layer", layer) or None, "device": device,
+        "projector": projector, "visual_tokens": visual_tokens, "resolution": resolution,
+        "steps": steps, "layer": options.whole_numbers("--layer", layer) or None, "device": device,
         "settings": options.settings(set_) or None, "trust_remote_code": trust_remote_code,
     }  # fmt: skip
     axes = options.listed(modes), options.whole_numbers("--seeds", seeds), options.listed(adapter)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from encoder_bench.base.errors import RecipeError, UnknownNameError
+from encoder_bench.base.errors import UnknownNameError
 from encoder_bench.base.progress import QuietReporter
 from encoder_bench.base.recipes import LanguageModelSettings
 from encoder_bench.mllm.loading import load_language_model
@@ -63,5 +63,3 @@ def test_the_language_model_is_read_by_the_ordinary_loader(
 def test_unknown_names_are_errors() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'dino"):
         pretrain("dinov3", reporter=QuietReporter())
-    with pytest.raises(RecipeError, match="--size huge"):
-        pretrain("mae", size="huge", reporter=QuietReporter())
