@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from encoder_bench.base.errors import DataError
 from encoder_bench.data.images import load_image, read_image_bytes
 from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.training.feature_shards import Seen, file_stamp
+from encoder_bench.training.threads import one_core_threads
 
 _BATCH, _CPU_BATCH = 32, 8
 """Images of one pass; on CPUs a small one is as quick per image and is ready sooner."""
@@ -46,7 +47,7 @@ class BatchEncoder:
         self.ahead = max(self.size, 2 * cores)
         self._device, self._known = device, known
         self._waiting: dict[Path, Future[Decoded]] = {}
-        self._pool = ThreadPoolExecutor(cores, "decode")
+        self._pool = one_core_threads(cores)
         self.use(encoder)
 
     def use(self, encoder: Encoder) -> None:

@@ -31,6 +31,7 @@ from encoder_bench.mllm.dialogue import (
 )
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.packing import TrainingBatch, batch_dialogues
+from encoder_bench.training.threads import one_core_threads
 
 T = TypeVar("T")
 
@@ -162,7 +163,7 @@ class BatchMaker:
     features: Mapping[Path, Tensor] = field(default_factory=dict)
     pin_memory: bool = False
     _workers: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(min(_MAX_WORKERS, os.cpu_count() or 1)),
+        default_factory=lambda: one_core_threads(min(_MAX_WORKERS, os.cpu_count() or 1)),
         init=False,
     )
 
@@ -241,7 +242,7 @@ class BatchMaker:
 
 def prefetch(make: Callable[[int], T], steps: range) -> Iterator[tuple[int, T, float]]:
     """Yield each step, `make(step)` and the seconds waited for it; a thread makes the next ones."""
-    pool = ThreadPoolExecutor(1)
+    pool = one_core_threads(1)
     try:
         ahead: deque[Future[T]] = deque()
         coming = iter(steps)
