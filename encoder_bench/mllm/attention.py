@@ -7,6 +7,7 @@ may be seen. Which tokens may see each other is the same for both, see `packing.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from typing import Literal
 
@@ -24,6 +25,8 @@ _MAX_WEIGHTS = 2**25
 """Tokens of a row, and attention weights of a layer, up to which plain products are taken."""
 _TOLERANCE = {torch.float32: 1e-2, torch.bfloat16: 5e-2, torch.float16: 2e-2}
 """Largest difference from SDPA in units of the largest value; float32 products may run in TF32."""
+_KERNEL_LOCK = threading.RLock()
+"""torch's choice of an SDPA kernel holds for the whole process, in every thread."""
 
 
 @contextlib.contextmanager
@@ -67,7 +70,20 @@ def training_kernel(rows: PackedRows, language: LanguageModel) -> Iterator[None]
         and count * heads * length**2 <= _MAX_WEIGHTS
         and not language.settings.gradient_checkpointing
     )
-    with sdpa_kernel(SDPBackend.MATH) if plain else contextlib.nullcontext():
+    if not plain:
+        yield
+        return
+    with _KERNEL_LOCK, sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+@contextlib.contextmanager
+def usual_kernel(device: torch.device) -> Iterator[None]:
+    """Keep `training_kernel` of other threads from changing the SDPA kernel of a pass on a CPU.
+
+    A frozen encoder runs beside training, and its features must not depend on the moment.
+    """
+    with _KERNEL_LOCK if device.type == "cpu" else contextlib.nullcontext():
         yield
 
 

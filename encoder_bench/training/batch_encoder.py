@@ -16,6 +16,7 @@ from torch import Tensor
 from encoder_bench.base.errors import DataError
 from encoder_bench.data.images import load_image, read_image_bytes
 from encoder_bench.encoders.encoder import Encoder
+from encoder_bench.mllm.attention import usual_kernel
 from encoder_bench.training.feature_shards import Seen, file_stamp
 from encoder_bench.training.threads import one_core_threads
 
@@ -98,7 +99,7 @@ class BatchEncoder:
         """
         padding = pixels[0].new_zeros(self.size - len(pixels), *pixels[0].shape)
         stacked = torch.cat([torch.stack(list(pixels)), padding]).to(self._device)
-        with torch.autocast(self._device.type, enabled=False):
+        with torch.autocast(self._device.type, enabled=False), usual_kernel(self._device):
             tokens: Tensor = self._encoder(stacked)
         return [each.clone() for each in tokens[: len(pixels)].cpu()]
 
