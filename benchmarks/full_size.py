@@ -218,8 +218,9 @@ def run_bench(*, share: float = 1.0, images: int = 512) -> dict[str, Any]:
 def report(root: str) -> None:
     """Print what a run of a few steps takes before its first one, as JSON."""
     from encoder_bench.base.progress import QuietReporter
-    from encoder_bench.pipeline.plan import make_plan, read_data
-    from encoder_bench.training.trainer import stage_order
+    from encoder_bench.pipeline.data import read_data
+    from encoder_bench.pipeline.plan import make_plan
+    from encoder_bench.training.order import stage_order
 
     plan = make_plan(data=root, limit=100, steps=40)
     before, wall, cpu = _resident(), time.perf_counter(), time.process_time()

@@ -21,7 +21,8 @@ from encoder_bench.base.progress import QuietReporter
 from encoder_bench.data.sample import Sample
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.pipeline.build import build_mllm
-from encoder_bench.pipeline.plan import RunPlan, make_plan, read_data
+from encoder_bench.pipeline.data import read_data
+from encoder_bench.pipeline.plan import RunPlan, make_plan
 from encoder_bench.training.feature_cache import open_features
 from encoder_bench.training.summary import TrainingSummary
 from encoder_bench.training.trainer import Trainer

@@ -14,9 +14,11 @@ from encoder_bench.base.progress import QuietReporter
 from encoder_bench.base.recipes import load_adapter, recipe_names
 from encoder_bench.base.record import read_records
 from encoder_bench.cli.app import app
+from encoder_bench.data.folder import open_data
 from encoder_bench.gate.check import todays_plan
 from encoder_bench.pipeline.build import load_run
-from encoder_bench.pipeline.plan import RunPlan, make_plan, read_data
+from encoder_bench.pipeline.data import read_data
+from encoder_bench.pipeline.plan import RunPlan, make_plan
 from encoder_bench.pipeline.run import run
 from encoder_bench.results.grouping import group_records
 from tests.training import world
@@ -175,3 +177,21 @@ def test_a_mixture_of_text_alone_compares_no_encoder(folder: Path, tmp_path: Pat
     with pytest.raises(DataError, match=r"text.toml: no row shows an image"):
         read_data(plan(folder, tmp_path, "text"), QuietReporter())
     read_data(plan(folder, tmp_path, "text", "mixture"), QuietReporter())
+
+
+def test_rows_of_test_images_beyond_the_limit_are_left_out_too(
+    folder: Path, tmp_path: Path
+) -> None:
+    tested = open_data(DATA).samples("oc", reader="gvtbench", source="coco_oc", split="test")
+    rows = json.loads((folder / "rows.json").read_text())
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A test."}]
+    for path in tested.image_paths():
+        (folder / path.name).write_bytes(path.read_bytes())
+        rows.append({"id": path.stem, "image": path.name, "conversations": turns})
+    (folder / "leaking.json").write_text(json.dumps(rows))
+    toml = (folder / "mixture.toml").read_text().replace("rows.json", "leaking.json")
+    (folder / "leaking.toml").write_text(toml)
+    for limit in (1, None):
+        data = read_data(plan(folder, tmp_path, "leaking", limit=limit), QuietReporter())
+        (mixture,) = data.mixtures.values()
+        assert len(mixture) == len(rows) - len(tested.image_paths())

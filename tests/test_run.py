@@ -18,7 +18,8 @@ from encoder_bench.base.recipes import load_adapter
 from encoder_bench.base.record import read_record, read_records
 from encoder_bench.data.images import load_image
 from encoder_bench.pipeline.build import build_mllm
-from encoder_bench.pipeline.plan import RunPlan, make_plan, read_data
+from encoder_bench.pipeline.data import read_data
+from encoder_bench.pipeline.plan import RunPlan, make_plan
 from encoder_bench.pipeline.predictor import ImagePredictor
 from encoder_bench.pipeline.run import run
 from encoder_bench.tasks.controls import MEAN_IMAGE

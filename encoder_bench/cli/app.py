@@ -16,6 +16,7 @@ from encoder_bench.cli import (
     inspection,
     models,
     options,
+    predict,
     results,
     run,
     score,
@@ -85,7 +86,7 @@ app.add_typer(gate.baseline_app, name="baseline", rich_help_panel="Compare")
 app.add_typer(encoders.app, name="encoders", rich_help_panel="Look up")
 app.command("features", rich_help_panel="Look up")(inspection.features_command)
 app.command("probe", rich_help_panel="Look up")(inspection.probe_command)
-app.command("predict", rich_help_panel="Look up")(inspection.predict_command)
+app.command("predict", rich_help_panel="Look up")(predict.predict_command)
 app.add_typer(data.app, name="data", rich_help_panel="Look up")
 app.add_typer(results.results_app, name="results", rich_help_panel="Look up")
 app.add_typer(cache.app, name="cache", rich_help_panel="Look up")

@@ -62,7 +62,7 @@ def build_command(
     from encoder_bench.base.hardware import choose_device
     from encoder_bench.base.progress import make_reporter
     from encoder_bench.pipeline.build import build_encoder
-    from encoder_bench.pipeline.plan import read_data
+    from encoder_bench.pipeline.data import read_data
     from encoder_bench.training.feature_cache import open_features
 
     reporter = make_reporter(quiet=quiet)

@@ -95,7 +95,9 @@ Mixture = Annotated[
 Limit = Annotated[
     int | None,
     typer.Option(
-        metavar="N", help="Score at most N samples per task (seeded).", rich_help_panel=WHERE
+        metavar="N",
+        help="Score at most N samples per task, the same for every seed.",
+        rich_help_panel=WHERE,
     ),
 ]
 Controls = Annotated[

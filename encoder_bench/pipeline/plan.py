@@ -1,17 +1,14 @@
-"""What a run will do and read: flags merged over recipes, and its samples."""
+"""What a run will do: flags merged over recipes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
-from encoder_bench.base.errors import DataError, RecipeError, UnknownNameError
-from encoder_bench.base.hashing import hash_text
+from encoder_bench.base.errors import RecipeError, UnknownNameError
 from encoder_bench.base.paths import RESULTS
-from encoder_bench.base.progress import Reporter
 from encoder_bench.base.recipes import (
     AdapterRecipe,
     Control,
@@ -25,12 +22,6 @@ from encoder_bench.base.recipes import (
     recorded_adapter,
 )
 from encoder_bench.base.record import RunRecord
-
-if TYPE_CHECKING:
-    from encoder_bench.data.folder import DataFolder
-    from encoder_bench.data.mixture import Mixture
-    from encoder_bench.data.sample_table import SampleTable
-    from encoder_bench.tasks.task import TaskSamples
 
 DEFAULT_ENCODER = "tiny-deit"
 DEFAULT_TASKS = ("vqa", "captioning", "oc", "mci")
@@ -49,7 +40,7 @@ class RunPlan:
         mixtures: the recipe of every mixture that a stage trains on, by the name it is given there.
         data: where test samples come from (`scenes`, `coco`, or a folder).
         seed: fixes initialisation, order of samples, and the bootstrap.
-        limit: most test samples per task, a seeded subset; None for all.
+        limit: most test samples per task, the same ones for every seed; None for all.
         weights: a local folder or file with the encoder's checkpoint, instead of the Hub.
         results: folder of records, predictions and checkpoints.
         trust_remote_code: let a Hub repository run its own Python code; recorded.
@@ -89,133 +80,6 @@ class RunPlan:
             "seed": self.seed,
             "limit": self.limit,
         }
-
-
-@dataclass(frozen=True, slots=True)
-class RunData:
-    """What a run reads: the folders, the training samples, and each task's test samples.
-
-    `mixtures` are by the name that stages give them; `staged` is the name of each stage's, if any.
-    """
-
-    folder: DataFolder
-    training_folder: DataFolder
-    training: SampleTable
-    test: Mapping[str, TaskSamples]
-    mixtures: Mapping[str, Mixture] = field(default_factory=dict)
-    staged: Sequence[str | None] = ()
-
-    def images(self) -> list[Path]:
-        """Return every image that the run shows to the encoder, each once."""
-        paths: dict[Path, None] = {}
-        for table in (self.training, _tested(self.test)):
-            paths |= dict.fromkeys(table.image_paths())
-        for mixture in self.mixtures.values():
-            paths |= dict.fromkeys(mixture.images())
-        return list(paths)
-
-    def training_fingerprint(self) -> str:
-        """Return the hash of the folder that samples are from, and of each stage's mixture."""
-        if not self.mixtures:
-            return self.training_folder.fingerprint()
-        parts = [self.mixtures[name].fingerprint() if name else "" for name in self.staged]
-        return hash_text(*parts, *([self.training_folder.fingerprint()] if self.training else []))
-
-    def training_description(self) -> dict[str, Any]:
-        """Return the facts of the training folder and of each mixture, and what they gave."""
-        folder = self.training_folder.description() if self.training else {}
-        counts = {
-            "training_samples": len(self.training),
-            "training_images": len(self.training.images()),
-        }
-        if not self.mixtures:
-            return folder | counts
-        names = [Path(name).stem if name else self.training_folder.name for name in self.staged]
-        described = [self.mixtures[name].description() for name in self.mixtures]
-        return (
-            folder
-            | counts
-            | {
-                "name": " then ".join(dict.fromkeys(names)),
-                "fingerprint": self.training_fingerprint(),
-                "folder": self.training_folder.name,
-                "mixtures": [about | {"name": Path(about["name"]).stem} for about in described],
-            }
-        )
-
-
-def read_data(plan: RunPlan, reporter: Reporter) -> RunData:
-    """Read a plan's samples and check that training and test share no image.
-
-    Raises:
-        DataError: files are missing or malformed, a split is empty, or images are shared.
-    """
-    from encoder_bench.data.folder import check_disjoint, open_data
-    from encoder_bench.data.mixture import open_mixture
-    from encoder_bench.data.sample_table import SampleTable
-    from encoder_bench.tasks.task import read_samples
-
-    folder = open_data(plan.data, reporter=reporter)
-    training_folder = (
-        folder
-        if plan.training_data == plan.data
-        else open_data(plan.training_data, reporter, flag="--train-data")
-    )
-    with reporter.phase("data", len(plan.tasks) + len(plan.training_recipes), "sets") as phase:
-        test: dict[str, TaskSamples] = {}
-        for name, recipe in plan.tasks.items():
-            test[name] = read_samples(folder, name, recipe, limit=plan.limit)
-            phase.advance(test=f"{name} {len(test[name].samples)}")
-        parts: list[SampleTable] = []
-        for name, recipe in plan.training_recipes.items():
-            samples = training_folder.samples(
-                name, reader=recipe.reader, source=recipe.source, split="train"
-            )
-            parts.append(samples)
-            if name in test:
-                test[name] = replace(test[name], training=samples)
-            phase.advance(training=f"{name} {len(samples)}")
-    tests = {name: task.samples for name, task in test.items()}
-    mixtures = {
-        name: open_mixture(name, training_folder.root, reporter, tests=tests)
-        for name in plan.mixtures
-    }
-    for mixture in mixtures.values():
-        for line in _left_out(mixture):
-            reporter.warn(line)
-    pictured = any(list(islice(mixture.images(), 1)) for mixture in mixtures.values())
-    if mixtures and not parts and not pictured:
-        raise DataError(f"{', '.join(mixtures)}: no row shows an image, so no encoder is compared")
-    training = SampleTable.joined(parts)
-    if not training and not mixtures:
-        raise DataError(f"--train-data {plan.training_data}: no training samples")
-    check_disjoint(training, _tested(test))
-    staged = [stage.mixture for stage in plan.adapter.stages]
-    return RunData(folder, training_folder, training, test, mixtures, staged)
-
-
-def _left_out(mixture: Mixture) -> Iterator[str]:
-    """Yield a line for each source whose rows are not all used: how many, why, and the first."""
-    for part in mixture.parts:
-        about, overlap = part.about, part.about["overlap"]
-        why = [
-            f"{entry['count']} {reason} (the first is {entry['first'][0]})"
-            for reason, entry in about["skipped"].items()
-        ]
-        if overlap["rows"]:
-            why.append(f"{overlap['rows']} show a test image (the first is {overlap['first'][0]})")
-        if why:
-            skipped = sum(entry["count"] for entry in about["skipped"].values()) + overlap["rows"]
-            left = (
-                f"{about['read'] - skipped} of {about['read']} rows of {part.source.name} are left"
-            )
-            yield f"mixture {Path(mixture.name).stem}: {left}: {'; '.join(why)}"
-
-
-def _tested(test: Mapping[str, TaskSamples]) -> SampleTable:
-    from encoder_bench.data.sample_table import SampleTable
-
-    return SampleTable.joined([SampleTable.of(task.samples) for task in test.values()])
 
 
 def make_plan(

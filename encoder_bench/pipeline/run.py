@@ -34,12 +34,14 @@ from encoder_bench.base.record import (
 from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.pipeline.build import build_mllm, encoder_facts, model_notes, model_warnings
-from encoder_bench.pipeline.plan import RunData, RunPlan, read_data
+from encoder_bench.pipeline.data import RunData, read_data
+from encoder_bench.pipeline.plan import RunPlan
 from encoder_bench.pipeline.predictor import MEAN_OF, ImagePredictor
 from encoder_bench.pipeline.verify import is_trained, train_and_verify
 from encoder_bench.tasks.evaluate import evaluate
 from encoder_bench.training.feature_cache import FeatureStore, open_features
-from encoder_bench.training.trainer import Trainer, sample_images, training_images
+from encoder_bench.training.order import sample_images, training_images
+from encoder_bench.training.trainer import Trainer
 from encoder_bench.training.whiten import images_to_fit
 
 _PACKAGES = ("encoder-bench", "torch", "torchvision", "transformers", "timm", "open_clip_torch")

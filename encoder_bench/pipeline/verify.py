@@ -20,9 +20,10 @@ from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.trainable import prove, snapshot
 from encoder_bench.pipeline.build import build_mllm
 from encoder_bench.pipeline.plan import RunPlan
-from encoder_bench.training.batches import BatchMaker, TrainingRow
+from encoder_bench.training.batches import BatchMaker
 from encoder_bench.training.checkpoint import load_mllm_weights, remove_checkpoints, save_mllm
-from encoder_bench.training.trainer import NO_MIXTURES, Trainer
+from encoder_bench.training.order import NO_MIXTURES, TrainingRow
+from encoder_bench.training.trainer import Trainer
 
 _PROBE_ROWS = 2
 """Of the samples, and of each mixture."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,13 +14,10 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from encoder_bench.base.hashing import hash_text
 from encoder_bench.base.recipes import TaskRecipe
 from encoder_bench.data.conversation import Conversation
 from encoder_bench.data.images import load_image
-from encoder_bench.data.mixture import Mixture
 from encoder_bench.data.sample import Sample
-from encoder_bench.data.sample_table import ImageGroups
 from encoder_bench.mllm.dialogue import (
     ImageDialogue,
     Segment,
@@ -31,75 +26,13 @@ from encoder_bench.mllm.dialogue import (
 )
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.packing import TrainingBatch, batch_dialogues
+from encoder_bench.training.order import TrainingRow
 from encoder_bench.training.threads import one_core_threads
 
 T = TypeVar("T")
 
-ImageSamples = tuple[Sample, ...]
-"""Training samples of one image, at least one: separate questions."""
-TrainingRow = ImageSamples | Conversation
-"""What one place of a step trains on."""
-
 _STEPS_AHEAD = 2
 _MAX_WORKERS = 8
-
-
-@dataclass(slots=True)
-class StageOrder:
-    """The order of one stage: epochs are permutations, one after the other, without a gap.
-
-    It follows from seed, stage and step alone, so that a resumed run, or one on another number of
-    processes, sees exactly the samples that it would have seen.
-    """
-
-    rows: ImageGroups | Mixture
-    _: KW_ONLY
-    stage: str
-    seed: int
-    images_per_step: int
-    samples_per_image: int
-    _permutations: dict[int, list[int]] = field(default_factory=dict, init=False)
-
-    def step(self, number: int) -> list[TrainingRow]:
-        """Return the rows of a step (from 0), images with the samples that they teach this time."""
-        rows = self.rows
-        if not isinstance(rows, ImageGroups):
-            return [rows[index] for _, index in self._visits(number)]
-        taught = (self._drawn(rows, *visit) for visit in self._visits(number))
-        return [tuple(rows.samples[place] for place in places) for places in taught]
-
-    def image_paths(self, number: int) -> list[tuple[Path, ...]]:
-        """Return the image files of each row of a step, without making its samples."""
-        rows = self.rows
-        visits = self._visits(number)
-        if not isinstance(rows, ImageGroups):
-            return rows.row_images([index for _, index in visits])
-        return [(rows.samples.image_path(rows.rows(index)[0]),) for _, index in visits]
-
-    def _visits(self, number: int) -> Iterator[tuple[int, int]]:
-        """Yield the epoch of each row of a step, and which row it is."""
-        for position in range(number * self.images_per_step, (number + 1) * self.images_per_step):
-            epoch, place = divmod(position, len(self.rows))
-            if epoch not in self._permutations:
-                order = list(range(len(self.rows)))
-                self._random("images", str(epoch)).shuffle(order)
-                kept = {e: p for e, p in self._permutations.items() if e == epoch - 1}
-                self._permutations = kept | {epoch: order}
-            yield epoch, self._permutations[epoch][place]
-
-    def _drawn(self, groups: ImageGroups, epoch: int, index: int) -> list[int]:
-        """Return which samples an image teaches in an epoch, drawn from its tasks in turn."""
-        rows = groups.rows(index)
-        rng = self._random("samples", str(epoch), str(groups.image(index)))
-        by_task: dict[str, list[int]] = {}
-        for row in rng.sample(rows, len(rows)):
-            by_task.setdefault(groups.task(row), []).append(row)
-        rounds = itertools.chain.from_iterable(itertools.zip_longest(*by_task.values()))
-        in_turn = (row for row in rounds if row is not None)
-        return list(itertools.islice(in_turn, self.samples_per_image))
-
-    def _random(self, *what: str) -> random.Random:
-        return random.Random(hash_text(str(self.seed), self.stage, *what))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -29,7 +28,6 @@ from encoder_bench.mllm.projectors.whitening import WhitenedProjector
 from encoder_bench.training.batches import (
     BatchMaker,
     MicroBatch,
-    StageOrder,
     StepBatches,
     prefetch,
 )
@@ -57,11 +55,17 @@ from encoder_bench.training.optimizer import (
     schedule,
     set_learning_rates,
 )
+from encoder_bench.training.order import (
+    NO_MIXTURES,
+    StageOrder,
+    sample_images,
+    stage_order,
+    training_images,
+)
 from encoder_bench.training.summary import TrainingSummary
 from encoder_bench.training.whiten import fit_whitening
 
 _MAX_SHOWN_SAMPLES = 16
-NO_MIXTURES: Mapping[str, Mixture] = MappingProxyType({})
 
 
 def training_identity(
@@ -77,76 +81,6 @@ def training_identity(
     taught = [SampleTable.of(samples).fingerprint]
     taught += [mixtures[stage.mixture].fingerprint() for stage in adapter.stages if stage.mixture]
     return hash_text(settings, *taught)
-
-
-def stage_order(
-    samples: Sequence[Sample],
-    adapter: AdapterRecipe,
-    number: int,
-    seed: int,
-    mixtures: Mapping[str, Mixture] = NO_MIXTURES,
-) -> tuple[StageOrder, int]:
-    """Return the order of a stage's rows, and its number of steps.
-
-    Its rows are those of its mixture, each as often as its weight says, else its tasks' images.
-
-    Raises:
-        TrainingError: no samples.
-    """
-    stage = adapter.stages[number]
-    groups = SampleTable.of(samples).by_image
-    rows = mixtures[stage.mixture] if stage.mixture else groups(stage.tasks)
-    if not rows:
-        what = stage.mixture or ", ".join(stage.tasks)
-        raise TrainingError(f"stage '{stage.name}': no samples of {what}")
-    order = StageOrder(
-        rows,
-        stage=f"{number}/{stage.name}",
-        seed=seed,
-        images_per_step=stage.images_per_step,
-        samples_per_image=stage.samples_per_image,
-    )
-    epochs = stage.epochs or 1.0
-    return order, stage.steps or math.ceil(epochs * len(rows) / stage.images_per_step)
-
-
-def training_images(
-    samples: Sequence[Sample],
-    adapter: AdapterRecipe,
-    seed: int,
-    mixtures: Mapping[str, Mixture] = NO_MIXTURES,
-    *,
-    index: int = 0,
-    processes: int = 1,
-) -> list[Path]:
-    """Return the image files that all stages show, each once, in the order of their first use.
-
-    With `processes` those of the share of process `index`.
-
-    Raises:
-        TrainingError: a stage has no samples.
-    """
-    used: dict[Path, None] = {}
-    for number in range(len(adapter.stages)):
-        order, steps = stage_order(samples, adapter, number, seed, mixtures)
-        for step in range(steps):
-            if processes == 1 and step * order.images_per_step >= len(order.rows):
-                break  # the first epoch has shown them all
-            shown = order.image_paths(step)[index::processes]
-            used |= dict.fromkeys(path for paths in shown for path in paths)
-    return list(used)
-
-
-def sample_images(samples: Sequence[Sample], shown: Iterable[Path]) -> list[Path]:
-    """Return the image files that training shows, in the order of its samples; mixtures' follow.
-
-    The first of them are what whitening is fitted to and what the mean image is the mean of, so
-    that nothing is encoded that training does not show. Where it shows every image, as most do,
-    they are the first of the samples. `shown` are the `training_images` of all processes.
-    """
-    used = dict.fromkeys(shown)
-    sampled = [path for path in SampleTable.of(samples).image_paths() if path in used]
-    return list(dict.fromkeys([*sampled, *used]))
 
 
 @dataclass(slots=True)

@@ -34,7 +34,8 @@ from encoder_bench.gate.check import (
 )
 from encoder_bench.mllm.projectors.linear import MLPProjector
 from encoder_bench.pipeline.build import build_mllm
-from encoder_bench.pipeline.plan import make_plan, read_data
+from encoder_bench.pipeline.data import read_data
+from encoder_bench.pipeline.plan import make_plan
 from encoder_bench.pipeline.run import run
 from encoder_bench.training import batches
 from encoder_bench.training.trainer import Trainer
