@@ -186,7 +186,7 @@ def test_rows_of_test_images_beyond_the_limit_are_left_out_too(
     rows = json.loads((folder / "rows.json").read_text())
     turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A test."}]
     for path in tested.image_paths():
-        (folder / path.name).write_bytes(path.read_bytes())
+        (folder / "images" / path.name).write_bytes(path.read_bytes())
         rows.append({"id": path.stem, "image": path.name, "conversations": turns})
     (folder / "leaking.json").write_text(json.dumps(rows))
     toml = (folder / "mixture.toml").read_text().replace("rows.json", "leaking.json")
@@ -194,4 +194,5 @@ def test_rows_of_test_images_beyond_the_limit_are_left_out_too(
     for limit in (1, None):
         data = read_data(plan(folder, tmp_path, "leaking", limit=limit), QuietReporter())
         (mixture,) = data.mixtures.values()
+        assert mixture.parts[0].about["overlap"]["rows"] == len(tested.image_paths())
         assert len(mixture) == len(rows) - len(tested.image_paths())
