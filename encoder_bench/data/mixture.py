@@ -23,6 +23,7 @@ from encoder_bench.data.formats import locate, open_source
 from encoder_bench.data.index import Index
 from encoder_bench.data.overlap import TestImages
 from encoder_bench.data.sample import Sample
+from encoder_bench.data.sample_table import take_rows
 from encoder_bench.data.selection import open_selection
 
 
@@ -60,16 +61,15 @@ class Part:
 
     def turns(self) -> tuple[int, int]:
         """Return how many turns the chosen rows have, and how many words their texts."""
-        chosen = pa.array(self.chosen)
-        texts = [self.table[name].take(chosen) for name in ("users", "assistants")]
-        words = (pc.count_substring_regex(pc.list_flatten(each), r"\S+") for each in texts)
-        turns = pc.sum(pc.list_value_length(texts[0])).as_py()
+        chosen = take_rows(self.table.select(["users", "assistants"]), self.chosen)
+        words = (pc.count_substring_regex(pc.list_flatten(each), r"\S+") for each in chosen.columns)
+        turns = pc.sum(pc.list_value_length(chosen["users"])).as_py()
         return int(turns), sum(int(pc.sum(each).as_py()) for each in words)
 
     def image_paths(self) -> pa.Array:
         """Return the paths of the chosen rows' images, each once, as text."""
-        rows = self.table["images"].take(pa.array(np.unique(self.chosen)))
-        names = pc.unique(pc.list_flatten(rows))
+        rows = take_rows(self.table.select(["images"]), np.unique(self.chosen))
+        names = pc.unique(pc.list_flatten(rows["images"]))
         joined = pc.binary_join_element_wise(str(self.images), names, "/")
         return pc.if_else(pc.starts_with(names, "/"), names, joined)
 
@@ -114,7 +114,7 @@ class Mixture(Sequence[Conversation]):
         for owner in np.unique(owners).tolist():
             part, places = self.parts[owner], np.flatnonzero(owners == owner)
             numbers = part.chosen[wanted[places] - (self._ends[owner - 1] if owner else 0)]
-            images = part.table["images"].take(pa.array(numbers)).to_pylist()
+            images = take_rows(part.table.select(["images"]), numbers)["images"].to_pylist()
             for place, names in zip(places.tolist(), images, strict=True):
                 found[place] = tuple(part.images / name for name in names)
         return found

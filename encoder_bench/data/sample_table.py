@@ -127,7 +127,7 @@ class SampleTable(Sequence[Sample]):
         """Return the samples of some rows, in the order given."""
         chosen = rows.astype(np.int64)
         return SampleTable(
-            self.table.take(pa.array(chosen)),
+            take_rows(self.table, chosen),
             self.root,
             lambda: hash_text(self.fingerprint, chosen.tobytes().hex()),
         )
@@ -163,9 +163,14 @@ class SampleTable(Sequence[Sample]):
         """Return the identity of every image, each once, as they first occur."""
         return [_from_json(text) for text in pc.unique(self.column("image")).to_pylist()]
 
-    def image_paths(self) -> list[Path]:
-        """Return the file of every image, each once, as they first occur."""
-        return [self.root / path for path in pc.unique(self.column("path")).to_pylist()]
+    def image_paths(self, among: Iterable[Path] | None = None) -> list[Path]:
+        """Return the file of every image (of those in `among`), each once, as they first occur."""
+        names = pc.unique(self.column("path"))
+        if among is not None:
+            full = [str(path) for path in among]
+            wanted = {*full, *(path.removeprefix(f"{self.root}/") for path in full)}
+            names = names.filter(pc.is_in(names, pa.array(sorted(wanted), pa.string())))
+        return [self.root / name for name in names.to_pylist()]
 
     def by_image(self, tasks: Sequence[str]) -> ImageGroups:
         """Return the samples of some tasks by image, grouped once for each choice of tasks."""
@@ -205,6 +210,21 @@ class SampleTable(Sequence[Sample]):
 
 def _sample_id(task: str, name: str) -> str:
     return task + name if name.startswith("/") else name[1:]
+
+
+def take_rows(table: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
+    """Return some rows of a table, in the order given.
+
+    Batch by batch: Arrow's own `take` copies whole columns of tables in several chunks.
+    """
+    order = np.argsort(rows, kind="stable")
+    ascending, start, parts = rows[order], 0, []
+    for batch in table.to_batches():
+        first, end = np.searchsorted(ascending, (start, start + len(batch)))
+        if first < end:
+            parts.append(batch.take(pa.array(ascending[first:end] - start)))
+        start += len(batch)
+    return pa.Table.from_batches(parts, table.schema).take(pa.array(np.argsort(order)))
 
 
 class RowDigest:

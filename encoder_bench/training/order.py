@@ -150,5 +150,4 @@ def sample_images(samples: Sequence[Sample], shown: Iterable[Path]) -> list[Path
     they are the first of the samples. `shown` are the `training_images` of all processes.
     """
     used = dict.fromkeys(shown)
-    sampled = [path for path in SampleTable.of(samples).image_paths() if path in used]
-    return list(dict.fromkeys([*sampled, *used]))
+    return list(dict.fromkeys([*SampleTable.of(samples).image_paths(used), *used]))

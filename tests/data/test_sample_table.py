@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoder_bench.data.sample import Sample
-from encoder_bench.data.sample_table import ImageGroups, SampleTable
+from encoder_bench.data.sample_table import ImageGroups, SampleTable, take_rows
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 SAMPLES = st.lists(
@@ -37,6 +38,25 @@ def test_a_table_is_a_sequence_of_its_samples(samples: list[Sample], start: int,
     assert table[start:end] == samples[start:end]
     assert table.images() == list(dict.fromkeys(s.image_id for s in samples))
     assert table.image_paths() == list(dict.fromkeys(s.image_path for s in samples))
+
+
+@given(st.lists(st.integers(0, 9), max_size=4), st.data())
+def test_rows_are_taken_across_the_pieces_of_a_table(sizes: list[int], data: st.DataObject) -> None:
+    numbers = np.arange(sum(sizes))
+    ends = np.cumsum(sizes)
+    pieces = [pa.array(numbers[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
+    table = pa.table({"n": pa.chunked_array(pieces, pa.int64())})
+    rows = data.draw(st.lists(st.sampled_from(range(len(table))))) if len(table) else []
+    assert take_rows(table, np.asarray(rows, np.int64))["n"].to_pylist() == rows
+
+
+def test_image_paths_can_be_those_of_some_images() -> None:
+    root = Path("/data")
+    wanted = [root / "3.jpg", root / "1.jpg", root / "absent.jpg"]
+    for stored in (Path(), root):  # an index keeps paths relative to its data folder
+        samples = [Sample(f"v/{n}", "v", n, stored / f"{n % 4}.jpg", "", (), "") for n in range(9)]
+        table = SampleTable(SampleTable.of(samples).table, root, lambda: "")
+        assert table.image_paths(wanted) == [root / "1.jpg", root / "3.jpg"]
 
 
 @settings(deadline=None)
