@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -108,10 +109,13 @@ def conversations(paths: list[Path]) -> list[dict[str, object]]:
 
 def mixture(folder: Path, images: int = 8) -> Mixture:
     """Write and open a mixture of so many conversations about the images of `folder/images`."""
-    paths = sorted((folder / "images").glob("*.png")) or draw(folder / "images", images)
-    (folder / "rows.json").write_text(json.dumps(conversations(paths)))
-    source = 'name = "m"\nformat = "llava"\npath = "rows.json"\nimages = "images"'
-    (folder / "mixture.toml").write_text(f'description = "d"\n[[sources]]\n{source}\n')
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):  # the processes of one run all come here
+        if not (folder / "mixture.toml").exists():
+            paths = sorted((folder / "images").glob("*.png")) or draw(folder / "images", images)
+            (folder / "rows.json").write_text(json.dumps(conversations(paths)))
+            source = 'name = "m"\nformat = "llava"\npath = "rows.json"\nimages = "images"'
+            (folder / "mixture.toml").write_text(f'description = "d"\n[[sources]]\n{source}\n')
     return open_mixture(str(folder / "mixture.toml"), folder, QuietReporter())
 
 
