@@ -11,20 +11,29 @@ import pytest
 import torch
 from PIL import Image
 
-from encoder_bench.base.errors import DataError, EncoderBenchError, RecipeError, RecordError
+from encoder_bench.base.errors import (
+    DataError,
+    EncoderBenchError,
+    RecipeError,
+    RecordError,
+    WeightsError,
+)
 from encoder_bench.base.paths import cache_dir
 from encoder_bench.base.progress import QuietReporter
 from encoder_bench.base.recipes import load_adapter
 from encoder_bench.base.record import read_record, read_records
 from encoder_bench.data.images import load_image
-from encoder_bench.pipeline.build import build_mllm
+from encoder_bench.pipeline.build import build_mllm, load_run
 from encoder_bench.pipeline.data import read_data
 from encoder_bench.pipeline.plan import RunPlan, make_plan
 from encoder_bench.pipeline.predictor import ImagePredictor
 from encoder_bench.pipeline.run import run
+from encoder_bench.results.compare import differing_settings
+from encoder_bench.results.grouping import group_records
 from encoder_bench.tasks.controls import MEAN_IMAGE
 from encoder_bench.training.feature_shards import list_features
 from tests.in_process import ForkedPython
+from tests.mllm.models import byte_tokenizer, seeded_llama
 
 DATA = "scenes:5:24:2:6"
 FLAGS = ["--data", DATA, "--steps", "4", "--device", "cpu", "--seed", "3"]
@@ -137,9 +146,28 @@ def test_what_changes_a_score_changes_the_identity(frozen: Path, change: dict[st
     assert base != other
 
 
-def test_controls_are_chosen_without_a_change_of_scores(frozen: Path, tmp_path: Path) -> None:
-    from encoder_bench.results.grouping import group_records
+def test_another_chat_template_is_another_run_and_stands_in_another_table(tmp_path: Path) -> None:
+    tokenizer = byte_tokenizer()
+    seeded_llama(tokenizer).save_pretrained(tmp_path / "llm")
+    chat = SETTINGS | {"llm.chat_template": True}
+    records = []
+    for greeting in ("Hello.", "Good day."):
+        tokenizer.chat_template = greeting + "{% for m in messages %}[{{ m.content }}]{% endfor %}"
+        tokenizer.save_pretrained(tmp_path / "llm")
+        settings = {"llm": str(tmp_path / "llm"), "steps": 1, "settings": chat}
+        wanted = plan(tmp_path, tasks=["oc"], controls="none", **settings)
+        records.append(run(wanted, QuietReporter()).record)
+    heads = [record.language_model.template["head"] for record in records]
+    assert heads == ["Hello.[", "Good day.["]
+    assert records[0].run_id != records[1].run_id
+    assert "EXIF" in records[0].image_loading
+    assert len({table.heading for table in group_records(records)}) == 2
+    assert differing_settings(*records) == ("chat template",)
+    with pytest.raises(WeightsError, match="llm: its chat template is not that of run"):
+        load_run(tmp_path, records[0])
 
+
+def test_controls_are_chosen_without_a_change_of_scores(frozen: Path, tmp_path: Path) -> None:
     cheap = plan(tmp_path, controls="cheap")
     assert all("shuffled-images" not in recipe.controls for recipe in cheap.tasks.values())
     assert any("mean-image" in recipe.controls for recipe in cheap.tasks.values())

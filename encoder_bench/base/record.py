@@ -112,7 +112,12 @@ class EncoderFacts(RecordPart):
 
 
 class LanguageModelFacts(RecordPart):
-    """Exactly which language model ran."""
+    """Exactly which language model ran.
+
+    `template` is the text around questions and answers, as the chat template was rendered: what
+    comes before a question (`head`), before its answer (`tail`), after it (`end`), and before the
+    next question (`between`). None for plain text, and in records older than the field.
+    """
 
     name: str
     source: str
@@ -121,6 +126,7 @@ class LanguageModelFacts(RecordPart):
     pretrained: bool
     parameters: int
     vocabulary: int
+    template: dict[str, str] | None = None
 
 
 class PartProof(RecordPart):
@@ -150,7 +156,11 @@ class TrainingProof(RecordPart):
 
 
 class RunRecord(RecordPart):
-    """All that determines and describes one run's scores."""
+    """All that determines and describes one run's scores.
+
+    `image_loading` is how files became pixels, whatever the encoder: EXIF orientation, depth,
+    transparency; empty in records older than the field.
+    """
 
     schema_version: int = SCHEMA_VERSION
     run_id: str
@@ -160,6 +170,7 @@ class RunRecord(RecordPart):
     language_model: LanguageModelFacts
     adapter: dict[str, Any]
     visual_tokens: int
+    image_loading: str = ""
     data: dict[str, Any]
     training_data: dict[str, Any]
     seed: int

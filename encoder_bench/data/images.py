@@ -31,6 +31,11 @@ _BLOCKS = 4
 _THUMBNAIL = (32, 32)
 
 
+IMAGE_LOADING = (
+    "RGB of the first frame, turned by its EXIF orientation, 16-bit grey scaled to 8 bits, "
+    "transparency on white"
+)
+"""What `load_image` does, as records say it."""
 LOADING = "2"
 """Raised where the pixels of a file change, so that no cached feature outlives it."""
 MAX_ASPECT = 100

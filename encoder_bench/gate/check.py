@@ -397,6 +397,7 @@ def _run_failures(a: RunRecord, b: RunRecord) -> Iterator[str]:
         ("encoder preprocessing", a.encoder.transform, b.encoder.transform),
         ("encoder layer", a.encoder.layer, b.encoder.layer),
         ("LLM weights", a.language_model.weights_sha256, b.language_model.weights_sha256),
+        ("chat template", a.language_model.template, b.language_model.template),
     ):
         if then != now:
             yield f"{what}: accepted {then!s:.60}, now {now!s:.60}"

@@ -6,7 +6,7 @@ Axes: R rows, L tokens of a row, K tokens attended to, T wanted positions, E emb
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -343,6 +343,7 @@ class LanguageModel(nn.Module):
         """Return the fields of `record.LanguageModelFacts`, of the weights as they were loaded."""
         kind, _, file = self.source.partition(":")
         local = kind in ("folder", "gguf") and Path(self.settings.name).name == file
+        plain = self.template == ChatTemplate(self.template.end)
         own = (p for name, p in self.model.named_parameters() if ".lora_" not in name)
         return {
             "name": file if local else self.settings.name,
@@ -352,6 +353,7 @@ class LanguageModel(nn.Module):
             "pretrained": self.pretrained,
             "parameters": sum(parameter.numel() for parameter in own),
             "vocabulary": int(self.table.shape[0]),
+            "template": None if plain else asdict(self.template),
         }
 
     def _question_text(self, prompt: str, *, image: bool) -> str:

@@ -139,5 +139,11 @@ def load_run(
         )
     if mllm.language.weights_sha256 != record.language_model.weights_sha256:
         raise WeightsError(f"LLM {record.language_model.name}: not the weights of the run any more")
+    then, now = record.language_model.template, mllm.language.facts()["template"]
+    if then is not None and then != now:
+        raise WeightsError(
+            f"LLM {record.language_model.name}: its chat template is not that of run "
+            f"{record.run_id} any more; put the tokenizer's files back as they were"
+        )
     load_mllm_weights(mllm, final)
     return mllm.to(choose_device(device)).eval()

@@ -31,6 +31,7 @@ from encoder_bench.base.record import (
     run_id,
     write_record,
 )
+from encoder_bench.data.images import IMAGE_LOADING
 from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.pipeline.build import build_mllm, encoder_facts, model_notes, model_warnings
@@ -141,6 +142,8 @@ def _facts(plan: RunPlan, data: RunData, mllm: MLLM, device: torch.device) -> di
         "versions": {name: versions[name] for name in _PACKAGES},
         "device": device.type,
     }
+    if language.template is not None:  # plain text leaves an identity what it was
+        determinants["llm_template"] = language.template
     return {
         "run_id": run_id(determinants),
         "encoder": encoder,
@@ -148,6 +151,7 @@ def _facts(plan: RunPlan, data: RunData, mllm: MLLM, device: torch.device) -> di
         "language_model": language,
         "adapter": {"name": plan.adapter_name, **plan.adapter.model_dump(mode="json")},
         "visual_tokens": mllm.projector.visual_tokens,
+        "image_loading": IMAGE_LOADING,
         "data": data.folder.description(),
         "training_data": data.training_description(),
         "seed": plan.seed,

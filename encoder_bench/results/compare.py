@@ -177,6 +177,7 @@ def differing_settings(run_a: RunRecord, run_b: RunRecord) -> tuple[str, ...]:
             "test data": run_a.data == run_b.data,
             "training data": run_a.training_data == run_b.training_data,
             "language model": models[0] == models[1],
+            "chat template": run_a.language_model.template == run_b.language_model.template,
             "limit": run_a.limit == run_b.limit,
         }
         found = [name for name, same in equal.items() if not same] or ["adapter recipe"]

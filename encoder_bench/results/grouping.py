@@ -99,14 +99,16 @@ def group_records(records: Iterable[RunRecord]) -> list[TableGroup]:
 
 def setting_key(record: RunRecord) -> str:
     """Return the hash of what all rows of one table share, task recipes aside."""
+    model = record.language_model
     return hash_json(
         {
             "data": data_key(record.data),
             "training_data": data_key(record.training_data),
-            "llm": record.language_model.weights_sha256,
+            "llm": model.weights_sha256,
             "adapter": _adapter_key(record.adapter),
             "limit": record.limit,
         }
+        | ({"template": model.template} if model.template else {})
     )
 
 
@@ -196,7 +198,9 @@ def _heading(newest: RunRecord) -> str:
         [
             f"data {data}" if same else f"tested on {data}, trained on {training}",
             f"adapter {adapter} ({_adapter_key(newest.adapter)[:6]})",
-            f"LLM {model.name}" + ("" if model.pretrained else " (random weights)"),
+            f"LLM {model.name}"
+            + ("" if model.pretrained else " (random weights)")
+            + (f", chat template ({hash_json(model.template)[:6]})" if model.template else ""),
             "all test samples"
             if newest.limit is None
             else f"at most {newest.limit} samples per task",
