@@ -54,20 +54,105 @@ BAD: dict[str, Any] = {
     "<image> marks do not fit": turns("<image> and <image>", "Two."),
     "not in the format": [{"from": "human", "value": 5}],
     "not Unicode": turns("\ud800", "Half."),
+    "image is not a file": turns("<img>https://example.org/a.jpg</img> What?", "That."),
 }
+WHAT, THAT = {"type": "text", "text": "What?"}, {"role": "assistant", "content": "That."}
+OTHER_TOOLS: dict[str, dict[str, Any]] = {
+    "MiniMind-V": {
+        "image": COCO,
+        "conversations": [{"role": "user", "content": "<image>\nWhat?"}, THAT],
+    },
+    "ms-swift": {
+        "images": [COCO],
+        "messages": [{"role": "user", "content": "<image>\nWhat?"}, THAT],
+    },
+    "LLaMA-Factory": {
+        "images": [COCO],
+        "conversations": turns("<image>\nWhat?", "That."),
+        "videos": [],
+    },
+    "Qwen-VL": {
+        "conversations": [
+            {"from": "user", "value": f"<img>{COCO}</img>\nWhat?"},
+            {"from": "assistant", "value": "That."},
+        ]
+    },
+    "chat template": {
+        "messages": [{"role": "user", "content": [{"type": "image", "path": COCO}, WHAT]}, THAT]
+    },
+    "file:// and a list": {
+        "messages": [
+            {"role": "user", "content": [{"type": "image", "image": f"file://{COCO}"}, WHAT]},
+            {"role": "assistant", "content": [{"type": "text", "text": "That."}]},
+        ]
+    },
+    "OpenAI": {
+        "messages": [
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": COCO}}, WHAT]},
+            THAT,
+        ]
+    },
+    "image and its name": {
+        "images": [COCO],
+        "messages": [
+            {"role": "user", "content": [{"type": "image", "image": "a.jpg"}, WHAT]},
+            THAT,
+        ],
+    },
+}
+
+
+@pytest.mark.parametrize("tool", OTHER_TOOLS)
+def test_rows_of_other_tools(opened: Opened, root: Path, tool: str) -> None:
+    [row] = opened([OTHER_TOOLS[tool]])
+    assert row.images == (root / COCO,)
+    assert row.turns == (Turn("<image>\nWhat?", "That."),)
+
+
+def test_a_system_text_beside_the_messages(opened: Opened) -> None:
+    [row] = opened([{"system": "Be brief.", "conversations": turns("What?", "That.")}])
+    assert row.turns == (Turn("Be brief.\n\nWhat?", "That."),)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"video": "a.mp4", "conversations": turns("<video>\nWhat?", "That.")}, "video or audio"),
+        ({"audios": ["a.wav"], "conversations": turns("What?", "That.")}, "video or audio"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "video"}, WHAT]}, THAT]},
+            "not in the format",
+        ),
+        (
+            {
+                "images": [COCO, COCO],
+                "messages": [{"role": "user", "content": [{"type": "image", "path": "b"}]}, THAT],
+            },
+            "not in the format",
+        ),
+        ({"image": "data:image/png;base64,AA", "conversations": turns("?", "!")}, "not a file"),
+    ],
+)
+def test_what_is_no_image_is_not_taken_for_text(
+    opened: Opened, row: dict[str, Any], reason: str
+) -> None:
+    mixture = opened([row, {"conversations": turns("Good?", "Yes.")}])
+    [about] = mixture.description()["sources"].values()
+    assert len(mixture) == 1
+    assert [reason in key for key in about["skipped"]] == [True]
 
 
 def test_what_cannot_be_trained_on_is_counted_by_its_reason(opened: Opened) -> None:
     rows = [{"conversations": value} for value in BAD.values()]
     mixture = opened([*rows, *rows, {"conversations": turns("Good?", "Yes.")}])
     [about] = mixture.description()["sources"].values()
-    assert (len(mixture), about["read"]) == (1, 15)
+    assert (len(mixture), about["read"]) == (1, 17)
     assert {reason: entry["count"] for reason, entry in about["skipped"].items()} == dict.fromkeys(
         BAD, 2
     )
     assert about["skipped"]["no answer"]["first"] == [
         "rows.json: row 2: turn 2, the last, is a question",
-        "rows.json: row 9: turn 2, the last, is a question",
+        "rows.json: row 10: turn 2, the last, is a question",
     ]
 
 

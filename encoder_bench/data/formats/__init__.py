@@ -29,7 +29,7 @@ from encoder_bench.data.formats.row import (
 )
 from encoder_bench.data.index import Index, RowMaker, open_index
 
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"
 """Raised where the same file gives other rows, so that no earlier index is read."""
 SCHEMA = pa.schema(
     {
