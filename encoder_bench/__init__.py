@@ -5,14 +5,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from encoder_bench.api import compare as compare
     from encoder_bench.api import evaluate as evaluate
     from encoder_bench.api import load_model as load_model
+    from encoder_bench.api import predict as predict
+    from encoder_bench.api import recommend as recommend
+    from encoder_bench.api import report as report
     from encoder_bench.api import run as run
     from encoder_bench.api import table as table
     from encoder_bench.results.export import load_results as load_results
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "evaluate", "load_model", "load_results", "run", "table"]
+__all__ = [
+    "__version__",
+    "compare",
+    "evaluate",
+    "load_model",
+    "load_results",
+    "predict",
+    "recommend",
+    "report",
+    "run",
+    "table",
+]
 
 
 def __getattr__(name: str) -> Any:

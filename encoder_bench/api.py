@@ -1,4 +1,4 @@
-"""The Python interface: `encoder_bench.run`, `evaluate`, `load_model`, `table`, `load_results`.
+"""The Python interface: `encoder_bench.run`, `table`, `compare` and the others of `__all__`.
 
 Each function does what the command of the same name does, and returns typed objects.
 """
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from encoder_bench.base.errors import needs_extra
 from encoder_bench.base.paths import RESULTS
 from encoder_bench.base.progress import make_reporter
 from encoder_bench.base.record import RunRecord, TaskScores
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from encoder_bench.base.recipes import TaskRecipe
+    from encoder_bench.inspection.predict import Forecast
     from encoder_bench.mllm.model import MLLM
+    from encoder_bench.results.compare import RunComparison
+    from encoder_bench.results.verdict import Verdict
 
 
 def run(
@@ -163,6 +167,147 @@ def table(results: str | Path = RESULTS) -> pd.DataFrame:
     from encoder_bench.results.table import table as make_table
 
     return make_table(read_records(Path(results).expanduser()))
+
+
+def compare(
+    a: str | RunRecord, b: str | RunRecord, *, results: str | Path = RESULTS
+) -> RunComparison:
+    """Return paired differences B − A between two runs, or between all seeds of two rows.
+
+    Args:
+        a: a record, a run's id or the start of it, or `ENCODER/MODE[/SEED]`; without the seed it
+            stands for all seeds.
+        b: likewise.
+        results: the folder of their predictions.
+
+    Raises:
+        RecordError: no such run, or its predictions are missing or damaged.
+    """
+    from encoder_bench.results.compare import compare_runs
+    from encoder_bench.results.runs import find_runs
+
+    folder = Path(results).expanduser()
+    sides = [(s,) if isinstance(s, RunRecord) else find_runs(folder, s) for s in (a, b)]
+    return compare_runs(folder, *sides)
+
+
+def recommend(
+    results: str | Path = RESULTS, *, max_gflops: float | None = None, tasks: Sequence[str] = ()
+) -> list[Verdict]:
+    """Return which encoder to choose, for each table: `.sentences()` says it in words.
+
+    Args:
+        results: the folder of records and predictions.
+        max_gflops: only encoders of at most so many GFLOPs per image.
+        tasks: choose by these tasks; by default those that Avg counts.
+
+    Raises:
+        RecordError: predictions are missing or damaged, or no row is left.
+        UnknownNameError: no run has such a task.
+    """
+    from encoder_bench.base.record import require_records
+    from encoder_bench.results.verdict import recommend as choose
+
+    folder = Path(results).expanduser()
+    return choose(folder, require_records(folder), max_gflops=max_gflops, tasks=tasks)
+
+
+def report(
+    results: str | Path = RESULTS,
+    *,
+    output: str | Path | None = None,
+    data: str | None = None,
+    features: bool = True,
+    samples: int = 250,
+    quiet: bool = False,
+) -> Path:
+    """Write the report, one self-contained HTML page, and return its path.
+
+    Args:
+        results: the folder of records and predictions.
+        output: the page; None for `results/report.html`.
+        data: where the samples' images are; None finds those of the embedded scenes.
+        features: show patch features, for which the encoders are loaded.
+        samples: at most so many samples per task.
+        quiet: print warnings only.
+
+    Raises:
+        MissingDependencyError: the extra `report` is not installed.
+        RecordError: there are no records, or one is damaged.
+    """
+    from encoder_bench.base.record import read_records
+    from encoder_bench.results.thumbnails import sample_pictures
+    from encoder_bench.results.verdict import verdict_sentences
+
+    with needs_extra("report", "report"):
+        from encoder_bench.inspection.report_features import seen_features
+        from encoder_bench.results.report.page import write_report
+    folder, reporter = Path(results).expanduser(), make_reporter(quiet=quiet)
+    records = read_records(folder)
+    pictures = sample_pictures(data, records)
+    verdict = verdict_sentences(folder, records)
+    return write_report(
+        folder,
+        output=None if output is None else Path(output).expanduser(),
+        images=pictures,
+        features=seen_features(folder, records, pictures, reporter) if features else {},
+        samples_per_task=samples,
+        verdict=verdict,
+    )
+
+
+def predict(
+    encoders: Sequence[str],
+    *,
+    data: str = "scenes",
+    llm: str = "tiny-llama",
+    reference: str | None = None,
+    limit: int = 256,
+    weights: Mapping[str, Path] | None = None,
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    quiet: bool = False,
+) -> list[Forecast]:
+    """Return scores of frozen features that papers propose for choosing without training.
+
+    Args:
+        encoders: names, in the order of the result.
+        data: `scenes`, or a folder with COCO instances and, for some scores, captions.
+        llm: whose text features the GW distance compares with.
+        reference: encoder of the A-score; None for the first that was trained with text.
+        limit: at most so many training and so many test images.
+        weights: encoders' checkpoints on disk, by name.
+        device: `auto` or a torch device.
+        trust_remote_code: let a Hub repository run its own Python code.
+        quiet: print warnings only.
+
+    Raises:
+        EncoderBenchError: bad input.
+    """
+    from encoder_bench.base.hardware import choose_device
+    from encoder_bench.base.recipes import LanguageModelSettings
+    from encoder_bench.data.folder import open_data
+    from encoder_bench.encoders.registry import load_encoder
+    from encoder_bench.inspection import predict as predictors
+    from encoder_bench.inspection.labelled_images import read_labelled
+    from encoder_bench.mllm.loading import load_language_model
+
+    reporter, places = make_reporter(quiet=quiet), weights or {}
+    labelled = read_labelled(data, reporter, limit=limit)
+    material = predictors.read_material(open_data(data, reporter), labelled)
+    language = load_language_model(LanguageModelSettings(name=llm))
+    texts = [material.captions[path] for path in material.described]
+    return predictors.forecast_all(
+        list(dict.fromkeys(encoders)),
+        lambda name: load_encoder(
+            name, weights=places.get(name), trust_remote_code=trust_remote_code
+        ),
+        material,
+        texts=predictors.text_features(language, texts) if len(texts) > 1 else None,
+        reference=reference,
+        device=choose_device(device),
+        reporter=reporter,
+    )
 
 
 def _without_mean_image(recipe: TaskRecipe) -> TaskRecipe:

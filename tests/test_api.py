@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import doctest
+import re
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 import encoder_bench
 from encoder_bench.base.errors import RecordError
 
 DATA = "scenes:5:64:2:12"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
 def test_from_a_run_to_the_table(tmp_path: Path) -> None:
@@ -38,3 +43,29 @@ def test_from_a_run_to_the_table(tmp_path: Path) -> None:
 def test_an_unknown_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="no run 'tiny-clip/joint'"):
         encoder_bench.load_model("tiny-clip/joint", results=tmp_path)
+
+
+def test_the_page_says_what_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = re.sub(r"^```.*$", "", (DOCS / "python.md").read_text(), flags=re.MULTILINE)
+    page = doctest.DocTestParser().get_doctest(text, {}, "python.md", "python.md", 0)
+    found = doctest.DocTestRunner().run(page)
+    assert found.attempted > 10
+    assert found.failed == 0
+
+
+def test_every_function_is_named_on_the_page() -> None:
+    text = (DOCS / "python.md").read_text()
+    assert [n for n in encoder_bench.__all__ if f"`{n}`" not in text] == ["__version__"]
+
+
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    notebook = nbformat.read(DOCS / "python.ipynb", 4)
+    where = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=250, kernel_name="python3", resources=where).execute()
+    assert (tmp_path / "runs" / "notebook" / "report.html").is_file()
+
+
+def test_the_citation_is_of_this_version() -> None:
+    lines = (DOCS.parent / "CITATION.cff").read_text().splitlines()
+    assert f"version: {encoder_bench.__version__}" in lines

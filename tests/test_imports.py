@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -45,3 +46,32 @@ def test_a_planted_import_is_seen(
     found = lint(tmp_path)
     assert (found.returncode == 0) == (contract is None), found.stdout
     assert contract is None or f"{contract} BROKEN" in found.stdout
+
+
+START = """
+import sys
+from in_process import encoder_bench
+encoder_bench(*sys.argv[1].split())
+print("torch" in sys.modules, "transformers" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(f"{name} --help" for name in ("run", "sweep", "predict", "export", "cache build")),
+        "encoders",
+        "table --results results",
+        "compare --results results/baseline tiny-deit/frozen tiny-clip/frozen",
+        "recommend --results results/baseline --tasks oc",
+        "cache ls",
+        "data check",
+        "run --data /nowhere",
+    ],
+)
+def test_commands_that_compute_no_features_start_without_torch(command: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    said = subprocess.check_output(
+        [sys.executable, "-c", START, command], cwd=ROOT, env=environment, text=True
+    )
+    assert said == "False False\n"

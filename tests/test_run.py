@@ -31,7 +31,7 @@ from encoder_bench.pipeline.run import run
 from encoder_bench.results.compare import differing_settings
 from encoder_bench.results.grouping import group_records
 from encoder_bench.tasks.controls import MEAN_IMAGE
-from encoder_bench.training.feature_shards import list_features
+from encoder_bench.training.cached_features import list_features
 from tests.in_process import ForkedPython
 from tests.mllm.models import byte_tokenizer, seeded_llama
 
@@ -208,7 +208,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_scores(
     process.wait()
     assert list(tmp_path.glob("checkpoints/*/*")), "killed before the first checkpoint"
     (entry,) = list_features()
-    assert entry.images < 30
+    assert entry.items < 30
     assert not read_records(tmp_path)
     record = run(plan(tmp_path), QuietReporter()).record
     expected = read_records(frozen)[0]

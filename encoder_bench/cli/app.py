@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Annotated
 
 import typer
@@ -41,9 +42,24 @@ _EPILOG = (
     "encoder-bench run --encoder dinov2-l --adapter llava --data /data   |   encoder-bench table"
 )
 
+
+def _unwrapped(text: str) -> str:
+    """Return help whose paragraphs are one line each, for the terminal to wrap."""
+    return "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(text).split("\n\n"))
+
+
+def _unwrap(tree: typer.Typer) -> None:
+    for command in tree.registered_commands:
+        assert command.callback is not None
+        command.help = _unwrapped(command.callback.__doc__ or "")
+    for group in tree.registered_groups:
+        assert group.typer_instance is not None
+        _unwrap(group.typer_instance)
+
+
 app = typer.Typer(
     name="encoder-bench",
-    help=_HELP,
+    help=_unwrapped(_HELP),
     epilog=_EPILOG,
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -93,3 +109,4 @@ app.add_typer(cache.app, name="cache", rich_help_panel="Look up")
 app.add_typer(setup.app, name="setup", rich_help_panel="Look up")
 app.command("ask", rich_help_panel="Use")(models.ask_command)
 app.command("export", rich_help_panel="Use")(models.export_command)
+_unwrap(app)

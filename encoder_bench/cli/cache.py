@@ -1,4 +1,4 @@
-"""`encoder-bench cache build | ls | prune`: the feature cache of frozen encoders."""
+"""`encoder-bench cache build | ls | prune`: features of frozen encoders, indexes of data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from encoder_bench.cli.printing import grid
 from encoder_bench.pipeline.plan import DEFAULT_ENCODER, make_plan
 
 app = typer.Typer(
-    help="The feature cache of frozen encoders: fill it ahead, list it, prune it.",
+    help="Cached features of frozen encoders and indexes of data: fill, list, prune.",
     no_args_is_help=True,
     context_settings=options.HELP_NAMES,
 )
@@ -48,9 +48,9 @@ def build_command(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Encode every image that a frozen run would use, ahead of it; cached images are skipped.
+    """Encode every image that a frozen run would use, in advance; cached images are skipped.
 
-    Resumes from the last shard if interrupted. Any projector, LLM, seed and task uses the features.
+    Resumes if interrupted. The features serve every projector, LLM, seed and task.
     """
     plan = make_plan(
         encoder=encoder, adapter=adapter, tasks=options.listed(tasks), data=data,
@@ -90,31 +90,32 @@ def build_command(
 
 @app.command("ls")
 def list_command(debug: options.Debug = False) -> None:
-    """List the encoders with cached features, the least recently used first."""
+    """List cached features and indexes of data, the least recently used first."""
     from rich.console import Console
+    from rich.text import Text
 
     from encoder_bench.base.paths import cache_dir
-    from encoder_bench.training.feature_shards import list_features
+    from encoder_bench.data.index import list_indexes
+    from encoder_bench.training.cached_features import list_features
 
-    entries = list_features()
-    if not entries:
-        typer.echo(f"the feature cache is empty ({cache_dir('features')})")
-        return
-    rows = [
-        (
-            entry.encoder,
-            entry.storage,
-            datetime.datetime.fromtimestamp(entry.last_used).isoformat(" ", "minutes"),
-            entry.folder.name,
-            str(entry.images),
-            f"{entry.size_bytes / 2**20:.1f}",
-        )
-        for entry in entries
-    ]
-    columns = ("encoder", "storage", "last used", "folder", "images", "MiB")
-    Console().print(grid(columns, rows, left=4))
-    total = sum(entry.size_bytes for entry in entries) / 2**30
-    typer.echo(f"{total:.2f} GiB in {entries[0].folder.parent}")
+    entries = {"features": list_features(), "indexes": list_indexes()}
+    for title, of in entries.items():
+        rows = [
+            (
+                Text(entry.of, overflow="fold"),
+                datetime.datetime.fromtimestamp(entry.last_used).isoformat(" ", "minutes"),
+                f"{entry.items:,}",
+                f"{entry.size_bytes / 2**20:,.1f}",
+            )
+            for entry in of
+        ]
+        number = "images" if title == "features" else "rows"
+        if rows:
+            Console().print(grid((title, "last used", number, "MiB"), rows, left=2))
+    total = sum(entry.size_bytes for of in entries.values() for entry in of) / 2**30
+    typer.echo(
+        f"{total:.2f} GiB in {cache_dir()}" if any(entries.values()) else "nothing is cached"
+    )
 
 
 @app.command("prune")
@@ -124,11 +125,13 @@ def prune_command(
     ] = 0,
     debug: options.Debug = False,
 ) -> None:
-    """Remove cached features, least recently used encoders first; they can be computed again."""
-    from encoder_bench.training.feature_shards import prune_features
+    """Remove features and indexes, least recently used first; they can be computed again."""
+    from encoder_bench.base.cache import prune
+    from encoder_bench.data.index import list_indexes
+    from encoder_bench.training.cached_features import list_features
 
-    removed = prune_features(int(keep * 2**30))
+    removed = prune([*list_features(), *list_indexes()], int(keep * 2**30))
     for entry in removed:
-        typer.echo(f"removed {entry.encoder}: {entry.images} images, {entry.size_bytes} bytes")
+        typer.echo(f"removed {entry.of}: {entry.size_bytes / 2**20:,.1f} MiB")
     if not removed:
         typer.echo("nothing to remove")

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from encoder_bench.base.errors import UnknownNameError, needs_extra
+from encoder_bench.base.errors import UnknownNameError
 from encoder_bench.cli import options
 from encoder_bench.cli.printing import grid
 
 if TYPE_CHECKING:
-    from encoder_bench.base.record import RunRecord
     from encoder_bench.results.contrasts import Contrast
 
 CONTRASTS_EPILOG = (
-    "Interval and p hold the choice of images and of seeds, as the table's ±. With one seed the "
-    "variance of seeds is not known, and they are about the images alone."
+    "Interval and p cover the choice of images and of seeds, like the table's ±. With one seed the "
+    "variance between seeds is unknown, and they cover the images alone."
 )
 
 
@@ -28,7 +26,8 @@ def compare_command(
     run_b: options.Run,
     results: options.Results = options.RESULTS,
     html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a page with the flipped samples too.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Also write a page with the flipped samples."),
     ] = None,
     data: options.Pictures = None,
     json_output: options.Json = False,
@@ -45,6 +44,7 @@ def compare_command(
     from encoder_bench.results.compare import compare_runs
     from encoder_bench.results.runs import find_runs
     from encoder_bench.results.terminal import print_page
+    from encoder_bench.results.thumbnails import sample_pictures
 
     comparison = compare_runs(results, find_runs(results, run_a), find_runs(results, run_b))
     if json_output:
@@ -53,7 +53,7 @@ def compare_command(
         print_page(compare_page.task_page(comparison), Console())
         print_page(compare_page.metric_page(comparison), Console())
     if html is not None:
-        pictures = _pictures(data, [*comparison.runs_a, *comparison.runs_b])
+        pictures = sample_pictures(data, [*comparison.runs_a, *comparison.runs_b])
         write_text(html, compare_page.to_html(comparison, pictures))
         typer.echo(f"wrote {html}", err=json_output)
 
@@ -62,11 +62,11 @@ def contrasts_command(
     results: options.Results = options.RESULTS,
     write: Annotated[
         Path | None,
-        typer.Option("--write", metavar="FILE.csv", help="Write them as CSV too."),
+        typer.Option("--write", metavar="FILE.csv", help="Also write them as CSV."),
     ] = None,
     only: Annotated[
         str | None,
-        typer.Option(metavar="blind|twins|joint|encoders", help="One of the families."),
+        typer.Option(metavar="blind|twins|joint|encoders", help="Only this family."),
     ] = None,
     debug: options.Debug = False,
 ) -> None:
@@ -137,13 +137,18 @@ def recommend_command(
         float | None,
         typer.Option(metavar="N", min=0, help="Encoders of at most N GFLOPs per image."),
     ] = None,
-    tasks: Annotated[str, typer.Option(metavar="NAME,...", help="Choose by these tasks.")] = "",
+    tasks: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,...", help="Choose by these tasks; by default those that Avg counts."
+        ),
+    ] = "",
     json_output: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
     """Say which encoder to choose, what ties with it, and whether joint tuning pays.
 
-    From paired differences over images and seeds; what they do not establish is called so.
+    It rests on paired differences over images and seeds, and says what they do not establish.
     """
     from dataclasses import asdict
 
@@ -165,72 +170,37 @@ def recommend_command(
 def report_command(
     results: options.Results = options.RESULTS,
     output: Annotated[
-        Path | None, typer.Option("--output", metavar="FILE", help="Instead of DIR/report.html.")
+        Path | None,
+        typer.Option("--output", metavar="FILE", help="The page; by default DIR/report.html."),
     ] = None,
     data: options.Pictures = None,
     figures: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Write every chart as SVG, PNG and PDF too, for a paper."),
+        typer.Option(metavar="DIR", help="Also write all charts as SVG, PNG and PDF, for a paper."),
     ] = None,
     features: Annotated[
         bool,
         typer.Option(help="Show patch features, for which the encoders are loaded."),
     ] = True,
     samples: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Samples per task in the browser, at most.")
+        int, typer.Option(metavar="N", min=0, help="At most N samples per task.")
     ] = 250,
     open_page: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
     """Write one self-contained HTML page: table, charts, samples, training checks, recipes."""
-    from encoder_bench.base.progress import make_reporter
+    from encoder_bench import api
     from encoder_bench.base.record import read_records
 
-    with needs_extra("report", "report"):
-        from encoder_bench.inspection.report_features import seen_features
-        from encoder_bench.results.report.figures import write_figures
-        from encoder_bench.results.report.page import write_report
-    from encoder_bench.results.verdict import verdict_sentences
-
-    records = read_records(results)
-    pictures = _pictures(data, records)
-    verdict = verdict_sentences(results, records)
-    seen = seen_features(results, records, pictures, make_reporter(quiet=quiet)) if features else {}
-    path = write_report(
-        results,
-        output=output,
-        images=pictures,
-        features=seen,
-        samples_per_task=samples,
-        verdict=verdict,
+    path = api.report(
+        results, output=output, data=data, features=features, samples=samples, quiet=quiet
     )
     typer.echo(f"wrote {path}")
     if figures is not None:
-        typer.echo(f"wrote {len(write_figures(records, figures))} files to {figures}")
+        from encoder_bench.results.report.figures import write_figures
+
+        written = write_figures(read_records(results), figures)
+        typer.echo(f"wrote {len(written)} files to {figures}")
     if open_page:
         typer.launch(str(path))
-
-
-def _pictures(data: str | None, records: Sequence[RunRecord]) -> dict[str, Path]:
-    """Return image files by id, of the samples that records' tasks asked about.
-
-    Without `data`, the embedded scenes are found by their names in the records.
-    """
-    from encoder_bench.data.folder import open_data
-
-    found: dict[str, Path] = {}
-    asked: set[tuple[str, str, str, str]] = set()
-    for record in records:
-        name = data or str(record.data.get("name", ""))
-        if data is None and name != "scenes" and not name.startswith("scenes:"):
-            continue
-        for task, scores in record.tasks.items():
-            reader, source = (scores.definition.get(key) for key in ("reader", "source"))
-            if reader and source and (name, task, reader, source) not in asked:
-                asked.add((name, task, reader, source))
-                folder = open_data(name, images_required=False)
-                samples = folder.samples(task, reader=reader, source=source, split="test")
-                there = (sample for sample in samples if sample.image_path.is_file())
-                found |= {str(sample.image_id): sample.image_path for sample in there}
-    return found

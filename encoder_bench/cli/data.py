@@ -27,7 +27,7 @@ app.command("preview")(mixtures.preview_command)
 def check_command(
     data: _DataOrMixture = "scenes",
     images: Annotated[
-        bool, typer.Option("--images", help="Decode every image too; minutes on large sets.")
+        bool, typer.Option("--images", help="Also decode every image; takes minutes on large sets.")
     ] = False,
     train_data: mixtures.TrainingFolder = Path(),
     test_data: mixtures.TestData = None,
@@ -62,18 +62,20 @@ def lint_command(
     data: _Data = "scenes",
     tasks: Annotated[
         str | None,
-        typer.Option(metavar="NAME,...", help="Task recipes; else the four, and VCR's if there."),
+        typer.Option(
+            metavar="NAME,...", help="Task recipes; by default four, and VCR's if present."
+        ),
     ] = None,
     images: Annotated[
         bool,
-        typer.Option("--images/--no-images", help="Compare training with test images, too."),
+        typer.Option("--images/--no-images", help="Also compare training with test images."),
     ] = True,
     json_output: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Look for what makes scores mean less: answers in the questions, skew, repeats, overlap.
+    """Look for flaws of the data: answers in the questions, skewed answers, duplicates, overlap.
 
-    Exit 1 where anything is found. The blind baselines of a table show what it is worth.
+    Exit 1 if any is found. A table's blind baselines show how much they matter.
     """
     from encoder_bench.data.check import lint_folder
     from encoder_bench.data.folder import open_data
@@ -97,10 +99,10 @@ def lint_command(
 @app.command("fetch")
 def fetch_command(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME...", help="Of the catalogue.")
+        list[str] | None, typer.Argument(metavar="NAME...", help="Names from the catalogue.")
     ] = None,
     to: Annotated[Path, typer.Option(metavar="DIR", help="The data folder.")] = Path("data"),
-    list_all: Annotated[bool, typer.Option("--list", help="Name all and stop.")] = False,
+    list_all: Annotated[bool, typer.Option("--list", help="List the catalogue and stop.")] = False,
     drop_archives: Annotated[
         bool, typer.Option("--drop-archives", help="Remove each archive once it is unpacked.")
     ] = False,
@@ -132,19 +134,19 @@ def questions_command(
         Path, typer.Argument(metavar="DIR", help="The data folder, which holds the images.")
     ],
     number: Annotated[
-        int, typer.Option("--questions", min=1, help="Of each kind, at least where possible.")
+        int, typer.Option("--questions", min=1, help="How many of each kind, where possible.")
     ] = 10_000,
     image_folder: Annotated[
         str,
         typer.Option(metavar="NAME", help="Where in DIR the images are, if not named by COCO id."),
     ] = "",
-    seed: Annotated[int, typer.Option(help="Of the choice of images.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of the choice of images.")] = 0,
     debug: options.Debug = False,
 ) -> None:
     """Make balanced counting (OC) and identification (MCI) questions from an instances file.
 
-    Each answer is right equally often within a category, counts begin at zero; `run --tasks oc,mci
-    --data DIR` asks them.
+    Within a category every answer is right equally often, and counts start at zero.
+    `run --tasks oc,mci --data DIR` asks them.
     """
     from encoder_bench.data.questions import write_questions
 
@@ -162,9 +164,9 @@ def questions_command(
 def import_command(
     source: Annotated[str, typer.Argument(help="A Hub id, or a folder of Dataset.save_to_disk.")],
     output: Annotated[Path, typer.Argument(metavar="DIR", help="The data folder to write into.")],
-    kind: Annotated[Kind, typer.Option(metavar="vqav2|captions", help="What its columns hold.")],
-    split: Annotated[str, typer.Option(help="The data set's own name.")] = "validation",
-    part: Annotated[Part, typer.Option(metavar="train|val", help="What it becomes.")] = "val",
+    kind: Annotated[Kind, typer.Option(metavar="vqav2|captions", help="What the columns hold.")],
+    split: Annotated[str, typer.Option(help="The split to read, by its own name.")] = "validation",
+    part: Annotated[Part, typer.Option(metavar="train|val", help="The split to write.")] = "val",
     revision: Annotated[str | None, typer.Option(help="Of the Hub repository.")] = None,
     streaming: Annotated[
         bool, typer.Option("--streaming", help="Read row by row; the set is not kept twice.")

@@ -63,9 +63,9 @@ def probe_command(
     data: Annotated[
         str,
         typer.Option(
-            metavar="scenes|DIR|hub:NAME",
+            metavar="NAME|DIR",
             help="Labelled images: class folders (also under train/ and test/), a folder with COCO "
-            "instances, or a data set of the Hub.",
+            "instances, or a data set of the Hub as hub:NAME.",
         ),
     ] = "scenes",
     limit: Annotated[

@@ -38,7 +38,7 @@ Encoder = Annotated[
         "--encoder", "-e",
         metavar="NAME",
         help="A name of `encoder-bench encoders`, timm:NAME, open_clip:ARCH/PRETRAINED, "
-        "hf:REPO[@REV], dir:PATH, or two joined by +.",
+        r"hf:REPO\[@REV], dir:PATH, or two joined by +.",
         rich_help_panel=WHAT,
     ),
 ]  # fmt: skip
@@ -46,8 +46,9 @@ Encoders = Annotated[list[str], typer.Option("--encoder", "-e", metavar="NAME", 
 Adapter = Annotated[
     str,
     typer.Option(
-        metavar="quick|laptop|gvt|llava|prismatic|FILE.toml",
-        help="Adapter recipe: projector, LLM, what trains and how.",
+        metavar="NAME|FILE.toml",
+        help="Adapter recipe (quick, laptop, gvt, llava, prismatic, or your own): projector, LLM, "
+        "what trains and how.",
         rich_help_panel=WHAT,
     ),
 ]
@@ -79,7 +80,7 @@ TrainData = Annotated[
     str | None,
     typer.Option(
         metavar="scenes|coco|DIR",
-        help="Training data, where it is not --data.",
+        help="Training data, if not --data.",
         rich_help_panel=WHERE,
     ),
 ]
@@ -87,8 +88,8 @@ Mixture = Annotated[
     str | None,
     typer.Option(
         metavar="NAME|FILE.toml|none[,...]",
-        help="What to train on, below --train-data: one mixture recipe for all stages or one each; "
-        "none: samples of tasks.",
+        help="What to train on, with paths relative to --train-data: one mixture recipe for all "
+        "stages or one for each; none: the tasks' own training samples.",
         rich_help_panel=WHERE,
     ),
 ]
@@ -104,8 +105,8 @@ Controls = Annotated[
     str | None,
     typer.Option(
         metavar="none|cheap|all",
-        help="Blind baselines: all (the recipe's default); cheap: without shuffled images, the one "
-        "that costs a pass over every sample; none.",
+        help="Blind baselines: all (the recipe's default), none, or cheap: all but shuffled "
+        "images, which cost another pass over every sample.",
         rich_help_panel=WHERE,
     ),
 ]
@@ -130,7 +131,7 @@ CacheLimit = Annotated[
     float | None,
     typer.Option(
         metavar="GIB",
-        help="How much this run may add to the feature cache; else 80% of the free disk.",
+        help="The most this run may add to the feature cache; 80% of the free disk by default.",
         rich_help_panel=WHERE,
     ),
 ]
@@ -139,7 +140,7 @@ Pictures = Annotated[
     typer.Option(
         "--data",
         metavar="scenes|DIR",
-        help="Where the images are; without it only those of the embedded scenes are found.",
+        help="Where the images are; the embedded scenes are found without it.",
     ),
 ]
 Run = Annotated[
@@ -187,7 +188,9 @@ Resolution = Annotated[
 ]
 Dtype = Annotated[
     str,
-    typer.Option(metavar="float32|bfloat16|float16", help="Of the weights.", rich_help_panel=HOW),
+    typer.Option(
+        metavar="DTYPE", help="Of the weights: float32, bfloat16, float16.", rich_help_panel=HOW
+    ),
 ]
 Steps = Annotated[
     int | None,
@@ -216,7 +219,7 @@ Trackers = Annotated[
     str | None,
     typer.Option(
         metavar="tensorboard,wandb,...",
-        help="Experiment trackers that follow the training: those of accelerate, by name.",
+        help="Experiment trackers to log to, by accelerate's names.",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -238,7 +241,7 @@ DryRun = Annotated[
     ),
 ]
 Force = Annotated[
-    bool, typer.Option("--force", help="Run again what is done.", rich_help_panel=OUTPUT)
+    bool, typer.Option("--force", help="Run again even if done.", rich_help_panel=OUTPUT)
 ]
 Quiet = Annotated[
     bool,

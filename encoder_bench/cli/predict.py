@@ -61,40 +61,21 @@ def predict_command(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Rank encoders before training any, and say what such a ranking has been worth so far.
+    """Rank encoders before training, and show how well such rankings matched your results so far.
 
-    Scores that papers propose, from frozen features alone; then each one's rank correlation with
-    the trained results of --results, with its interval. It says where nothing is established.
+    Prints scores that papers propose, computed from frozen features alone; then each score's rank
+    correlation with the trained results in --results, with its interval.
     """
+    from encoder_bench import api
     from encoder_bench.base.errors import DataError
-    from encoder_bench.base.hardware import choose_device
-    from encoder_bench.base.progress import make_reporter
-    from encoder_bench.base.recipes import LanguageModelSettings
-    from encoder_bench.data.folder import open_data
-    from encoder_bench.encoders.registry import load_encoder
-    from encoder_bench.inspection import predict
-    from encoder_bench.inspection.labelled_images import read_labelled
     from encoder_bench.inspection.worth import worth
-    from encoder_bench.mllm.loading import load_language_model
     from encoder_bench.results.runs import inventory
 
-    reporter = make_reporter(quiet=quiet or json_output)
-    places = options.weights_by_name(encoder, weights)
-    labelled = read_labelled(data, reporter, limit=limit)
-    material = predict.read_material(open_data(data, reporter), labelled)
-    language = load_language_model(LanguageModelSettings(name=llm))
-    texts = [material.captions[path] for path in material.described]
-    forecasts = predict.forecast_all(
-        list(dict.fromkeys(encoder)),
-        lambda name: load_encoder(
-            name, weights=places.get(name), trust_remote_code=trust_remote_code
-        ),
-        material,
-        texts=predict.text_features(language, texts) if len(texts) > 1 else None,
-        reference=reference,
-        device=choose_device(device),
-        reporter=reporter,
-    )
+    forecasts = api.predict(
+        encoder, data=data, llm=llm, reference=reference, limit=limit,
+        weights=options.weights_by_name(encoder, weights), device=device,
+        trust_remote_code=trust_remote_code, quiet=quiet or json_output,
+    )  # fmt: skip
     try:
         worths, heading = worth(forecasts, inventory(results)[0], joint=joint)
     except DataError as error:
@@ -104,7 +85,7 @@ def predict_command(
         typer.echo(_forecasts_as_json(forecasts, worths, heading))
     else:
         chosen = [each for each in worths if each.column == by]
-        _print_forecasts(forecasts, chosen, heading, images=len(material.test), llm=llm)
+        _print_forecasts(forecasts, chosen, heading, images=forecasts[0].images, llm=llm)
 
 
 def _require_column(by: str, worths: Sequence[Worth]) -> None:

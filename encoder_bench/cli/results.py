@@ -26,7 +26,7 @@ def list_command(
     json_output: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """List the runs of a results folder; damaged records are named, and make the exit status 1."""
+    """List the runs of a results folder; exit 1 if a record is damaged."""
     from encoder_bench.results.runs import inventory
 
     records, damaged = inventory(results)

@@ -34,12 +34,12 @@ _POLL_SECONDS, _IDLE_POLLS = 2.0, 5
 def status_command(
     results: options.Results = options.RESULTS,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Again every two seconds, until all have ended.")
+        bool, typer.Option("--watch", help="Refresh every two seconds until all runs have ended.")
     ] = False,
     json_output: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Show how runs stand: done, running, queued, interrupted, or failed, with the last line."""
+    """Show the state of runs: done, running, queued, interrupted or failed, with the last line."""
     from rich.live import Live
 
     from encoder_bench.sweep.jobs import all_runs

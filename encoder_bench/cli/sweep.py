@@ -85,7 +85,7 @@ Gpus = Annotated[
     ),
 ]
 Partition = Annotated[
-    str | None, typer.Option(metavar="NAME", help="sbatch's.", rich_help_panel=_SLURM)
+    str | None, typer.Option(metavar="NAME", help="SLURM partition.", rich_help_panel=_SLURM)
 ]
 Cpus = Annotated[int, typer.Option(metavar="N", help="CPU cores per run.", rich_help_panel=_SLURM)]
 Minutes = Annotated[

@@ -112,7 +112,7 @@ def _tar_members(archive: str, size: int, time: int) -> pa.Table:
             yield {"name": name, "offset": offset, "size": length}
         return {}
 
-    return open_index(repr(("tar", archive, size, time)), _MEMBERS, make).table
+    return open_index(repr(("tar", archive, size, time)), _MEMBERS, make, of=archive).table
 
 
 def is_list(values: pa.Array) -> bool:

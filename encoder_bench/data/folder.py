@@ -82,6 +82,7 @@ class DataFolder:
             SCHEMA,
             lambda: self._rows(reader, source, split),
             lambda about: self.files.stamps(about["looked"]) == about["looked"],
+            of=f"{source} {split} of {self.root}",
         )
 
     def _rows(self, reader: Reader, source: str, split: Split) -> RowMaker:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from filelock import FileLock
 
+from encoder_bench.base.cache import CacheEntry
 from encoder_bench.base.errors import DataError, EncoderBenchError
 from encoder_bench.base.files import atomic_folder
 from encoder_bench.base.hashing import hash_text
@@ -26,7 +27,7 @@ from encoder_bench.base.paths import cache_dir
 
 _ROWS_AT_ONCE = 8192
 _MAX_UNUSED_SECONDS = 30 * 24 * 3600
-_TABLE, _ABOUT = "rows.arrow", "about.json"
+_TABLE, _ABOUT, _OF = "rows.arrow", "about.json", "of.txt"
 
 Row = Mapping[str, Any]
 RowMaker = Generator[Row, None, Mapping[str, Any]]
@@ -45,12 +46,14 @@ def open_index(
     schema: pa.Schema,
     make: Callable[[], RowMaker],
     is_current: Callable[[dict[str, Any]], bool] = lambda about: True,
+    *,
+    of: str = "",
 ) -> Index:
     """Return the index of a key, which is made where the cache lacks it.
 
     It appears whole or not at all; of several processes that want the same one, one makes it. One
     that, by what was remembered, is not current is made again, and then those go that nothing has
-    opened for thirty days.
+    opened for thirty days. `of` says what the rows are, for a person who lists the cache.
 
     Raises:
         DataError: from `make`, or the index on disk is damaged.
@@ -64,6 +67,7 @@ def open_index(
             if found is None or not is_current(found.about):
                 with atomic_folder(folder, replace=found is not None) as temporary:
                     about = _write(str(temporary / _TABLE), schema, make())
+                    (temporary / _OF).write_text(of, encoding="utf-8", errors="replace")
                     (temporary / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
                 found = _opened(folder)
                 _remove_unused(folder.parent)
@@ -71,6 +75,22 @@ def open_index(
     with contextlib.suppress(OSError):  # a cache that is read-only
         os.utime(folder / _ABOUT)
     return found
+
+
+def list_indexes() -> list[CacheEntry]:
+    """Return the indexes that the cache holds, the least recently used first."""
+    entries = []
+    for about in cache_dir("index").glob(f"*/{_ABOUT}"):
+        with contextlib.suppress(OSError, ValueError):
+            folder = about.parent
+            named = folder / _OF
+            of = named.read_text(encoding="utf-8") if named.is_file() else ""
+            table = pa.ipc.open_file(pa.memory_map(str(folder / _TABLE))).read_all()
+            size = sum(path.stat().st_size for path in folder.iterdir())
+            entries.append(
+                CacheEntry(folder, of or "unknown", len(table), size, about.stat().st_mtime)
+            )
+    return sorted(entries, key=lambda entry: entry.last_used)
 
 
 def _remove_unused(place: Path) -> None:

@@ -236,7 +236,10 @@ def cached_fingerprints(paths: Sequence[Path], reporter: Reporter) -> dict[Path,
             }
         return {}
 
-    table = open_index(repr(("prints", [_state(path) for path in paths])), _PRINTS, make).table
+    of = f"likeness of {len(paths)} images"
+    table = open_index(
+        repr(("prints", [_state(path) for path in paths])), _PRINTS, make, of=of
+    ).table
     rows = zip(*(table[name].to_pylist() for name in _PRINTS.names), strict=True)
     return {
         path: Fingerprint(

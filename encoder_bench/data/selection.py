@@ -83,7 +83,9 @@ def open_selection(
     follows = os.environ.get(FOLLOW_LINKS) == "1"
     key = (hash_json(index.about), str(place.images), times, tests.key, kinds, choice, follows)
     make = partial(_select, place, index, images, tests, kinds, reporter)
-    return open_index(repr(("selection", *key)), _ROWS, make)
+    return open_index(
+        repr(("selection", *key)), _ROWS, make, of=f"{source.name}, its rows to train on"
+    )
 
 
 def _changed(folder: Path) -> int | None:

@@ -60,13 +60,14 @@ PREDICTORS = (
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """One encoder's scores by predictor name; `reasons` say why one is missing."""
+    """One encoder's scores on so many test images, by predictor name; or why one is missing."""
 
     encoder: str
     display_name: str
     pretrained: bool
     scores: dict[str, float]
     reasons: dict[str, str] = field(default_factory=dict)
+    images: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,8 +233,8 @@ def forecast(
         scores["C-score"] = 100.0 * found.share
     except (ValueError, RuntimeError):  # nothing to stack, or no pair
         reasons["C-score"] = "no two test images with boxes share a category"
-    spec = encoder.spec
-    return Forecast(spec.name, spec.display_name, encoder.pretrained, scores, reasons)
+    spec, tested = encoder.spec, len(material.test)
+    return Forecast(spec.name, spec.display_name, encoder.pretrained, scores, reasons, tested)
 
 
 def _aligned(

@@ -59,6 +59,15 @@ def higher_is_better(records: Iterable[RunRecord], column: str) -> bool | None:
     return None if source is None else recorded_metric(source.metric).higher_is_better
 
 
+def bounds(records: Iterable[RunRecord], column: str) -> tuple[float, float]:
+    """Return the least and the largest score that a column can hold: 0 to 100 of accuracies."""
+    sources = (score_sources(record).get(column) for record in records)
+    metrics = (recorded_metric(each.metric) for each in sources if each is not None)
+    metric = next(metrics, None)
+    percent = metric is not None and metric.unit == "percent" and not metric.graded
+    return 0.0, 100.0 if percent else math.inf
+
+
 def score_columns(records: Iterable[RunRecord]) -> list[str]:
     """Return the columns of the tasks that were run, the published first, and then `Avg`."""
     found = {column for record in records for column in score_sources(record)}

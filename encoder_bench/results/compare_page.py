@@ -11,12 +11,12 @@ from typing import Any
 from encoder_bench.base.record import RunRecord
 from encoder_bench.results.compare import MetricComparison, RunComparison, TaskComparison
 from encoder_bench.results.formats import templates
-from encoder_bench.results.page import NOT_AVAILABLE, Page, text_page
+from encoder_bench.results.page import NOT_AVAILABLE, PRIMARY, SAMPLES, Page, text_page
 from encoder_bench.results.thumbnails import data_uri
 
+_DIFFERENCE = ("A", "B", "B − A", "95% interval", "p")
 _HEADER = (
-    "Task", "Metric", "A", "B", "B − A", "95% interval", "p", "both right", "only A", "only B",
-    "neither", "flipped", "samples",
+    "Task", PRIMARY, *_DIFFERENCE, "both right", "only A", "only B", "neither", "flipped", SAMPLES,
 )  # fmt: skip
 _PAIRED = (
     "Scores are over the samples that both sides answered. Interval and p are those of the paired "
@@ -60,7 +60,7 @@ def metric_page(comparison: RunComparison) -> Page:
             rows.append([task.task, each.metric, *_difference(each, 2)])
             if each.difference is None:
                 notes.append(f"{task.task}, {each.metric}: {each.reason}.")
-    return text_page("Every metric", _HEADER[:7], rows, notes)
+    return text_page("Every metric", ("Task", "Metric", *_DIFFERENCE), rows, notes)
 
 
 def _texts(task: TaskComparison) -> list[str]:

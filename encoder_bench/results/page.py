@@ -26,6 +26,7 @@ _WITHOUT_LIFT = "SPICE"
 """A second metric of captioning, whose lift is under CIDEr."""
 MODE, MODES = "Mode", {False: "frozen", True: "joint", None: "no model"}
 """The first column, and how the mode of a row is printed there."""
+PRIMARY, SAMPLES = "Primary metric", "samples"
 _RANDOM = (
     "the encoder's weights are random ones by the seed, not pretrained: a baseline, which says "
     "what the architecture scores untrained"

@@ -12,11 +12,11 @@ from rich.text import Text
 
 from encoder_bench.base.record import RunRecord
 from encoder_bench.results.columns import ENCODER, IMAGES, MEAN_RANK, SEEDS, SUPERVISION
-from encoder_bench.results.page import MODE, Entry, Page, table_page
+from encoder_bench.results.page import MODE, PRIMARY, SAMPLES, Entry, Page, table_page
 from encoder_bench.results.table import build_tables
 
 _WIDE = 150
-_LEAST_NEWS = (IMAGES, SUPERVISION, SEEDS, MEAN_RANK)
+_LEAST_NEWS = (IMAGES, SUPERVISION, SEEDS, MEAN_RANK, PRIMARY, SAMPLES)
 """Columns that a narrow terminal lacks first."""
 _GROWTH = {ENCODER: 0, MODE: 2, SUPERVISION: 2, IMAGES: 2}
 """Order in which columns get the width that is left; by default 1."""
@@ -71,7 +71,7 @@ def print_page(page: Page, console: Console) -> None:
     console.width = given
     notes = [(f"[{letter}] " if letter else "") + text for letter, text in page.footnotes]
     if hidden:
-        notes.append(f"Not shown at this width: {', '.join(hidden)} (in every --format).")
+        notes.append(f"Not shown at this width: {', '.join(hidden)}; a wider terminal shows them.")
     for note in notes:
         console.print(note, style="dim", markup=False, highlight=False)
     console.print()

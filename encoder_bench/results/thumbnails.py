@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from encoder_bench.base.errors import DataError
+from encoder_bench.base.record import RunRecord
+from encoder_bench.data.folder import open_data
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -39,3 +42,25 @@ def picture_uri(image: Image.Image, kind: str) -> str:
     buffer = io.BytesIO()
     image.save(buffer, kind, quality=72, optimize=True)
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+def sample_pictures(data: str | None, records: Sequence[RunRecord]) -> dict[str, Path]:
+    """Return image files by id, of the samples that records' tasks asked about.
+
+    Without `data`, the embedded scenes are found by their names in the records.
+    """
+    found: dict[str, Path] = {}
+    asked: set[tuple[str, str, str, str]] = set()
+    for record in records:
+        name = data or str(record.data.get("name", ""))
+        if data is None and name != "scenes" and not name.startswith("scenes:"):
+            continue
+        for task, scores in record.tasks.items():
+            reader, source = (scores.definition.get(key) for key in ("reader", "source"))
+            if reader and source and (name, task, reader, source) not in asked:
+                asked.add((name, task, reader, source))
+                folder = open_data(name, images_required=False)
+                samples = folder.samples(task, reader=reader, source=source, split="test")
+                there = (sample for sample in samples if sample.image_path.is_file())
+                found |= {str(sample.image_id): sample.image_path for sample in there}
+    return found

@@ -30,13 +30,18 @@ class Choice:
     tied: tuple[str, ...]
     worse: tuple[str, ...]
 
+    @property
+    def open(self) -> bool:
+        """Whether no other row is significantly worse."""
+        return bool(self.tied) and not self.worse
+
     def sentence(self) -> str:
         """Return the choice in words; where nothing is worse, that none is established."""
         head = f"{self.by}: {self.best}, {self.score:.1f}"
-        if not self.tied:
-            return f"{head}, ahead of all others." if self.worse else f"{head}, the only row."
-        if not self.worse:
+        if self.open:
             return f"{head}; that it is best is not established, no row is significantly worse."
+        if not self.tied:
+            return f"{head}, {'ahead of all others' if self.worse else 'the only row'}."
         return f"{head}. Tied with {', '.join(self.tied)}."
 
 
@@ -77,7 +82,10 @@ class Verdict:
             near = f"Cheapest within {NEAR_POINTS:g} point of {self.choice.by}"
             found.append(f"{near}: {self.cheapest}.")
         if len(self.by_task) > 1:
-            found += [each.sentence() for each in self.by_task]
+            found += [each.sentence() for each in self.by_task if not each.open]
+            heads = [f"{c.by} ({c.best}, {c.score:.1f})" for c in self.by_task if c.open]
+            if heads:
+                found.append(f"Highest, with no row significantly worse: {', '.join(heads)}.")
         clear = [gain for gain in self.gains if gain.p_holm < LEVEL]
         for gain in clear:
             verb = "helps" if gain.difference.value > 0 else "harms"

@@ -138,9 +138,12 @@ def predictions_content(results: Path, record: RunRecord, task: str) -> bytes:
     """
     path = predictions_path(results, record, task)
     packed = _packed(path)
+    if not has_predictions(path):
+        raise RecordError(
+            f"{path}: not there; keep a run's predictions beside its record, or run it again"
+        )
     try:
-        plain = path.is_file() or not packed.is_file()
-        content = path.read_bytes() if plain else gzip.decompress(packed.read_bytes())
+        content = path.read_bytes() if path.is_file() else gzip.decompress(packed.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
         raise RecordError(f"{path}: predictions cannot be read ({error})") from error
     if hashlib.sha256(content).hexdigest() != record.tasks[task].predictions_sha256:

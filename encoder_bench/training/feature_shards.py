@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import uuid
 import zlib
 from collections.abc import Mapping
@@ -24,11 +23,10 @@ from torch import Tensor
 
 from encoder_bench.base.files import atomic_path, write_text
 from encoder_bench.base.hashing import hash_text
-from encoder_bench.base.paths import cache_dir
 from encoder_bench.data.archives import split_archive
+from encoder_bench.training.cached_features import ABOUT
 
 _CHECKSUMS, _FILES = "crc32", "files"
-_ABOUT = "about.json"
 
 
 class Seen(NamedTuple):
@@ -133,7 +131,7 @@ class FeatureShards:
             EncoderBenchError: the folder cannot be written.
             OSError: likewise.
         """
-        path = self.folder / _ABOUT
+        path = self.folder / ABOUT
         if path.is_file():
             os.utime(path)
         else:
@@ -142,49 +140,3 @@ class FeatureShards:
 
 def _checksum(tensor: Tensor) -> int:
     return zlib.crc32(tensor.contiguous().view(torch.uint8).numpy().data)
-
-
-class CacheEntry(NamedTuple):
-    """The features of one encoder in one storage; `last_used` in seconds since the epoch."""
-
-    folder: Path
-    encoder: str
-    storage: str
-    images: int
-    size_bytes: int
-    last_used: float
-
-
-def list_features() -> list[CacheEntry]:
-    """Return every encoder's cached features, the least recently used first."""
-    entries = []
-    for about in cache_dir("features").glob(f"*/{_ABOUT}"):
-        try:
-            content = json.loads(about.read_text(encoding="utf-8"))
-            encoder, storage = str(content["encoder"]), str(content["storage"])
-        except (OSError, ValueError, KeyError, TypeError):
-            encoder = storage = "unknown"
-        images: set[str] = set()
-        size = 0
-        for path in about.parent.glob("*.safetensors"):
-            with contextlib.suppress(OSError, SafetensorError):
-                size += path.stat().st_size
-                with safe_open(path, framework="pt") as shard:
-                    images |= set(shard.keys())
-        used = about.stat().st_mtime
-        entries.append(CacheEntry(about.parent, encoder, storage, len(images), size, used))
-    return sorted(entries, key=lambda entry: entry.last_used)
-
-
-def prune_features(max_bytes: int) -> list[CacheEntry]:
-    """Remove the least recently used features until at most `max_bytes` are left; return them."""
-    entries = list_features()
-    total = sum(entry.size_bytes for entry in entries)
-    removed = []
-    for entry in entries:
-        if total <= max_bytes:
-            break
-        shutil.rmtree(entry.folder, ignore_errors=True)
-        total -= entry.size_bytes
-        removed.append(entry)
-    return removed

@@ -15,7 +15,7 @@ from encoder_bench.cli.app import app
 from encoder_bench.data.folder import open_data
 from encoder_bench.pipeline.plan import make_plan
 from encoder_bench.pipeline.run import run
-from encoder_bench.training.feature_shards import list_features
+from encoder_bench.training.cached_features import list_features
 
 _DATA = "scenes:5:24:2:6"
 pytestmark = pytest.mark.usefixtures("without_meteor")
@@ -35,15 +35,18 @@ def test_a_run_needs_nothing_more_than_what_build_kept(tmp_path: Path) -> None:
     built = call(*_BUILD)
     assert built.exit_code == 0, built.output
     (entry,) = list_features()
-    assert f"features of {entry.images} images" in built.output
+    assert f"features of {entry.items} images" in built.output
     shards = sorted(entry.folder.glob("*.safetensors"))
     plan = make_plan(data=_DATA, device="cpu", steps=1, results=tmp_path / "results")
     run(plan, QuietReporter())
     assert sorted(entry.folder.glob("*.safetensors")) == shards, "the run encoded again"
-    listed = call("cache", "ls")
-    assert "tiny-deit" in listed.output
-    assert call("cache", "prune").output.startswith("removed tiny-deit")
-    assert "empty" in call("cache", "ls").output
+    listed = call("cache", "ls").output
+    assert "tiny-deit (exact)" in listed
+    assert "vqav2 test of" in listed
+    removed = call("cache", "prune").output.splitlines()
+    assert any(line.startswith("removed tiny-deit (exact): ") for line in removed)
+    assert any(line.startswith("removed vqav2 test of ") for line in removed)
+    assert call("cache", "ls").output == "nothing is cached\n"
     assert "nothing to remove" in call("cache", "prune").output
 
 
@@ -58,7 +61,7 @@ def test_float16_features_are_kept_apart_and_their_error_is_printed(tmp_path: Pa
     built = call(*_BUILD, "--storage", "float16")
     assert built.exit_code == 0, built.output
     assert "relative error" in built.output
-    assert [entry.storage for entry in list_features()] == ["float16"]
+    assert [entry.of for entry in list_features()] == ["tiny-deit (float16)"]
     settings = {"training.feature_storage": "float16"}
     exact = make_plan(data=_DATA, device="cpu", steps=1, results=tmp_path)
     inexact = make_plan(data=_DATA, device="cpu", steps=1, results=tmp_path, settings=settings)

@@ -50,6 +50,20 @@ def test_every_command_explains_itself(command: tuple[str, ...]) -> None:
     assert "Usage: encoder-bench " + " ".join(command) in result.output
 
 
+@pytest.mark.parametrize("command", list(commands(get_command(app))), ids=" ".join)
+def test_help_keeps_every_word_on_a_narrow_terminal(command: tuple[str, ...]) -> None:
+    shown = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "80"}).output
+    words = set(re.sub(r"[│╭╮╰╯─`]", " ", shown).split())
+    found: Any = get_command(app)
+    for name in command:
+        found = found.commands[name]
+    texts = [found.help or ""]
+    for each in found.params:
+        texts += [getattr(each, "help", None) or "", each.metavar or ""]
+    plain = re.sub(r"\[/?bold\]", "", " ".join(texts)).replace("\\[", "[")
+    assert set(plain.replace("`", " ").split()) - words == set()
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys\n"

@@ -191,7 +191,7 @@ def test_a_half_of_one_has_no_ties(tmp_path: Path) -> None:
 
 
 def test_missing_predictions_are_named(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match=r"vqa\.jsonl: predictions cannot be read"):
+    with pytest.raises(RecordError, match=r"vqa\.jsonl: not there; keep"):
         best_ties(tmp_path, [make_record("a"), make_record("b")])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,6 +20,7 @@ from result_builders import encoder_facts, make_record
 
 from encoder_bench.base.errors import RecordError
 from encoder_bench.base.record import read_records, write_record
+from encoder_bench.results.columns import bounds
 from encoder_bench.results.report import write_figures, write_report
 from encoder_bench.results.report.charts import (
     Point,
@@ -163,7 +165,7 @@ def test_records_without_predictions_make_a_page_without_samples(tmp_path: Path)
     write_record(tmp_path, make_record(facts=encoder_facts("dino")))
     text = write_report(tmp_path, output=tmp_path / "other.html").read_text()
     assert 'id="samples"' not in text
-    assert "predictions cannot be read" in text
+    assert "4 of 4 files are not in" in text
 
 
 def test_no_records_is_one_clear_line(tmp_path: Path) -> None:
@@ -177,6 +179,18 @@ def test_a_chart_without_data_is_none() -> None:
     assert cost_chart("t", "s", [alone]) is None
     assert curve_chart("t", [(alone, [])]) is None
     assert error_chart("t", [Point("A", 0, False, 1.0, at="only")], {"only": "only"}) is None
+
+
+def test_an_interval_ends_where_no_accuracy_can_be(tmp_path: Path) -> None:
+    for seed, skill in enumerate((0.9, 1.0, 1.0)):
+        make_run(tmp_path, "dino", joint=False, skill=skill, count=20, seed=seed)
+    (chapter,) = chapters(read_records(tmp_path))
+    ends = {}
+    for chart in chapter.charts["scores"]:
+        (high,) = re.findall(r'"high": ([\d.]+)', json.dumps(chart.to_dict(validate=False)))
+        ends[chart.title] = float(high)
+    assert ends["OC Acc"] == 100.0
+    assert bounds(read_records(tmp_path), "CIDEr")[1] == math.inf
 
 
 def costed(*costs: float) -> list[Point]:

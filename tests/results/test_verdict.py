@@ -79,7 +79,7 @@ def test_what_is_not_established_is_called_so(tmp_path: Path) -> None:
 def test_without_predictions_there_is_no_verdict_and_a_reason(tmp_path: Path) -> None:
     (line,) = verdict_sentences(tmp_path, [make_record("a"), make_record("b")])
     assert line.startswith("No verdict: ")
-    assert "predictions cannot be read" in line
+    assert "not there; keep a run's predictions" in line
 
 
 def test_the_command_prints_and_gives_json(results: Path) -> None:

@@ -13,14 +13,15 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from encoder_bench.base.cache import prune
 from encoder_bench.base.errors import DataError, EncoderBenchError, TrainingError
 from encoder_bench.base.progress import QuietReporter
 from encoder_bench.data.images import load_image
 from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.encoders.registry import load_encoder
 from encoder_bench.training import batch_encoder, feature_cache, feature_shards
+from encoder_bench.training.cached_features import list_features
 from encoder_bench.training.feature_cache import FeatureStore, open_features
-from encoder_bench.training.feature_shards import list_features, prune_features
 from tests.training.world import CPU, draw
 
 
@@ -372,8 +373,8 @@ def test_ls_and_prune_drop_the_least_recently_used(
     old, new = list_features()
     os.utime(old.folder / "about.json", (1, 1))
     entries = list_features()
-    assert [entry.images for entry in entries] == [6, 6]
-    assert {entry.encoder for entry in entries} == {"tiny-clip"}
-    removed = prune_features(entries[1].size_bytes)
+    assert [entry.items for entry in entries] == [6, 6]
+    assert {entry.of for entry in entries} == {"tiny-clip (exact)", "tiny-clip (float16)"}
+    removed = prune(entries, entries[1].size_bytes)
     assert [entry.folder for entry in removed] == [old.folder]
     assert [entry.folder for entry in list_features()] == [new.folder]

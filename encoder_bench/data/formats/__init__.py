@@ -134,7 +134,7 @@ def open_source(place: Place, reporter: Reporter) -> Index:
     stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in place.files]
     source = place.source.model_dump(exclude={"weight", "max_rows", "coco", "images"})
     key = repr((FORMAT_VERSION, source, stats, place.identity))
-    return open_index(key, SCHEMA, partial(_make_rows, place, reporter))
+    return open_index(key, SCHEMA, partial(_make_rows, place, reporter), of=place.source.name)
 
 
 def _make_rows(place: Place, reporter: Reporter) -> RowMaker:

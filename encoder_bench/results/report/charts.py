@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -22,7 +23,8 @@ _CURVE_POINTS = 120
 class Point(NamedTuple):
     """One encoder's value in one mode, with the half-width of its 95% interval if there is one.
 
-    `series` fixes colour and shape; `at` is a cost, step or category, `samples` how many it is of.
+    `series` fixes colour and shape; `at` is a cost, step or category, `samples` how many it is of;
+    `bounds` are what the score can be, at which its interval ends.
     """
 
     label: str
@@ -32,6 +34,7 @@ class Point(NamedTuple):
     half_width: float | None = None
     at: float | str | None = None
     samples: int = 0
+    bounds: tuple[float, float] = (-math.inf, math.inf)
 
     @property
     def mode(self) -> str:
@@ -45,9 +48,9 @@ class Point(NamedTuple):
 
     @property
     def ends(self) -> list[float]:
-        """The interval's ends, or the value twice."""
-        half = self.half_width or 0.0
-        return [round(self.value - half, 3), round(self.value + half, 3)]
+        """The interval's ends within the bounds, or the value twice."""
+        half, (low, high) = self.half_width or 0.0, self.bounds
+        return [round(max(low, self.value - half), 3), round(min(high, self.value + half), 3)]
 
     def row(self, **more: Any) -> dict[str, Any]:
         """Return the chart's data: value, interval, look and tooltip."""

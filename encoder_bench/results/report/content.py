@@ -16,6 +16,7 @@ from encoder_bench.results.columns import (
     AVERAGE,
     EXTRA_COLUMNS,
     ExtraColumn,
+    bounds,
     higher_is_better,
 )
 from encoder_bench.results.contrasts import over_twins, usual_ties
@@ -105,12 +106,12 @@ def _points(
     table: Table, column: str, series: dict[str, int], cost: ExtraColumn | None = None
 ) -> list[Point]:
     """Return a point per encoder and mode that has a score, and a cost where one is asked for."""
-    found = []
+    found, limits = [], bounds(table.group.records, column)
     for row in table.rows:
         cell, at = row.cells[column], row.extra(cost) if cost else None
         if row.runs and cell.value is not None and (cost is None or at is not None):
             look = (row.label, series[row.label], row.runs.joint)
-            found.append(Point(*look, cell.value, cell.half_width, at))
+            found.append(Point(*look, cell.value, cell.half_width, at, bounds=limits))
     return found
 
 

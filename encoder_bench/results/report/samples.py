@@ -13,7 +13,12 @@ from encoder_bench.metrics.metric import recorded_metric
 from encoder_bench.results.compare import RIGHT
 from encoder_bench.results.report.content import Chapter, row_name
 from encoder_bench.results.thumbnails import data_uri
-from encoder_bench.tasks.predictions import Prediction, read_predictions
+from encoder_bench.tasks.predictions import (
+    Prediction,
+    has_predictions,
+    predictions_path,
+    read_predictions,
+)
 
 
 def browse(
@@ -29,7 +34,7 @@ def browse(
         answers are right, None for graded ones), and why some predictions are not shown.
     """
     tables: list[dict[str, Any]] = []
-    problems: list[str] = []
+    problems = _missing(results, [run for c in chapters for row in c.rows for run in row.records])
     for chapter in chapters:
         runs = [(row, record) for row in chapter.rows for record in row.records]
         labels = [row.label for row, _ in runs]
@@ -71,10 +76,22 @@ def thumbnails(
     return shown
 
 
+def _missing(results: Path, records: Sequence[RunRecord]) -> list[str]:
+    """Return one line about the predictions that are not there, however many, or none."""
+    files = [predictions_path(results, run, task) for run in records for task in run.tasks]
+    lost = [path for path in files if not has_predictions(path)]
+    if not lost:
+        return []
+    where = results / "predictions"
+    return [
+        f"{len(lost)} of {len(files)} files are not in {where}, as {lost[0].relative_to(where)}"
+    ]
+
+
 def _answers(
     results: Path, record: RunRecord, task: str, problems: list[str]
 ) -> dict[str, Prediction]:
-    if task not in record.tasks:
+    if task not in record.tasks or not has_predictions(predictions_path(results, record, task)):
         return {}
     try:
         return {each.sample_id: each for each in read_predictions(results, record, task)}
