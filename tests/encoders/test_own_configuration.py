@@ -190,3 +190,10 @@ def test_all_sources_of_a_name_give_the_same_tokens(family: str) -> None:
     for spec in (s for s in CATALOG.values() if s.family == family and len(s.sources) > 1):
         facts = {(find_spec(n).resolution, find_spec(n).tokens) for n in sources(spec.name)}
         assert facts == {(spec.resolution, spec.tokens)}
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "regnetx_002", "resnet10t"])
+def test_a_convolutional_model_takes_any_size(name: str) -> None:
+    encoder = load_encoder(f"random:timm:{name}", resolution=96)
+    assert encoder.resolution == (96, 96)
+    assert encoder(torch.zeros(1, 3, 96, 96)).shape[1] == 9

@@ -1,0 +1,1 @@
+"""Studies that the package's commands make: their material and recipes."""

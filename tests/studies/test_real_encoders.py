@@ -1,0 +1,86 @@
+"""Packaged checkpoints in timm's names: the same features as their own libraries compute."""
+
+from __future__ import annotations
+
+import json
+from importlib import util
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from transformers import Dinov2Config, Dinov2Model
+
+from encoder_bench.base.errors import EncoderBenchError, WeightsError
+from encoder_bench.encoders.registry import load_encoder
+from studies.real_encoders import REAL_ENCODERS, convert, from_graph, renamed
+
+
+def test_a_graph_of_dinov2_gives_the_features_of_transformers() -> None:
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = Dinov2Config(**shape, image_size=518, patch_size=14, layerscale_value=0.5)
+    model = Dinov2Model(config).eval()
+    model.embeddings.position_embeddings.data.normal_()
+    arrays, nodes = {}, []
+    older = {"q_proj": "query", "k_proj": "key", "v_proj": "value"}  # names in the exported graph
+    for name, tensor in model.state_dict().items():
+        name = name.replace("attention.o_proj", "attention.output.dense")
+        for now, then in older.items():
+            name = name.replace(f"attention.{now}", f"attention.attention.{then}")
+        if name.startswith("encoder.") and tensor.ndim == 2:  # as an exporter folds linear layers
+            arrays[f"onnx::MatMul_{len(nodes)}"] = tensor.T
+            path = f"/backbone/{name.removesuffix('.weight').replace('.', '/')}/MatMul"
+            path = path.replace("layer/", "layer.")
+            nodes.append((path, "MatMul", ["x", f"onnx::MatMul_{len(nodes)}"]))
+        elif "position_embeddings" in name:
+            arrays |= {"a": tensor[:, :1], "b": tensor[:, 1:]}
+            nodes.append(("/backbone/embeddings/Reshape_1", "Reshape", ["b", "shape"]))
+            nodes.append(("/backbone/embeddings/Concat_6", "Concat", ["a", "y"]))
+        elif "mask_token" not in name:
+            arrays[f"backbone.{name}"] = tensor
+    ours = timm.create_model(
+        "vit_small_patch14_dinov2", embed_dim=32, depth=2, num_heads=2, img_size=224, num_classes=0
+    ).eval()
+    ours.load_state_dict(from_graph(arrays, nodes))
+    pixels = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        expected = model(pixels).last_hidden_state
+        assert torch.allclose(ours.forward_features(pixels), expected, atol=1e-4)
+
+
+def test_tensors_are_matched_by_position_and_shape() -> None:
+    ours = {"a": torch.zeros(2), "b": torch.zeros(3)}
+    theirs = {"x": torch.ones(2), "y": torch.ones(3)}
+    assert list(renamed(theirs, ours)) == ["a", "b"]
+    with pytest.raises(EncoderBenchError, match=r"y is \(4,\), b is \(3,\)"):
+        renamed({**theirs, "y": torch.ones(4)}, ours)
+    with pytest.raises(EncoderBenchError, match="1 tensors, the architecture has 2"):
+        renamed({"x": torch.ones(2)}, ours)
+
+
+def test_an_absent_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = REAL_ENCODERS["lite0"]._replace(package="no_such_package")
+    monkeypatch.setitem(REAL_ENCODERS, "lite0", absent)
+    with pytest.raises(EncoderBenchError, match="no-such-package is not installed; run"):
+        convert("lite0")
+
+
+@pytest.mark.parametrize("name", list(REAL_ENCODERS))
+def test_a_packaged_checkpoint_loads_and_its_hash_is_kept(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = REAL_ENCODERS[name]
+    if not util.find_spec(real.package) or not util.find_spec("onnx"):
+        pytest.skip("the real encoders are packages: make real")
+    monkeypatch.setenv("ENCODER_BENCH_CACHE", str(tmp_path))
+    folder = convert(name)
+    written = (folder / "model.safetensors").stat().st_mtime_ns
+    assert convert(name) == folder
+    assert (folder / "model.safetensors").stat().st_mtime_ns == written
+    encoder = load_encoder(f"timm:{real.architecture}", weights=folder)
+    assert list(encoder.resolution) == real.preprocessing["input_size"][1:]
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps(card | {"weights_sha256": "0" * 64}))
+    with pytest.raises(WeightsError, match="damaged or was changed"):
+        load_encoder(f"timm:{real.architecture}", weights=folder)
