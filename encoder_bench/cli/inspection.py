@@ -12,6 +12,8 @@ from encoder_bench.base.errors import RecipeError, WeightsError
 from encoder_bench.cli import options
 from encoder_bench.cli.printing import grid, print_lines
 
+_TASKS = {"knn": "k-NN", "linear_probe": "linear probe"}
+
 
 def features_command(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
@@ -82,6 +84,14 @@ def probe_command(
         int, typer.Option(min=1, help="Batch size.", rich_help_panel=options.HOW)
     ] = 32,
     layer: options.Layer = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="all",
+            help="Every block, from one pass over the images, and the best for each task.",
+            rich_help_panel=options.HOW,
+        ),
+    ] = None,
     resolution: options.Resolution = None,
     dtype: options.Dtype = "float32",
     weights: options.WeightsByName = None,
@@ -95,8 +105,12 @@ def probe_command(
     from encoder_bench.base.hardware import choose_device
     from encoder_bench.base.progress import make_reporter
     from encoder_bench.inspection.labelled_images import HubColumns, read_labelled
-    from encoder_bench.inspection.probe import probe_encoder
+    from encoder_bench.inspection.probe import probe_encoder, probe_layers
 
+    if layers not in (None, "all"):
+        raise RecipeError(f"--layers {layers}: give all, or one block with --layer")
+    if layers and layer:
+        raise RecipeError("--layers all and --layer exclude each other; give one")
     reporter = make_reporter(quiet=quiet or json_output)
     places = options.weights_by_name(encoder, weights)
     columns = HubColumns(image_column, label_column, train_split, test_split)
@@ -104,13 +118,17 @@ def probe_command(
     reports = []
     for name in encoder:
         loaded = _load(name, layer, resolution, dtype, places, trust_remote_code)
+        if layers:
+            blocks = _all_blocks(loaded)
+            loaded = _load(name, blocks, resolution, dtype, places, trust_remote_code)
         loaded = loaded.to(choose_device(device))
         report: dict[str, Any] = {
             "encoder": name,
             "pretrained": loaded.pretrained,
             "revision": loaded.weights_revision,
         }
-        report |= probe_encoder(loaded, labelled, reporter=reporter, batch=batch)
+        probe = probe_layers if layers else probe_encoder
+        report |= probe(loaded, labelled, reporter=reporter, batch=batch)
         if retrieval:
             report["retrieval"] = _retrieval(name, data, limit, places, device, batch, reporter)
         reports.append(report)
@@ -140,6 +158,19 @@ def _load(
         weights=places.get(name),
         trust_remote_code=trust_remote_code,
     )
+
+
+def _all_blocks(encoder: Any) -> str:
+    """Return every block as `--layer` takes them.
+
+    Raises:
+        WeightsError: no plain stack of blocks.
+    """
+    if not encoder.spec.depth or encoder.spec.source == "combined":
+        raise WeightsError(
+            f"encoder {encoder.spec.name}: --layers works on plain stacks of blocks only"
+        )
+    return ",".join(map(str, range(encoder.spec.depth)))
 
 
 def _point(text: str) -> tuple[float, float]:
@@ -198,7 +229,14 @@ def _print(reports: list[dict[str, Any]]) -> None:
     first = reports[0]
     columns = ("encoder", "k-NN", "linear probe", "image>text", "text>image")
     Console().print(grid(columns, rows))
+    for report in reports:
+        if blocks := report.get("layers"):
+            lines = [
+                (str(n), *(_score(each[task]) for task in _TASKS)) for n, each in enumerate(blocks)
+            ]
+            Console().print(grid(("block", *_TASKS.values()), lines, title=report["encoder"]))
     notes = [
+        *(line for report in reports for line in _best_layers(report)),
         f"{first['measure']}, percent, of mean patch tokens on {first['data']}: "
         f"{first['train_images']} training images, {first['test_images']} test images, "
         f"{first['classes']} classes; {first['chance_percent']} by chance. "
@@ -207,6 +245,19 @@ def _print(reports: list[dict[str, Any]]) -> None:
         *(f"n/a: {', '.join(names)}: {reason}" for reason, names in reasons.items()),
     ]
     print_lines(notes)
+
+
+def _best_layers(report: dict[str, Any]) -> list[str]:
+    """Return a line per task: the best block, and whether it is better than the last."""
+    lines = []
+    for task, found in report.get("best", {}).items():
+        low, high = found["interval"]
+        last = len(report["layers"]) - 1
+        better = f"{found['lead']:+.1f} [{low:+.1f}, {high:+.1f}] over the last"
+        verdict = "" if low > 0 else ", not established"
+        lead = "the last" if found["layer"] == last else f"{better}{verdict}"
+        lines.append(f"{report['encoder']}, {_TASKS[task]}: block {found['layer']} is best: {lead}")
+    return lines
 
 
 def _score(score: dict[str, Any] | None) -> str:

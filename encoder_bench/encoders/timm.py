@@ -317,6 +317,8 @@ def _drop_heads(backbone: Any) -> None:
 def _plain_blocks(backbone: Any) -> int | None:
     """Return how many blocks a plain stack has; None for hierarchical models."""
     blocks = getattr(backbone, "blocks", None)
+    if len({(part["num_chs"], part["reduction"]) for part in _feature_info(backbone)}) > 1:
+        return None
     if blocks is None or not hasattr(backbone, "forward_intermediates"):
         return None
     if any(isinstance(block, nn.Sequential | nn.ModuleList) for block in blocks):
@@ -324,11 +326,22 @@ def _plain_blocks(backbone: Any) -> int | None:
     return len(blocks)
 
 
+def _feature_info(backbone: Any) -> list[dict[str, Any]]:
+    """Return what timm says of each intermediate map."""
+    found = getattr(backbone, "feature_info", None) or []
+    return list(getattr(found, "info", found))
+
+
 def _flat(features: Tensor, backbone: Any) -> TokensAndGrid:
     """Return row-major `(B, N, D)` tokens and their grid from what `forward_features` gives.
 
     ViTs give `(B, P + N, D)` with P prefix tokens; others a map, `(B, D, h, w)` or `(B, h, w, D)`.
     """
+    if not isinstance(features, Tensor):
+        raise WeightsError(
+            f"{type(backbone).__name__} gives several feature maps, not patch tokens on one grid; "
+            "use another encoder"
+        )
     if features.ndim == 3:
         tokens = features[:, int(getattr(backbone, "num_prefix_tokens", 0)) :]
         grid = getattr(getattr(backbone, "patch_embed", None), "grid_size", None)

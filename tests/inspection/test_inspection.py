@@ -16,8 +16,10 @@ from encoder_bench.base.errors import DataError, RecipeError, WeightsError
 from encoder_bench.base.progress import QuietReporter
 from encoder_bench.cli.app import app
 from encoder_bench.encoders.bundled import tiny_processor
+from encoder_bench.encoders.encoder import encode_images as encode
 from encoder_bench.encoders.registry import load_encoder
 from encoder_bench.encoders.text_tower import load_dual_encoder
+from encoder_bench.inspection import probe
 from encoder_bench.inspection.features import patch_features, principal_colours
 from encoder_bench.inspection.labelled_images import HubColumns, read_labelled
 from encoder_bench.inspection.probe import (
@@ -243,6 +245,55 @@ def test_probe_command_reports_every_number_or_why_not(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, [*common, "-e", "tiny-random"])
     assert "random weights" in shown.output
     assert "n/a" in shown.output
+
+
+def test_every_block_is_probed_from_one_pass_as_it_is_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    common = ["probe", "-e", "tiny-mae", "--data", "scenes:0:40:8:12", "--no-retrieval", "-q"]
+    passes = []
+    monkeypatch.setattr(probe, "encode_images", lambda *a, **k: passes.append(1) or encode(*a, **k))
+    result = CliRunner().invoke(app, [*common, "--layers", "all", "--json"])
+    assert result.exit_code == 0, result.output
+    assert len(passes) == 2  # training and test images
+    (report,) = json.loads(result.stdout)
+    assert len(report["layers"]) == 6
+    alone = json.loads(CliRunner().invoke(app, [*common, "--layer", "2", "--json"]).stdout)[0]
+    assert report["layers"][2]["knn"] == alone["knn"]
+    assert report["layers"][2]["linear_probe"] == alone["linear_probe"]
+    best = report["best"]["knn"]
+    percents = [each["knn"]["percent"] for each in report["layers"]]
+    assert percents[best["layer"]] == max(percents)
+    shown = CliRunner().invoke(app, [*common, "--layers", "all"]).output
+    assert "tiny-mae, linear probe: block" in shown
+
+
+def test_a_block_that_is_better_on_every_image_leads_and_noise_does_not() -> None:
+    generator = np.random.default_rng(0)
+    last = generator.random(200)
+    noise = np.clip(last + generator.normal(0, 0.3, (11, 200)), 0, 1)
+    lead = probe.lead_over_last(np.stack([*noise, last]))
+    assert lead["interval"][0] < 0 < lead["interval"][1]
+    lead = probe.lead_over_last(np.stack([last * 0.5 + 0.5, *noise, last]))
+    assert lead["layer"] == 0
+    assert lead["interval"][0] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--layers", "some"], "--layers some: give all"),
+        (["--layers", "all", "--layer", "1"], "exclude each other"),
+        (["--layers", "all", "-e", "tiny-mae+tiny-deit"], "plain stacks of blocks only"),
+        (["--layers", "all", "-e", "random:timm:resnet10t"], "plain stacks of blocks only"),
+        (["--layers", "all", "-e", "random:timm:hiera_tiny_224"], "plain stacks of blocks only"),
+        (["-e", "random:timm:efficientvim_m1"], "several feature maps"),
+    ],
+)
+def test_what_has_no_stack_of_blocks_is_refused(arguments: list[str], reason: str) -> None:
+    named = arguments if "-e" in arguments else [*arguments, "-e", "tiny-mae"]
+    result = CliRunner().invoke(app, ["probe", "--data", "scenes:0:40:8:12", "-q", *named])
+    assert reason in str(result.exception)
 
 
 def test_the_best_linear_probe_is_printed_first(capsys: pytest.CaptureFixture[str]) -> None:
