@@ -64,7 +64,7 @@ def _prepare_environment() -> None:
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
     codecs.register_error("encoder-bench", _in_ascii)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="encoder-bench")
     if os.path.expanduser("~") == "~":  # noqa: PTH111
         home = Path(tempfile.gettempdir()) / f"encoder-bench-{os.getuid()}"

@@ -44,8 +44,11 @@ def find_run(results: Path, name: str) -> RunRecord:
     paths = sorted((results / "records").glob("*.json"))
     found = [path for path in paths if name and path.stem.startswith(name)]
     if not found:
-        known = ", ".join(path.stem for path in paths[:8]) or "none"
-        raise RecordError(f"{results}: no run '{name}'; runs there: {known}")
+        rows = dict.fromkeys((r.encoder.name, r.joint) for r in inventory(results)[0])
+        known = [f"{encoder}/{'joint' if joint else 'frozen'}" for encoder, joint in rows]
+        raise RecordError(
+            f"{results}: no run '{name}'; give an id or one of {', '.join(known[:8]) or 'none'}"
+        )
     if len(found) > 1:
         these = ", ".join(path.stem for path in found[:4])
         raise RecordError(

@@ -134,6 +134,11 @@ def recommend(
         if task not in known:
             raise UnknownNameError("task", task, known)
     kept = [r for r in records if max_gflops is None or _gflops(r) <= max_gflops]
+    if records and not kept:
+        least = min(_gflops(record) for record in records)
+        raise RecordError(
+            f"{results}: no encoder takes at most {max_gflops:g} GFLOPs; the least is {least:.3g}"
+        )
     groups = group_records(kept)
     found = [v for group in groups if (v := _verdict(results, group, tasks)) is not None]
     if not found:

@@ -48,6 +48,7 @@ TABLE, MISSING = "table --results={home}/results", "table --results={home}/nothi
         (MISSING + " <&- >&-", {}, 1, "error: "),
         (MISSING + " 2>&-", {}, 1, ""),
         (TABLE, {"PYTHONIOENCODING": "ascii"}, 0, "50.0 +/-2.0"),
+        (TABLE, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, 0, "50.0 +/-2.0"),
         (TABLE + " --format md", {"PYTHONIOENCODING": "latin-1"}, 0, "50.0"),
     ],
 )

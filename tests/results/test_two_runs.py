@@ -201,7 +201,7 @@ def test_find_run_by_the_beginning_of_its_id(tmp_path: Path) -> None:
     record = make_record()
     write_record(tmp_path, record)
     assert find_run(tmp_path, record.run_id[:6]) == record
-    with pytest.raises(RecordError, match="no run 'zzz'; runs there"):
+    with pytest.raises(RecordError, match="no run 'zzz'; give an id or one of"):
         find_run(tmp_path, "zzz")
     write_record(tmp_path, record.model_copy(update={"run_id": record.run_id[:6] + "other"}))
     with pytest.raises(RecordError, match="begins 2 runs"):
