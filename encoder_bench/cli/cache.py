@@ -113,9 +113,8 @@ def list_command(debug: options.Debug = False) -> None:
         if rows:
             Console().print(grid((title, "last used", number, "MiB"), rows, left=2))
     total = sum(entry.size_bytes for of in entries.values() for entry in of) / 2**30
-    typer.echo(
-        f"{total:.2f} GiB in {cache_dir()}" if any(entries.values()) else "nothing is cached"
-    )
+    size = f"{total:.2f} GiB" if any(entries.values()) else "nothing is cached"
+    typer.echo(f"{size} in {cache_dir()}")
 
 
 @app.command("prune")

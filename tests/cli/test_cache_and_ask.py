@@ -46,7 +46,7 @@ def test_a_run_needs_nothing_more_than_what_build_kept(tmp_path: Path) -> None:
     removed = call("cache", "prune").output.splitlines()
     assert any(line.startswith("removed tiny-deit (exact): ") for line in removed)
     assert any(line.startswith("removed vqav2 test of ") for line in removed)
-    assert call("cache", "ls").output == "nothing is cached\n"
+    assert call("cache", "ls").output.startswith("nothing is cached in ")
     assert "nothing to remove" in call("cache", "prune").output
 
 
