@@ -1,12 +1,13 @@
 """Checkpoints of a pretraining run: one safetensors file, replaced in one step.
 
-Modules' weights, AdamW's moments, the generators' states and the loss curve are in one file, so
-that a kill between two files cannot leave a mixture. Nothing is unpickled.
+Modules' weights, the optimizers' moments, the generators' states and the loss curve are in one
+file, so that a kill between two files cannot leave a mixture. Nothing is unpickled.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def save_checkpoint(
     folder: Path,
     *,
     module: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     generator: torch.Generator,
     progress: dict[str, Any],
 ) -> None:
@@ -37,9 +38,10 @@ def save_checkpoint(
         f"module.{name}": value.detach().cpu().contiguous().clone()
         for name, value in module.state_dict().items()
     }
-    for index, state in optimizer.state_dict()["state"].items():
-        for name, value in state.items():
-            tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value).cpu().clone()
+    for number, optimizer in enumerate(optimizers):
+        for index, state in optimizer.state_dict()["state"].items():
+            for name, value in state.items():
+                tensors[f"optimizer{number}.{index}.{name}"] = torch.as_tensor(value).cpu().clone()
     tensors["generator"] = generator.get_state()
     tensors["torch_generator"] = torch.get_rng_state()
     with atomic_path(folder / FILE_NAME) as temporary:
@@ -50,7 +52,7 @@ def load_checkpoint(
     folder: Path,
     *,
     module: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     generator: torch.Generator,
     identity: dict[str, Any],
 ) -> dict[str, Any] | None:
@@ -75,11 +77,12 @@ def load_checkpoint(
             f"{path}: belongs to a run with other settings; delete it or choose another folder"
         )
     module.load_state_dict(_under("module.", tensors))
-    state = optimizer.state_dict()
-    for name, value in _under("optimizer.", tensors).items():
-        index, _, key = name.partition(".")
-        state["state"].setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict(state)
+    for number, optimizer in enumerate(optimizers):
+        state = optimizer.state_dict()
+        for name, value in _under(f"optimizer{number}.", tensors).items():
+            index, _, key = name.partition(".")
+            state["state"].setdefault(int(index), {})[key] = value
+        optimizer.load_state_dict(state)
     generator.set_state(tensors["generator"])
     torch.set_rng_state(tensors["torch_generator"])
     return progress

@@ -10,7 +10,6 @@ Axes: B images, N patches, M masked patches, K prototypes, D width.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -18,16 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zoo.dino import PrototypeHead, cross_view_loss, entropy
-from zoo.objective import (
-    Objective,
-    ObjectiveLoss,
-    PretrainingBatch,
-    rising_momentum,
-    update_teacher,
-)
+from zoo.objective import ObjectiveLoss, PretrainingBatch, SelfDistillation
 from zoo.views import CROPS, global_and_local_crops, normalise
-
-COLOUR_CAST = 0.15
 
 
 @torch.no_grad()
@@ -88,49 +79,42 @@ def random_patch_mask(
     return (rank < (ratio * patches).long().clamp_min(1)[:, None]) & chosen[:, None]
 
 
-class Dinov2Objective(Objective):
-    """DINOv2 with two global and two local crops."""
+class Dinov2Objective(SelfDistillation):
+    """DINOv2 with two global and four local crops."""
 
-    augmentation = f"{CROPS}, colour cast {COLOUR_CAST}"
-    student_temperature = 0.1
-    teacher_temperature = 0.07
-    initial_momentum = 0.99
+    augmentation = CROPS
     koleo_weight = 0.1
 
-    def __init__(self, encoder: Any, *, prototypes: int = 512) -> None:
-        super().__init__()
-        self.encoder = encoder
+    def __init__(self, encoder: Any, *, prototypes: int = 256) -> None:
         width = encoder.config.hidden_size
-        self.head = PrototypeHead(width, prototypes)
-        self.patch_head = PrototypeHead(width, prototypes)
-        self.teacher = copy.deepcopy(encoder).requires_grad_(False).eval()
-        self.teacher_head = copy.deepcopy(self.head).requires_grad_(False)
-        self.teacher_patch_head = copy.deepcopy(self.patch_head).requires_grad_(False)
+        super().__init__(
+            encoder=encoder,
+            head=PrototypeHead(width, prototypes),
+            patch_head=PrototypeHead(width, prototypes),
+        )
 
     def forward(self, batch: PretrainingBatch, generator: torch.Generator) -> ObjectiveLoss:
         """Return image loss + patch loss + 0.1 KoLeo."""
-        wide, narrow = global_and_local_crops(batch.images, generator, cast=COLOUR_CAST)
-        wide, count = normalise(wide), len(batch.images)
-        patches = (wide.shape[-1] // self.encoder.config.patch_size) ** 2
+        wide, narrow = (normalise(v) for v in global_and_local_crops(batch.images, generator))
+        count, stand = len(batch.images), self.prototypes_stand
+        encoder = self.students["encoder"]
+        patches = (wide.shape[-1] // encoder.config.patch_size) ** 2
         mask = random_patch_mask(len(wide), patches, generator).to(wide.device)
         with torch.no_grad():
-            output = self.teacher(wide).last_hidden_state
-            targets = torch.cat(
-                [
-                    sinkhorn_knopp(logits, self.teacher_temperature)
-                    for logits in torch.split(self.teacher_head(output[:, 0]), count)
-                ]
-            )
-            patch_logits = self.teacher_patch_head(output[:, 1:][mask])
+            output = self.teachers["encoder"](wide).last_hidden_state
+            logits = self.teachers["head"](output[:, 0])
+            targets = sinkhorn_knopp(logits, self.teacher_temperature)
+            patch_logits = self.teachers["patch_head"](output[:, 1:][mask])
             patch_targets = sinkhorn_knopp(patch_logits, self.teacher_temperature)
-        seen = self.encoder(wide, bool_masked_pos=mask).last_hidden_state
-        seen_narrow = self.encoder(normalise(narrow)).last_hidden_state[:, 0]
-        student = self.head(torch.cat([seen[:, 0], seen_narrow]))
+        seen = encoder(wide, bool_masked_pos=mask).last_hidden_state
+        tokens = torch.cat([seen[:, 0], encoder(narrow).last_hidden_state[:, 0]])
+        student = self.students["head"](tokens, stand=stand)
         image_loss = cross_view_loss(
             torch.split(targets, count), torch.split(student, count), self.student_temperature
         )
+        predicted = self.students["patch_head"](seen[:, 1:][mask], stand=stand)
         patch_loss = masked_patch_cross_entropy(
-            patch_targets, self.patch_head(seen[:, 1:][mask]), mask, self.student_temperature
+            patch_targets, predicted, mask, self.student_temperature
         )
         koleo = torch.stack([koleo_loss(c.float()) for c in torch.split(seen[:, 0], count)]).mean()
         terms = {
@@ -141,15 +125,3 @@ class Dinov2Objective(Objective):
         }
         total = image_loss + patch_loss + self.koleo_weight * koleo
         return ObjectiveLoss(total, output[:count, 0].float(), terms)
-
-    @torch.no_grad()
-    def after_step(self, progress: float) -> None:
-        """Move the teacher towards the student."""
-        momentum = rising_momentum(self.initial_momentum, progress)
-        update_teacher(self.teacher, self.encoder, momentum)
-        update_teacher(self.teacher_head, self.head, momentum)
-        update_teacher(self.teacher_patch_head, self.patch_head, momentum)
-
-    def shipped(self) -> Any:
-        """Return the teacher, which the paper evaluates."""
-        return self.teacher

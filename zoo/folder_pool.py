@@ -20,11 +20,10 @@ from encoder_bench.data.folder import DataFolder
 from encoder_bench.data.images import load_image
 from encoder_bench.data.readers.captions import read_instances
 from encoder_bench.data.sample import Sample
-from zoo.architecture import CAPTION_TOKENS
+from zoo.architecture import CAPTION_TOKENS, IMAGE_SIDE
 from zoo.pool import ImagePool, caption_ids, stack_images
 from zoo.tokenizer import build_tokenizer, words_of
 
-IMAGE_SIDE = 64
 MAX_VOCABULARY = 8000
 _SHARES = {"train": range(8), "probe": range(8, 9), "held-out": range(9, 10)}
 
@@ -82,7 +81,7 @@ def _pool(
         images=stack_images(images),
         captions=tuple(captions),
         labels=torch.tensor(labels, dtype=torch.float32),
-        classes=classes,
+        classes={"categories": classes},
         description={
             "kind": data.name,
             "fingerprint": data.fingerprint(),

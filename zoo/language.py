@@ -33,13 +33,13 @@ from zoo.written_scenes import (
 
 _TRAINING_STREAM, _HELD_OUT_STREAM = 6_001, 6_002
 _LAYOUT_CYCLE: tuple[Layout, ...] = (
-    "centres",
+    "cover",
     "objects",
     "centres",
+    "cover",
     "sentence",
     "centres",
     "cover",
-    "centres",
 )
 """Which layout each step's pages have; an odd number, so that noise comes to each."""
 _FIRST_LAYOUTS: tuple[Layout, ...] = ("objects", "sentence")

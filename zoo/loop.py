@@ -15,7 +15,7 @@ from encoder_bench.base.errors import TrainingError
 from encoder_bench.base.progress import Reporter
 from zoo.checkpoint import load_checkpoint, save_checkpoint
 from zoo.objective import ObjectiveLoss
-from zoo.schedule import Budget, make_optimizer
+from zoo.schedule import Budget, make_optimizers
 
 COLLAPSED_RANK = 2.0
 """Below this effective rank the features hold next to nothing; the run warns."""
@@ -62,11 +62,11 @@ def train(
     Raises:
         TrainingError: a loss that is not finite, or a checkpoint of another run.
     """
-    optimizer = make_optimizer(run.module, budget)
+    optimizers = make_optimizers(run.module, budget)
     resumed = load_checkpoint(
         folder,
         module=run.module,
-        optimizer=optimizer,
+        optimizers=optimizers,
         generator=run.generator,
         identity=run.identity,
     )
@@ -77,7 +77,7 @@ def train(
     with reporter.phase(run.name, total=budget.steps, unit="steps") as phase:
         phase.advance(progress["steps"])
         for step in range(progress["steps"], last):
-            loss = _step(run, budget, optimizer, step)
+            loss = _step(run, budget, optimizers, step)
             losses.append(loss.total.item())
             if (step + 1) % curve_every == 0 or step + 1 == last:
                 point = _curve_point(step + 1, losses, loss, time.monotonic() - start)
@@ -94,7 +94,7 @@ def train(
                 save_checkpoint(
                     folder,
                     module=run.module,
-                    optimizer=optimizer,
+                    optimizers=optimizers,
                     generator=run.generator,
                     progress=progress,
                 )
@@ -116,21 +116,25 @@ def _curve_point(
     }
 
 
-def _step(run: Run, budget: Budget, optimizer: torch.optim.Optimizer, step: int) -> ObjectiveLoss:
+def _step(
+    run: Run, budget: Budget, optimizers: list[torch.optim.Optimizer], step: int
+) -> ObjectiveLoss:
     run.module.train()
-    for group in optimizer.param_groups:
-        group["lr"] = budget.learning_rate_at(step)
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    for group in groups:
+        group["lr"] = group["initial_lr"] * budget.rate_at(step)
     loss = run.step_loss(step, run.generator)
     if not torch.isfinite(loss.total):
         raise TrainingError(
             f"{run.name}: the loss is {loss.total.item()} at step {step + 1}; "
             "lower the learning rate (what was trained until the last checkpoint is kept)"
         )
-    optimizer.zero_grad(set_to_none=True)
+    run.module.zero_grad(set_to_none=True)
     loss.total.backward()  # type: ignore[no-untyped-call]
-    trainable = [p for group in optimizer.param_groups for p in group["params"]]
+    trainable = [p for group in groups for p in group["params"]]
     torch.nn.utils.clip_grad_norm_(trainable, budget.clip_norm)
-    optimizer.step()
+    for optimizer in optimizers:
+        optimizer.step()
     run.after_step((step + 1) / budget.steps)
     return loss
 

@@ -66,5 +66,9 @@ class MaeObjective(Objective):
         return ObjectiveLoss(loss, features.detach().float(), {})
 
     def shipped(self) -> Any:
-        """Return the encoder without its decoder."""
-        return self.encoder.vit
+        """Return the encoder as the plain ViT that it is, which hides nothing."""
+        from zoo.architecture import build_encoder
+
+        plain = build_encoder("vit")
+        plain.load_state_dict(self.encoder.vit.state_dict())
+        return plain

@@ -5,6 +5,7 @@ Axes: B images, H and W pixels, C classes, L text tokens.
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -56,10 +57,12 @@ class Objective(nn.Module, ABC):
     Attributes:
         encoder: the family's own transformers model: the part that ships.
         augmentation: one line on how images are augmented, for the card.
+        learning_rate: the peak that suits it; steps and images are the budget's.
     """
 
     encoder: Any
     augmentation: str
+    learning_rate = 1e-3
 
     @abstractmethod
     def forward(self, batch: PretrainingBatch, generator: torch.Generator) -> ObjectiveLoss:
@@ -73,11 +76,46 @@ class Objective(nn.Module, ABC):
         return self.encoder
 
 
-@torch.no_grad()
-def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """Set every teacher weight to `momentum * teacher + (1 - momentum) * student`."""
-    for old, new in zip(teacher.parameters(), student.parameters(), strict=True):
-        old.lerp_(new, 1.0 - momentum)
+class SelfDistillation(Objective):
+    """A student and its moving average, the teacher: what DINO and DINOv2 have in common.
+
+    The teacher's momentum rises from 0.996 to 1 by a cosine, its temperature from 0.04 to 0.07 in
+    the first 30% of the steps, and the prototypes stand still in the first 5%: the authors' ways
+    against collapse.
+    """
+
+    learning_rate = 5e-4
+    student_temperature = 0.1
+    progress: Tensor
+
+    def __init__(self, **students: nn.Module) -> None:
+        super().__init__()
+        self.students = nn.ModuleDict(students)
+        self.teachers = copy.deepcopy(self.students).requires_grad_(False).eval()
+        self.register_buffer("progress", torch.zeros(()))
+
+    @property
+    def teacher_temperature(self) -> float:
+        """The temperature of the step."""
+        return 0.04 + 0.03 * min(1.0, float(self.progress) / 0.3)
+
+    @property
+    def prototypes_stand(self) -> bool:
+        """Whether the prototypes are not trained yet."""
+        return float(self.progress) < 0.05
+
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        """Move the teacher towards the student."""
+        self.progress.fill_(progress)
+        keep = rising_momentum(0.996, progress)
+        pairs = zip(self.teachers.parameters(), self.students.parameters(), strict=True)
+        for old, new in pairs:
+            old.lerp_(new, 1.0 - keep)
+
+    def shipped(self) -> Any:
+        """Return the teacher, which the papers evaluate."""
+        return self.teachers["encoder"]
 
 
 def rising_momentum(start: float, progress: float) -> float:

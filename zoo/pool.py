@@ -25,14 +25,14 @@ class ImagePool:
         images: `(P, 3, H, W)` uint8.
         captions: of each image, at least one tuple of L token ids.
         labels: `(P, C)` 0 or 1.
-        classes: names of the C classes.
+        classes: names of the C classes, by what they are about.
         description: JSON for the card: where the images are from.
     """
 
     images: Tensor
     captions: tuple[tuple[tuple[int, ...], ...], ...]
     labels: Tensor
-    classes: tuple[str, ...]
+    classes: dict[str, tuple[str, ...]]
     description: dict[str, Any]
 
     def __len__(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cache
 from itertools import islice
@@ -15,38 +16,49 @@ from PIL.Image import Image
 from encoder_bench.base.progress import Reporter
 from encoder_bench.data.scenes.build import GENERATOR_VERSION, SceneSizes, scene_stream
 from encoder_bench.data.scenes.grammar import captions, describe
-from encoder_bench.data.scenes.graph import COLOURS, KINDS, MAX_THINGS, Scene, render, sample_scene
+from encoder_bench.data.scenes.graph import (
+    CANVAS,
+    COLOURS,
+    KINDS,
+    Scene,
+    Thing,
+    render,
+    sample_scene,
+)
 from zoo.architecture import CAPTION_TOKENS
 from zoo.pool import ImagePool, caption_ids, stack_images
 
 STREAMS = {"train": 7_001, "probe": 7_002, "held-out": 7_003}
 """First number of each stream's seed; the suite's own streams have other seeds."""
 _SUITE_SPLITS = ("val", "test")
-_MAX_COUNTED = 3
 _LISTINGS = 3
 """Captions that name size, colour, kind and place of every thing, each in another order."""
 
 
-def class_names() -> tuple[str, ...]:
-    """Return the classes: each colour of each kind, one to three or more of a kind, the total.
+def scene_classes(scene: Scene | None = None) -> dict[str, dict[str, bool]]:
+    """Return what is asked of a scene, by what it is about, with the answers (all no without one).
 
-    >>> len(class_names()), class_names()[0], class_names()[-1]
-    (60, 'red circle', '6 things')
+    >>> {about: len(classes) for about, classes in scene_classes().items()}
+    {'kind': 6, 'count': 12, 'colour': 36, 'position': 24}
     """
-    return (
-        *(f"{colour} {kind}" for kind in KINDS for colour in COLOURS),
-        *(f"at least {n} {kind}" for kind in KINDS for n in range(1, _MAX_COUNTED + 1)),
-        *(f"{n} things" for n in range(1, MAX_THINGS + 1)),
-    )
+    things = scene.things if scene else ()
+    counts = Counter(thing.kind for thing in things)
+    pairs = {(thing.kind, thing.colour) for thing in things}
+    sides = {(t.kind, side) for t in things for side in _sides(t)}
+    return {
+        "kind": {kind: counts[kind] > 0 for kind in KINDS},
+        "count": {f"{n} or more {kind}": counts[kind] >= n for kind in KINDS for n in (2, 3)},
+        "colour": {f"{c} {kind}": (kind, c) in pairs for kind in KINDS for c in COLOURS},
+        "position": {f"{kind} {s}": (kind, s) in sides for kind in KINDS for s in _SIDES},
+    }
 
 
-def scene_labels(scene: Scene) -> list[int]:
-    """Return 0 or 1 for each of `class_names()`."""
-    return [
-        *(int(scene.count(kind, colour) > 0) for kind in KINDS for colour in COLOURS),
-        *(int(scene.count(kind) >= n) for kind in KINDS for n in range(1, _MAX_COUNTED + 1)),
-        *(int(len(scene.things) == n) for n in range(1, MAX_THINGS + 1)),
-    ]
+_SIDES = ("left", "right", "top", "bottom")
+
+
+def _sides(thing: Thing) -> tuple[str, str]:
+    middle = CANVAS / 2
+    return ("left" if thing.x < middle else "right", "top" if thing.y < middle else "bottom")
 
 
 def scene_pool(
@@ -74,13 +86,14 @@ def scene_pool(
             sentences.append(
                 tuple(caption_ids(tokenizer, text, length=CAPTION_TOKENS) for text in texts)
             )
-            labels.append(scene_labels(scene))
+            asked = scene_classes(scene)
+            labels.append([int(yes) for classes in asked.values() for yes in classes.values()])
             phase.advance()
     return ImagePool(
         images=stack_images(images),
         captions=tuple(sentences),
         labels=torch.tensor(labels, dtype=torch.float32),
-        classes=class_names(),
+        classes={about: tuple(classes) for about, classes in scene_classes().items()},
         description={
             "kind": "scenes",
             "stream": stream,

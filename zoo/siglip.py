@@ -2,8 +2,9 @@
 
 Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", equation 1 and algorithm 1:
 `-1/B * sum log sigmoid(z_ij * (t * x_i . y_j + b))` with z = 1 on the diagonal and -1 elsewhere;
-t is learned as its logarithm and begins at 10, b begins at -10, so that training starts near the
-prior of one match in B.
+t is learned as its logarithm and begins at 10. b begins near the prior of one match in B, so that
+training does not start with a large correction: the paper's -10 is about -log of its batch of
+32,768, here it is -log(B - 1) of the batch at hand.
 
 Axes: B images and captions, E joint embedding.
 """
@@ -21,7 +22,6 @@ from zoo.objective import Objective, ObjectiveLoss, PretrainingBatch
 from zoo.views import SHIFTS, normalise, shift_and_jitter
 
 INITIAL_LOG_SCALE = math.log(10.0)
-INITIAL_BIAS = -10.0
 
 
 def pairwise_sigmoid_loss(
@@ -53,13 +53,15 @@ class SiglipObjective(Objective):
         self.encoder = encoder
         self.text_tower = text_tower
         self.log_scale = nn.Parameter(torch.tensor(INITIAL_LOG_SCALE))
-        self.bias = nn.Parameter(torch.tensor(INITIAL_BIAS))
+        self.bias = nn.Parameter(torch.tensor(0.0))
+        """Added to -log(B - 1)."""
 
     def forward(self, batch: PretrainingBatch, generator: torch.Generator) -> ObjectiveLoss:
         """Return the sigmoid loss of the images and their captions."""
         pixels = normalise(shift_and_jitter(batch.images, generator))
         images = F.normalize(self.encoder(pixels).pooler_output.float(), dim=-1)
         captions = F.normalize(self.text_tower(batch.captions).pooler_output.float(), dim=-1)
-        loss = pairwise_sigmoid_loss(images, captions, self.log_scale, self.bias)
-        terms = {"temperature": math.exp(-self.log_scale.item()), "bias": self.bias.item()}
+        bias = self.bias - math.log(max(1, len(images) - 1))
+        loss = pairwise_sigmoid_loss(images, captions, self.log_scale, bias)
+        terms = {"temperature": math.exp(-self.log_scale.item()), "bias": bias.item()}
         return ObjectiveLoss(loss, images.detach(), terms)

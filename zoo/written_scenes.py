@@ -3,11 +3,10 @@
 Four layouts, from ordinary text to what a projector will be asked to make of patch tokens:
 
 - `sentence`: size, colour, kind and place of each thing, one word per cell;
-- `objects`: one cell per thing (size, colour, kind and its square of the small board), shuffled;
-- `centres`: a 4 by 4 board, row by row; a thing is in the square of its centre. This is what
-  the default adapter's 16 visual tokens can come to say;
-- `cover`: an 8 by 8 board; a thing is in every square whose middle it covers, as on a grid of
-  64 patch tokens.
+- `objects`: one cell per thing (size, colour, kind and its square of the board), shuffled;
+- `centres`: a 6 by 6 board, row by row; a thing is in the square of its centre;
+- `cover`: the same board; a thing is in every square whose middle it covers. Something between
+  the two is what the default adapter's 36 visual tokens can come to say.
 
 Squares are named as on a chessboard, by two letters. On a board the names are written on half of
 the pages, so that place can be read from order alone as well. On three quarters of the `cover`
@@ -31,6 +30,7 @@ from encoder_bench.data.scenes.grammar import (
     captions,
     counting_questions,
     identification_questions,
+    named,
     visual_questions,
 )
 from encoder_bench.data.scenes.graph import (
@@ -47,9 +47,10 @@ from zoo.reading import Page
 
 Layout = Literal["sentence", "objects", "centres", "cover"]
 LAYOUTS: tuple[Layout, ...] = ("sentence", "objects", "centres", "cover")
-BOARDS: dict[Layout, int] = {"centres": 4, "cover": 8}
-"""Squares on a side of each board."""
-COLUMN_NAMES, ROW_NAMES = "ijklmnop", "stuvwxyz"
+BOARDS: tuple[Layout, ...] = ("centres", "cover")
+SQUARES = 6
+"""Squares on a side of the board."""
+COLUMN_NAMES, ROW_NAMES = "ijklmn", "uvwxyz"
 EMPTY = "nothing"
 
 _COUNTING, _IDENTIFICATION, _VISUAL, _CAPTIONS = 3, 3, 7, 1
@@ -118,8 +119,7 @@ def in_page_order(scene: Scene, layout: Layout, rng: np.random.Generator) -> Sce
     Which of two things lies on top may change with it; a page does not say.
     """
     if layout in BOARDS:
-        board = BOARDS[layout]
-        things = tuple(sorted(scene.things, key=lambda thing: square_of(thing, board)))
+        things = tuple(sorted(scene.things, key=square_of))
     else:
         things = tuple(scene.things[int(i)] for i in rng.permutation(len(scene.things)))
     return replace(scene, things=things)
@@ -131,24 +131,23 @@ def written_cells(scene: Scene, layout: Layout, rng: np.random.Generator) -> lis
         return [(word,) for thing in scene.things for word in (*_described(thing).split(), ".")]
     if layout == "objects":
         return [
-            (*_named(thing, with_size=True), *_square_name(*square_of(thing, BOARDS["centres"])))
+            (*_named(thing, with_size=True), *_square_name(*square_of(thing)))
             for thing in scene.things
         ]
-    side = BOARDS[layout]
-    named = bool(rng.random() < 0.5)
+    with_names = bool(rng.random() < 0.5)
     size_everywhere = layout == "cover" and bool(rng.random() < 0.25)
-    board = _board(scene, side, cover=layout == "cover", size_everywhere=size_everywhere)
+    board = _board(scene, cover=layout == "cover", size_everywhere=size_everywhere)
     return [
-        (*board.get((row, column), (EMPTY,)), *(_square_name(row, column) if named else ()))
-        for row in range(side)
-        for column in range(side)
+        (*board.get((row, column), (EMPTY,)), *(_square_name(row, column) if with_names else ()))
+        for row in range(SQUARES)
+        for column in range(SQUARES)
     ]
 
 
-def square_of(thing: Thing, board: int) -> tuple[int, int]:
-    """Return the (row, column) of the square that holds a thing's centre, `board` on a side."""
-    side = CANVAS / board
-    return min(board - 1, int(thing.y / side)), min(board - 1, int(thing.x / side))
+def square_of(thing: Thing) -> tuple[int, int]:
+    """Return the (row, column) of the square that holds a thing's centre."""
+    row, column = (int(v * SQUARES / CANVAS) for v in (thing.y, thing.x))
+    return row, column
 
 
 def grammar_texts() -> Iterator[str]:
@@ -170,30 +169,30 @@ def grammar_texts() -> Iterator[str]:
 
 
 def _board(
-    scene: Scene, squares: int, *, cover: bool, size_everywhere: bool
+    scene: Scene, *, cover: bool, size_everywhere: bool
 ) -> dict[tuple[int, int], tuple[str, ...]]:
     """Return the words of the squares that are not empty; a later thing lies on an earlier one."""
     board: dict[tuple[int, int], tuple[str, ...]] = {}
-    side = CANVAS / squares
+    side = CANVAS / SQUARES
     for thing in scene.things if cover else ():
-        for row in range(squares):
-            for column in range(squares):
+        for row in range(SQUARES):
+            for column in range(SQUARES):
                 across, down = (column + 0.5) * side - thing.x, (row + 0.5) * side - thing.y
                 if math.hypot(across, down) <= thing.radius:
                     board[row, column] = _named(thing, with_size=size_everywhere)
     for thing in scene.things:
-        square = square_of(thing, squares)
+        square = square_of(thing)
         before = board.get(square, ()) if not cover else ()
         board[square] = (*before, *_named(thing, with_size=True))
     return board
 
 
 def _described(thing: Thing) -> str:
-    return f"{thing.size} {thing.colour} {thing.kind} {thing.place}"
+    return " ".join((*named(thing), thing.place))
 
 
 def _named(thing: Thing, *, with_size: bool) -> tuple[str, ...]:
-    return (thing.size, thing.colour, thing.kind) if with_size else (thing.colour, thing.kind)
+    return named(thing) if with_size else (thing.colour, thing.kind)
 
 
 def _square_name(row: int, column: int) -> tuple[str, str]:

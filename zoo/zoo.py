@@ -20,11 +20,11 @@ from zoo.schedule import Budget
 ENCODER_BUDGET = Budget(steps=2400, images_per_step=64)
 """The same for all six: about an hour of one core for all of them, in bfloat16. The cards hold each
 one's seconds, which were taken beside other work."""
-LANGUAGE_BUDGET = Budget(steps=2000, images_per_step=16, learning_rate=2e-3, warmup_fraction=0.05)
+LANGUAGE_BUDGET = Budget(steps=1600, images_per_step=16, learning_rate=2e-3, warmup_fraction=0.05)
 """Of the tiny language model; its images are written pages."""
 HELD_OUT_PAGES = 64
 """Of each layout, on which the language model is measured at every checkpoint."""
-POOL_IMAGES = {"train": 20_000, "probe": 1_500, "held-out": 500}
+POOL_IMAGES = {"train": 40_000, "probe": 3_000, "held-out": 1_000}
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,19 +17,20 @@ if TYPE_CHECKING:
     from encoder_bench.encoders.spec import EncoderSpec
 
 _SEED = 20240607
-_SIDE = 64
+_SIDE = 72
 _SHAPE = {
     "hidden_size": 128,
     "num_hidden_layers": 6,
     "num_attention_heads": 4,
     "image_size": _SIDE,
-    "patch_size": 16,
+    "patch_size": 12,
+    "initializer_range": 0.08,
 }
 _TYPES = {
-    "deit": "deit",
+    "deit": "vit",
     "clip": "clip_vision_model",
     "siglip": "siglip_vision_model",
-    "mae": "vit_mae",
+    "mae": "vit",
     "dino": "vit",
     "random": "vit",
     "dinov2": "dinov2",
@@ -80,7 +81,7 @@ def seeded_backbone(family: str) -> Any:
 
 
 def tiny_processor() -> Any:
-    """Return the preprocessing of the tiny encoders: bicubic to 64 px, mean and std 0.5."""
+    """Return the preprocessing of the tiny encoders: bicubic to 72 px, mean and std 0.5."""
     from transformers import ViTImageProcessor
 
     return ViTImageProcessor(

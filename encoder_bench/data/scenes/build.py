@@ -28,7 +28,7 @@ from encoder_bench.data.scenes.grammar import (
 )
 from encoder_bench.data.scenes.graph import CANVAS, KINDS, MAX_THINGS, Scene, render, sample_scene
 
-GENERATOR_VERSION = 2
+GENERATOR_VERSION = 3
 _STREAMS = {"train": 1, "val": 2, "test": 3}
 _FIRST_ID = {"train": 1_000_001, "val": 2_000_001, "test": 3_000_001}
 _FOLDER = {"train": "train2017", "val": "val2017", "test": "val2017"}

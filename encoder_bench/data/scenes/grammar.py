@@ -10,6 +10,8 @@ from encoder_bench.data.plurals import counting_question, existence_question, pl
 from encoder_bench.data.scenes.graph import CANVAS, COLOURS, KINDS, Scene, Thing
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
+MIN_APART = 5
+"""Pixels by which a thing is left or right, above or below, for a question to ask it."""
 _OPENINGS = ("a picture of", "there are", "we see", "an image with")
 
 
@@ -21,8 +23,13 @@ def article(word: str) -> str:
 def describe(scene: Scene, rng: np.random.Generator) -> str:
     """Return a written page that lists every thing once, in random order."""
     order = rng.permutation(len(scene.things))
-    parts = [f"{t.size} {t.colour} {t.kind} {t.place}" for t in (scene.things[i] for i in order)]
+    parts = [" ".join((*named(t), t.place)) for t in (scene.things[i] for i in order)]
     return " . ".join(parts) + " ."
+
+
+def named(thing: Thing) -> tuple[str, ...]:
+    """Return all words for a thing but its place: size, colour, `hidden` where partly so, kind."""
+    return (thing.size, thing.colour, *(("hidden",) if thing.hidden else ()), thing.kind)
 
 
 def captions(scene: Scene, rng: np.random.Generator, number: int = 5) -> list[str]:
@@ -107,8 +114,8 @@ def identification_questions(scene: Scene, rng: np.random.Generator) -> list[Que
 
 
 def visual_questions(scene: Scene, rng: np.random.Generator, number: int) -> list[Question]:
-    """Return VQA questions of five types, each with one true answer; types are cycled at random."""
-    makers = [_colour, _position, _comparison, _existence, _number]
+    """Return VQA questions of six types, each with one true answer; types are cycled at random."""
+    makers = [_colour, _side, _comparison, _existence, _order, _whole]
     found: dict[str, Question] = {}
     for attempt in range(number * 6):
         if len(found) == number:
@@ -121,55 +128,66 @@ def visual_questions(scene: Scene, rng: np.random.Generator, number: int) -> lis
     return list(found.values())
 
 
-def _unique(scene: Scene, rng: np.random.Generator) -> Thing | None:
-    """Return a thing whose kind appears once, so that "the star" names it."""
-    single = [t for t in scene.things if scene.count(t.kind) == 1]
-    return single[int(rng.integers(len(single)))] if single else None
+def _unique(scene: Scene, rng: np.random.Generator) -> tuple[str, Thing] | None:
+    """Return a thing with words that name it alone: "star", or of two "larger star"."""
+    named: list[tuple[str, Thing]] = []
+    for kind in KINDS:
+        found = sorted((t for t in scene.things if t.kind == kind), key=lambda t: -t.radius)
+        if len(found) == 1:
+            named.append((kind, found[0]))
+        elif len(found) == 2 and found[0].size != found[1].size:
+            named += [(f"larger {kind}", found[0]), (f"smaller {kind}", found[1])]
+    return named[int(rng.integers(len(named)))] if named else None
 
 
 def _colour(scene: Scene, rng: np.random.Generator) -> Question | None:
-    thing = _unique(scene, rng)
-    if thing is None:
+    if (found := _unique(scene, rng)) is None:
         return None
-    return Question("what color", f"What color is the {thing.kind}?", thing.colour)
+    return Question("what color", f"What color is the {found[0]}?", found[1].colour)
 
 
-def _position(scene: Scene, rng: np.random.Generator) -> Question | None:
-    thing = _unique(scene, rng)
-    if thing is None or abs(thing.x - CANVAS / 2) < 4:
+def _side(scene: Scene, rng: np.random.Generator) -> Question | None:
+    found = _unique(scene, rng)
+    if found is None or abs(found[1].x - CANVAS / 2) < MIN_APART:
         return None
-    side = "left" if thing.x < CANVAS / 2 else "right"
-    return Question("which side", f"Which side is the {thing.kind} on?", side)
+    side = "left" if found[1].x < CANVAS / 2 else "right"
+    return Question("which side", f"Which side is the {found[0]} on?", side)
 
 
 def _comparison(scene: Scene, rng: np.random.Generator) -> Question:
-    a, b = (str(k) for k in rng.choice(KINDS, 2, replace=False))
     more = rng.random() < 0.5
     pairs = [
         (x, y) for x in KINDS for y in KINDS if x != y and (scene.count(x) > scene.count(y)) == more
     ]
-    if pairs:
-        present = [p for p in pairs if scene.count(p[0]) + scene.count(p[1]) > 0] or pairs
-        a, b = present[int(rng.integers(len(present)))]
-    answer = "yes" if scene.count(a) > scene.count(b) else "no"
-    return Question("are there more", f"Are there more {plural(a)} than {plural(b)}?", answer)
+    present = [p for p in pairs if scene.count(p[0]) + scene.count(p[1]) > 0]
+    a, b = present[int(rng.integers(len(present)))]
+    return Question("are there more", f"Are there more {plural(a)} than {plural(b)}?", _yes(more))
 
 
 def _existence(scene: Scene, rng: np.random.Generator) -> Question:
-    if rng.random() < 0.5:
-        thing = scene.things[int(rng.integers(len(scene.things)))]
-        colour, kind = thing.colour, thing.kind
-    else:
-        colour, kind = str(rng.choice(COLOURS)), str(rng.choice(KINDS))
-        if rng.random() < 0.5:
-            kind = scene.things[int(rng.integers(len(scene.things)))].kind
-    answer = "yes" if scene.count(kind, colour) else "no"
-    return Question("is there", f"Is there {article(colour)} {colour} {kind}?", answer)
+    """Ask of a thing, or of one's colour with another's kind, so that both must be bound."""
+    one, other = (scene.things[int(i)] for i in rng.integers(len(scene.things), size=2))
+    colour = one.colour if rng.random() < 0.8 else str(rng.choice(COLOURS))
+    there = _yes(scene.count(other.kind, colour) > 0)
+    return Question("is there", f"Is there {article(colour)} {colour} {other.kind}?", there)
 
 
-def _number(scene: Scene, rng: np.random.Generator) -> Question:
-    if rng.random() < 0.5:
-        colour = str(rng.choice([t.colour for t in scene.things]))
-        text = f"How many {colour} things are there?"
-        return Question("how many", text, str(scene.count(colour=colour)))
-    return Question("how many", "How many things are there?", str(len(scene.things)))
+def _order(scene: Scene, rng: np.random.Generator) -> Question | None:
+    single = [t for t in scene.things if scene.count(t.kind) == 1]
+    if len(single) < 2:
+        return None
+    a, b = (single[int(i)] for i in rng.choice(len(single), 2, replace=False))
+    name, apart = ("left of", b.x - a.x) if rng.random() < 0.5 else ("above", b.y - a.y)
+    if abs(apart) < MIN_APART:
+        return None
+    return Question("is the", f"Is the {a.kind} {name} the {b.kind}?", _yes(apart > 0))
+
+
+def _whole(scene: Scene, rng: np.random.Generator) -> Question:
+    kind = scene.things[int(rng.integers(len(scene.things)))].kind
+    whole = sum(thing.kind == kind and not thing.hidden for thing in scene.things)
+    return Question("how many", f"How many whole {plural(kind)} are there?", str(whole))
+
+
+def _yes(true: bool) -> str:
+    return "yes" if true else "no"
