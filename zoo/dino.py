@@ -79,7 +79,8 @@ class PrototypeHead(nn.Module):
         """Return `(..., K)` cosines of `(..., D)` tokens; the prototypes `stand` untrained."""
         prototypes = self.prototypes.detach() if stand else self.prototypes
         unit = F.normalize(self.mlp(tokens).float(), dim=-1)
-        return F.linear(unit, F.normalize(prototypes, dim=-1))
+        with torch.autocast(tokens.device.type, enabled=False):  # cosines over 0.04 need all bits
+            return F.linear(unit, F.normalize(prototypes, dim=-1))
 
 
 class DinoObjective(SelfDistillation):
@@ -104,7 +105,7 @@ class DinoObjective(SelfDistillation):
             logits = self.teachers["head"](output)
             targets = centred_and_sharpened(logits, self.centre, self.teacher_temperature)
             self.centre.lerp_(logits.mean(dim=0), 1.0 - self.centre_momentum)
-        encoder = self.students["encoder"]
+        encoder = self.encoder
         seen = [
             encoder(wide).last_hidden_state[:, 0],
             encoder(narrow, interpolate_pos_encoding=True).last_hidden_state[:, 0],

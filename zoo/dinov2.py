@@ -97,7 +97,7 @@ class Dinov2Objective(SelfDistillation):
         """Return image loss + patch loss + 0.1 KoLeo."""
         wide, narrow = (normalise(v) for v in global_and_local_crops(batch.images, generator))
         count, stand = len(batch.images), self.prototypes_stand
-        encoder = self.students["encoder"]
+        encoder = self.encoder
         patches = (wide.shape[-1] // encoder.config.patch_size) ** 2
         mask = random_patch_mask(len(wide), patches, generator).to(wide.device)
         with torch.no_grad():

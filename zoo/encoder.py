@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from zoo.card import ship
 from zoo.loop import Run, train
 from zoo.objective import Objective, ObjectiveLoss
 from zoo.pool import ImagePool
-from zoo.probe import measure
+from zoo.probe import measure, prior
 from zoo.schedule import Budget
 from zoo.views import MEAN, STD
 
@@ -40,14 +41,15 @@ def pretrain_encoder(
     Probes learn from `probe_pool` and are measured on `test_pool`. The checkpoint
     is in `work`; with `stop_after` it is written at that step, and nothing ships.
     """
-    objective = build_objective(
+    fresh = partial(
+        build_objective,
         name,
         classes=train_pool.labels.shape[1],
         vocabulary=len(tokenizer),
         eos=tokenizer.eos_token_id,
         seed=seed,
     )
-    untrained = measure(objective.eval().shipped(), probe_pool, test_pool)
+    objective = fresh()
     budget = replace(budget, learning_rate=objective.learning_rate)
     device = device or torch.device("cpu")
     objective.to(device)
@@ -57,7 +59,8 @@ def pretrain_encoder(
         return {}
     objective.to("cpu").eval()
     scores = measure(objective.shipped(), probe_pool, test_pool)
-    reporter.note(f"{name}: held-out {scores}, with untrained weights {untrained}")
+    untrained = measure(fresh().eval().shipped(), probe_pool, test_pool)
+    reporter.note(f"{name}: held-out {scores[-2]}, with untrained weights {untrained[-2]}")
     card = {
         "name": f"tiny-{name}",
         "class": type(objective.shipped()).__name__,
@@ -72,6 +75,7 @@ def pretrain_encoder(
         "seed": seed,
         "held_out": scores,
         "held_out_untrained": untrained,
+        "held_out_prior": prior(test_pool),
         "probe_images": len(probe_pool),
         "test_images": len(test_pool),
         "loss_curve": curve,

@@ -55,7 +55,7 @@ class Objective(nn.Module, ABC):
     """An encoder together with what its objective needs around it.
 
     Attributes:
-        encoder: the family's own transformers model: the part that ships.
+        encoder: the family's own transformers model; what ships is `shipped()`.
         augmentation: one line on how images are augmented, for the card.
         learning_rate: the peak that suits it; steps and images are the budget's.
     """
@@ -93,6 +93,11 @@ class SelfDistillation(Objective):
         self.students = nn.ModuleDict(students)
         self.teachers = copy.deepcopy(self.students).requires_grad_(False).eval()
         self.register_buffer("progress", torch.zeros(()))
+
+    @property
+    def encoder(self) -> Any:  # type: ignore[override]
+        """The student's encoder."""
+        return self.students["encoder"]
 
     @property
     def teacher_temperature(self) -> float:

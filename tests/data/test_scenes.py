@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,17 @@ from encoder_bench.data.scenes.grammar import (
     identification_questions,
     visual_questions,
 )
-from encoder_bench.data.scenes.graph import CANVAS, KINDS, MAX_THINGS, RGB, render, sample_scene
+from encoder_bench.data.scenes.graph import (
+    CANVAS,
+    KINDS,
+    MAX_HIDDEN,
+    MAX_THINGS,
+    MIN_HIDDEN,
+    Thing,
+    covered,
+    render,
+    sample_scene,
+)
 
 
 def digest(root: Path) -> dict[str, str]:
@@ -59,8 +70,9 @@ def test_every_statement_about_a_scene_is_true(seed: int) -> None:
     scene = sample_scene(rng)
     assert 1 <= len(scene.things) <= MAX_THINGS
     for thing in scene.things:
-        assert thing.radius <= thing.x <= CANVAS - thing.radius
-        assert thing.radius <= thing.y <= CANVAS - thing.radius
+        assert 0 < thing.x < CANVAS
+        assert 0 < thing.y < CANVAS
+        assert thing.hidden == 0 or MIN_HIDDEN < thing.hidden < MAX_HIDDEN
     for question in counting_questions(scene, rng):
         kind = next(k for k in KINDS if k in question.text.replace("crosses", "cross"))
         assert int(question.answer) == sum(t.kind == kind for t in scene.things)
@@ -70,7 +82,18 @@ def test_every_statement_about_a_scene_is_true(seed: int) -> None:
     for question in visual_questions(scene, rng, 10):
         words = question.text.rstrip("?").split()
         if question.kind == "what color":
-            assert [t.colour for t in scene.things if t.kind == words[-1]] == [question.answer]
+            same = sorted((t for t in scene.things if t.kind == words[-1]), key=lambda t: t.radius)
+            assert len(same) == (2 if words[-2] in ("larger", "smaller") else 1)
+            assert same[-1 if words[-2] != "smaller" else 0].colour == question.answer
+        if question.kind == "how many":
+            kind = next(k for k in KINDS if k in question.text)
+            assert int(question.answer) == sum(
+                t.kind == kind and not t.hidden for t in scene.things
+            )
+        if question.kind == "is the":
+            a, b = (next(t for t in scene.things if t.kind == w) for w in (words[2], words[-1]))
+            true = a.x < b.x if "left" in words else a.y < b.y
+            assert question.answer == ("yes" if true else "no")
         if question.kind == "is there":
             held = any(t.colour == words[-2] and t.kind == words[-1] for t in scene.things)
             assert question.answer == ("yes" if held else "no")
@@ -82,18 +105,33 @@ def test_every_statement_about_a_scene_is_true(seed: int) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_thing_is_drawn_where_it_is_said_to_be(kind: str) -> None:
-    for seed in range(400):
+    for seed in range(20):
         scene = sample_scene(np.random.default_rng(seed))
-        if len(scene.things) != 1 or scene.things[0].kind != kind:
-            continue
-        thing = scene.things[0]
-        pixels = np.asarray(render(scene), dtype=np.float64)
-        distance = np.abs(pixels - np.array(RGB[thing.colour])).sum(axis=2)
-        rows, columns = np.nonzero(distance < 60)
-        assert len(rows) > 10
-        assert np.hypot(columns.mean() + 0.5 - thing.x, rows.mean() + 0.5 - thing.y) < 2.5
-        return
-    pytest.fail(f"no scene of one {kind} among 400 seeds")
+        thing = Thing(kind, "red", "large", 24.0, 40.0, 16.0, angle=0.3, tilt=0.8, tilt_angle=1.0)
+        there, empty = (
+            np.asarray(render(replace(scene, things=things)), dtype=np.float64)
+            for things in ((thing,), ())
+        )
+        redness = [pixels[..., 0] - pixels[..., 1:].mean(axis=2) for pixels in (there, empty)]
+        rows, columns = np.nonzero(redness[0] - redness[1] > 40)
+        if len(rows) > 60:  # not on a red background
+            assert np.hypot(columns.mean() + 0.5 - thing.x, rows.mean() + 0.5 - thing.y) < 2.5
+            assert np.hypot(columns - thing.x, rows - thing.y).max() < 1.3 * thing.radius
+            return
+    pytest.fail(f"no {kind} is seen")
+
+
+def test_what_is_hidden_is_measured_on_what_later_things_cover() -> None:
+    found = [
+        scene
+        for seed in range(60)
+        if (scene := sample_scene(np.random.default_rng(seed))) and scene.things[0].hidden
+    ]
+    assert found
+    for scene in found:
+        first, *later = (covered(thing) for thing in scene.things)
+        hidden = first & np.logical_or.reduce(later)
+        assert scene.things[0].hidden == pytest.approx(hidden.sum() / first.sum())
 
 
 def test_answers_are_balanced_so_that_the_image_is_needed(tmp_path: Path) -> None:

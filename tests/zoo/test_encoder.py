@@ -6,17 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import transformers
 
 from encoder_bench.base.hashing import hash_file
 from encoder_bench.base.progress import QuietReporter
-from encoder_bench.inspection.probe import linear_probe_scores
-from zoo.architecture import CAPTION_TOKENS
-from zoo.encoder import features, mean_average_precision, pretrain_encoder
+from zoo.architecture import CAPTION_TOKENS, build_encoder
+from zoo.encoder import pretrain_encoder
 from zoo.pool import ImagePool, caption_ids
+from zoo.probe import measure, patch_tokens, prior
 from zoo.schedule import Budget
 from zoo.tokenizer import build_tokenizer
 
@@ -28,13 +27,13 @@ def make_pool(count: int, seed: int) -> ImagePool:
     generator = torch.Generator().manual_seed(seed)
     bright = torch.rand(count, generator=generator) < 0.5
     base = torch.where(bright, 200, 40)[:, None, None, None]
-    noise = torch.randint(0, 50, (count, 3, 64, 64), generator=generator)
+    noise = torch.randint(0, 50, (count, 3, 72, 72), generator=generator)
     texts = ["a bright picture" if b else "a dark picture" for b in bright.tolist()]
     return ImagePool(
         images=(base + noise).to(torch.uint8),
         captions=tuple((caption_ids(TOKENIZER, text, length=CAPTION_TOKENS),) for text in texts),
         labels=torch.stack([bright, ~bright], dim=1).float(),
-        classes=("bright", "dark"),
+        classes={"kind": ("bright", "dark")},
         description={"kind": "test", "seed": seed},
     )
 
@@ -65,10 +64,10 @@ def test_a_stopped_pretraining_ships_what_an_unstopped_one_does(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("name", "model_class"),
     [
-        ("deit", "DeiTModel"),
+        ("deit", "ViTModel"),
         ("clip", "CLIPVisionModel"),
         ("siglip", "SiglipVisionModel"),
-        ("mae", "ViTMAEModel"),
+        ("mae", "ViTModel"),
         ("dinov2", "Dinov2Model"),
     ],
 )
@@ -87,32 +86,20 @@ def test_what_ships_is_read_by_the_ordinary_loader(
     )
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
-    images = make_pool(3, 4).images
-    assert features(name, model.float().eval(), images).shape == (3, 128)
+    tokens = patch_tokens(model.float().eval(), make_pool(3, 4).images)
+    assert [tuple(block.shape) for block in tokens] == 6 * [(3, 36, 128)]
     processor = transformers.AutoImageProcessor.from_pretrained(folder)
     assert list(processor.image_mean) == [0.5, 0.5, 0.5]
 
 
-def test_mae_features_see_every_patch_in_order(tmp_path: Path) -> None:
-    run("mae", tmp_path)
-    model = transformers.ViTMAEModel.from_pretrained(tmp_path / "out").float().eval()
-    images = make_pool(2, 5).images
-    assert torch.equal(features("mae", model, images), features("mae", model, images))
-    assert model.config.mask_ratio == 0.75
-
-
-def test_average_precision_by_hand() -> None:
-    scores = np.asarray([[0.9, 0.1], [0.5, 0.2], [0.4, 0.3]])
-    labels = np.asarray([[1.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
-    assert mean_average_precision(scores, labels) == pytest.approx(100 * (1 + 2 / 3) / 2)
-
-
-def test_a_linear_probe_finds_a_linear_class() -> None:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(200, 5, generator=generator).numpy()
-    labels = (x[:, :1] > 0).astype("float64")
-    scores = linear_probe_scores(x[:100], labels[:100], x[100:])
-    assert mean_average_precision(scores, labels[100:]) > 95
+def test_the_probe_finds_what_tokens_say_and_nothing_in_noise() -> None:
+    torch.manual_seed(0)
+    model = build_encoder("dino").eval()
+    known, asked = make_pool(60, 3), make_pool(40, 4)
+    rows = measure(model, known, asked)
+    assert [row["block"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert all(row["kind"] > 95 for row in rows)
+    assert 30 < prior(asked)["kind"] < 70
 
 
 def test_a_long_caption_is_cut_and_still_ends() -> None:

@@ -27,8 +27,8 @@ def test_pools_are_cut_from_the_training_images_alone(folder: Path) -> None:
     assert sum(len(pool) for pool in pools.values()) == 60
     assert len(pools["train"]) > 30
     instances = json.loads((folder / "coco/annotations/instances_train2017.json").read_text())
-    assert len(pools["train"].classes) == len(instances["categories"])
-    assert pools["train"].images.shape[1:] == (3, 64, 64)
+    assert len(pools["train"].classes["categories"]) == len(instances["categories"])
+    assert pools["train"].images.shape[1:] == (3, 72, 72)
     assert all(len(captions) == 5 for captions in pools["train"].captions)
     text = tokenizer.decode(pools["train"].captions[0][0], skip_special_tokens=True)
     written = (folder / "coco/annotations/captions_train2017.json").read_text()

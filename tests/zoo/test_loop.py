@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ BUDGET = Budget(steps=6, images_per_step=4, learning_rate=0.05)
 
 def make_run(*, poison_at: int | None = None, constant: bool = False) -> Run:
     torch.manual_seed(0)
-    module = nn.Linear(3, 3)
+    module = nn.Sequential(OrderedDict(layer=nn.Linear(3, 3), head=nn.Linear(3, 3)))
 
     def loss(step: int, generator: torch.Generator) -> ObjectiveLoss:
         x = torch.randn(8, 3, generator=generator)

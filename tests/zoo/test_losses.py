@@ -16,7 +16,6 @@ from transformers import (
 )
 
 from zoo.clip import symmetric_info_nce
-from zoo.deit import hard_distillation_loss, smoothed_labels
 from zoo.dino import centred_and_sharpened, cross_view_loss
 from zoo.dinov2 import (
     koleo_loss,
@@ -25,7 +24,6 @@ from zoo.dinov2 import (
     sinkhorn_knopp,
 )
 from zoo.mae import masked_patch_loss, patchify
-from zoo.objective import update_teacher
 from zoo.siglip import pairwise_sigmoid_loss
 
 TINY_VISION = {
@@ -47,35 +45,6 @@ TINY_TEXT = {
     "eos_token_id": 3,
     "pad_token_id": 0,
 }
-
-
-def test_smoothing_shares_a_part_of_a_label_among_all_classes() -> None:
-    # 0.1 of each label, a fourth of it to each of four classes
-    torch.testing.assert_close(
-        smoothed_labels(torch.tensor([[0.0, 1.0, 0.0, 1.0]]), 0.1),
-        torch.tensor([[0.025, 0.925, 0.025, 0.925]]),
-    )
-
-
-def test_hard_distillation_by_hand() -> None:
-    # class logit 0 against label 1: log 2 whatever the smoothing; distillation logit log 3
-    # (probability 3/4) against a teacher that says no: -log(1/4).
-    loss = hard_distillation_loss(
-        torch.tensor([[0.0]]),
-        torch.tensor([[math.log(3.0)]]),
-        torch.tensor([[-7.0]]),
-        torch.tensor([[1.0]]),
-        smoothing=0.1,
-    )
-    assert loss.item() == pytest.approx(0.5 * math.log(2.0) + 0.5 * math.log(4.0), abs=1e-6)
-
-
-def test_hard_distillation_sends_no_gradient_to_the_teacher() -> None:
-    teacher = torch.zeros(2, 3, requires_grad=True)
-    logits = torch.zeros(2, 3, requires_grad=True)
-    hard_distillation_loss(logits, logits, teacher, torch.ones(2, 3), smoothing=0.0).backward()
-    assert teacher.grad is None
-    assert logits.grad is not None
 
 
 def test_info_nce_by_hand() -> None:
@@ -201,11 +170,3 @@ def test_patch_masks_hold_at_least_one_patch_in_some_image() -> None:
         counts = mask.sum(dim=1)
         assert counts.max() <= 32
         assert counts[0] >= 6
-
-
-def test_teacher_moves_by_the_momentum() -> None:
-    teacher, student = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
-    teacher.weight.data.fill_(1.0)
-    student.weight.data.fill_(3.0)
-    update_teacher(teacher, student, 0.75)
-    assert teacher.weight.item() == pytest.approx(1.5)

@@ -8,13 +8,13 @@ import torch
 from encoder_bench.base.errors import UnknownNameError
 from zoo.architecture import OBJECTIVES, build_objective
 from zoo.objective import PretrainingBatch
-from zoo.schedule import Budget, make_optimizer
+from zoo.schedule import Budget, make_optimizers
 from zoo.views import global_and_local_crops, shift_and_jitter
 
 
 def batch() -> PretrainingBatch:
     generator = torch.Generator().manual_seed(3)
-    images = torch.rand(4, 3, 64, 64, generator=generator)
+    images = torch.rand(4, 3, 72, 72, generator=generator)
     captions = torch.randint(3, 40, (4, 20), generator=generator)
     captions[:, 14], captions[:, 15:] = 1, 0
     labels = (torch.rand(4, 5, generator=generator) > 0.5).float()
@@ -24,15 +24,16 @@ def batch() -> PretrainingBatch:
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_few_steps_lower_the_loss_on_the_same_views(name: str) -> None:
     objective = build_objective(name, classes=5, vocabulary=40, eos=1, seed=0)
-    optimizer = make_optimizer(objective, Budget(steps=10, learning_rate=1e-3))
+    optimizers = make_optimizers(objective, Budget(steps=10, learning_rate=1e-3))
     losses = []
     for _ in range(8):
         if name == "dino":
             objective.centre.zero_()  # hold the targets still
         loss = objective(batch(), torch.Generator().manual_seed(0))
-        optimizer.zero_grad()
+        objective.zero_grad()
         loss.total.backward()
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         losses.append(loss.total.item())
     assert losses[-1] < losses[0]
     assert loss.features.shape[0] == 4
@@ -43,7 +44,7 @@ def test_a_few_steps_lower_the_loss_on_the_same_views(name: str) -> None:
 def test_every_family_has_the_same_vit(name: str) -> None:
     shipped = build_objective(name, classes=5, vocabulary=40, eos=1, seed=0).shipped()
     config = shipped.config
-    assert (config.hidden_size, config.num_hidden_layers, config.patch_size) == (128, 6, 16)
+    assert (config.hidden_size, config.num_hidden_layers, config.patch_size) == (128, 6, 12)
     parameters = sum(p.numel() for p in shipped.parameters())
     assert 1_000_000 < parameters < 1_600_000
 
@@ -58,7 +59,7 @@ def test_the_teacher_moves_only_by_its_average(name: str) -> None:
     with torch.no_grad():
         next(objective.encoder.parameters()).add_(1.0)
     objective.after_step(0.0)
-    torch.testing.assert_close(next(teacher.parameters()), before + 0.01)
+    torch.testing.assert_close(next(teacher.parameters()), before + 0.004)
 
 
 def test_the_seed_fixes_the_weights() -> None:
@@ -66,7 +67,7 @@ def test_the_seed_fixes_the_weights() -> None:
         build_objective("dino", classes=5, vocabulary=40, eos=1, seed=seed).state_dict()
         for seed in (0, 0, 1)
     )
-    name = "encoder.embeddings.patch_embeddings.projection.weight"
+    name = "students.encoder.embeddings.patch_embeddings.projection.weight"
     assert torch.equal(first[name], again[name])
     assert not torch.equal(first[name], other[name])
 
@@ -81,15 +82,15 @@ def test_views_keep_shape_and_range() -> None:
     moved = shift_and_jitter(images, torch.Generator().manual_seed(0))
     wide, narrow = global_and_local_crops(images, torch.Generator().manual_seed(0))
     assert moved.shape == images.shape
-    assert wide.shape == (8, 3, 64, 64)
-    assert narrow.shape == (8, 3, 32, 32)
+    assert wide.shape == (8, 3, 72, 72)
+    assert narrow.shape == (16, 3, 36, 36)
     for view in (moved, wide, narrow):
         assert view.min() >= 0
         assert view.max() <= 1
 
 
 def test_a_shift_moves_every_colour_alike() -> None:
-    image = torch.zeros(1, 3, 64, 64)
+    image = torch.zeros(1, 3, 72, 72)
     image[:, :, 30:34, 30:34] = 1.0
     moved = shift_and_jitter(image, torch.Generator().manual_seed(5))
     bright = (moved[0] > 0.3).nonzero()[:, 1:].float()

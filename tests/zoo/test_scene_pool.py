@@ -11,7 +11,7 @@ from encoder_bench.base.progress import QuietReporter
 from encoder_bench.data.scenes.graph import Scene, Thing
 from zoo import scene_pool as module
 from zoo.pool import ImagePool
-from zoo.scene_pool import class_names, scene_labels, scene_pool
+from zoo.scene_pool import scene_classes, scene_pool
 from zoo.tokenizer import build_tokenizer, words_of
 from zoo.written_scenes import grammar_texts
 
@@ -28,13 +28,12 @@ def draw(stream: str, tokenizer: Any) -> ImagePool:
 def test_labels_by_hand() -> None:
     ring = Thing("ring", "red", "large", 20.0, 44.0, 8.0, 0.0)
     scene = Scene("plain", 0, (ring, Thing("ring", "blue", "small", 50.0, 10.0, 5.0, 0.0)))
-    present = {n for n, label in zip(class_names(), scene_labels(scene), strict=True) if label}
-    assert present == {
-        "red ring",
-        "blue ring",
-        "at least 1 ring",
-        "at least 2 ring",
-        "2 things",
+    asked = scene_classes(scene)
+    assert {name: {n for n, yes in group.items() if yes} for name, group in asked.items()} == {
+        "kind": {"ring"},
+        "count": {"2 or more ring"},
+        "colour": {"red ring", "blue ring"},
+        "position": {"ring left", "ring bottom", "ring right", "ring top"},
     }
 
 
@@ -44,7 +43,7 @@ def test_streams_share_no_picture_and_repeat_exactly(tokenizer: Any) -> None:
     assert train.captions == again.captions
     digests = [{bytes(i.numpy().tobytes()) for i in pool.images} for pool in (train, held_out)]
     assert not digests[0] & digests[1]
-    assert train.images.shape == (12, 3, 64, 64)
+    assert train.images.shape == (12, 3, 72, 72)
 
 
 def test_an_image_has_short_captions_and_listings_of_everything(tokenizer: Any) -> None:

@@ -9,6 +9,9 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +39,8 @@ _ANSWER_TYPES = {
     **dict.fromkeys(("yes", "no"), "yes/no"),
     **dict.fromkeys(map(str, range(MAX_THINGS + 1)), "number"),
 }
+_TOGETHER = 256
+"""Scenes that are drawn at once, on all cores."""
 _CONFIDENCE = ("yes", "yes", "yes", "maybe")
 
 
@@ -131,18 +136,27 @@ def _draw_split(
     folder = root / "coco" / _FOLDER[split]
     folder.mkdir(parents=True, exist_ok=True)
     items: list[_Drawn] = []
-    for scene, rng in scene_stream(seed, split):
-        if len(items) == number:
-            break
-        image = render(scene)
-        digest = hashlib.sha256(image.tobytes()).hexdigest()
-        if digest in seen:
-            continue
-        seen.add(digest)
-        items.append(_Drawn(_FIRST_ID[split] + len(items), scene, captions(scene, rng), rng))
-        image.save(folder / items[-1].row["file_name"], format="PNG", compress_level=1)
-        advance()
+    stream = scene_stream(seed, split)
+    with ThreadPoolExecutor() as pool:
+        while len(items) < number:
+            some = list(islice(stream, min(_TOGETHER, number - len(items))))
+            pictures = pool.map(_picture, (scene for scene, _ in some))
+            for (scene, rng), (digest, png) in zip(some, pictures, strict=True):
+                if digest in seen:
+                    continue
+                seen.add(digest)
+                image_id = _FIRST_ID[split] + len(items)
+                items.append(_Drawn(image_id, scene, captions(scene, rng), rng))
+                (folder / items[-1].row["file_name"]).write_bytes(png)
+                advance()
     return items
+
+
+def _picture(scene: Scene) -> tuple[str, bytes]:
+    """Return the digest of a scene's pixels and its PNG file."""
+    image, file = render(scene), BytesIO()
+    image.save(file, format="PNG", compress_level=1)
+    return hashlib.sha256(image.tobytes()).hexdigest(), file.getvalue()
 
 
 def _captions(items: Sequence[_Drawn]) -> dict[str, Any]:

@@ -104,15 +104,15 @@ def sample_scene(rng: np.random.Generator) -> Scene:
             _distance(thing, other) < 0.75 * max(thing.radius, other.radius) for other in things
         ):
             continue
-        covered = np.asarray(_mask(thing, 1)) > 0
-        left = [int((mask & ~covered).sum()) for mask in seen]
+        over = covered(thing)
+        left = [int((mask & ~over).sum()) for mask in seen]
         hides = [1 - now / area for now, area in zip(left, areas, strict=True)]
         if all(
             h == t.hidden or MIN_HIDDEN < h < MAX_HIDDEN for h, t in zip(hides, things, strict=True)
         ):
             things = [replace(t, hidden=h) for t, h in zip(things, hides, strict=True)] + [thing]
-            seen = [mask & ~covered for mask in seen] + [covered]
-            areas.append(int(covered.sum()))
+            seen = [mask & ~over for mask in seen] + [over]
+            areas.append(int(over.sum()))
     return Scene(str(rng.choice(BACKGROUNDS)), int(rng.integers(2**31)), tuple(things))
 
 
@@ -264,6 +264,11 @@ _OUTLINES = {
     ),
 }
 """Outline and, where there is one, hole; corners in units of the radius."""
+
+
+def covered(thing: Thing) -> NDArray[np.bool_]:
+    """Return which pixels of the canvas a thing covers, whatever lies on it."""
+    return np.asarray(_mask(thing, 1)) > 0
 
 
 def _mask(thing: Thing, scale: int) -> Image.Image:
