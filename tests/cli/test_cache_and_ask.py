@@ -95,13 +95,11 @@ def test_ask_one_question_and_go_on(tmp_path: Path) -> None:
 def test_export_writes_a_card_with_row_recipe_and_proof(tmp_path: Path) -> None:
     plan = make_plan(
         encoder="tiny-clip",
-        layer=[-2],
         data=_DATA,
         device="cpu",
         steps=1,
         results=tmp_path,
         tasks=["vqa"],
-        settings={"projector.hidden_width": 192},
     )
     record = run(plan, QuietReporter()).record
     folder = tmp_path / "exported"

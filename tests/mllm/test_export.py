@@ -19,9 +19,10 @@ from transformers import (
 )
 
 from encoder_bench.base.errors import EncoderBenchError, WeightsError
-from encoder_bench.base.recipes import DecodingSettings, ProjectorSettings
+from encoder_bench.base.recipes import DecodingSettings, ProjectorSettings, load_adapter
 from encoder_bench.encoders.encoder import Encoder
-from encoder_bench.mllm.export import export_llava
+from encoder_bench.encoders.registry import load_encoder
+from encoder_bench.mllm.export import build_llava, export_llava
 from encoder_bench.mllm.generate import generate
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.model import MLLM
@@ -140,6 +141,18 @@ def test_whitening_is_folded_into_the_first_layer(projector: str, tmp_path: Path
     expected = our_answers(mllm, tokens=10)
     assert answers_of_transformers(folder, tokens=10) == expected
     assert expected[0] != expected[1]
+
+
+@pytest.mark.parametrize("name", ["deit", "clip", "siglip", "mae", "dino", "dinov2", "random"])
+def test_the_default_recipe_of_every_tiny_encoder_is_exported(name: str) -> None:
+    recipe, language = load_adapter("quick"), small_language()
+    encoder = load_encoder(f"tiny-{name}", layer=recipe.encoder.layer)
+    projector = build_projector(
+        recipe.projector, grid=encoder.grid, width=encoder.width, llm_width=language.width
+    )
+    model, processor = build_llava(MLLM(encoder, projector, language).eval())
+    assert model.config.image_seq_length == encoder.num_tokens
+    assert processor.image_processor.size["height"] == encoder.resolution[0]
 
 
 def test_a_hidden_layer_of_another_width_is_refused(tmp_path: Path) -> None:
