@@ -84,7 +84,7 @@ class PrototypeHead(nn.Module):
 
 
 class DinoObjective(SelfDistillation):
-    """DINO with two global and four local crops and a centred, sharpened teacher."""
+    """DINO with two global and two local crops and a centred, sharpened teacher."""
 
     augmentation = CROPS
     centre_momentum = 0.9

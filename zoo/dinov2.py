@@ -80,7 +80,7 @@ def random_patch_mask(
 
 
 class Dinov2Objective(SelfDistillation):
-    """DINOv2 with two global and four local crops."""
+    """DINOv2 with two global and two local crops."""
 
     augmentation = CROPS
     koleo_weight = 0.1

@@ -18,8 +18,8 @@ WIDE, NARROW = (0.5, 1.0), (0.2, 0.5)
 """Shares of an image's area. The papers' narrow crops (0.05 to 0.4) show an object's part; of a
 scene of small things they would show one thing, which no other crop has."""
 CROPS = (
-    "2 crops of 50-100% at 72 px and 4 of 20-50% at 36 px, flips, brightness and contrast jitter "
-    "0.4, hue of each channel 0.2, grey in a fifth"
+    "2 crops of 50-100% at 72 px and 2 of 20-50% at 36 px, flips, brightness and contrast jitter "
+    "0.4, each channel's 0.2, a fifth grey"
 )
 SHIFTS = "shift by up to 2 px, brightness and contrast jitter 0.2"
 """The two kinds of augmentation in words, for the cards."""
@@ -86,8 +86,8 @@ def random_crops(
 
 
 def global_and_local_crops(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return `2 * B` wide crops at full size and `4 * B` narrow ones at half of it."""
+    """Return `2 * B` wide crops at full size and as many narrow ones at half of it."""
     size = images.shape[-1]
     wide = [random_crops(images, generator, scale=WIDE, size=size) for _ in range(2)]
-    narrow = [random_crops(images, generator, scale=NARROW, size=size // 2) for _ in range(4)]
+    narrow = [random_crops(images, generator, scale=NARROW, size=size // 2) for _ in range(2)]
     return torch.cat(wide), torch.cat(narrow)
