@@ -90,8 +90,7 @@ def build_encoder(name: str) -> Any:
     if name == "mae":
         config = transformers.ViTMAEConfig(
             **wide,
-            mask_ratio=0.75,
-            norm_pix_loss=True,
+            mask_ratio=0.6,
             decoder_hidden_size=64,
             decoder_intermediate_size=256,
             decoder_num_hidden_layers=2,
