@@ -119,7 +119,7 @@ def warn_of_drawn_scenes(encoders: Sequence[str], data: str, reporter: Reporter)
     if not data.startswith("scenes") or not real or all(n.startswith("random:") for n in real):
         return
     reporter.warn(
-        f"{', '.join(real)}: the default data are drawn 64 px scenes; they test the set-up and say "
+        f"{', '.join(real)}: the default data are drawn 72 px scenes; they test the set-up and say "
         "nothing about a published encoder. On real data: encoder-bench run --encoder "
         f"{real[0]} --adapter laptop --data DIR (README, 'On real data', says what DIR holds)"
     )
