@@ -95,7 +95,7 @@ class SelfDistillation(Objective):
         self.register_buffer("progress", torch.zeros(()))
 
     @property
-    def encoder(self) -> Any:  # type: ignore[override]
+    def encoder(self) -> Any:
         """The student's encoder."""
         return self.students["encoder"]
 

@@ -45,7 +45,7 @@ class PooledHead(nn.Module):
 def patch_tokens(model: Any, images: Tensor) -> list[Tensor]:
     """Return `(P, N, D)` patch tokens after every block of `(P, 3, H, W)` uint8 images."""
     found: list[list[Tensor]] = []
-    for part in images.split(256):
+    for part in torch.split(images, 256):
         states = model(normalise(part.float() / 255.0), output_hidden_states=True).hidden_states
         leading = states[0].shape[1] - (part.shape[-1] // model.config.patch_size) ** 2
         found.append([state[:, leading:] for state in states[1:]])
@@ -86,7 +86,7 @@ def _scores(tokens: Tensor, labels: Tensor, asked: Tensor) -> Tensor:
             optimizer.step()
             schedule.step()
         with torch.no_grad():
-            return torch.cat([head(part) for part in asked.split(256)])
+            return torch.cat([head(part) for part in torch.split(asked, 256)])
 
 
 def _by_group(scores: Tensor, pool: ImagePool) -> dict[str, float]:

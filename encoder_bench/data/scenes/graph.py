@@ -155,7 +155,8 @@ def _colour(rng: np.random.Generator) -> Pixels:
 def _along(angle: float) -> Pixels:
     """Return how far each pixel lies in a direction, the canvas -1 to 1 across."""
     ys, xs = _grid()
-    return xs * math.cos(angle) + ys * math.sin(angle)
+    along: Pixels = xs * math.cos(angle) + ys * math.sin(angle)
+    return along
 
 
 @functools.cache
@@ -199,7 +200,8 @@ def _with_pieces(pixels: Pixels, rng: np.random.Generator) -> Pixels:
             else:
                 draw.polygon(corners, fill=fill)
     alpha = np.asarray(mask.reduce(_SCALE))[..., None] / 255.0
-    return pixels * (1 - alpha) + np.asarray(colours.reduce(_SCALE))
+    mixed: Pixels = pixels * (1 - alpha) + np.asarray(colours.reduce(_SCALE))
+    return mixed
 
 
 def _with_thing(
