@@ -14,7 +14,7 @@ from zoo.loop import effective_rank
 from zoo.pool import ImagePool
 from zoo.views import normalise
 
-EPOCHS, MIN_STEPS, BATCH, WIDTH, QUERIES = 12, 40, 64, 192, 8
+EPOCHS, BATCH, WIDTH, QUERIES = 12, 64, 192, 8
 
 
 class PooledHead(nn.Module):
@@ -76,7 +76,7 @@ def _scores(tokens: Tensor, labels: Tensor, asked: Tensor) -> Tensor:
         torch.manual_seed(0)
         head = PooledHead(tokens, labels.shape[1])
         optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3, weight_decay=0.05)
-        steps = max(MIN_STEPS, EPOCHS * len(tokens) // BATCH)
+        steps = EPOCHS * (1 + len(tokens) // BATCH)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for _ in range(steps):
             index = torch.randint(len(tokens), (BATCH,))

@@ -96,7 +96,7 @@ def test_what_ships_is_read_by_the_ordinary_loader(
 def test_the_probe_finds_what_tokens_say_and_nothing_in_noise() -> None:
     torch.manual_seed(0)
     model = build_encoder("dino").eval()
-    known, asked = make_pool(60, 3), make_pool(40, 4)
+    known, asked = make_pool(256, 3), make_pool(40, 4)
     rows = measure(model, known, asked)
     assert [row["block"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert all(row["kind"] > 95 for row in rows)
