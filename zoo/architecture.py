@@ -91,6 +91,7 @@ def build_encoder(name: str) -> Any:
         config = transformers.ViTMAEConfig(
             **wide,
             mask_ratio=0.6,
+            norm_pix_loss=True,
             decoder_hidden_size=64,
             decoder_intermediate_size=256,
             decoder_num_hidden_layers=2,

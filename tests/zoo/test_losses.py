@@ -88,17 +88,18 @@ def test_sigmoid_loss_equals_transformers_siglip() -> None:
 
 
 def test_patch_loss_by_hand() -> None:
-    # A prediction of zeros errs by (0 + 4) / 2 on patch (0, 2); the visible patch does not count.
+    # patch (0, 2): mean 1, unbiased variance 2, so the target is (-1, 1) / sqrt 2;
+    # a prediction of zeros errs by 1/2. The visible patch does not count.
     patches = torch.tensor([[[0.0, 2.0], [5.0, 9.0]]])
     loss = masked_patch_loss(patches, torch.zeros(1, 2, 2), torch.tensor([[1.0, 0.0]]))
-    assert loss.item() == pytest.approx(2.0, abs=1e-5)
+    assert loss.item() == pytest.approx(0.5, abs=1e-5)
 
 
 def test_patch_loss_equals_transformers_vit_mae() -> None:
     torch.manual_seed(0)
     config = ViTMAEConfig(
         **TINY_VISION | {"image_size": 32},
-        norm_pix_loss=False,
+        norm_pix_loss=True,
         mask_ratio=0.75,
         decoder_hidden_size=16,
         decoder_intermediate_size=32,
