@@ -19,7 +19,7 @@ EPILOG = (
 
 _All = Annotated[
     bool,
-    typer.Option("--all", help="The tiny LLM and all six encoders, on one budget: four hours."),
+    typer.Option("--all", help="The tiny LLM and all six encoders, on one budget: two hours."),
 ]
 _Images = Annotated[
     str,

@@ -83,6 +83,8 @@ class Dinov2Objective(SelfDistillation):
     """DINOv2 with two global and two local crops."""
 
     augmentation = CROPS
+    teacher_temperature = 0.03
+    teacher_momentum = 0.98
     koleo_weight = 0.1
 
     def __init__(self, encoder: Any, *, prototypes: int = 256) -> None:

@@ -29,12 +29,6 @@ class PretrainingBatch:
     captions: Tensor
     labels: Tensor
 
-    def to(self, device: torch.device) -> PretrainingBatch:
-        """Return the batch on `device`."""
-        return PretrainingBatch(
-            self.images.to(device), self.captions.to(device), self.labels.to(device)
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class ObjectiveLoss:
@@ -79,13 +73,19 @@ class Objective(nn.Module, ABC):
 class SelfDistillation(Objective):
     """A student and its moving average, the teacher: what DINO and DINOv2 have in common.
 
-    The teacher's momentum rises from 0.996 to 1 by a cosine, its temperature from 0.04 to 0.07 in
-    the first 30% of the steps, and the prototypes stand still in the first 5%: the authors' ways
-    against collapse.
+    Both teachers move faster and are sharper than the papers', whose runs are a hundred times as
+    long: at a temperature that rises from 0.04 to 0.07 and a momentum of 0.996 the image losses
+    stood within 10% of a uniform guess. The prototypes stand still in the first 5% of the steps.
+
+    Attributes:
+        teacher_temperature: divides the teacher's logits.
+        teacher_momentum: at the start; it rises to 1 by a cosine.
     """
 
-    learning_rate = 5e-4
+    learning_rate = 2e-3
     student_temperature = 0.1
+    teacher_temperature = 0.04
+    teacher_momentum = 0.99
     progress: Tensor
 
     def __init__(self, **students: nn.Module) -> None:
@@ -100,11 +100,6 @@ class SelfDistillation(Objective):
         return self.students["encoder"]
 
     @property
-    def teacher_temperature(self) -> float:
-        """The temperature of the step."""
-        return 0.04 + 0.03 * min(1.0, float(self.progress) / 0.3)
-
-    @property
     def prototypes_stand(self) -> bool:
         """Whether the prototypes are not trained yet."""
         return float(self.progress) < 0.05
@@ -113,7 +108,7 @@ class SelfDistillation(Objective):
     def after_step(self, progress: float) -> None:
         """Move the teacher towards the student."""
         self.progress.fill_(progress)
-        keep = rising_momentum(0.996, progress)
+        keep = rising_momentum(self.teacher_momentum, progress)
         pairs = zip(self.teachers.parameters(), self.students.parameters(), strict=True)
         for old, new in pairs:
             old.lerp_(new, 1.0 - keep)

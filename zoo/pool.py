@@ -6,7 +6,7 @@ Axes: P images of the pool, B of a batch, H and W pixels, C classes, L caption t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,23 +38,29 @@ class ImagePool:
     def __len__(self) -> int:
         return len(self.images)
 
+    def to(self, device: torch.device) -> ImagePool:
+        """Return the pool with its images and labels, and so its batches, on `device`."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
     def batch(self, count: int, generator: torch.Generator) -> PretrainingBatch:
         """Return `count` images drawn with replacement, each with one of its captions."""
+        device = self.images.device
         index = torch.randint(len(self), (count,), generator=generator)
         choice = torch.rand(count, generator=generator).tolist()
         captions = [
             self.captions[image][int(share * len(self.captions[image]))]
             for image, share in zip(index.tolist(), choice, strict=True)
         ]
+        index = index.to(device)
         return PretrainingBatch(
             images=self.images[index].float() / 255.0,
-            captions=torch.tensor(captions, dtype=torch.long),
+            captions=torch.tensor(captions, dtype=torch.long, device=device),
             labels=self.labels[index],
         )
 
 
-def stack_images(images: Sequence[Image]) -> Tensor:
-    """Return `(P, 3, H, W)` uint8 of equally large RGB images."""
+def stack_images(images: Sequence[Image | np.ndarray]) -> Tensor:
+    """Return `(P, 3, H, W)` uint8 of equally large RGB images or `(H, W, 3)` arrays."""
     return torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
 
 

@@ -74,7 +74,7 @@ def prior(pool: ImagePool) -> dict[str, float]:
 def _scores(tokens: Tensor, labels: Tensor, asked: Tensor) -> Tensor:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        head = PooledHead(tokens, labels.shape[1])
+        head = PooledHead(tokens.cpu(), labels.shape[1]).to(tokens.device)
         optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3, weight_decay=0.05)
         steps = EPOCHS * (1 + len(tokens) // BATCH)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -95,7 +95,7 @@ def _by_group(scores: Tensor, pool: ImagePool) -> dict[str, float]:
     found, start = {}, 0
     for about, classes in pool.classes.items():
         columns = slice(start, start := start + len(classes))
-        truth, guess = pool.labels[:, columns].numpy(), scores[:, columns].numpy()
+        truth, guess = (values[:, columns].cpu().numpy() for values in (pool.labels, scores))
         present = truth.any(axis=0)
         precision = average_precision_score(truth[:, present], guess[:, present])
         found[about] = round(100 * float(np.mean(precision)), 1)

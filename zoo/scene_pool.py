@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from functools import cache
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
-from PIL.Image import Image
 
 from encoder_bench.base.progress import Reporter
 from encoder_bench.data.scenes.build import GENERATOR_VERSION, SceneSizes, scene_stream
@@ -31,6 +31,8 @@ from zoo.pool import ImagePool, caption_ids, stack_images
 STREAMS = {"train": 7_001, "probe": 7_002, "held-out": 7_003}
 """First number of each stream's seed; the suite's own streams have other seeds."""
 _SUITE_SPLITS = ("val", "test")
+_TOGETHER = 64
+"""Scenes that a process draws at once."""
 _LISTINGS = 3
 """Captions that name size, colour, kind and place of every thing, each in another order."""
 
@@ -66,29 +68,31 @@ def scene_pool(
 ) -> ImagePool:
     """Return `count` scenes with five short captions and three listings of everything each.
 
-    Pools of different `STREAMS` share no image; `seed` changes every image.
+    Pools of different `STREAMS` share no image; `seed` changes every image. All cores draw.
     """
-    images: list[Image] = []
+    images: list[np.ndarray] = []
     sentences: list[tuple[tuple[int, ...], ...]] = []
     labels: list[list[int]] = []
     excluded = _suite_pictures(SceneSizes())
     skipped = 0
-    with reporter.phase(f"drawing {stream} scenes", count, "images") as phase:
-        for scene, rng in _stream(stream, seed):
-            if len(images) == count:
-                break
-            image = render(scene)
-            if _digest(image) in excluded:
-                skipped += 1
-                continue
-            images.append(image)
-            texts = (*captions(scene, rng), *(describe(scene, rng) for _ in range(_LISTINGS)))
-            sentences.append(
-                tuple(caption_ids(tokenizer, text, length=CAPTION_TOKENS) for text in texts)
-            )
-            asked = scene_classes(scene)
-            labels.append([int(yes) for classes in asked.values() for yes in classes.values()])
-            phase.advance()
+    root = np.random.SeedSequence([STREAMS[stream], seed])
+    draw = partial(_drawn, tokenizer=tokenizer)
+    with (
+        ProcessPoolExecutor() as workers,
+        reporter.phase(f"drawing {stream} scenes", count, "images") as phase,
+    ):
+        while missing := count - len(images):
+            seeds = root.spawn(missing)
+            parts = [seeds[start : start + _TOGETHER] for start in range(0, missing, _TOGETHER)]
+            for part in workers.map(draw, parts):
+                for pixels, captions_of_it, asked in part:
+                    if _digest(pixels) in excluded:
+                        skipped += 1
+                        continue
+                    images.append(pixels)
+                    sentences.append(captions_of_it)
+                    labels.append(asked)
+                    phase.advance()
     return ImagePool(
         images=stack_images(images),
         captions=tuple(sentences),
@@ -106,19 +110,26 @@ def scene_pool(
     )
 
 
-def _stream(stream: str, seed: int) -> Iterator[tuple[Scene, np.random.Generator]]:
-    root = np.random.SeedSequence([STREAMS[stream], seed])
-    while True:
-        for child in root.spawn(256):
-            rng = np.random.default_rng(child)
-            yield sample_scene(rng), rng
+def _drawn(
+    seeds: Sequence[np.random.SeedSequence], tokenizer: Any
+) -> list[tuple[np.ndarray, tuple[tuple[int, ...], ...], list[int]]]:
+    """Return pixels, caption ids and labels of the scene of each seed."""
+    rows = []
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        scene = sample_scene(rng)
+        texts = (*captions(scene, rng), *(describe(scene, rng) for _ in range(_LISTINGS)))
+        ids = tuple(caption_ids(tokenizer, text, length=CAPTION_TOKENS) for text in texts)
+        asked = [int(yes) for classes in scene_classes(scene).values() for yes in classes.values()]
+        rows.append((np.asarray(render(scene)), ids, asked))
+    return rows
 
 
 @cache
 def _suite_pictures(sizes: SceneSizes) -> frozenset[str]:
     """Return the digests of the suite's own validation and test pictures, drawn again."""
     return frozenset(
-        _digest(render(scene))
+        _digest(np.asarray(render(scene)))
         for split in _SUITE_SPLITS
         for scene in _first(scene_stream(sizes.seed, split), getattr(sizes, split))
     )
@@ -128,5 +139,5 @@ def _first(stream: Iterable[tuple[Scene, Any]], count: int) -> Iterator[Scene]:
     return (scene for scene, _ in islice(stream, count))
 
 
-def _digest(image: Image) -> str:
-    return hashlib.sha256(image.tobytes()).hexdigest()
+def _digest(pixels: np.ndarray) -> str:
+    return hashlib.sha256(pixels.tobytes()).hexdigest()
