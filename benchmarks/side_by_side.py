@@ -76,9 +76,9 @@ class Job:
     encoder: str
     joint: bool
     questions: int
-    images: int = 16
-    tests: int = 16
-    steps: int = 8
+    images: int = 8
+    tests: int = 8
+    steps: int = 4
     llm: str = "tiny-llama"
     device: str = "cpu"
 
