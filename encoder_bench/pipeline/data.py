@@ -87,6 +87,7 @@ def read_data(plan: RunPlan, reporter: Reporter) -> RunData:
         test: dict[str, TaskSamples] = {}
         for name, recipe in plan.tasks.items():
             test[name] = read_samples(folder, name, recipe, limit=plan.limit)
+            test[name].check()
             phase.advance(test=f"{name} {len(test[name].samples)}")
         parts: list[SampleTable] = []
         for name, recipe in plan.training_recipes.items():
