@@ -72,10 +72,11 @@ class RunData:
 
 
 def read_data(plan: RunPlan, reporter: Reporter) -> RunData:
-    """Read a plan's samples and check that training and test share no image.
+    """Read a plan's samples, and check that they can be scored and share no image with training.
 
     Raises:
-        DataError: files are missing or malformed, a split is empty, or images are shared.
+        DataError: files are missing or malformed, a split is empty, a sample occurs twice, an
+            answer cannot be parsed, or images are shared.
     """
     folder = open_data(plan.data, reporter=reporter)
     training_folder = (
