@@ -20,7 +20,7 @@ def bench_command(
     only: Annotated[
         str | None,
         typer.Option(
-            metavar="mllm|training|encoders|metrics|utilisation|full-size",
+            metavar="mllm|training|side-by-side|encoders|metrics|utilisation|full-size",
             help="One of the benches; full-size (minutes, 2 GB of disk) only if it is named.",
         ),
     ] = None,
@@ -31,7 +31,7 @@ def bench_command(
     debug: options.Debug = False,
 ) -> None:
     """Measure speed as ratios of two ways in one run, and write them to DIR/bench/."""
-    from benchmarks import encoders, full_size, metrics, mllm, training, utilisation
+    from benchmarks import encoders, full_size, metrics, mllm, side_by_side, training, utilisation
     from benchmarks.summary import summary
     from encoder_bench.base.files import write_text
 
@@ -40,12 +40,13 @@ def bench_command(
             llm=llm, repeats=repeats, device=device
         ),
         "training": lambda: training.run_bench(repeats=repeats, device=device),
+        "side-by-side": lambda: side_by_side.run_bench(llm=llm, repeats=repeats, device=device),
         "encoders": lambda: encoders.run_bench(repeats=repeats, device=device),
         "metrics": lambda: metrics.run_bench(repeats=repeats, device=device),
         "utilisation": lambda: utilisation.run_bench(repeats=repeats, device=device),
         "full-size": lambda: full_size.run_bench(share=share),
     }
-    known = ("mllm", "training", "encoders", "metrics", "utilisation", "full-size")
+    known = ("mllm", "training", "side-by-side", "encoders", "metrics", "utilisation", "full-size")
     if only not in (None, *known):
         raise UnknownNameError("bench", str(only), known)
     for name, bench in benches.items():

@@ -14,7 +14,7 @@ Line = tuple[str, float | None, str]
 
 def summary(report: Mapping[str, Any]) -> list[str]:
     """Return a report's ratios as aligned lines; none for a report that is not known here."""
-    parts = (_shared_prefix, _generation, _training, _encoders, _mfu, _full_size)
+    parts = (_shared_prefix, _generation, _training, _side_by_side, _encoders, _mfu, _full_size)
     lines = [line for part in parts for line in part(report)]
     width = max((len(what) for what, _, _ in lines), default=0)
     return [
@@ -54,6 +54,27 @@ def _training(report: Mapping[str, Any]) -> Iterator[Line]:
             "aim: < 0.05",
         )
         yield "  uncached, the same", entry["waited_share_uncached"], "aim: < 0.05"
+
+
+def _side_by_side(report: Mapping[str, Any]) -> Iterator[Line]:
+    for job, entry in report.get("side_by_side", {}).items():
+        for what, (median, least, largest) in entry["processor_time"].items():
+            span = f"{least:.2f} to {largest:.2f}"
+            aim = SIDE_BY_SIDE_AIMS.get(f"{job}: {what}")
+            yield f"{job}: {what}", median, span if aim is None else f"{span}, aim: {aim} or more"
+        yield "  largest difference of a step's loss", entry["largest_loss_difference"], ""
+        yield "  equal answers", entry["equal_answers"], ""
+
+
+SIDE_BY_SIDE_AIMS = {
+    "frozen, 5 per image: training and evaluation over one by one": 5,
+    "frozen, 5 per image: evaluation over one by one": 4,
+    "frozen, 5 per image: evaluation over batched": 2,
+    "joint, 5 per image: training and evaluation over one by one": 2,
+    "frozen, 1 per image: training and evaluation over batched": 1,
+    "joint, 1 per image: training and evaluation over batched": 1,
+    "frozen, 5 per image: with all baselines, whole process over one by one without": 2.5,
+}
 
 
 def _encoders(report: Mapping[str, Any]) -> Iterator[Line]:

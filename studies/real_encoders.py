@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from encoder_bench.base.errors import EncoderBenchError
-from encoder_bench.base.files import write_text
+from encoder_bench.base.files import atomic_folder, write_text
 from encoder_bench.base.hashing import hash_file
 from encoder_bench.base.paths import cache_dir
 
@@ -99,15 +99,14 @@ def convert(name: str) -> Path:
     if card.is_file() and json.loads(card.read_text())["source_sha256"] == origin:
         return folder
     tensors = _from_onnx(source) if source.suffix == ".onnx" else _by_position(real, source)
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / "model.safetensors.incomplete"
-    save_file({key: value.contiguous() for key, value in tensors.items()}, partial)
-    weights = partial.replace(folder / "model.safetensors")
     config = {"architecture": real.architecture, "pretrained_cfg": dict(real.preprocessing)}
-    write_text(folder / "config.json", json.dumps(config, indent=1) + "\n")
     facts = {"source": f"{real.package}/{real.file}", "source_sha256": origin}
-    facts |= {"weights_sha256": hash_file(weights)}
-    write_text(card, json.dumps(facts, indent=1) + "\n")
+    with atomic_folder(folder, replace=True) as made:
+        weights = made / "model.safetensors"
+        save_file({key: value.contiguous() for key, value in tensors.items()}, weights)
+        facts["weights_sha256"] = hash_file(weights)
+        write_text(made / "config.json", json.dumps(config, indent=1) + "\n")
+        write_text(made / card.name, json.dumps(facts, indent=1) + "\n")
     return folder
 
 

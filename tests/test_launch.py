@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -76,7 +77,9 @@ def test_two_processes_write_one_record_with_the_same_curve(
     assert record.run_id == alone.run_id
     assert record.training["losses"] == pytest.approx(alone.training["losses"], rel=1e-3)
     assert record.training["answer_tokens"] == alone.training["answer_tokens"]
-    assert done.stdout.count("next  ") == 1, "only the main process prints"
+    given = ["encoder-bench", "run", "--results", str(tmp_path), *_FLAGS, *flags, "--joint-tune"]
+    following = [line for line in done.stdout.splitlines() if line.startswith("next ")]
+    assert following == [f"next         {shlex.join(given)}"], "only the main process prints"
     if flags:
         folder = tmp_path / "checkpoints" / record.run_id / "trackers"
         assert list(folder.rglob("events.out.tfevents.*"))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import builtins
+import sys
+from types import ModuleType
+
 import pytest
 
 from encoder_bench.base.progress import PlainReporter, QuietReporter, RichReporter, make_reporter
@@ -50,6 +54,10 @@ def test_bars_go_to_standard_error_and_take_any_text(capsys: pytest.CaptureFixtu
     assert "warning: careful" in captured.err
 
 
-def test_the_face_follows_the_terminal() -> None:
+def test_the_face_follows_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(make_reporter(quiet=True), QuietReporter)
+    monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))  # imported, not running
     assert isinstance(make_reporter(quiet=False), PlainReporter)
+    shell = type("ZMQInteractiveShell", (), {})
+    monkeypatch.setattr(builtins, "get_ipython", shell, raising=False)
+    assert isinstance(make_reporter(quiet=False), RichReporter)

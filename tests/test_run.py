@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -22,6 +24,7 @@ from encoder_bench.base.paths import cache_dir
 from encoder_bench.base.progress import QuietReporter
 from encoder_bench.base.recipes import load_adapter
 from encoder_bench.base.record import read_record, read_records
+from encoder_bench.data.folder import DataFolder
 from encoder_bench.data.images import load_image
 from encoder_bench.pipeline.build import build_mllm, load_run
 from encoder_bench.pipeline.data import read_data
@@ -114,8 +117,8 @@ def test_the_mean_image_is_the_mean_of_the_training_features(tmp_path: Path) -> 
         found = predictor._visual_tokens([MEAN_IMAGE])
         kept = dict(zip(paths, features, strict=True))
         cached = ImagePredictor(model, kept, training=paths)._visual_tokens([MEAN_IMAGE])
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(cached, expected)
+    torch.testing.assert_close(found, list(expected))
+    torch.testing.assert_close(cached, list(expected))
 
 
 def test_random_weights_are_said_to_be_random(frozen: Path) -> None:
@@ -245,6 +248,24 @@ def test_plans_refuse_what_cannot_be() -> None:
         plan(results, limit=0)
     with pytest.raises(DataError, match="--data"):
         run(plan(results, data="/nowhere/at/all"), QuietReporter())
+
+
+def test_a_task_that_cannot_be_scored_is_refused_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Path("tasks/oc.toml").read_text()
+    (tmp_path / "bare.toml").write_text(re.sub(r'"\w+@likelihood",? ?', "", recipe))
+    with pytest.raises(RecipeError, match="'bare': a metric that ends in @likelihood"):
+        plan(tmp_path, tasks=[str(tmp_path / "bare.toml")])
+    repeated = plan(tmp_path, tasks=["oc"])
+    whole = DataFolder.samples
+    monkeypatch.setattr(
+        DataFolder,
+        "samples",
+        lambda *arguments, **options: whole(*arguments, **options).take(np.zeros(2)),
+    )
+    with pytest.raises(DataError, match="occurs twice"):
+        read_data(repeated, QuietReporter())
 
 
 def test_an_estimate_counts_what_trains_and_what_is_asked(frozen: Path) -> None:

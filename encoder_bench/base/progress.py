@@ -131,6 +131,8 @@ def make_reporter(*, quiet: bool) -> Reporter:
     """Return bars on a terminal or in a notebook, plain lines elsewhere, or silence."""
     if quiet:
         return QuietReporter()
-    if "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty()):
+    from rich.console import Console
+
+    if Console().is_jupyter or (sys.stderr is not None and sys.stderr.isatty()):
         return RichReporter()
     return PlainReporter()

@@ -60,19 +60,29 @@ def features_command(
     typer.echo(f"wrote {output}")
 
 
+_Labelled = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME|DIR",
+        help="Labelled images: class folders (also under train/ and test/), a folder with COCO "
+        "instances, or a data set of the Hub as hub:NAME.",
+    ),
+]
+_Limit = Annotated[int | None, typer.Option(metavar="N", help="At most N images per split.")]
+_Layers = Annotated[
+    str | None,
+    typer.Option(
+        metavar="all",
+        help="Every block, from one pass over the images, and the best for each probe.",
+        rich_help_panel=options.HOW,
+    ),
+]
+
+
 def probe_command(
     encoder: options.Encoders,
-    data: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME|DIR",
-            help="Labelled images: class folders (also under train/ and test/), a folder with COCO "
-            "instances, or a data set of the Hub as hub:NAME.",
-        ),
-    ] = "scenes",
-    limit: Annotated[
-        int | None, typer.Option(metavar="N", help="At most N images per split.")
-    ] = None,
+    data: _Labelled = "scenes",
+    limit: _Limit = None,
     retrieval: Annotated[
         bool, typer.Option(help="Also image-text retrieval, where there is a text tower.")
     ] = True,
@@ -84,14 +94,7 @@ def probe_command(
         int, typer.Option(min=1, help="Batch size.", rich_help_panel=options.HOW)
     ] = 32,
     layer: options.Layer = None,
-    layers: Annotated[
-        str | None,
-        typer.Option(
-            metavar="all",
-            help="Every block, from one pass over the images, and the best for each task.",
-            rich_help_panel=options.HOW,
-        ),
-    ] = None,
+    layers: _Layers = None,
     resolution: options.Resolution = None,
     dtype: options.Dtype = "float32",
     weights: options.WeightsByName = None,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -20,6 +23,8 @@ EPILOG = (
     "The same command again finds the finished run; an interrupted one resumes from its last "
     "checkpoint. Every other key of a recipe: --set KEY=VALUE, see adapters/README.md."
 )
+
+_JOINT = "--joint-tune"
 
 
 def run_command(
@@ -81,7 +86,7 @@ def run_command(
     if outcome is not None and json_output:
         typer.echo(outcome.record.model_dump_json(indent=2))
     elif outcome is not None:
-        _print_outcome(outcome, plan, mixture)
+        _print_outcome(outcome, plan.results)
 
 
 def _run(
@@ -190,7 +195,7 @@ def _plan_lines(plan: RunPlan) -> list[str]:
     return [f"{name:<10}  {text}" for name, text in rows]
 
 
-def _print_outcome(outcome: RunOutcome, plan: RunPlan, mixture: str | None) -> None:
+def _print_outcome(outcome: RunOutcome, results: Path) -> None:
     from rich.console import Console
 
     from encoder_bench.results.terminal import print_table
@@ -199,17 +204,24 @@ def _print_outcome(outcome: RunOutcome, plan: RunPlan, mixture: str | None) -> N
     if outcome.found:
         print_lines([f"This run was done on {record.created}; --force runs it again."])
     print_table([record], Console())
-    folder = "" if plan.results == options.RESULTS else f" --results {plan.results}"
-    again = "" if record.joint else " --joint-tune"
-    again += "" if plan.adapter_name == "quick" else f" --adapter {plan.adapter_name}"
-    again += "" if plan.data == "scenes" else f" --data {plan.data}"
-    again += "" if plan.training_data == plan.data else f" --train-data {plan.training_data}"
-    again += f" --mixture {mixture}" if mixture else ""
-    print_lines(
-        [
-            f"record       {outcome.path}",
-            f"predictions  {plan.results / 'predictions' / record.run_id}",
-            f"next         encoder-bench run --encoder {record.encoder.name}{again}{folder}",
-            f"             encoder-bench table{folder}   (report, compare, check: --help)",
-        ]
-    )
+    folder = "" if results == options.RESULTS else f" --results {shlex.quote(str(results))}"
+    lines = [
+        f"record       {outcome.path}",
+        f"predictions  {results / 'predictions' / record.run_id}",
+    ]
+    if other := _other_mode(sys.argv[1:], joint=record.joint):
+        lines.append(f"next         {other}")
+    lines.append(f"table        encoder-bench table{folder}   (report, compare, check: --help)")
+    print_lines(lines)
+
+
+def _other_mode(arguments: Sequence[str], *, joint: bool) -> str | None:
+    """Return the command that was given in the other mode; None where the recipe tunes jointly.
+
+    >>> _other_mode(["run", "--limit", "5"], joint=False)
+    'encoder-bench run --limit 5 --joint-tune'
+    """
+    if joint and _JOINT not in arguments:
+        return None
+    kept = [argument for argument in arguments if argument not in (_JOINT, "--force")]
+    return shlex.join(["encoder-bench", *kept, *([] if joint else [_JOINT])])

@@ -236,7 +236,7 @@ def cached_fingerprints(paths: Sequence[Path], reporter: Reporter) -> dict[Path,
             }
         return {}
 
-    of = f"likeness of {len(paths)} images"
+    of = f"image hashes of {len(paths)} images"
     table = open_index(
         repr(("prints", [_state(path) for path in paths])), _PRINTS, make, of=of
     ).table

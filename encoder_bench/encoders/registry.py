@@ -190,6 +190,20 @@ def load_encoder(
     return encoder
 
 
+_BEIT = {
+    "beit-b": "beit_base_patch16_224",
+    "beit-l": "beit_large_patch16_224",
+    "data2vec-b": "beit_base_patch16_224",
+    "data2vec-l": "beit_large_patch16_224",
+}
+"""Names whose authors' files are in BEiT's own code, which timm's class reads."""
+_PRETRAINED_BEIT = {
+    "use_shared_rel_pos_bias": True,
+    "use_rel_pos_bias": False,
+    "use_fc_norm": False,
+}
+
+
 def _by_file(spec: EncoderSpec, weights: Path | None) -> tuple[EncoderSpec, Path | None]:
     """Return the source that reads `--weights FILE`, an encoder's authors' own format.
 
@@ -206,6 +220,9 @@ def _by_file(spec: EncoderSpec, weights: Path | None) -> tuple[EncoderSpec, Path
             tanh = form == "timm" and spec.family in ("siglip", "siglip2")
             architecture = {"act_layer": "gelu_tanh"} if tanh else {}
             return replace(spec, source=form, locator=locator, architecture=architecture), weights
+    if spec.name in _BEIT:
+        locator = _BEIT[spec.name]
+        return replace(spec, source="timm", locator=locator, architecture=_PRETRAINED_BEIT), weights
     raise WeightsError(
         f"encoder {spec.name}: --weights {weights}: transformers reads a folder with config.json, "
         "preprocessor_config.json and model.safetensors, not one file; no other library offers "

@@ -33,7 +33,7 @@ from encoder_bench.encoders.weights import (
 
 _HEADS = (
     "head.", "head_dist.", "fc.", "classifier.", "fc_norm.", "attn_pool.", "head_drop.",
-    "masked_embed", "mask_token", "decoder", "dist_token_head.",
+    "masked_embed", "mask_token", "lm_head.", "decoder", "dist_token_head.",
 )  # fmt: skip
 _NEEDS_QUICK_GELU = {"vit_base_patch16_clip_224.dfn2b": "open_clip:ViT-B-16-quickgelu/dfn2b"}
 _FACTS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")

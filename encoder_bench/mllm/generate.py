@@ -3,7 +3,8 @@
 An image's prefix (template, visual tokens) goes through the language model once; its keys and
 values serve all questions on that image. Questions are sorted by length, batched, and leave the
 batch when they are answered. Where no image has two questions, prefix and question are read
-together. Outputs are those of the plain library's greedy `generate`, one question at a time.
+together. Candidate answers are scored on the same keys and values. Outputs are those of the plain
+library's greedy `generate`, one question at a time.
 
 Axes: R rows (questions), L tokens of a row, K tokens attended to, T reply tokens, B images, M
 visual tokens, E LLM width, V vocabulary.
@@ -12,10 +13,12 @@ visual tokens, E LLM width, V vocabulary.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import takewhile
+from typing import Any, NamedTuple
 
 import torch
 from PIL.Image import Image
@@ -27,73 +30,146 @@ from encoder_bench.base.recipes import DecodingSettings
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.packing import pack_candidates
-from encoder_bench.mllm.prefix import Prefix, Question
+from encoder_bench.mllm.prefix import Prefix, Question, rows_of
 
 _COMPACT_BELOW = 0.75
 
 
-@torch.inference_mode()
+class Reply(NamedTuple):
+    """An answer, and each candidate's log-probability (nats) as the whole answer."""
+
+    text: str
+    likelihoods: tuple[float, ...] = ()
+
+
 def generate(
     mllm: MLLM,
     visual: Tensor | None,
     prompts: Sequence[Sequence[str]],
     decoding: DecodingSettings,
 ) -> list[list[str]]:
-    """Return one answer for each prompt, cut at the first stop string.
+    """Return the texts of `answer` about images `(B, M, E)`, or without any image."""
+    images = [None] * len(prompts) if visual is None else list(visual)
+    replies = answer(mllm, images, prompts, decoding)
+    return [[reply.text for reply in group] for group in replies]
+
+
+@torch.inference_mode()
+def answer(
+    mllm: MLLM,
+    visual: Sequence[Tensor | None],
+    prompts: Sequence[Sequence[str]],
+    decoding: DecodingSettings,
+    candidates: Sequence[str] = (),
+) -> list[list[Reply]]:
+    """Return one reply to each prompt, its text cut at the first stop string.
 
     Args:
         mllm: the model.
-        visual: `(B, M, E)`; None shows no image at all, and no image prefix.
+        visual: `(M, E)` of each image; None shows no image at all, and no image prefix.
         prompts: for each image, its prompts. The same prompt on the same image is asked once.
         decoding: more than one beam goes through the library's own beam search.
+        candidates: whole answers whose likelihoods are wanted. The sum runs over a candidate's
+            tokens and the end of turn, so that "1" and "10" compare.
 
     Raises:
-        DataError: prompt and answer do not fit into the context; shows the prompt.
+        DataError: prompt and answer do not fit into the context (shows the prompt), or a candidate,
+            or a prompt that has some, is empty.
     """
     language, tokens = mllm.language, decoding.max_new_tokens
-    texts: dict[Question, str] = {}
+    found: dict[Question, Reply] = {}
     with _evaluating(language):
         prefix = Prefix(language, visual)
-        groups, unique = prefix.questions(prompts, answer_tokens=tokens)
-        shared = len({question.image for question in unique}) < len(unique)
+        groups, unique = prefix.questions(prompts)
+        replies = _candidate_ids(language, unique, candidates)
+        lengths = [[len(ids) for ids in each] for each in replies.values()]
+        prefix.check_lengths(unique, answer_tokens=max([tokens, *itertools.chain(*lengths)]))
         resumes = language.resumes_from_cache
+        shared = resumes and len({question.image for question in unique}) < len(unique)
         greedy = decoding.num_beams == 1 and resumes and all(q.ids for q in unique)
         batches: Iterable[list[Question]] = ([question] for question in unique)
         if resumes:  # otherwise padding would pass through a recurrent state
-            batches = prefix.batches(unique, new_tokens=tokens, copies=decoding.num_beams)
+            added = max([tokens, *map(sum, lengths)])
+            batches = prefix.batches(unique, new_tokens=added, copies=decoding.num_beams)
         for batch in batches:
-            if greedy:
-                answers = _greedy(prefix, batch, decoding, shared=shared)
-            else:
-                answers = _by_library(prefix, batch, decoding)
-            for question, ids in zip(batch, answers, strict=True):
-                texts[question] = cut_at_stop(language.decode(ids), decoding.stop)
-    return [[texts[question] for question in group] for group in groups]
+            own = [replies[question.ids] for question in batch]
+            answered = _replies(prefix, batch, own, decoding, shared=shared, greedy=greedy)
+            found |= zip(batch, answered, strict=True)
+    return [[found[question] for question in group] for group in groups]
 
 
-def _greedy(
-    prefix: Prefix, questions: Sequence[Question], decoding: DecodingSettings, *, shared: bool
-) -> list[list[int]]:
-    """Return the generated ids of questions decoded together, without the end token.
+def _replies(
+    prefix: Prefix,
+    questions: Sequence[Question],
+    candidates: Sequence[Sequence[list[int]]],
+    decoding: DecodingSettings,
+    *,
+    shared: bool,
+    greedy: bool,
+) -> Iterator[Reply]:
+    """Yield the reply to each question of a batch, with the likelihoods of its candidates' ids."""
+    language = prefix.language
+    scores: Sequence[tuple[float, ...]] = [()] * len(questions)
+    resumes, scored = language.resumes_from_cache, any(candidates)
+    read = _read(prefix, questions, shared=shared) if greedy or (scored and resumes) else None
+    if scored and read is not None:
+        scores = _likelihoods(language, read, candidates)
+    elif scored:
+        scores = [_read_whole(prefix, *each) for each in zip(questions, candidates, strict=True)]
+    if greedy and read is not None:
+        answers = _greedy(language, read, decoding)
+    else:
+        answers = _by_library(prefix, questions, decoding)
+    for ids, score in zip(answers, scores, strict=True):
+        yield Reply(cut_at_stop(language.decode(ids), decoding.stop), score)
 
-    Where prefixes are not `shared`, prefix and question are read in one pass.
+
+class _Read(NamedTuple):
+    """Questions that the model has read, and from which it goes on.
+
+    Attributes:
+        cache: keys and values of prefix and question.
+        mask: `(R, K)`, 0 for padding, which is on the left.
+        positions: `(R, 1)` of the last token.
+        logits: `(R, V)` of the first token of the answer.
     """
-    language, before = prefix.language, prefix.length if shared else 0
-    cache = prefix.cache(questions if shared else ())
+
+    cache: Any
+    mask: Tensor
+    positions: Tensor
+    logits: Tensor
+
+
+def _read(prefix: Prefix, questions: Sequence[Question], *, shared: bool) -> _Read:
+    """Read questions together; where prefixes are not `shared`, prefix and question in one pass."""
     input_RLE, mask_RK = prefix.padded(questions, joined=not shared)
-    positions_RL = before + (mask_RK.cumsum(1) - 1).clamp_min(0)
-    mask_RK = F.pad(mask_RK, (before, 0), value=1)
-    answers: list[list[int]] = [[] for _ in questions]
-    owners, answered = list(range(len(questions))), set[int]()
+    cache = prefix.empty_cache()
+    if shared:
+        cache, before_RP = prefix.read(questions)
+        mask_RK = torch.cat([before_RP, mask_RK], dim=1)
+    positions_RL = (mask_RK.cumsum(1) - 1).clamp_min(0)[:, -input_RLE.shape[1] :]
+    logits_RV: Tensor = prefix.language(
+        input_RLE,
+        mask=mask_RK,
+        position_ids=positions_RL,
+        cache=cache,
+        at=_last(len(questions), mask_RK.device),
+    )
+    return _Read(cache, mask_RK, positions_RL[:, -1:], logits_RV)
+
+
+def _last(rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the places of the last token of each row."""
+    rows_R = torch.arange(rows, device=device)
+    return rows_R, torch.full_like(rows_R, -1)
+
+
+def _greedy(language: LanguageModel, read: _Read, decoding: DecodingSettings) -> list[list[int]]:
+    """Return the generated ids of questions decoded together, without the end token."""
+    cache, mask_RK, positions_R1, logits_RV = read
+    answers: list[list[int]] = [[] for _ in logits_RV]
+    owners, answered = list(range(len(answers))), set[int]()
     for step in range(decoding.max_new_tokens):
-        rows_R = torch.arange(len(owners), device=input_RLE.device)
-        logits_RV: Tensor = language(
-            input_RLE,
-            mask=mask_RK,
-            position_ids=positions_RL,
-            cache=cache,
-            at=(rows_R, torch.full_like(rows_R, -1)),
-        )
         chosen_R = logits_RV.argmax(dim=-1)
         for owner, token in zip(owners, chosen_R.tolist(), strict=True):
             if token in language.end_ids:
@@ -103,17 +179,23 @@ def _greedy(
                 text = language.decode(answers[owner]) if decoding.stop else ""
                 if any(string in text for string in decoding.stop):
                     answered.add(owner)
-        if step + 1 == decoding.max_new_tokens or len(answered) == len(questions):
+        if step + 1 == decoding.max_new_tokens or len(answered) == len(answers):
             break
         keep = [row for row, owner in enumerate(owners) if owner not in answered]
         if len(keep) <= _COMPACT_BELOW * len(owners):
             rows = torch.tensor(keep, device=chosen_R.device)
             cache.batch_select_indices(rows)
-            chosen_R, mask_RK, positions_RL = chosen_R[rows], mask_RK[rows], positions_RL[rows]
+            chosen_R, mask_RK, positions_R1 = chosen_R[rows], mask_RK[rows], positions_R1[rows]
             owners = [owners[row] for row in keep]
-        input_RLE = language.embed(chosen_R[:, None])
         mask_RK = F.pad(mask_RK, (0, 1), value=1)
-        positions_RL = positions_RL[:, -1:] + 1
+        positions_R1 = positions_R1 + 1
+        logits_RV = language(
+            language.embed(chosen_R[:, None]),
+            mask=mask_RK,
+            position_ids=positions_R1,
+            cache=cache,
+            at=_last(len(owners), chosen_R.device),
+        )
     return answers
 
 
@@ -145,65 +227,76 @@ def _by_library(
     ]
 
 
-@torch.inference_mode()
-def score(
-    mllm: MLLM, visual: Tensor | None, prompts: Sequence[Sequence[str]], candidates: Sequence[str]
-) -> list[list[list[float]]]:
-    """Return the log-probability (nats) of each candidate as the whole answer to each prompt.
-
-    The sum runs over the candidate's tokens and the end of turn, so that "1" and "10" compare.
-    Without `visual` `(B, M, E)` no image is shown; `prompts` are grouped by image.
+def _candidate_ids(
+    language: LanguageModel, questions: Sequence[Question], candidates: Sequence[str]
+) -> dict[tuple[int, ...], list[list[int]]]:
+    """Return the ids of candidates as answers to each question's ids, the end of turn included.
 
     Raises:
-        DataError: an empty prompt or candidate, or one too long for the context.
+        DataError: a candidate is empty, or a prompt that has candidates.
     """
-    if not candidates or not all(text.strip() for text in candidates):
-        raise DataError("candidates to score: there are none, or one is empty")
-    language, image = mllm.language, visual is not None
-    replies = {
-        prompt: [language.turn_ids(prompt, text, image=image)[1] for text in candidates]
-        for group in prompts
-        for prompt in group
+    if not all(text.strip() for text in candidates):
+        raise DataError("candidates to score: one is empty")
+    if candidates and not all(question.ids for question in questions):
+        raise DataError("an empty prompt cannot be scored")
+    asked = {question.ids: question for question in questions}
+    return {
+        ids: [language.turn_ids(q.prompt, text, image=q.with_image)[1] for text in candidates]
+        for ids, q in asked.items()
     }
-    longest = max(len(reply) for own in replies.values() for reply in own)
-    scores: dict[Question, list[float]] = {}
-    with _evaluating(language):
-        prefix = Prefix(language, visual)
-        groups, unique = prefix.questions(prompts, answer_tokens=longest)
-        if not all(question.ids for question in unique):
-            raise DataError("an empty prompt cannot be scored")
-        for batch in prefix.batches(unique, new_tokens=longest * len(candidates)):
-            rows = [(question, replies[question.prompt]) for question in batch]
-            scores |= _score_batch(prefix, rows)
-    return [[scores[question] for question in group] for group in groups]
 
 
-def _score_batch(
-    prefix: Prefix, rows: list[tuple[Question, list[list[int]]]]
-) -> dict[Question, list[float]]:
-    """Score replies in a row per question, or a row each where no mask can keep them apart."""
-    language = prefix.language
+def _likelihoods(
+    language: LanguageModel, read: _Read, replies: Sequence[Sequence[list[int]]]
+) -> list[tuple[float, ...]]:
+    """Return the log-probabilities of each question's replies; `read` stays as it is.
+
+    A question's replies share a row, or have a row each where no mask can keep them apart.
+    """
+    rows = [(number, list(own)) for number, own in enumerate(replies)]
     if not language.keeps_questions_apart:
-        rows = [(question, [reply]) for question, replies in rows for reply in replies]
-    packed = pack_candidates(
-        [(question.ids, replies) for question, replies in rows],
-        pad_id=language.pad_id,
-        prefix_length=prefix.length,
-    ).to(language.device)
-    mask = packed.mask()
+        rows = [(number, [reply]) for number, own in rows for reply in own]
+    packed = pack_candidates([own for _, own in rows], pad_id=language.pad_id).to(language.device)
+    owners_R = torch.tensor([number for number, _ in rows], device=language.device)
+    mask_RK, length = read.mask[owners_R], packed.input_ids.shape[1]
+    mask = F.pad(mask_RK, (0, length), value=1)
+    if (apart := packed.mask()) is not None:
+        before = mask_RK.bool()[:, None, None].expand(-1, 1, length, -1)
+        mask = torch.cat([before, apart], dim=-1)
+    later = packed.loss_columns >= 0  # each reply's first token follows the question
     logits_TV: Tensor = language(
         language.embed(packed.input_ids),
-        mask=None if mask is None else F.pad(mask, (prefix.length, 0), value=True),
-        position_ids=packed.position_ids,
-        cache=prefix.cache([question for question, _ in rows]),
-        at=(packed.loss_rows, packed.loss_columns),
+        mask=mask,
+        position_ids=read.positions[owners_R] + 1 + packed.position_ids,
+        cache=rows_of(read.cache, owners_R),
+        at=(packed.loss_rows[later], packed.loss_columns[later]),
     )
+    values_T = torch.empty(len(later), dtype=torch.float64, device=language.device)
+    first = owners_R[packed.loss_rows[~later]]
+    spread_RV = F.log_softmax(read.logits.float(), dim=-1)
+    values_T[~later] = spread_RV[first, packed.targets[~later]].double()
     spread_TV = F.log_softmax(logits_TV.float(), dim=-1)
-    values = iter(spread_TV.gather(1, packed.targets[:, None])[:, 0].double().tolist())
-    scores: dict[Question, list[float]] = {question: [] for question, _ in rows}
-    for question, replies in rows:
-        scores[question] += [sum(next(values) for _ in reply) for reply in replies]
-    return scores
+    values_T[later] = spread_TV.gather(1, packed.targets[later][:, None])[:, 0].double()
+    values = iter(values_T.tolist())
+    return [tuple(sum(next(values) for _ in reply) for reply in own) for own in replies]
+
+
+def _read_whole(
+    prefix: Prefix, question: Question, replies: Sequence[list[int]]
+) -> tuple[float, ...]:
+    """Return the log-probabilities of replies where the model cannot go on from what it has read.
+
+    Each is read with prefix and question, in a row without padding.
+    """
+    scores = []
+    for reply in replies:
+        whole = question._replace(ids=(*question.ids, *reply[:-1]))
+        row_1LE, _ = prefix.padded([whole], joined=True)
+        last = torch.arange(-len(reply), 0)
+        logits_TV: Tensor = prefix.language(row_1LE, at=(torch.zeros_like(last), last))
+        targets_T = torch.tensor(reply, device=logits_TV.device)
+        scores.append(-float(F.cross_entropy(logits_TV.float(), targets_T, reduction="sum")))
+    return tuple(scores)
 
 
 @dataclass

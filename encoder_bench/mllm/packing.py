@@ -232,21 +232,17 @@ def pack(batch: TrainingBatch, language: LanguageModel, *, visual_tokens: int) -
     return _write_rows(rows, language.pad_id, visual_tokens=visual_tokens)
 
 
-def pack_candidates(
-    questions: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]],
-    *,
-    pad_id: int,
-    prefix_length: int,
-) -> PackedRows:
-    """Place each question in a row with all its candidate answers behind it, kept apart.
+def pack_candidates(rows: Sequence[Sequence[Sequence[int]]], *, pad_id: int) -> PackedRows:
+    """Place candidate answers in rows, kept apart, to go on from questions that were read before.
 
-    Position ids go on from `prefix_length`, the tokens before the question in the model's cache.
+    Position ids count from 0 after the question, and a loss column of -1 is the question's last
+    token.
     """
-    rows = []
-    for number, (ids, replies) in enumerate(questions):
+    placed = []
+    for number, replies in enumerate(rows):
         turns = (Segment(tuple(r), taught=True, turn=n) for n, r in enumerate(replies, start=1))
-        rows.append([(number, 0, TokenizedDialogue("question", (Segment(tuple(ids)), *turns)))])
-    return _write_rows(rows, pad_id, first_position=prefix_length)
+        placed.append([(number, 0, TokenizedDialogue("question", tuple(turns)))])
+    return _write_rows(placed, pad_id)
 
 
 _Row = list[tuple[int, int, TokenizedDialogue]]
@@ -276,11 +272,10 @@ class _RowWriter:
         loss: column of the token that predicts each taught token, and the taught token.
     """
 
-    def __init__(self, pad_id: int, visual_tokens: int, first_position: int) -> None:
+    def __init__(self, pad_id: int, visual_tokens: int) -> None:
         self.columns: tuple[list[int], ...] = ([], [], [], [], [])
         self.loss: list[tuple[int, int]] = []
         self._pad_id, self._visual_tokens = pad_id, visual_tokens
-        self._first_position = first_position
 
     def write(self, number: int, image: int, item: TokenizedDialogue) -> None:
         """Write a dialogue, whose images are counted from `image` in the batch."""
@@ -300,7 +295,7 @@ class _RowWriter:
                 visual_index.extend([_NONE] * len(tokens))
             if ids and taught:
                 self.loss += zip((before, *range(column, column + len(ids) - 1)), ids, strict=True)
-            position = position_ids[before] + 1 if before >= start else self._first_position
+            position = position_ids[before] + 1 if before >= start else 0
             input_ids.extend(tokens)
             dialogue.extend([number] * len(tokens))
             turns.extend([turn] * len(tokens))
@@ -308,11 +303,9 @@ class _RowWriter:
             ends[turn] = len(input_ids) - 1 if tokens else before
 
 
-def _write_rows(
-    rows: Sequence[_Row], pad_id: int, *, visual_tokens: int = 0, first_position: int = 0
-) -> PackedRows:
+def _write_rows(rows: Sequence[_Row], pad_id: int, *, visual_tokens: int = 0) -> PackedRows:
     """Return the rows as tensors."""
-    writers = [_RowWriter(pad_id, visual_tokens, first_position) for _ in rows]
+    writers = [_RowWriter(pad_id, visual_tokens) for _ in rows]
     for writer, row in zip(writers, rows, strict=True):
         for entry in row:
             writer.write(*entry)

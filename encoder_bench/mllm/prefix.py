@@ -1,7 +1,6 @@
 """The shared prefix of generation: what comes before every question on an image, computed once.
 
-Axes: G prefixes (one per image, or one for text only), P tokens each, R rows (questions), Q
-question tokens, B images, M visual tokens, E LLM width.
+Axes: P prefix tokens, R rows (questions), Q question tokens, M visual tokens, E LLM width.
 """
 
 from __future__ import annotations
@@ -24,68 +23,77 @@ MAX_ROWS = 256
 
 
 class Question(NamedTuple):
-    """A prompt about one image with the token ids that ask it; `image` counts prefixes."""
+    """A prompt with the token ids that ask it, after the prefix that `image` counts."""
 
     image: int
+    with_image: bool
     prompt: str
     ids: tuple[int, ...]
 
 
 class Prefix:
-    """The tokens before the question, of each image.
+    """The tokens before the question, of each image or of no image at all.
 
     Attributes:
         language: reads it.
-        embeddings: `(G, P, E)`.
-        length: P.
-        with_image: whether it holds visual tokens.
+        embeddings: `(P, E)` of each image; all questions without an image share one.
+        length: P of the longest.
     """
 
-    def __init__(self, language: LanguageModel, visual: Tensor | None) -> None:
-        """Join template and visual tokens `(B, M, E)`; None is one prefix of text alone."""
-        self.with_image = visual is not None
-        ids = language.prefix_ids(image=self.with_image)
-        text = language.embed(torch.tensor([ids], dtype=torch.long, device=language.device))
-        if visual is not None:
-            spliced = visual.to(device=text.device, dtype=text.dtype)
-            text = torch.cat([text.expand(len(visual), -1, -1), spliced], dim=1)
-        self.embeddings = text
-        self.length = text.shape[1]
+    def __init__(self, language: LanguageModel, visual: Sequence[Tensor | None]) -> None:
+        """Join template and visual tokens `(M, E)` of each image; None is text alone."""
         self.language = language
+        text = self._embedded(language.prefix_ids(image=False))
+        begin = self._embedded(language.prefix_ids(image=True))
+        places: dict[int | None, int] = {}
+        self.embeddings: list[Tensor] = []
+        self._shown: list[tuple[int, bool]] = []
+        for number, tokens in enumerate(visual):
+            place = places.setdefault(None if tokens is None else number, len(places))
+            self._shown.append((place, tokens is not None))
+            if place == len(self.embeddings):
+                whole = text if tokens is None else torch.cat([begin, tokens.to(begin)])
+                self.embeddings.append(whole)
+        self.length = max(map(len, self.embeddings), default=0)
         self._cache: Any = None
+        self._mask = torch.empty(0)
 
     def questions(
-        self, prompts: Sequence[Sequence[str]], *, answer_tokens: int
+        self, prompts: Sequence[Sequence[str]]
     ) -> tuple[list[list[Question]], list[Question]]:
-        """Tokenise prompts, one group per image; without images all share the one text prefix.
+        """Tokenise prompts, one group for each image.
 
         Returns:
             The questions in the groups of their prompts, and each question once, by length.
 
         Raises:
             ValueError: not one group of prompts per image.
-            DataError: a question and `answer_tokens` do not fit into the context; shows how it
-                begins.
         """
-        language, image = self.language, self.with_image
-        if image and len(self.embeddings) != len(prompts):
-            raise ValueError(f"{len(self.embeddings)} images for {len(prompts)} groups of prompts")
-        ask = partial(language.question_ids, image=image)
+        ids = self.language.question_ids
         groups = [
-            [Question(index if image else 0, text, tuple(ask(text))) for text in group]
-            for index, group in enumerate(prompts)
+            [Question(*shown, text, tuple(ids(text, image=shown[1]))) for text in group]
+            for shown, group in zip(self._shown, prompts, strict=True)
         ]
         unique = dict.fromkeys(question for group in groups for question in group)
-        for question in unique:
-            length = self.length + len(question.ids) + answer_tokens
+        return groups, sorted(unique, key=lambda question: len(question.ids))
+
+    def check_lengths(self, questions: Sequence[Question], *, answer_tokens: int) -> None:
+        """Check that questions fit into the context with `answer_tokens`.
+
+        Raises:
+            DataError: one does not; shows how it begins.
+        """
+        language = self.language
+        for question in questions:
+            before = len(self.embeddings[question.image])
+            length = before + len(question.ids) + answer_tokens
             if length > language.max_length:
                 begins = language.decode(list(question.ids[:16]))
                 raise DataError(
-                    f"prompt '{begins}...' needs {length} tokens with its answer ({self.length} "
+                    f"prompt '{begins}...' needs {length} tokens with its answer ({before} "
                     f"before it), the language model's context has {language.max_length}; "
                     "shorten the prompt, or lower --visual-tokens or the task's max_new_tokens"
                 )
-        return groups, sorted(unique, key=lambda question: len(question.ids))
 
     def batches(
         self, questions: Sequence[Question], *, new_tokens: int, copies: int = 1
@@ -98,7 +106,7 @@ class Prefix:
         """
         window = self.language.sliding_window
         token_bytes = self.language.cache_bytes_per_token
-        device, budget = self.embeddings.device, _CPU_CACHE_BYTES
+        device, budget = self.language.device, _CPU_CACHE_BYTES
         if device.type == "cuda":
             budget = int(torch.cuda.mem_get_info(device)[0] * _DEVICE_SHARE)
         batch: list[Question] = []
@@ -113,20 +121,27 @@ class Prefix:
         if batch:
             yield batch
 
-    def cache(self, questions: Sequence[Question] = ()) -> Any:
-        """Return a cache of keys and values whose rows are the prefixes of `questions`, if any."""
+    def read(self, questions: Sequence[Question]) -> tuple[Any, Tensor]:
+        """Return a cache whose rows are the prefixes of `questions`, and its mask `(R, P)`."""
+        images = torch.tensor([q.image for q in questions], device=self.language.device)
+        if self._cache is None:
+            rows, self._mask = _left_padded(self.embeddings)
+            self._cache = self.empty_cache()
+            if self.length:
+                self.language(
+                    rows,
+                    mask=None if bool(self._mask.all()) else self._mask,
+                    position_ids=(self._mask.cumsum(1) - 1).clamp_min(0),
+                    cache=self._cache,
+                    at=([], []),
+                )
+        return rows_of(self._cache, images), self._mask[images]
+
+    def empty_cache(self) -> Any:
+        """Return a cache of keys and values that holds nothing yet."""
         from transformers import DynamicCache
 
-        if not questions or not self.length:
-            return DynamicCache(config=self.language.model.config)
-        if self._cache is None:
-            self._cache = self.cache()
-            self.language(self.embeddings, cache=self._cache, at=([], []))
-        selected = copy.copy(self._cache)
-        selected.layers = [copy.copy(layer) for layer in self._cache.layers]
-        images = [question.image for question in questions]
-        selected.batch_select_indices(torch.tensor(images, device=self.embeddings.device))
-        return selected
+        return DynamicCache(config=self.language.model.config)
 
     def padded(self, questions: Sequence[Question], *, joined: bool) -> tuple[Tensor, Tensor]:
         """Return embeddings `(R, Q, E)` of questions, or `(R, P + Q, E)` with prefixes, and a mask.
@@ -134,10 +149,25 @@ class Prefix:
         The mask holds 0 for padding, which is on the left.
         """
         rows = []
-        for image, _, ids in questions:
-            device = self.embeddings.device
-            text = self.language.embed(torch.tensor(ids, dtype=torch.long, device=device))
-            rows.append(torch.cat([self.embeddings[image], text]) if joined else text)
-        mask = [torch.ones(len(row), dtype=torch.long, device=row.device) for row in rows]
-        left = partial(pad_sequence, batch_first=True, padding_side="left")
-        return left(rows), left(mask)
+        for question in questions:
+            text = self._embedded(question.ids)
+            before = self.embeddings[question.image]
+            rows.append(torch.cat([before, text]) if joined else text)
+        return _left_padded(rows)
+
+    def _embedded(self, ids: Sequence[int]) -> Tensor:
+        return self.language.embed(torch.tensor(ids, dtype=torch.long, device=self.language.device))
+
+
+def _left_padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return rows `(L, E)` of different lengths as one tensor, and its mask."""
+    left = partial(pad_sequence, batch_first=True, padding_side="left")
+    return left(list(rows)), left([row.new_ones(len(row), dtype=torch.long) for row in rows])
+
+
+def rows_of(cache: Any, rows: Tensor) -> Any:
+    """Return a cache of these rows of another, which stays as it is when this one grows."""
+    selected = copy.copy(cache)
+    selected.layers = [copy.copy(layer) for layer in cache.layers]
+    selected.batch_select_indices(rows)
+    return selected

@@ -72,10 +72,11 @@ class RunData:
 
 
 def read_data(plan: RunPlan, reporter: Reporter) -> RunData:
-    """Read a plan's samples and check that training and test share no image.
+    """Read a plan's samples, and check that they can be scored and share no image with training.
 
     Raises:
-        DataError: files are missing or malformed, a split is empty, or images are shared.
+        DataError: files are missing or malformed, a split is empty, a sample occurs twice, an
+            answer cannot be parsed, or images are shared.
     """
     folder = open_data(plan.data, reporter=reporter)
     training_folder = (
@@ -87,6 +88,7 @@ def read_data(plan: RunPlan, reporter: Reporter) -> RunData:
         test: dict[str, TaskSamples] = {}
         for name, recipe in plan.tasks.items():
             test[name] = read_samples(folder, name, recipe, limit=plan.limit)
+            test[name].check()
             phase.advance(test=f"{name} {len(test[name].samples)}")
         parts: list[SampleTable] = []
         for name, recipe in plan.training_recipes.items():

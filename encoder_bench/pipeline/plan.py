@@ -22,6 +22,7 @@ from encoder_bench.base.recipes import (
     recorded_adapter,
 )
 from encoder_bench.base.record import RunRecord
+from encoder_bench.tasks.task import check_recipe
 
 DEFAULT_ENCODER = "tiny-deit"
 DEFAULT_TASKS = ("vqa", "captioning", "oc", "mci")
@@ -230,6 +231,7 @@ def _task_recipes(names: Sequence[str], controls: Controls) -> dict[str, TaskRec
         if key in recipes:
             raise RecipeError(f"--tasks names '{key}' twice")
         recipe = load_task(name)
+        check_recipe(key, recipe)
         kept = tuple(control for control in recipe.controls if control not in left_out)
         recipes[key] = recipe.model_copy(update={"controls": kept})
     if not recipes:

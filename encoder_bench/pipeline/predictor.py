@@ -11,10 +11,11 @@ from torch import Tensor
 
 from encoder_bench.base.recipes import DecodingSettings
 from encoder_bench.data.images import load_image
-from encoder_bench.mllm.generate import generate, score
+from encoder_bench.mllm.generate import answer
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.tasks.controls import MEAN_IMAGE
-from encoder_bench.tasks.predict import Images, Prompts, Texts
+from encoder_bench.tasks.predict import Images, Prompts
+from encoder_bench.tasks.predictions import Reply
 
 MEAN_OF, _BATCH = 512, 16
 """Images that the mean image is the mean of, and images of one forward pass."""
@@ -23,7 +24,6 @@ MEAN_OF, _BATCH = 512, 16
 class ImagePredictor:
     """Answers prompts about images; meets `tasks.predict.Predictor`.
 
-    `images` are one path for each group of prompts, or None to show the model no image at all.
     Images without `(N, D)` patch tokens in `features` are encoded here. `MEAN_IMAGE` has the mean
     patch tokens of the first 512 `training` images, which are those that training has shown.
     """
@@ -40,30 +40,39 @@ class ImagePredictor:
         self._features: Mapping[Path, Tensor] = features or {}
 
     @torch.inference_mode()
-    def answer(self, images: Images, prompts: Prompts, decoding: DecodingSettings) -> Texts:
-        """Return one answer for each prompt; a DataError for an image that cannot be read."""
-        visual = None if images is None else self._visual_tokens(images)
-        return generate(self._mllm, visual, [list(group) for group in prompts], decoding)
-
-    @torch.inference_mode()
-    def choose(self, images: Images, prompts: Prompts, candidates: Sequence[str]) -> Texts:
-        """Return for each prompt the candidate with the highest log-probability as its answer.
+    def answer(
+        self,
+        images: Images,
+        prompts: Prompts,
+        decoding: DecodingSettings,
+        candidates: Sequence[str] = (),
+    ) -> list[list[Reply]]:
+        """Return one reply to each prompt, its choice the candidate with the highest probability.
 
         Raises:
             DataError: an image cannot be read, or a candidate is empty.
         """
-        visual = None if images is None else self._visual_tokens(images)
-        scores = score(self._mllm, visual, [list(group) for group in prompts], candidates)
+        replies = answer(self._mllm, self._visual_tokens(images), prompts, decoding, candidates)
         return [
-            [candidates[max(range(len(row)), key=row.__getitem__)] for row in group]
-            for group in scores
+            [
+                Reply(text, candidates[values.index(max(values))] if values else None)
+                for text, values in group
+            ]
+            for group in replies
         ]
 
-    def _visual_tokens(self, images: Sequence[Path]) -> Tensor:
-        """Return `(B, M, D_llm)`."""
-        if list(images) == [MEAN_IMAGE]:
-            return self._mllm.visual_tokens(self._mean)
-        return self._mllm.visual_tokens(self._patch_tokens(images))
+    def _visual_tokens(self, images: Images) -> list[Tensor | None]:
+        """Return `(M, D_llm)` of each image."""
+        files = [image for image in images if image is not None and image != MEAN_IMAGE]
+        encoded = iter(self._mllm.visual_tokens(self._patch_tokens(files)) if files else ())
+        return [
+            None if image is None else self._mean_tokens if image == MEAN_IMAGE else next(encoded)
+            for image in images
+        ]
+
+    @functools.cached_property
+    def _mean_tokens(self) -> Tensor:
+        return self._mllm.visual_tokens(self._mean)[0]
 
     @functools.cached_property
     def _mean(self) -> Tensor:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from encoder_bench.base.progress import Reporter
 from encoder_bench.base.recipes import DecodingSettings
-from encoder_bench.data.sample import Sample
 from encoder_bench.tasks.controls import (
     ASKS_MODEL,
     MEAN_IMAGE,
@@ -17,25 +17,26 @@ from encoder_bench.tasks.controls import (
     majority_answers,
     shuffled_images,
 )
-from encoder_bench.tasks.predictions import GrowingPredictions, choice_key
+from encoder_bench.tasks.predictions import GrowingPredictions, Key, Reply
 from encoder_bench.tasks.task import TaskSamples
 
-Images = Sequence[Path] | None
-"""None for no image at all, `[MEAN_IMAGE]` for the mean of the training features."""
+Images = Sequence[Path | None]
+"""None for no image at all, `MEAN_IMAGE` for the mean of the training features."""
 Prompts = Sequence[Sequence[str]]
 """One group for each image."""
-Texts = list[list[str]]
-"""One for each prompt of each group."""
 
 
 class Predictor(Protocol):
     """A model, as far as a task needs to know it."""
 
-    def answer(self, images: Images, prompts: Prompts, decoding: DecodingSettings) -> Texts:
-        """Return one answer for each prompt of each image."""
-
-    def choose(self, images: Images, prompts: Prompts, candidates: Sequence[str]) -> Texts:
-        """Return the likeliest candidate for each prompt of each image, in the same form."""
+    def answer(
+        self,
+        images: Images,
+        prompts: Prompts,
+        decoding: DecodingSettings,
+        candidates: Sequence[str] = (),
+    ) -> Sequence[Sequence[Reply]]:
+        """Return one reply to each prompt of each image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,71 +69,80 @@ def predict(
         reporter: shows progress.
     """
     recipe, samples = task.recipe, task.samples
-    growing = GrowingPredictions(predictions)
-
-    def answers(ask: _Ask, control: str | None, key: str | None, words: str = "") -> list[str]:
-        waiting = [s for s in samples if growing.answer(key, s.sample_id) is None]
-        if waiting:
-            name = ", ".join(word for word in (task.name, control, words) if word)
-            with reporter.phase(name, len(samples), "samples") as phase:
-                phase.advance(len(samples) - len(waiting))
-                for found in _batches(ask, task, waiting, control, batch_images, seed):
-                    growing.append(key, found)
-                    phase.advance(len(found))
-        return [growing.answer(key, sample.sample_id) or "" for sample in samples]
-
-    def generate(images: Images, prompts: Prompts) -> Texts:
-        return model.answer(images, prompts, recipe.decoding)
-
-    def choose(images: Images, prompts: Prompts) -> Texts:
-        return model.choose(images, prompts, recipe.candidates)
-
-    found: dict[str | None, Answers] = {}
+    growing = GrowingPredictions(predictions, with_choices=bool(recipe.candidates))
+    by_model = [None, *(name for name in controls if name in ASKS_MODEL)]
+    asked = _by_image(task, by_model, seed)
+    done = sum(each.key in growing.replies for each in chain(*asked))
+    total = len(samples) * len(by_model)
+    if done < total:
+        with reporter.phase(task.name, total, "answers") as phase:
+            phase.advance(done)
+            for found in _replies(model, task, asked, growing.replies, batch_images):
+                growing.append(found)
+                phase.advance(len(found))
+    answers: dict[str | None, Answers] = {}
     for control in (None, *controls):
-        if control is None or control in ASKS_MODEL:
-            found[control] = Answers(
-                answers(generate, control, control),
-                answers(choose, control, choice_key(control), "likelihood")
-                if recipe.candidates
-                else None,
-            )
+        if control in by_model:
+            replies = [growing.replies[control, sample.sample_id] for sample in samples]
+            choices = [reply.choice or "" for reply in replies] if recipe.candidates else None
+            answers[control] = Answers([reply.text for reply in replies], choices)
         elif control == "constant":
-            found[control] = Answers(constant_answer(samples, recipe.primary))
+            answers[control] = Answers(constant_answer(samples, recipe.primary))
         else:
-            found[control] = Answers(majority_answers(samples, task.training))
-    return found
+            answers[control] = Answers(majority_answers(samples, task.training))
+    return answers
 
 
-_Ask = Callable[[Images, Prompts], Texts]
+class _Asked(NamedTuple):
+    """A sample's prompt and what is shown with it, for the model itself or a blind baseline."""
+
+    key: Key
+    image: Path | None
+    prompt: str
 
 
-def _batches(
-    ask: _Ask,
+def _by_image(task: TaskSamples, controls: Sequence[str | None], seed: int) -> list[list[_Asked]]:
+    """Return what is asked, in the order of the samples' images: of each, all at once.
+
+    An image is shown with its own questions and, as a shuffled one, with another's; its own are
+    also asked blind.
+    """
+    others = shuffled_images(task.samples, seed)
+    blind = {"no-image": None, "mean-image": MEAN_IMAGE}
+    groups: dict[Path, list[_Asked]] = {sample.image_path: [] for sample in task.samples}
+    for control in controls:
+        for sample in task.samples:
+            shuffled = control == "shuffled-images"
+            path = others[sample.image_id] if shuffled else sample.image_path
+            image = blind.get(control or "", path)
+            prompt = task.recipe.fill_prompt(sample.question)
+            groups[path].append(_Asked((control, sample.sample_id), image, prompt))
+    return list(groups.values())
+
+
+def _replies(
+    model: Predictor,
     task: TaskSamples,
-    waiting: Sequence[Sample],
-    control: str | None,
+    asked: Sequence[Sequence[_Asked]],
+    answered: Mapping[Key, Reply],
     batch_images: int,
-    seed: int,
-) -> Iterator[dict[str, str]]:
-    """Yield answers by sample id, a batch of images with all of their samples at a time."""
-    if control in ("no-image", "mean-image"):  # equal prompts have equal answers
-        prompts = {sample.sample_id: task.recipe.fill_prompt(sample.question) for sample in waiting}
-        different = list(dict.fromkeys(prompts.values()))
-        shown = None if control == "no-image" else [MEAN_IMAGE]
-        by_prompt = dict(zip(different, ask(shown, [different])[0], strict=True))
-        yield {sample_id: by_prompt[prompt] for sample_id, prompt in prompts.items()}
-        return
-    others = shuffled_images(task.samples, seed) if control == "shuffled-images" else {}
-    by_image: dict[int | str, list[Sample]] = {}
-    for sample in waiting:
-        by_image.setdefault(sample.image_id, []).append(sample)
-    groups = list(by_image.values())
+) -> Iterator[dict[Key, Reply]]:
+    """Yield what is not answered yet, a batch of images at a time.
+
+    The same prompt about the same image, or without one, is asked once.
+    """
+    known = {(e.image, e.prompt): answered[e.key] for e in chain(*asked) if e.key in answered}
+    groups = [[each for each in group if each.key not in answered] for group in asked]
+    groups = [group for group in groups if group]
     for start in range(0, len(groups), batch_images):
-        batch = groups[start : start + batch_images]
-        paths = [others.get(group[0].image_id, group[0].image_path) for group in batch]
-        rows = ask(paths, [[task.recipe.fill_prompt(s.question) for s in group] for group in batch])
-        yield {
-            sample.sample_id: text
-            for group, row in zip(batch, rows, strict=True)
-            for sample, text in zip(group, row, strict=True)
-        }
+        batch = list(chain(*groups[start : start + batch_images]))
+        wanted: dict[Path | None, dict[str, None]] = {}
+        for each in batch:
+            if (each.image, each.prompt) not in known:
+                wanted.setdefault(each.image, {})[each.prompt] = None
+        prompts = [list(own) for own in wanted.values()]
+        recipe = task.recipe
+        replies = model.answer(list(wanted), prompts, recipe.decoding, recipe.candidates)
+        for image, own, found in zip(wanted, prompts, replies, strict=True):
+            known |= {(image, prompt): each for prompt, each in zip(own, found, strict=True)}
+        yield {each.key: known[each.image, each.prompt] for each in batch}

@@ -8,14 +8,13 @@ import json
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from encoder_bench.base.errors import RecordError
 from encoder_bench.base.files import write_text
 from encoder_bench.base.record import RunRecord
-from encoder_bench.metrics.metric import LIKELIHOOD
 
 
 class Prediction(BaseModel):
@@ -50,16 +49,30 @@ class Prediction(BaseModel):
     control: str | None = None
 
 
+class Reply(NamedTuple):
+    """What a model writes, and the likeliest candidate where there are any."""
+
+    text: str
+    choice: str | None = None
+
+
+Key = tuple[str | None, str]
+"""A control, None for the model itself, and a sample's id."""
+
+
 class GrowingPredictions:
-    """The answers to a task so far; each batch is on disk before the next is asked.
+    """The replies to a task so far; each batch is on disk before the next is asked.
 
     A run that is killed leaves whole lines and perhaps half of one, which is dropped.
+
+    Attributes:
+        replies: what is answered.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, with_choices: bool) -> None:
         """Open the growing file beside `path`, with what an earlier run left in both."""
-        self._file = _growing(path)
-        self._answers: dict[tuple[str | None, str], str] = {}
+        self._file, self._with_choices = _growing(path), with_choices
+        self.replies: dict[Key, Reply] = {}
         for file in (path, self._file):
             if file.is_file():
                 self._load(file.read_text(encoding="utf-8", errors="replace"))
@@ -72,36 +85,22 @@ class GrowingPredictions:
         for line in text.split("\n"):
             try:
                 row = json.loads(line)
-                control = row.get("control")
-                self._answers[control, row["sample_id"]] = row["prediction"]
-                if row.get("choice") is not None:
-                    self._answers[choice_key(control), row["sample_id"]] = row["choice"]
-            except (ValueError, KeyError, AttributeError):
+                reply = Reply(row["prediction"], row.get("choice"))
+                if (reply.choice is not None) == self._with_choices:
+                    self.replies[row.get("control"), row["sample_id"]] = reply
+            except (ValueError, KeyError, AttributeError, TypeError):
                 continue  # half a line of a killed run; its sample is asked again
 
-    def answer(self, control: str | None, sample_id: str) -> str | None:
-        """Return the answer to a sample; None where there is none yet."""
-        return self._answers.get((control, sample_id))
-
-    def append(self, control: str | None, answers: Mapping[str, str]) -> None:
-        """Write a batch of answers by sample id."""
+    def append(self, replies: Mapping[Key, Reply]) -> None:
+        """Write a batch of replies."""
         self._file.parent.mkdir(parents=True, exist_ok=True)
         rows = (
-            {"sample_id": sample_id, "prediction": text, "control": control}
-            for sample_id, text in answers.items()
+            {"sample_id": name, "prediction": text, "choice": choice, "control": control}
+            for (control, name), (text, choice) in replies.items()
         )
         with self._file.open("a", encoding="utf-8") as stream:
             stream.writelines(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
-        self._answers |= {(control, sample_id): text for sample_id, text in answers.items()}
-
-
-def choice_key(control: str | None) -> str:
-    """Return what replaces a control's name where its answer is the likeliest candidate.
-
-    >>> choice_key(None), choice_key("no-image")
-    ('@likelihood', 'no-image@likelihood')
-    """
-    return f"{control or ''}{LIKELIHOOD}"
+        self.replies |= replies
 
 
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:

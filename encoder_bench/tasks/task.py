@@ -15,6 +15,7 @@ from encoder_bench.base.errors import (
 from encoder_bench.base.plugins import plugins
 from encoder_bench.base.recipes import TaskRecipe
 from encoder_bench.data.sample import Sample
+from encoder_bench.data.sample_table import SampleTable
 from encoder_bench.metrics import short_answers, vqa
 from encoder_bench.metrics.metric import LIKELIHOOD, find_metric, runner_metrics
 
@@ -118,28 +119,36 @@ class TaskSamples:
                 without candidates.
             DataError: no samples, a sample id twice, or a reference that cannot be parsed.
         """
-        runner, recipe = find_runner(self.recipe.runner), self.recipe
-        known = runner_metrics(runner.name)
-        for name in recipe.metrics:
-            if name.removesuffix(LIKELIHOOD) not in known:
-                raise RecipeError(
-                    f"task '{self.name}': {unknown_name_message('metric', name, known)}"
-                )
-        if recipe.primary not in recipe.metrics:
-            raise RecipeError(
-                f"task '{self.name}': the primary metric '{recipe.primary}' is not among its "
-                "metrics"
-            )
-        by_likelihood = any(name.endswith(LIKELIHOOD) for name in recipe.metrics)
-        if by_likelihood != bool(recipe.candidates):
-            raise RecipeError(
-                f"task '{self.name}': a metric that ends in {LIKELIHOOD} and 'candidates' need "
-                "each other"
-            )
+        runner = check_recipe(self.name, self.recipe)
         if not self.samples:
             raise DataError(f"task '{self.name}': no samples to score")
         check_samples(self.name, runner, self.samples)
         return runner
+
+
+def check_recipe(task: str, recipe: TaskRecipe) -> Runner:
+    """Return a task's runner once its recipe has been checked, which needs no data.
+
+    Raises:
+        UnknownNameError: no such runner.
+        RecipeError: an unknown metric, a primary one that is not listed, or one of likelihoods
+            without candidates.
+    """
+    runner = find_runner(recipe.runner)
+    known = runner_metrics(runner.name)
+    for name in recipe.metrics:
+        if name.removesuffix(LIKELIHOOD) not in known:
+            raise RecipeError(f"task '{task}': {unknown_name_message('metric', name, known)}")
+    if recipe.primary not in recipe.metrics:
+        raise RecipeError(
+            f"task '{task}': the primary metric '{recipe.primary}' is not among its metrics"
+        )
+    by_likelihood = any(name.endswith(LIKELIHOOD) for name in recipe.metrics)
+    if by_likelihood != bool(recipe.candidates):
+        raise RecipeError(
+            f"task '{task}': a metric that ends in {LIKELIHOOD} and 'candidates' need each other"
+        )
+    return runner
 
 
 def check_samples(task: str, runner: Runner, samples: Sequence[Sample]) -> None:
@@ -149,11 +158,13 @@ def check_samples(task: str, runner: Runner, samples: Sequence[Sample]) -> None:
         DataError: they do not; names the sample.
     """
     seen: set[str] = set()
-    for sample in samples:
-        if sample.sample_id in seen:
-            raise DataError(f"task '{task}': sample id {sample.sample_id} occurs twice")
-        seen.add(sample.sample_id)
-        if runner.closed and sample.references and runner.parse(sample.references[0]) is None:
+    table = samples if isinstance(samples, SampleTable) else None
+    for sample_id in table.sample_ids() if table else (each.sample_id for each in samples):
+        if sample_id in seen:
+            raise DataError(f"task '{task}': sample id {sample_id} occurs twice")
+        seen.add(sample_id)
+    for sample in samples if runner.closed else ():
+        if sample.references and runner.parse(sample.references[0]) is None:
             raise DataError(
                 f"sample {sample.sample_id}: its answer {sample.references[0]!r} is none that "
                 f"'{runner.name}' can score"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import encoders, full_size, metrics, utilisation
+from benchmarks import encoders, full_size, metrics, side_by_side, utilisation
 from benchmarks.mllm import questions, run_bench
-from benchmarks.summary import summary
+from benchmarks.summary import SIDE_BY_SIDE_AIMS, summary
 from benchmarks.timing import ratio, rounds
 
 
@@ -27,6 +28,23 @@ def test_a_small_benchmark() -> None:
     lines = summary(result)
     assert len(lines) == 2 * 2 + 2 * 2
     assert sum("aim: 4 or more" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_ours_and_the_plain_way_learn_and_answer_the_same(joint: bool, tmp_path: Path) -> None:
+    job = side_by_side.Job("tiny-deit", joint, questions=3, images=8, tests=2, steps=2)
+    ours, plain = (way(job, tmp_path / name) for name, way in side_by_side.WAYS.items())
+    assert len(ours["losses"]) == 2
+    assert ours["losses"] == pytest.approx(plain["losses"], abs=1e-4)
+    assert ours["losses"][0] != pytest.approx(ours["losses"][1], abs=1e-4)
+    assert len(ours["answers"]) == 6
+    assert ours["answers"] == plain["answers"]
+    for done in (ours, plain):
+        done["whole"] = [20.0, 10.0]
+    for clock in (0, 1):
+        for name, of in side_by_side.RATIOS.items():
+            assert of(ours, plain, clock) > 0, name
+    assert {name.partition(": ")[2] for name in SIDE_BY_SIDE_AIMS} <= {*side_by_side.RATIOS}
 
 
 def test_metrics_are_compared_where_they_are_equal() -> None:

@@ -196,13 +196,14 @@ def test_test_dev_has_questions_without_answers_and_leaves_a_file_to_upload(
 ) -> None:
     from encoder_bench.base.progress import QuietReporter
     from encoder_bench.tasks.evaluate import evaluate
+    from encoder_bench.tasks.predictions import Reply
     from encoder_bench.tasks.task import TaskSamples
 
     class Model:
-        def answer(self, images: Any, prompts: Any, decoding: Any) -> list[list[str]]:
-            return [["red " for _ in group] for group in prompts]
-
-        choose = answer
+        def answer(
+            self, images: Any, prompts: Any, decoding: Any, candidates: Any
+        ) -> list[list[Reply]]:
+            return [[Reply("red ") for _ in group] for group in prompts]
 
     picture(tmp_path, "coco/test2015/COCO_test2015_000000000001.jpg")
     question = {"question_id": 1000, "image_id": 1, "question": "What colour?"}

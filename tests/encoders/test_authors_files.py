@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -207,9 +208,9 @@ def test_a_file_beside_its_configuration_is_its_folder() -> None:
 
 
 def test_a_file_that_no_library_reads_is_refused_with_the_reason(tmp_path: Path) -> None:
-    torch.save({"a": torch.zeros(1)}, tmp_path / "beit.pth")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "webssl.pth")
     with pytest.raises(WeightsError, match=r"transformers reads a folder with config\.json"):
-        load_encoder("beit-b", weights=tmp_path / "beit.pth")
+        load_encoder("webssl-dino-300m", weights=tmp_path / "webssl.pth")
 
 
 def test_shards_are_one_checkpoint(tmp_path: Path) -> None:
@@ -272,3 +273,55 @@ def test_checkpoints_are_renamed_by_timms_own_function(monkeypatch: pytest.Monke
         ]
         kept = [(f, {k: v for k, v in options.items() if v is not None}) for f, options in parts]
         assert kept[0] == kept[1], name
+
+
+@pytest.mark.parametrize("name", ["beit-b", "data2vec-b"])
+def test_beits_own_file_gives_the_features_of_transformers(name: str, tmp_path: Path) -> None:
+    from transformers import BeitConfig, BeitModel, Data2VecVisionConfig, Data2VecVisionModel
+
+    kinds = {"beit-b": (BeitConfig, BeitModel)}
+    config, model = kinds.get(name, (Data2VecVisionConfig, Data2VecVisionModel))
+    torch.manual_seed(0)
+    shape = {"use_shared_relative_position_bias": True, "use_mean_pooling": False}
+    theirs = model(config(**shape), add_pooling_layer=False).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    heads = {"lm_head.weight": torch.zeros(9, 768), "mask_token": torch.zeros(1, 1, 768)}
+    state = beit_state(theirs.state_dict()) | heads
+    torch.save({"model": state, "optimizer": OPTIMIZER}, tmp_path / "checkpoint.pth")
+    encoder = load_encoder(name, weights=tmp_path / "checkpoint.pth")
+    pixels = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        expected = theirs(pixels).last_hidden_state[:, 1:]
+        assert torch.allclose(encoder(pixels), expected, atol=2e-4)
+
+
+def beit_state(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return transformers' tensors in the names of BEiT's own code."""
+    renamed = {}
+    for name, tensor in theirs.items():
+        for pattern, own in BEIT_NAMES.items():
+            name = re.sub(pattern, own, name)
+        renamed[name] = tensor
+    for block in range(12):
+        parts = [renamed.pop(f"blocks.{block}.attn.{part}.weight") for part in "qkv"]
+        renamed[f"blocks.{block}.attn.qkv.weight"] = torch.cat(parts)
+    return renamed
+
+
+BEIT_NAMES = {
+    r"^embeddings\.patch_embeddings\.projection": "patch_embed.proj",
+    r"^embeddings\.": "",
+    r"^(encoder|shared_position_bias).*(?=relative_position_bias_table)": "rel_pos_bias.",
+    r"^(encoder\.)?layers?\.": "blocks.",
+    r"lambda_": "gamma_",
+    r"layernorm_before": "norm1",
+    r"layernorm_after": "norm2",
+    r"^layernorm": "norm",
+    r"attention\.(o_proj|output\.dense)": "attn.proj",
+    r"attention\.(attention\.)?([qkv])(_proj|uery|ey|alue)\.bias": r"attn.\2_bias",
+    r"attention\.(attention\.)?([qkv])(_proj|uery|ey|alue)\.": r"attn.\2.",
+    r"intermediate\.dense": "mlp.fc1",
+    r"(?<=\d\.)output\.dense": "mlp.fc2",
+}

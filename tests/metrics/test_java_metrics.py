@@ -27,6 +27,7 @@ from encoder_bench.metrics.meteor import meteor_counts, meteor_score
 from encoder_bench.metrics.metric import find_metric, measure_java_once
 from encoder_bench.tasks.controls import constant_answer
 from encoder_bench.tasks.evaluate import evaluate
+from encoder_bench.tasks.predictions import Reply
 from encoder_bench.tasks.task import TaskSamples
 
 GUESSES = [
@@ -325,16 +326,16 @@ class Captioner:
     """Says one of three things about an image, and another without one."""
 
     def answer(
-        self, images: Sequence[Path] | None, prompts: Sequence[Sequence[str]], decoding: object
-    ) -> list[list[str]]:
-        if images is None:
-            return [["nothing" for _ in group] for group in prompts]
+        self,
+        images: Sequence[Path | None],
+        prompts: Sequence[Sequence[str]],
+        decoding: object,
+        candidates: object,
+    ) -> list[list[Reply]]:
         return [
-            [GUESSES[int(path.stem) % 3] for _ in group]
+            [Reply(GUESSES[int(path.stem) % 3] if path else "nothing") for _ in group]
             for path, group in zip(images, prompts, strict=True)
         ]
-
-    choose = answer
 
 
 def test_one_start_of_each_program_serves_all_caption_tasks_of_a_run_and_their_controls(

@@ -9,7 +9,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from encoder_bench.base.recipes import DecodingSettings, LanguageModelSettings
-from encoder_bench.mllm.generate import generate, score
+from encoder_bench.mllm.generate import answer, generate
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.packing import make_batch
@@ -84,7 +84,7 @@ def test_greedy_answers_are_the_librarys(name: str) -> None:
     assert answers == expected
 
 
-@pytest.mark.parametrize("name", ["gemma2", "mistral", "gpt2"])
+@pytest.mark.parametrize("name", ["gemma2", "mistral", "gpt2", "mamba"])
 def test_likelihoods_are_those_of_the_loss(name: str) -> None:
     mllm = family(name)
     item = DIALOGUES[1]
@@ -92,6 +92,7 @@ def test_likelihoods_are_those_of_the_loss(name: str) -> None:
         visual = mllm.visual_tokens(mllm.features(pixels(1)))
         batch = make_batch(mllm.language, [item], shared_prefix=False, pixels=pixels(1))
         loss = mllm(batch).item()
-    prompt, answer = item.turns[0]
-    found = score(mllm, visual, [[prompt]], [answer, "another"])
-    assert found[0][0][0] == pytest.approx(-loss, rel=1e-5)
+    prompt, reply = item.turns[0]
+    decoding = DecodingSettings(max_new_tokens=2)
+    ((found,),) = answer(mllm, list(visual), [[prompt]], decoding, [reply, "another"])
+    assert found.likelihoods[0] == pytest.approx(-loss, rel=1e-5)

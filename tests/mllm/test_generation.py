@@ -11,7 +11,7 @@ from torch import Tensor
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.recipes import DecodingSettings
 from encoder_bench.mllm import generate as generation
-from encoder_bench.mllm.generate import Conversation, generate, score
+from encoder_bench.mllm.generate import Conversation, answer, generate
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.model import MLLM
 
@@ -45,6 +45,13 @@ def plain_answer(
     answer = ids[0].tolist()
     end = next((n for n, token in enumerate(answer) if token in language.end_ids), len(answer))
     return language.decode(answer[:end])
+
+
+def likelihoods(
+    mllm: MLLM, visual: Tensor, prompts: list[list[str]], candidates: list[str]
+) -> list[list[tuple[float, ...]]]:
+    replies = answer(mllm, list(visual), prompts, DecodingSettings(max_new_tokens=3), candidates)
+    return [[reply.likelihoods for reply in group] for group in replies]
 
 
 def visual_of(mllm: MLLM, images: int = 3) -> Tensor:
@@ -180,7 +187,7 @@ def test_likelihoods_are_those_of_separate_sequences() -> None:
     mllm = small_mllm()
     visual = visual_of(mllm)
     candidates = ["Yes.", "No.", "10", "1"]
-    found = score(mllm, visual, PROMPTS, candidates)
+    found = likelihoods(mllm, visual, PROMPTS, candidates)
     language = mllm.language
     for image, group, scores in zip(visual, PROMPTS, found, strict=True):
         for prompt, row in zip(group, scores, strict=True):
@@ -196,12 +203,29 @@ def test_likelihoods_are_those_of_separate_sequences() -> None:
                 assert value == pytest.approx(expected, abs=1e-4)
 
 
+def test_images_no_image_and_candidates_in_one_batch() -> None:
+    mllm = small_mllm(language=small_language(image_prefix="<Img>", image_suffix="</Img>"))
+    visual = visual_of(mllm)
+    shown = [visual[0], None, visual[1], None]
+    prompts = [PROMPTS[0], PROMPTS[2], PROMPTS[2], ["Is it red?", "Why is it there?"]]
+    found = answer(mllm, shown, prompts, DecodingSettings(max_new_tokens=9), ["Yes.", "No.", "7"])
+    language = mllm.language
+    for tokens, group, replies in zip(shown, prompts, found, strict=True):
+        assert [reply.text for reply in replies] == [
+            plain_answer(language, tokens, prompt, tokens=9) for prompt in group
+        ]
+        for prompt, reply in zip(group, replies, strict=True):
+            (alone,) = answer(mllm, [tokens], [[prompt]], DecodingSettings(max_new_tokens=1), ["7"])
+            assert reply.likelihoods[2] == pytest.approx(alone[0].likelihoods[0], abs=1e-4)
+    assert found[1][1] == found[3][0]  # the same question without an image
+
+
 def test_likelihoods_without_masks_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     mllm = small_mllm()
     visual = visual_of(mllm)
-    packed = score(mllm, visual, PROMPTS, ["Yes.", "No."])
+    packed = likelihoods(mllm, visual, PROMPTS, ["Yes.", "No."])
     monkeypatch.setattr(LanguageModel, "keeps_questions_apart", False)
-    apart = score(mllm, visual, PROMPTS, ["Yes.", "No."])
+    apart = likelihoods(mllm, visual, PROMPTS, ["Yes.", "No."])
     for left, right in zip(packed, apart, strict=True):
         for a, b in zip(left, right, strict=True):
             assert a == pytest.approx(b, abs=1e-4)

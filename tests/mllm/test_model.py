@@ -7,7 +7,7 @@ import torch
 
 from encoder_bench.base.recipes import DecodingSettings, LanguageModelSettings
 from encoder_bench.mllm.dialogue import ImageDialogue
-from encoder_bench.mllm.generate import generate, score
+from encoder_bench.mllm.generate import answer, generate
 from encoder_bench.mllm.loading import load_language_model
 from encoder_bench.mllm.packing import make_batch
 from encoder_bench.mllm.trainable import set_trainable
@@ -42,8 +42,9 @@ def test_what_was_taught_is_answered_and_ends(shared: bool) -> None:
     prompts = [[prompt for prompt, _ in item.turns] for item in LESSONS]
     answers = generate(mllm, visual, prompts, DecodingSettings(max_new_tokens=16))
     assert answers == [[answer for _, answer in item.turns] for item in LESSONS]
-    counts = score(mllm, visual, [["How many?"], ["How many?"]], ["2", "7", "27"])
-    assert [max(range(3), key=row[0].__getitem__) for row in counts] == [0, 1]
+    asked, decoding = [["How many?"], ["How many?"]], DecodingSettings(max_new_tokens=1)
+    counts = answer(mllm, list(visual), asked, decoding, ["2", "7", "27"])
+    assert [max(range(3), key=row[0].likelihoods.__getitem__) for row in counts] == [0, 1]
 
 
 def test_sums_of_micro_batches_are_the_sum_of_the_batch() -> None:

@@ -29,7 +29,7 @@ from encoder_bench.results.paired import Difference, Scores
 from encoder_bench.results.paired import difference as scores_difference
 from encoder_bench.results.runs import find_run, find_runs, inventory, remove_runs
 from encoder_bench.tasks.evaluate import evaluate
-from encoder_bench.tasks.predictions import Prediction, read_predictions
+from encoder_bench.tasks.predictions import Prediction, Reply, read_predictions
 from encoder_bench.tasks.task import TaskSamples
 
 
@@ -248,11 +248,11 @@ def real_run(results: Path, encoder: str, said: list[str]) -> RunRecord:
         answers = [truth.format(n=n) if text == "right" else text for n, text in enumerate(said)]
 
         class Reader:
-            def answer(self, images: Any, prompts: Any, decoding: Any, told: Any = answers) -> Any:
-                return [[told[int(path.stem)]] for path in images]
+            told = answers
 
-            def choose(self, images: Any, prompts: Any, candidates: Any) -> Any:
-                return [[candidates[0]] for _ in images]
+            def answer(self, images: Any, prompts: Any, decoding: Any, candidates: Any) -> Any:
+                choice = candidates[0] if candidates else None
+                return [[Reply(self.told[int(path.stem)], choice)] for path in images]
 
         samples = [replace(s, image_path=Path(f"{n}.png")) for n, s in enumerate(samples)]
         recipe = recipe.model_copy(update={"metrics": kept})

@@ -20,8 +20,8 @@ from encoder_bench.results.report import write_report
 from encoder_bench.results.table import table
 from encoder_bench.tasks.controls import MEAN_IMAGE
 from encoder_bench.tasks.evaluate import evaluate
-from encoder_bench.tasks.predict import Images, Prompts, Texts
-from encoder_bench.tasks.predictions import read_predictions
+from encoder_bench.tasks.predict import Images, Prompts
+from encoder_bench.tasks.predictions import Reply, read_predictions
 from encoder_bench.tasks.task import TaskSamples
 
 COUNT = 24
@@ -33,16 +33,22 @@ class Guesser:
     def __init__(self, wrong_from: int) -> None:
         self._wrong_from = wrong_from
 
-    def answer(self, images: Images, prompts: Prompts, decoding: DecodingSettings) -> Texts:
-        if images is None or list(images) == [MEAN_IMAGE]:
-            return [["I\u2028cannot tell"] * len(group) for group in prompts]
+    def answer(
+        self,
+        images: Images,
+        prompts: Prompts,
+        decoding: DecodingSettings,
+        candidates: Sequence[str] = (),
+    ) -> list[list[Reply]]:
         return [
-            [str(int(path.stem) + (int(path.stem) >= self._wrong_from)) for _ in group]
+            [Reply(self._text(path), candidates[0])] * len(group)
             for path, group in zip(images, prompts, strict=True)
         ]
 
-    def choose(self, images: Images, prompts: Prompts, candidates: Sequence[str]) -> Texts:
-        return [[candidates[0]] * len(group) for group in prompts]
+    def _text(self, path: Path | None) -> str:
+        if path is None or path == MEAN_IMAGE:
+            return "I\u2028cannot tell"
+        return str(int(path.stem) + (int(path.stem) >= self._wrong_from))
 
 
 def run_oc(results: Path, encoder: str, wrong_from: int) -> RunRecord:

@@ -16,7 +16,8 @@ from encoder_bench.base.record import TaskScores
 from encoder_bench.data.sample import Sample
 from encoder_bench.tasks.controls import MEAN_IMAGE, majority_answers, shuffled_images
 from encoder_bench.tasks.evaluate import evaluate
-from encoder_bench.tasks.predict import Images, Predictor, Prompts, Texts
+from encoder_bench.tasks.predict import Images, Predictor, Prompts
+from encoder_bench.tasks.predictions import Reply
 from encoder_bench.tasks.task import TaskSamples, find_runner
 
 ANSWERS = {
@@ -51,26 +52,30 @@ class Model:
 
     def __init__(self, task: str, answers: dict[str, str] | None = None, fail_at: int = 0) -> None:
         self.answers = answers or {str(s.image_path): s.target for s in samples(task)}
-        self.asked: list[str] = []
+        self.asked: list[tuple[Path | None, str]] = []
         self.fail_at = fail_at
 
-    def answer(self, images: Images, prompts: Prompts, decoding: DecodingSettings) -> Texts:
-        if images is None or list(images) == [MEAN_IMAGE]:
-            return [["blind" for _ in group] for group in prompts]
+    def answer(
+        self,
+        images: Images,
+        prompts: Prompts,
+        decoding: DecodingSettings,
+        candidates: Sequence[str] = (),
+    ) -> list[list[Reply]]:
         if self.fail_at and len(self.asked) >= self.fail_at:
             raise KeyboardInterrupt
         self.asked += [
-            str(path) for path, group in zip(images, prompts, strict=True) for _ in group
+            (path, prompt) for path, group in zip(images, prompts, strict=True) for prompt in group
         ]
         return [
-            [self.answers[str(path)] for _ in group]
+            [self.reply(path, prompt, candidates) for prompt in group]
             for path, group in zip(images, prompts, strict=True)
         ]
 
-    def choose(self, images: Images, prompts: Prompts, candidates: Sequence[str]) -> Texts:
-        return [
-            [candidates[len(prompt) % len(candidates)] for prompt in group] for group in prompts
-        ]
+    def reply(self, path: Path | None, prompt: str, candidates: Sequence[str]) -> Reply:
+        blind = path is None or path == MEAN_IMAGE
+        choice = candidates[len(prompt) % len(candidates)] if candidates else None
+        return Reply("blind" if blind else self.answers[str(path)], choice)
 
 
 def run(
@@ -141,15 +146,36 @@ def test_precision_recall_and_rate_of_a_model_that_says_yes(tmp_path: Path) -> N
 
 def test_an_interrupted_evaluation_resumes_and_ends_the_same(tmp_path: Path) -> None:
     whole = run("oc", Model("oc"), tmp_path / "whole")
+    killed = Model("oc", fail_at=12)
     with pytest.raises(KeyboardInterrupt):
-        run("oc", Model("oc", fail_at=12), tmp_path / "killed")
+        run("oc", killed, tmp_path / "killed")
     with (tmp_path / "killed" / "oc.partial.jsonl").open("a") as stream:
         stream.write('{"sample_id": "oc/11/0", "predic')  # half a line
     again = Model("oc")
     resumed = run("oc", again, tmp_path / "killed")
     assert resumed == whole
-    assert len(again.asked) == 48 - 12
+    assert len(killed.asked) >= 12
+    assert len(killed.asked) + len(again.asked) == (12 + 2) * 2
     assert not (tmp_path / "killed" / "oc.partial.jsonl").exists()
+
+
+def test_a_prompt_is_asked_once_of_an_image_and_once_blind(tmp_path: Path) -> None:
+    for task, prompts in (("captioning", 1), ("oc", 2)):
+        model = Model(task)
+        run(task, model, tmp_path)
+        assert len(model.asked) == len(set(model.asked)) == (12 + 2) * prompts
+
+
+def test_choices_of_an_earlier_version_are_asked_again(tmp_path: Path) -> None:
+    whole = run("oc", Model("oc"), tmp_path / "whole")
+    (tmp_path / "old").mkdir()
+    rows = [
+        {"sample_id": "oc/0/0", "prediction": "3", "control": None},
+        {"sample_id": "oc/0/0", "prediction": "3", "control": "@likelihood"},
+    ]
+    text = "".join(f"{json.dumps(row)}\n" for row in rows)
+    (tmp_path / "old" / "oc.partial.jsonl").write_text(text)
+    assert run("oc", Model("oc"), tmp_path / "old") == whole
 
 
 def test_a_finished_file_is_not_asked_again(tmp_path: Path) -> None:

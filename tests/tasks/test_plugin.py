@@ -15,6 +15,7 @@ from encoder_bench.data.folder import DataFolder, open_data
 from encoder_bench.data.sample import Sample
 from encoder_bench.metrics.metric import find_metric, recorded_metric
 from encoder_bench.tasks.evaluate import evaluate
+from encoder_bench.tasks.predictions import Reply
 from encoder_bench.tasks.task import TaskSamples, find_runner, read_samples
 
 MODULE = """
@@ -93,10 +94,10 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 class Model:
-    def answer(self, images: object, prompts: list[list[str]], decoding: object) -> list[list[str]]:
-        return [["YES" if "1" in text else "no" for text in group] for group in prompts]
-
-    choose = answer
+    def answer(
+        self, images: object, prompts: list[list[str]], decoding: object, candidates: object
+    ) -> list[list[Reply]]:
+        return [[Reply("YES" if "1" in text else "no") for text in group] for group in prompts]
 
 
 def test_a_task_of_another_package_is_read_asked_and_scored(package: Path) -> None:

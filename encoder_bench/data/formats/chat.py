@@ -22,7 +22,7 @@ from encoder_bench.data.formats.row import BadRow, Parsed, Place, conversation
 KEYS = ("conversations", "messages", "texts")
 
 
-_QWEN_IMAGE = re.compile(r"<img>(.*?)</img>")
+_QWEN_IMAGE = re.compile(r"<img>([^<>\n]+)</img>")
 _REMOTE = re.compile(r"(https?|data|s3|gs|hf):")
 
 
@@ -39,7 +39,7 @@ class _Part(msgspec.Struct):
     image_url: str | _Link | None = None
 
     def name(self) -> str | None:
-        """The image's file, where the part says it."""
+        """Return the image's file, where the part says it."""
         link = self.image_url.url if isinstance(self.image_url, _Link) else self.image_url
         return self.image or self.path or self.url or link
 
