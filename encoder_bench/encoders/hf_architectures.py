@@ -96,7 +96,7 @@ FAMILY_TYPES = {
     "siglip": {"siglip", "siglip_vision_model"},
     "siglip2": {"siglip", "siglip_vision_model"},
     "aimv2": {"aimv2", "aimv2_vision_model"},
-    "mae": {"vit_mae"},
+    "mae": {"vit_mae", "vit"},  # one class hides patches, the other is its encoder alone
     "dino": {"vit"},
     "dinov2": {"dinov2", "dinov2_with_registers"},
     "dinov3": {"dinov3_vit", "dinov3_convnext"},

@@ -67,7 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("gate")
     recipe = (recipe_folder("adapters") / "quick.toml").read_text()
     for before, after in (
-        ("steps = 1250", "steps = 18"),
+        ("steps = 600", "steps = 18"),
         ("images_per_step = 8", "images_per_step = 4"),
     ):
         assert before in recipe
