@@ -163,7 +163,7 @@ def test_a_checkpoint_of_another_family_is_refused(tmp_path: Path) -> None:
         image_size=64, patch_size=8,
     )  # fmt: skip
     transformers.ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path)
-    tiny_processor().save_pretrained(tmp_path)
+    tiny_processor(64).save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"
     state = load_file(file)
     state.pop(next(name for name in state if "1" in name))

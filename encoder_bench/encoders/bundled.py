@@ -80,12 +80,12 @@ def seeded_backbone(family: str) -> Any:
         return tiny_backbone(family)
 
 
-def tiny_processor() -> Any:
-    """Return the preprocessing of the tiny encoders: bicubic to 72 px, mean and std 0.5."""
+def tiny_processor(side: int = _SIDE) -> Any:
+    """Return the preprocessing of the tiny encoders: bicubic to `side` px, mean and std 0.5."""
     from transformers import ViTImageProcessor
 
     return ViTImageProcessor(
-        size={"height": _SIDE, "width": _SIDE},
+        size={"height": side, "width": side},
         resample=3,
         image_mean=[0.5, 0.5, 0.5],
         image_std=[0.5, 0.5, 0.5],

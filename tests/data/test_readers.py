@@ -177,7 +177,7 @@ def test_a_link_out_of_the_folder_is_refused(damaged: Path, tmp_path: Path) -> N
 
 def test_pictures_that_are_missing_cut_or_no_pictures(drawn: Path, tmp_path: Path) -> None:
     whole = next((drawn / "coco" / "val2017").iterdir())
-    assert load_image(whole).size == (64, 64)
+    assert load_image(whole).size == (72, 72)
     with pytest.raises(DataError, match="no such image file"):
         load_image(tmp_path / "none.png")
     cut = tmp_path / "cut.png"

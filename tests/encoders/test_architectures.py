@@ -62,7 +62,7 @@ def write(kind: str, folder: Path) -> Any:
         for parameter in backbone.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
     backbone.save_pretrained(folder)
-    tiny_processor().save_pretrained(folder)
+    tiny_processor(64).save_pretrained(folder)
     return backbone.eval()
 
 

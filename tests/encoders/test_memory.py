@@ -49,7 +49,7 @@ def _hf(folder: Path) -> tuple[str, Path, str]:
     with torch.device("meta"):
         backbone = build_backbone(config)
     backbone.config.save_pretrained(folder)
-    tiny_processor().save_pretrained(folder)
+    tiny_processor(64).save_pretrained(folder)
     file = folder / "model.safetensors"
     save_file(_filled(backbone), file, metadata={"format": "pt"})
     return f"dir:{folder}", file, ""

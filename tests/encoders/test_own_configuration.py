@@ -174,8 +174,8 @@ def test_a_transformers_checkpoint_of_another_size_is_followed_and_said(tmp_path
     resized(tiny_processor(), 96).save_pretrained(tmp_path)
     named = load_encoder("tiny-dino", weights=tmp_path)
     assert named.resolution == (96, 96)
-    assert "the name stands for 64 px" in named.notes[0]
-    assert "are for 64 px and are interpolated" in load_encoder(f"dir:{tmp_path}").notes[0]
+    assert "the name stands for 72 px" in named.notes[0]
+    assert "are for 72 px and are interpolated" in load_encoder(f"dir:{tmp_path}").notes[0]
     assert not load_encoder("tiny-dino", weights=tmp_path, resolution=96).notes
     assert not load_encoder("tiny-dino").notes
 

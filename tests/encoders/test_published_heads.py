@@ -78,7 +78,7 @@ def publish(model: Any, folder: Path) -> Any:
         for parameter in model.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
     model.save_pretrained(folder)
-    tiny_processor().save_pretrained(folder)
+    tiny_processor(64).save_pretrained(folder)
     return model.eval()
 
 

@@ -161,7 +161,7 @@ def test_the_docs_say_of_every_family_what_was_loaded() -> None:
 def test_tiny_facts_are_those_of_the_loaded_encoder(name: str) -> None:
     encoder, spec = registry.load_encoder(name), CATALOG[name]
     assert sum(p.numel() for p in encoder.backbone.parameters()) == spec.parameters
-    assert encoder.num_tokens == spec.tokens == 16
+    assert encoder.num_tokens == spec.tokens == 36
     assert (encoder.width, encoder.spec.depth) == (spec.width, spec.depth)
 
 

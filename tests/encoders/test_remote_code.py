@@ -76,7 +76,7 @@ def publish(folder: Path, returned: str = "tokens") -> Path:
     own = {"AutoConfig": "configuration_mine.MineConfig", "AutoModel": "modeling_mine.MineModel"}
     config = PreTrainedConfig(auto_map=own, architectures=["MineModel"]).to_dict()
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "mine"}))
-    tiny_processor().save_pretrained(folder)
+    tiny_processor(64).save_pretrained(folder)
     torch.manual_seed(0)
     state = {"embed.weight": torch.randn(8, 3, 16, 16), "embed.bias": torch.randn(8)}
     state["first"] = torch.randn(1, 1, 8)

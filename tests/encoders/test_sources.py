@@ -138,7 +138,7 @@ def write_backbone(
     extra = set(own) - set(wanted)
     assert all("mask_token" in n or "position_ids" in n for n in extra), extra
     backbone.save_pretrained(folder)
-    processor = tiny_processor()
+    processor = tiny_processor(64)
     processor.size = {"height": side, "width": side}
     processor.save_pretrained(folder)
     return folder

@@ -63,7 +63,7 @@ def test_registers_are_counted_from_the_configuration(tmp_path: Path) -> None:
         patch_size=8, num_register_tokens=8,
     )  # fmt: skip
     transformers.Dinov2WithRegistersModel(config).save_pretrained(tmp_path)
-    tiny_processor().save_pretrained(tmp_path)
+    tiny_processor(64).save_pretrained(tmp_path)
     encoder = load_encoder(f"dir:{tmp_path}")
     assert encoder(encoder.transform(PICTURE)[None]).shape == (1, 64, 32)
 
@@ -128,7 +128,7 @@ def test_another_size_of_the_family_is_refused(tmp_path: Path) -> None:
     from encoder_bench.encoders.bundled import seeded_backbone
 
     seeded_backbone("mae").save_pretrained(tmp_path)
-    tiny_processor().save_pretrained(tmp_path)
+    tiny_processor(64).save_pretrained(tmp_path)
     with pytest.raises(WeightsError, match=r"128 wide with 6 blocks.*1024 and 24"):
         load_encoder("mae-l", weights=tmp_path)
 
@@ -138,7 +138,7 @@ def test_a_folder_with_a_pickle_only_is_refused(tmp_path: Path) -> None:
 
     backbone = seeded_backbone("dino")
     backbone.config.save_pretrained(tmp_path)
-    tiny_processor().save_pretrained(tmp_path)
+    tiny_processor(64).save_pretrained(tmp_path)
     torch.save(backbone.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(WeightsError):
         load_encoder("tiny-dino", weights=tmp_path)

@@ -54,12 +54,12 @@ def write_classes(root: Path, *, count: int = 12, parts: tuple[str, ...] = ("",)
 
 def test_components_tell_the_halves_of_a_picture_apart() -> None:
     view = patch_features(load_encoder("tiny-deit"), [half_and_half()], point=(0.1, 0.5))
-    assert view.colours.shape == (1, 4, 4, 3)
-    assert view.chosen == (2, 0)
-    left, right = view.colours[0, :, :2].mean(dim=(0, 1)), view.colours[0, :, 2:].mean(dim=(0, 1))
+    assert view.colours.shape == (1, 6, 6, 3)
+    assert view.chosen == (3, 0)
+    left, right = view.colours[0, :, :3].mean(dim=(0, 1)), view.colours[0, :, 3:].mean(dim=(0, 1))
     assert (left - right).abs().max() > 0.3
-    assert view.similarity[0, 2, 0] == pytest.approx(1.0, abs=1e-5)
-    assert view.similarity[0, :, :2].mean() > view.similarity[0, :, 2:].mean()
+    assert view.similarity[0, 3, 0] == pytest.approx(1.0, abs=1e-5)
+    assert view.similarity[0, :, :3].mean() > view.similarity[0, :, 3:].mean()
     assert view.pretrained
     assert not patch_features(load_encoder("tiny-random"), [half_and_half()]).pretrained
     with pytest.raises(RecipeError, match="shares from 0 to 1"):
@@ -213,7 +213,7 @@ def write_dual(folder: Path) -> Path:
         projection_dim=16,
     )
     transformers.CLIPModel(config).save_pretrained(folder)
-    tiny_processor().save_pretrained(folder)
+    tiny_processor(64).save_pretrained(folder)
     return folder
 
 
@@ -224,7 +224,7 @@ def test_both_towers_of_a_checkpoint_embed_alike(tmp_path: Path) -> None:
     towers = load_dual_encoder(f"dir:{folder}")
     own = transformers.CLIPModel.from_pretrained(folder).eval()
     images = towers.embed_images([half_and_half()])
-    pixels = tiny_processor()(images=half_and_half(), return_tensors="pt")["pixel_values"]
+    pixels = tiny_processor(64)(images=half_and_half(), return_tensors="pt")["pixel_values"]
     with torch.no_grad():
         projected = own.visual_projection(own.vision_model(pixels).pooler_output)
     assert torch.allclose(images, projected, atol=1e-5)

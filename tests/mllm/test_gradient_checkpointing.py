@@ -70,7 +70,7 @@ def test_blocks_of_both_libraries_run_twice(
 def test_a_tuned_encoder_recomputes_by_recipe(encoder: str, tmp_path: Path) -> None:
     counts = []
     for recomputed in (False, True):
-        settings = {"encoder.gradient_checkpointing": recomputed}
+        settings = {"encoder.gradient_checkpointing": recomputed, "encoder.layer": -1}
         plan = make_plan(encoder=encoder, joint=True, settings=settings, results=tmp_path)
         mllm = build_mllm(plan).train()
         calls: list[int] = []

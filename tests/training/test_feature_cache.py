@@ -91,7 +91,7 @@ def test_what_is_there_is_not_computed_again(
     before = Listener()
     filled(encoder, images[:4], before)
     assert len(before.notes) == 1
-    assert "up to 4 of 4 images to encode, 32.0 KiB" in before.notes[0]
+    assert "up to 4 of 4 images to encode, 72.0 KiB" in before.notes[0]
     again = Listener()
     with monkeypatch.context() as patch:
         patch.setattr(batch_encoder, "read_image_bytes", None)  # no image is opened
@@ -265,7 +265,7 @@ def test_past_the_limit_nothing_is_written(
 ) -> None:
     listener = Listener()
     store = opened(encoder, images, listener, limit_bytes=1000)
-    assert "need 48.0 KiB, more than the 1.0 KiB allowed" in listener.warnings[0]
+    assert "need 108.0 KiB, more than the 1.0 KiB allowed" in listener.warnings[0]
     assert not store, "whoever asks encodes it"
     assert torch.equal(store[images[0]], opened(encoder, images)[images[0]])
     store.close()
