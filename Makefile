@@ -87,7 +87,7 @@ report: $(STAMP)  ## write report.html of RESULTS (runs/) from its records
 bench: $(STAMP)  ## measure speed as ratios of two ways in one run; writes results/bench/
 	$(BIN)/python -m benchmarks --results results
 
-zoo: $(STAMP)  ## pretrain the tiny encoders and the tiny LLM again (about four hours on two cores, minutes on a GPU)
+zoo: $(STAMP)  ## pretrain the tiny encoders and the tiny LLM again (minutes on a GPU, hours on two cores)
 	$(BIN)/python -m zoo --all
 
 clean:  ## remove .venv and build leftovers; results stay

@@ -19,7 +19,10 @@ EPILOG = (
 
 _All = Annotated[
     bool,
-    typer.Option("--all", help="The tiny LLM and all six encoders, on one budget: two hours."),
+    typer.Option(
+        "--all",
+        help="The tiny LLM and all six encoders, on one budget: minutes on a GPU, hours on a CPU.",
+    ),
 ]
 _Images = Annotated[
     str,

@@ -66,18 +66,7 @@ def pretrain_encoder(
     objective.to("cpu")
     reporter.note(f"{name}: held-out {scores[-2]}, with untrained weights {untrained[-2]}")
     card = {
-        "name": f"tiny-{name}",
-        "class": type(objective.shipped()).__name__,
-        "objective": name,
-        "supervision": SUPERVISION[name],
-        "description": inspect.getdoc(type(objective)),
-        "data": train_pool.description,
-        "classes": train_pool.classes if name == "deit" else None,
-        "budget": budget.as_json(),
-        "augmentation": objective.augmentation,
-        "device": hardware_facts(device).get("accelerator") or "CPU",
-        "precision": "bfloat16 autocast, float32 weights; shipped as float16",
-        "seed": seed,
+        **_facts(name, objective, budget, train_pool, seed, device),
         "held_out": scores,
         "held_out_untrained": untrained,
         "held_out_prior": prior(test_pool),
@@ -91,8 +80,33 @@ def pretrain_encoder(
     return card
 
 
+def _facts(
+    name: ObjectiveName,
+    objective: Objective,
+    budget: Budget,
+    pool: ImagePool,
+    seed: int,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Return what a card says of an encoder before anything is measured."""
+    return {
+        "name": f"tiny-{name}",
+        "class": type(objective.shipped()).__name__,
+        "objective": name,
+        "supervision": SUPERVISION[name],
+        "description": inspect.getdoc(type(objective)),
+        "data": pool.description,
+        "classes": pool.classes if name == "deit" else None,
+        "budget": budget.as_json(),
+        "augmentation": objective.augmentation,
+        "device": hardware_facts(device).get("accelerator") or "CPU",
+        "precision": "bfloat16 autocast, float32 weights; shipped as float16",
+        "seed": seed,
+    }
+
+
 def _fuse_attention(objective: Objective) -> None:
-    """Let PyTorch's fused kernels compute attention, which only a CPU is slower with."""
+    """Let PyTorch's fused kernels compute attention: faster on a GPU, slower on a CPU."""
     from transformers import PreTrainedModel
 
     for module in objective.modules():
