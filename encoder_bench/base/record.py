@@ -99,7 +99,7 @@ class EncoderFacts(RecordPart):
     fingerprint: str
     pretrained: bool
     family: str
-    supervision: Literal["fully", "weakly", "self", "none", "mixed"]
+    supervision: Literal["fully", "weakly", "self", "mixed", "unknown", "none"]
     pretraining_images: str
     parameters: int
     width: int

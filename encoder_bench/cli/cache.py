@@ -42,7 +42,7 @@ def build_command(
     resolution: options.Resolution = None,
     storage: Storage = None,
     cache_limit: options.CacheLimit = None,
-    weights: options.Weights = None,
+    weights: options.WeightsByName = None,
     device: options.Device = "auto",
     trust_remote_code: options.TrustRemoteCode = False,
     quiet: options.Quiet = False,
@@ -55,7 +55,8 @@ def build_command(
     plan = make_plan(
         encoder=encoder, adapter=adapter, tasks=options.listed(tasks), data=data,
         training_data=train_data, mixture=options.listed(mixture),
-        layer=options.whole_numbers("--layer", layer), resolution=resolution, weights=weights,
+        layer=options.whole_numbers("--layer", layer), resolution=resolution,
+        weights=options.weights_by_name([encoder], weights).get(encoder),
         settings={} if storage is None else {"training.feature_storage": storage},
         device=device, trust_remote_code=trust_remote_code,
     )  # fmt: skip

@@ -91,7 +91,7 @@ def lint_command(
             typer.echo(f"{finding.kind:<15} {finding.task:<11} {finding.message}")
         for line in skipped:
             typer.echo(f"skipped        {line}")
-        typer.echo(f"{len(findings)} findings")
+        typer.echo(f"{len(findings)} finding" + "s" * (len(findings) != 1))
     if findings:
         raise typer.Exit(1)
 

@@ -122,7 +122,7 @@ WeightsByName = Annotated[
     list[str] | None,
     typer.Option(
         metavar="[NAME=]PATH",
-        help="An encoder's checkpoint on disk; NAME= with several encoders; repeatable.",
+        help="The encoder's checkpoint on disk, instead of the Hub; NAME= with several.",
         rich_help_panel=WHERE,
     ),
 ]
@@ -331,17 +331,17 @@ def settings(texts: list[str] | None) -> dict[str, Any]:
 
 
 def weights_by_name(encoders: list[str], texts: list[str] | None) -> dict[str, Path]:
-    """Read `--weights [NAME=]PATH` options for several encoders.
+    """Read `--weights [NAME=]PATH` options; with one encoder, the name may be left out.
 
     Raises:
         RecipeError: a path without a name where there are several encoders, or another name.
     """
     found: dict[str, Path] = {}
     for text in texts or []:
-        name, equals, path = text.partition("=")
+        name, _, path = text.partition("=")
         if name in encoders and path:
             found[name] = Path(path)
-        elif len(encoders) == 1 and not equals:
+        elif len(encoders) == 1:
             found[encoders[0]] = Path(text)
         else:
             raise RecipeError(f"--weights {text}: give NAME=PATH with one of {', '.join(encoders)}")

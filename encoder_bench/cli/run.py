@@ -38,7 +38,7 @@ def run_command(
     mixture: options.Mixture = None,
     limit: options.Limit = None,
     controls: options.Controls = None,
-    weights: options.Weights = None,
+    weights: options.WeightsByName = None,
     results: options.Results = options.RESULTS,
     device: options.Device = "auto",
     projector: options.Projector = None,
@@ -67,7 +67,8 @@ def run_command(
         visual_tokens=visual_tokens, llm=llm, llm_train=llm_train,
         layer=options.whole_numbers("--layer", layer), resolution=resolution, steps=steps,
         data=data, training_data=train_data, mixture=options.listed(mixture),
-        tasks=options.listed(tasks), seed=seed, limit=limit, controls=controls, weights=weights,
+        tasks=options.listed(tasks), seed=seed, limit=limit, controls=controls,
+        weights=options.weights_by_name([encoder], weights).get(encoder),
         results=results, device=device, settings=options.settings(set_),
         trust_remote_code=trust_remote_code,
     )  # fmt: skip

@@ -78,18 +78,33 @@ def text_leak(samples: SampleTable, seed: int = 0) -> str | None:
 
 
 def majority_leak(samples: SampleTable) -> str | None:
-    """Report where the commonest answer to each question's text beats the commonest of all."""
+    """Report where the commonest answer to a question on other images beats the commonest of all.
+
+    Knowing the answers, the commonest to each question is right the more often the fewer samples a
+    question has, whether or not the text tells anything; so it is told but decides nothing.
+    """
     by_question: dict[str, Counter[str]] = defaultdict(Counter)
-    for question, target in samples.pairs("question", "target"):
+    by_image: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    rows = list(samples.pairs("question", "target"))
+    images = samples.column("image").to_pylist()
+    keys = [(image, question) for image, (question, _) in zip(images, rows, strict=True)]
+    for key, (question, target) in zip(keys, rows, strict=True):
         by_question[question][target] += 1
-    best = sum(max(counts.values()) for counts in by_question.values()) / len(samples)
-    constant = max(samples.counts("target").values()) / len(samples)
-    repeated = sum(counts.total() for counts in by_question.values() if counts.total() > 1)
-    if best - constant < _LEAK_POINTS / 100 or repeated < len(samples) / 2:
+        by_image[key][target] += 1
+    ((everywhere, constant),) = samples.counts("target").most_common(1)
+    right = 0
+    for key, (question, target) in zip(keys, rows, strict=True):
+        elsewhere = by_question[question] - by_image[key]
+        guess = max(elsewhere, key=elsewhere.__getitem__) if elsewhere else everywhere
+        right += guess == target
+    best = sum(max(counts.values()) for counts in by_question.values())
+    share = 100 / len(samples)
+    if (right - constant) * share < _LEAK_POINTS:
         return None
     return (
-        f"the per-question majority scores {100 * best:.1f}% knowing the answers (an oracle), "
-        f"the constant answer {100 * constant:.1f}% ({len(by_question)} different questions)"
+        f"the commonest answer to the same question on other images is right in "
+        f"{right * share:.1f}%, the constant answer in {constant * share:.1f}% "
+        f"({len(by_question)} different questions; knowing the answers, {best * share:.1f}%)"
     )
 
 

@@ -95,7 +95,7 @@ def _general(name: str, source: Source, locator: str) -> EncoderSpec:
         family="unknown",
         source=source,
         locator=str(Path(locator).expanduser().resolve()) if source == "dir" else locator,
-        supervision="none",
+        supervision="unknown",
         pretraining_data="unknown",
         pretraining_images="unknown",
         revision=revision,

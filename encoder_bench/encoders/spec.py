@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Source = Literal["timm", "open_clip", "hf", "dir", "bundled", "combined"]
-Supervision = Literal["fully", "weakly", "self", "none", "mixed"]
+Supervision = Literal["fully", "weakly", "self", "mixed", "unknown", "none"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from encoder_bench.base.recipes import AdapterRecipe, TaskRecipe, scoring_settin
 from encoder_bench.base.record import RunRecord
 from encoder_bench.encoders.registry import RANDOM
 
-_SUPERVISION = ("fully", "self", "weakly", "mixed", "none")
+_SUPERVISION = ("fully", "self", "weakly", "mixed", "unknown", "none")
 
 
 @dataclass(frozen=True, slots=True)

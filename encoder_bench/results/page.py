@@ -173,7 +173,8 @@ def _printed(table: Table) -> list[str]:
 def _name(row: Row, notes: _Footnotes) -> Entry:
     marks = row.marks
     if RANDOM_WEIGHTS in marks:
-        name = f"{row.label} [{RANDOM_WEIGHTS}]"
+        said = RANDOM_WEIGHTS in row.label
+        name = row.label if said else f"{row.label} [{RANDOM_WEIGHTS}]"
         return Entry(name, note=notes.letter(_RANDOM), tip="; ".join(marks))
     return Entry(row.label, tip="; ".join(marks))
 

@@ -59,6 +59,16 @@ def test_one_image_of_one_value_gives_finite_features() -> None:
     assert torch.equal(whitening(torch.full((1, 16, 4), 2.0)), torch.zeros(1, 16, 4))
 
 
+def test_channels_alone_are_scaled_and_stay_correlated() -> None:
+    torch.manual_seed(0)
+    tokens = torch.randn(4_000, 3) @ torch.tensor([[5.0, 4.0, 0.0], [0.0, 0.1, 0.0], [0, 0, 2.0]])
+    whitening = Whitening(3, channels_only=True)
+    whitening.fit(tokens + 7)
+    scaled = whitening(tokens[None] + 7)[0]
+    assert torch.allclose(scaled.std(dim=0), torch.ones(3), atol=0.01)
+    assert torch.allclose(torch.corrcoef(scaled.T), torch.corrcoef(tokens.T), atol=1e-4)
+
+
 def test_autocast_does_not_round_it() -> None:
     tokens = lopsided(16, 800, 2)
     whitening = Whitening(16)

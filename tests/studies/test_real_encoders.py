@@ -12,8 +12,16 @@ import torch
 from transformers import Dinov2Config, Dinov2Model
 
 from encoder_bench.base.errors import EncoderBenchError, WeightsError
+from encoder_bench.base.recipes import load_adapter, load_task
 from encoder_bench.encoders.registry import load_encoder
 from studies.real_encoders import REAL_ENCODERS, convert, from_graph, renamed
+
+
+def test_the_recipes_of_the_photo_study_are_read() -> None:
+    folder = Path(__file__).parents[2] / "studies" / "real"
+    (stage,) = load_adapter(str(folder / "real.toml")).stages
+    tasks = [load_task(str(folder / f"{name}.toml")) for name in stage.tasks]
+    assert [task.primary for task in tasks] == ["cider", "counting_accuracy", "yesno_accuracy"]
 
 
 def test_a_graph_of_dinov2_gives_the_features_of_transformers() -> None:

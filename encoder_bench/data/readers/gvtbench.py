@@ -22,7 +22,6 @@ from encoder_bench.data.sample import Sample, Split
 SOURCES = {
     source: (f"gvtbench/{source}.json",) for source in ("coco_oc", "coco_mci", "vcr_oc", "vcr_mci")
 }
-_QUESTIONS_PER_IMAGE = 4
 _MAX_COUNT = 9
 
 
@@ -75,24 +74,21 @@ _Pairs = list[tuple[str, str]]
 
 
 def _counting(instances: Instances, image: int, images: list[int], rng: random.Random) -> _Pairs:
-    """Ask for present categories, rare counts first to be kept, and for one that is absent."""
+    """Ask for each present category, and for one that is absent."""
     counts = instances.counts[image]
     present = [name for name, count in counts.items() if count <= _MAX_COUNT]
-    rng.shuffle(present)
-    absent = _absent(instances, image, images, rng, 1)
-    chosen = [*present[: _QUESTIONS_PER_IMAGE - len(absent)], *absent]
-    rng.shuffle(chosen)
-    return [(counting_question(name), str(counts[name])) for name in chosen]
+    asked = [*present, *_absent(instances, image, images, rng, 1)]
+    rng.shuffle(asked)
+    return [(counting_question(name), str(counts[name])) for name in asked]
 
 
 def _identification(
     instances: Instances, image: int, images: list[int], rng: random.Random
 ) -> _Pairs:
-    """Ask for as many present as absent categories, so that half of the answers are yes."""
+    """Ask for each present category and for as many absent ones: half of the answers are yes."""
     present = list(instances.counts[image])
     rng.shuffle(present)
-    number = min(_QUESTIONS_PER_IMAGE // 2, len(present))
-    absent = _absent(instances, image, images, rng, number)
+    absent = _absent(instances, image, images, rng, len(present))
     asked = [(name, "Yes.") for name in present[: len(absent)]] + [(name, "No.") for name in absent]
     rng.shuffle(asked)
     return [(existence_question(name), answer) for name, answer in asked]

@@ -26,13 +26,15 @@ class Whitening(nn.Module):
 
     The matrix is `(C + s I)^(-1/2)`, symmetric, with C the covariance and s `SHRINKAGE` times its
     mean eigenvalue (ZCA; Kessy, Lewin and Strimmer 2018, "Optimal Whitening and Decorrelation").
+    With `channels_only`, C is its diagonal, as in that BatchNorm: each channel is scaled alone.
     """
 
     mean: Tensor
     matrix: Tensor
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, *, channels_only: bool = False) -> None:
         super().__init__()
+        self.channels_only = channels_only
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("matrix", torch.eye(width))
 
@@ -40,7 +42,10 @@ class Whitening(nn.Module):
     def fit(self, tokens: Tensor) -> None:
         """Set mean and matrix from a `(T, D)` sample of patch tokens; computed in float64."""
         sample_TD = tokens.detach().to("cpu", torch.float64)
-        values_D, vectors_DD = torch.linalg.eigh(torch.cov(sample_TD.T))
+        covariance_DD = torch.cov(sample_TD.T)
+        if self.channels_only:
+            covariance_DD = covariance_DD.diagonal().diag()
+        values_D, vectors_DD = torch.linalg.eigh(covariance_DD)
         values_D = values_D.clamp_min(0.0)
         tiny = torch.finfo(torch.float32).tiny
         spread_D = values_D + SHRINKAGE * values_D.mean().clamp_min(tiny)
@@ -75,7 +80,7 @@ class WhitenedProjector(Projector):
         super().__init__(
             inner.settings, grid=inner.grid, width=inner.width, llm_width=inner.llm_width
         )
-        self.whitening = Whitening(inner.width)
+        self.whitening = Whitening(inner.width, channels_only=inner.settings.whiten == "channels")
         self.inner = inner
         self.visual_tokens = inner.visual_tokens
 
