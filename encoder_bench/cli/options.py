@@ -42,7 +42,30 @@ Encoder = Annotated[
         rich_help_panel=WHAT,
     ),
 ]  # fmt: skip
-Encoders = Annotated[list[str], typer.Option("--encoder", "-e", metavar="NAME", help="Repeatable.")]
+
+
+def _encoder_names(texts: list[str]) -> list[str]:
+    """Return each name of `A,B` texts; a folder whose own name holds commas is one."""
+    found = []
+    for text in texts:
+        folder = Path(text.removeprefix("dir:")).expanduser()
+        found += [text] if text.startswith("dir:") and folder.exists() else listed(text)
+    if not found:
+        raise RecipeError("--encoders is empty; name at least one")
+    return found
+
+
+Encoders = Annotated[
+    list[str],
+    typer.Option(
+        "--encoders",
+        "-e",
+        metavar="NAME,...",
+        callback=_encoder_names,
+        help="Encoders, as `run --encoder` takes them; also repeatable.",
+        rich_help_panel=WHAT,
+    ),
+]
 Adapter = Annotated[
     str,
     typer.Option(

@@ -33,12 +33,6 @@ EPILOG = (
 _MATRIX, _SLURM = "The matrix", "SLURM"
 _LAUNCHERS = ("local", "slurm")
 
-Encoders = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME,...", help="Encoders, as `run --encoder` takes them.", rich_help_panel=_MATRIX
-    ),
-]
 Modes = Annotated[
     str,
     typer.Option(
@@ -114,7 +108,7 @@ Wait = Annotated[
 
 
 def sweep_command(
-    encoders: Encoders,
+    encoders: options.Encoders,
     modes: Modes = "frozen,joint",
     seeds: Seeds = "0",
     twins: Twins = False,
@@ -155,9 +149,8 @@ def sweep_command(
 
     if launcher not in _LAUNCHERS:
         raise UnknownNameError("launcher", launcher, _LAUNCHERS)
-    names = options.listed(encoders)
-    files = options.weights_by_name(names, weights)
-    names, files = with_twins(names, files) if twins else (names, files)
+    files = options.weights_by_name(encoders, weights)
+    names, files = with_twins(encoders, files) if twins else (encoders, files)
     settings = {
         "data": data, "training_data": train_data, "mixture": options.listed(mixture),
         "tasks": options.listed(tasks), "limit": limit, "controls": controls, "llm": llm,

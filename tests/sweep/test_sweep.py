@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from encoder_bench.base.errors import RecordError
 from encoder_bench.base.record import read_records
+from encoder_bench.cli import options
 from encoder_bench.cli.app import app
 from encoder_bench.results.grouping import group_records
 from encoder_bench.sweep import local
@@ -84,6 +85,15 @@ def test_the_matrix_is_complete_and_goes_encoder_by_encoder() -> None:
     ]
     assert len({j.folder(Path("r")) for j in made}) == 8
     assert [j.settings.get("weights") for j in made] == [None] * 4 + ["/w"] * 4
+
+
+def test_encoders_are_listed_or_repeated_and_a_folder_may_hold_commas(tmp_path: Path) -> None:
+    (tmp_path / "a,b").mkdir()
+    given = ["tiny-mae, tiny-dino", f"dir:{tmp_path}/a,b", "tiny-clip", ","]
+    names = options._encoder_names(given)
+    assert names == ["tiny-mae", "tiny-dino", f"dir:{tmp_path}/a,b", "tiny-clip"]
+    result = CliRunner().invoke(app, ["probe", "-e", "tiny-mae,no-such-thing", "--limit", "8"])
+    assert "unknown encoder 'no-such-thing'" in str(result.exception)
 
 
 @pytest.mark.parametrize(

@@ -204,21 +204,37 @@ def _with_pieces(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     return mixed
 
 
+_BLUR_REACH = 8
+
+
 def _with_thing(
     pixels: Pixels, thing: Thing, light: float, shading: float, rng: np.random.Generator
 ) -> Pixels:
     """Return the picture with a thing's shadow and the thing on it, shaded from the light on."""
     mask = _mask(thing, _SCALE).reduce(_SCALE)
-    shadow = np.asarray(mask.filter(ImageFilter.GaussianBlur(1.5))) / 255.0
+    box = _around(mask)
+    here = (slice(box[1], box[3]), slice(box[0], box[2]))
+    shadow = np.zeros((CANVAS, CANVAS))
+    shadow[here] = np.asarray(mask.crop(box).filter(ImageFilter.GaussianBlur(1.5))) / 255.0
     steps = (round(2 * math.sin(light)), round(2 * math.cos(light)))
     pixels = pixels * (1 - 0.45 * np.roll(shadow, steps, (0, 1)))[..., None]
     x, y = 2 * thing.x / CANVAS - 1, 2 * thing.y / CANVAS - 1
     middle = x * math.cos(light) + y * math.sin(light)
-    shade = 1 - shading * (_along(light) - middle) * (CANVAS / 2 / thing.radius)
+    shade = 1 - shading * (_along(light)[here] - middle) * (CANVAS / 2 / thing.radius)
     colour = _colour_of(thing, rng)
-    surface = colour * shade[..., None] + (_field(rng, 24) * rng.uniform(5, 35))[..., None]
-    alpha = np.asarray(mask)[..., None] / 255.0
-    return pixels * (1 - alpha) + surface * alpha
+    surface = colour * shade[..., None] + (_field(rng, 24) * rng.uniform(5, 35))[here][..., None]
+    alpha = np.asarray(mask)[here][..., None] / 255.0
+    pixels[here] = pixels[here] * (1 - alpha) + surface * alpha
+    return pixels
+
+
+def _around(mask: Image.Image) -> tuple[int, int, int, int]:
+    """Return the box of a mask and of what its blur reaches: nothing is drawn outside."""
+    left, top, right, bottom = mask.getbbox() or (0, 0, CANVAS, CANVAS)
+    return (
+        max(0, left - _BLUR_REACH), max(0, top - _BLUR_REACH),
+        min(CANVAS, right + _BLUR_REACH), min(CANVAS, bottom + _BLUR_REACH),
+    )  # fmt: skip
 
 
 def _colour_of(thing: Thing, rng: np.random.Generator) -> Pixels:
