@@ -137,7 +137,9 @@ def row_key(record: RunRecord) -> str:
     return hash_json(
         {
             "encoder": encoder.name,
-            "fingerprint": encoder.fingerprint if encoder.pretrained else _shape(record),
+            "fingerprint": encoder.fingerprint
+            if encoder.pretrained
+            else [*_shape(record), encoder.parameters],
             "joint": record.joint,
             "settings": recipe["encoder"],
             "optimizer": _encoder_optimizers(recipe) if record.joint else None,
@@ -146,20 +148,30 @@ def row_key(record: RunRecord) -> str:
 
 
 def find_twin(row: TableRow, rows: Sequence[TableRow]) -> int | None:
-    """Return where the row of the same architecture, settings and mode with random weights is."""
+    """Return where the row with random weights of the same architecture, settings and mode is.
+
+    That is `random:NAME`; without it, the one row of random weights with as many and as wide tokens
+    of the same preprocessing, as `tiny-random` is to the tiny encoders.
+    """
     own = row.records[0]
+    shape, alike = _shape(own), []
     for place, other in enumerate(rows):
         twin = other.records[0]
-        if twin.encoder.name == RANDOM + own.encoder.name and _shape(twin) == _shape(own):
-            return place
-    return None
+        if other.pretrained or not row.pretrained or _shape(twin) != shape:
+            continue
+        if twin.encoder.name == RANDOM + own.encoder.name:
+            if twin.encoder.parameters == own.encoder.parameters:
+                return place
+        elif not twin.encoder.name.startswith(RANDOM):
+            alike.append(place)
+    return alike[0] if len(alike) == 1 else None
 
 
 def _shape(record: RunRecord) -> list[Any]:
     """Return what an encoder's row is besides its name and its weights."""
     encoder, recipe = record.encoder, scoring_recipe(record.adapter)
-    shape = [encoder.transform, encoder.width, encoder.tokens, encoder.parameters]
     tuned = _encoder_optimizers(recipe) if record.joint else None
+    shape = [encoder.transform, encoder.width, encoder.tokens]
     return [*shape, record.joint, recipe["encoder"], tuned]
 
 

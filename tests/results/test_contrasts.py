@@ -225,6 +225,17 @@ def test_what_pretraining_adds_is_a_difference_to_the_twin_alone(tmp_path: Path)
     assert expected.low > 0
 
 
+def test_without_a_twin_of_its_own_the_one_row_of_random_weights_is_taken(tmp_path: Path) -> None:
+    for name, skill in (("dino", 0.9), ("clip", 0.8), ("mae", 0.3)):
+        make_run(tmp_path, name, joint=False, skill=skill, count=80)
+    assert [r.encoder.pretrained for r in read_records(tmp_path)].count(False) == 1
+    pairs = {(c.a, c.b) for c in contrasts(tmp_path, read_records(tmp_path)) if c.family == TWINS}
+    assert pairs == {("DINO", "MAE"), ("CLIP", "MAE")}
+    make_run(tmp_path, "random:dino", joint=False, skill=0.3, count=80)
+    pairs = {(c.a, c.b) for c in contrasts(tmp_path, read_records(tmp_path)) if c.family == TWINS}
+    assert pairs == {("DINO", "RANDOM:DINO"), ("CLIP", "MAE")}
+
+
 def test_the_column_over_the_twin_is_there_only_with_a_twin(tmp_path: Path) -> None:
     with_twins(tmp_path)
     shown = CliRunner().invoke(app, ["table", "--results", str(tmp_path), "--format", "md"]).stdout
