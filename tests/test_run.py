@@ -20,7 +20,7 @@ from encoder_bench.base.errors import (
     RecordError,
     WeightsError,
 )
-from encoder_bench.base.paths import cache_dir
+from encoder_bench.base.paths import cache_dir, list_features
 from encoder_bench.base.progress import QuietReporter
 from encoder_bench.base.recipes import load_adapter
 from encoder_bench.base.record import read_record, read_records
@@ -34,7 +34,6 @@ from encoder_bench.pipeline.run import run
 from encoder_bench.results.compare import differing_settings
 from encoder_bench.results.grouping import group_records
 from encoder_bench.tasks.controls import MEAN_IMAGE
-from encoder_bench.training.cached_features import list_features
 from tests.in_process import ForkedPython
 from tests.mllm.models import byte_tokenizer, seeded_llama
 

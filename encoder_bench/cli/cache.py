@@ -13,19 +13,12 @@ from encoder_bench.cli import options
 from encoder_bench.cli.printing import grid
 from encoder_bench.pipeline.plan import DEFAULT_ENCODER, make_plan
 
-app = typer.Typer(
-    help="Cached features of frozen encoders and indexes of data: fill, list, prune.",
-    no_args_is_help=True,
-    context_settings=options.HELP_NAMES,
-)
-
-
+app = options.group("Cached features of frozen encoders and indexes of data: fill, list, prune.")
 Storage = Annotated[
     str | None,
-    typer.Option(
+    options.how(
         metavar="exact|float16",
         help="training.feature_storage; the error of float16 is measured and reported.",
-        rich_help_panel=options.HOW,
     ),
 ]
 
@@ -95,9 +88,8 @@ def list_command(debug: options.Debug = False) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from encoder_bench.base.paths import cache_dir
+    from encoder_bench.base.paths import cache_dir, list_features
     from encoder_bench.data.index import list_indexes
-    from encoder_bench.training.cached_features import list_features
 
     entries = {"features": list_features(), "indexes": list_indexes()}
     for title, of in entries.items():
@@ -126,9 +118,8 @@ def prune_command(
     debug: options.Debug = False,
 ) -> None:
     """Remove features and indexes, least recently used first; they can be computed again."""
-    from encoder_bench.base.cache import prune
+    from encoder_bench.base.paths import list_features, prune
     from encoder_bench.data.index import list_indexes
-    from encoder_bench.training.cached_features import list_features
 
     removed = prune([*list_features(), *list_indexes()], int(keep * 2**30))
     for entry in removed:

@@ -15,6 +15,9 @@ from encoder_bench.cli.printing import grid
 if TYPE_CHECKING:
     from encoder_bench.results.contrasts import Contrast
 
+_CONTRAST_COLUMNS = (
+    "mode", "column", "A", "B", "A ", "B ", "A − B", "95% interval", "p (Holm)",
+)  # fmt: skip
 CONTRASTS_EPILOG = (
     "Interval and p cover the choice of images and of seeds, like the table's ±. With one seed the "
     "variance between seeds is unknown, and they cover the images alone."
@@ -97,18 +100,8 @@ def contrasts_command(
         for name, family in families.items():
             shown = [each for each in found if (each.setting, each.family) == (setting, family)]
             if shown and only in (None, name):
-                columns = (
-                    "mode",
-                    "column",
-                    "A",
-                    "B",
-                    "A ",
-                    "B ",
-                    "A − B",
-                    "95% interval",
-                    "p (Holm)",
-                )
-                console.print(grid(columns, map(_contrast_row, shown), left=4, title=family))
+                rows = map(_contrast_row, shown)
+                console.print(grid(_CONTRAST_COLUMNS, rows, left=4, title=family))
     if any(each.difference.seed_share is None for each in found):
         console.print("With one seed, the variance of seeds is not known.", highlight=False)
     if write is not None:
@@ -198,7 +191,7 @@ def report_command(
     )
     typer.echo(f"wrote {path}")
     if figures is not None:
-        from encoder_bench.results.report.figures import write_figures
+        from encoder_bench.results.report.page import write_figures
 
         written = write_figures(read_records(results), figures)
         typer.echo(f"wrote {len(written)} files to {figures}")

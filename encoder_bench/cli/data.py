@@ -13,11 +13,7 @@ from encoder_bench.base.progress import make_reporter
 from encoder_bench.cli import mixtures, options
 from encoder_bench.data.hub import Kind, Part
 
-app = typer.Typer(
-    help="Fetch, import, make, check or lint data.",
-    no_args_is_help=True,
-    context_settings=options.HELP_NAMES,
-)
+app = options.group("Fetch, import, make, check or lint data.")
 _Data = Annotated[str, typer.Argument(metavar="scenes|coco|DIR")]
 _DataOrMixture = Annotated[str, typer.Argument(metavar="scenes|coco|DIR|MIXTURE")]
 app.command("preview")(mixtures.preview_command)

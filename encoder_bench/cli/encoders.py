@@ -15,7 +15,7 @@ app = typer.Typer(
     help="List the encoders by name, or show one's card.",
     invoke_without_command=True,
     rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=options.HELP_NAMES,
 )
 
 

@@ -17,11 +17,7 @@ EPILOG = (
 )
 _RERUNS = ("quick", "full")
 
-baseline_app = typer.Typer(
-    help="The accepted scores that `check` compares with.",
-    context_settings=options.HELP_NAMES,
-    no_args_is_help=True,
-)
+baseline_app = options.group("The accepted scores that `check` compares with.")
 BaselineFolder = Annotated[
     Path, typer.Option("--baseline", metavar="DIR", help="The baseline's folder.")
 ]

@@ -71,10 +71,9 @@ _Labelled = Annotated[
 _Limit = Annotated[int | None, typer.Option(metavar="N", help="At most N images per split.")]
 _Layers = Annotated[
     str | None,
-    typer.Option(
+    options.how(
         metavar="all",
         help="Every block, from one pass over the images, and the best for each probe.",
-        rich_help_panel=options.HOW,
     ),
 ]
 
@@ -90,9 +89,7 @@ def probe_command(
     label_column: Annotated[str, typer.Option(help="Of a Hub data set.")] = "label",
     train_split: Annotated[str, typer.Option(help="Of a Hub data set.")] = "train",
     test_split: Annotated[str, typer.Option(help="Of a Hub data set.")] = "test",
-    batch: Annotated[
-        int, typer.Option(min=1, help="Batch size.", rich_help_panel=options.HOW)
-    ] = 32,
+    batch: Annotated[int, options.how(min=1, help="Batch size.")] = 32,
     layer: options.Layer = None,
     layers: _Layers = None,
     resolution: options.Resolution = None,

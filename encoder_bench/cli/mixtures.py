@@ -184,7 +184,6 @@ def preview_command(
     from encoder_bench.data.mixture import open_mixture
     from encoder_bench.mllm.loading import load_language_model
     from encoder_bench.pipeline import preview
-    from encoder_bench.results.preview_page import to_html
 
     reporter = make_reporter(quiet=False)
     recipe = load_adapter(adapter, {**options.settings(settings), "llm.name": llm})
@@ -197,7 +196,7 @@ def preview_command(
     if html is None:
         _print_rows(found)
     else:
-        write_text(html, to_html(data, list(found)))
+        write_text(html, preview.to_html(data, list(found)))
         typer.echo(f"wrote {html}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,9 +21,13 @@ if TYPE_CHECKING:
 debug = os.environ.get("ENCODER_BENCH_DEBUG", "") not in ("", "0")
 """Whether errors show their traceback; `--debug` on any command sets it."""
 
-WHAT, HOW, WHERE, OUTPUT = "What to compare", "How to train", "Where", "Output"
 DEFAULT_TASKS = ",".join(plan.DEFAULT_TASKS)
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
+what, how, where, output = (
+    partial(typer.Option, rich_help_panel=panel)
+    for panel in ("What to compare", "How to train", "Where", "Output")
+)
+"""Options of each panel of a command's help."""
 
 
 def _set_debug(value: bool) -> bool:
@@ -34,14 +39,14 @@ def _set_debug(value: bool) -> bool:
 # What to compare
 Encoder = Annotated[
     str,
-    typer.Option(
-        "--encoder", "-e",
+    what(
+        "--encoder",
+        "-e",
         metavar="NAME",
         help="A name of `encoder-bench encoders`, timm:NAME, open_clip:ARCH/PRETRAINED, "
         r"hf:REPO\[@REV], dir:PATH, or two joined by +.",
-        rich_help_panel=WHAT,
     ),
-]  # fmt: skip
+]
 
 
 def _encoder_names(texts: list[str]) -> list[str]:
@@ -57,105 +62,73 @@ def _encoder_names(texts: list[str]) -> list[str]:
 
 Encoders = Annotated[
     list[str],
-    typer.Option(
+    what(
         "--encoders",
         "-e",
         metavar="NAME,...",
         callback=_encoder_names,
         help="Encoders, as `run --encoder` takes them; also repeatable.",
-        rich_help_panel=WHAT,
     ),
 ]
 Adapter = Annotated[
     str,
-    typer.Option(
+    what(
         metavar="NAME|FILE.toml",
         help="Adapter recipe (quick, laptop, gvt, llava, prismatic, or your own): projector, LLM, "
         "what trains and how.",
-        rich_help_panel=WHAT,
     ),
 ]
-Tasks = Annotated[
-    str,
-    typer.Option(metavar="NAME,...", help="Task recipes: names or files.", rich_help_panel=WHAT),
-]
-JointTune = Annotated[
-    bool,
-    typer.Option("--joint-tune", help="Tune the encoder too; else frozen.", rich_help_panel=WHAT),
-]
-Seed = Annotated[
-    int,
-    typer.Option(
-        help="Random seed of initialisation, data order and bootstrap.", rich_help_panel=WHAT
-    ),
-]
+Tasks = Annotated[str, what(metavar="NAME,...", help="Task recipes: names or files.")]
+JointTune = Annotated[bool, what("--joint-tune", help="Tune the encoder too; else frozen.")]
+Seed = Annotated[int, what(help="Random seed of initialisation, data order and bootstrap.")]
 
 # Where
 Data = Annotated[
     str,
-    typer.Option(
+    where(
         metavar="scenes|coco|DIR",
         help="Test data: the embedded scenes, $COCO, or a folder in the official layouts.",
-        rich_help_panel=WHERE,
     ),
 ]
 TrainData = Annotated[
-    str | None,
-    typer.Option(
-        metavar="scenes|coco|DIR",
-        help="Training data, if not --data.",
-        rich_help_panel=WHERE,
-    ),
+    str | None, where(metavar="scenes|coco|DIR", help="Training data, if not --data.")
 ]
 Mixture = Annotated[
     str | None,
-    typer.Option(
+    where(
         metavar="NAME|FILE.toml|none[,...]",
         help="What to train on, with paths relative to --train-data: one mixture recipe for all "
         "stages or one for each; none: the tasks' own training samples.",
-        rich_help_panel=WHERE,
     ),
 ]
 Limit = Annotated[
     int | None,
-    typer.Option(
-        metavar="N",
-        help="Score at most N samples per task, the same for every seed.",
-        rich_help_panel=WHERE,
-    ),
+    where(metavar="N", help="Score at most N samples per task, the same for every seed."),
 ]
 Controls = Annotated[
     str | None,
-    typer.Option(
+    where(
         metavar="none|cheap|all",
         help="Blind baselines: all (the recipe's default), none, or cheap: all but shuffled "
         "images, which cost another pass over every sample.",
-        rich_help_panel=WHERE,
     ),
 ]
 Weights = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="PATH",
-        help="The encoder's checkpoint on disk, instead of the Hub.",
-        rich_help_panel=WHERE,
-    ),
+    Path | None, where(metavar="PATH", help="The encoder's checkpoint on disk, instead of the Hub.")
 ]
 WeightsByName = Annotated[
     list[str] | None,
-    typer.Option(
+    where(
         metavar="[NAME=]PATH",
         help="The encoder's checkpoint on disk, instead of the Hub; NAME= with several.",
-        rich_help_panel=WHERE,
     ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=WHERE)]
+Device = Annotated[str, where(help="auto, cpu, cuda, cuda:1, mps.")]
 CacheLimit = Annotated[
     float | None,
-    typer.Option(
+    where(
         metavar="GIB",
         help="The most this run may add to the feature cache; 80% of the free disk by default.",
-        rich_help_panel=WHERE,
     ),
 ]
 Pictures = Annotated[
@@ -172,120 +145,78 @@ Run = Annotated[
 ]
 
 # How to train
-Projector = Annotated[
-    str | None, typer.Option(metavar="NAME", help="projector.name", rich_help_panel=HOW)
-]
+Projector = Annotated[str | None, how(metavar="NAME", help="projector.name")]
 VisualTokens = Annotated[
     int | None,
-    typer.Option(
+    how(
         metavar="N",
         help="projector.visual_tokens: the same number for every encoder, so that the comparison "
         "is fair across patch sizes.",
-        rich_help_panel=HOW,
     ),
 ]
 LanguageModel = Annotated[
     str | None,
-    typer.Option(
+    how(
         metavar="NAME|PATH",
         help="llm.name: tiny-llama, smollm2-135m, a Hub id, a folder, a .gguf file.",
-        rich_help_panel=HOW,
     ),
 ]
-TrainLanguageModel = Annotated[
-    str | None,
-    typer.Option(metavar="frozen|lora|full", help="llm.train", rich_help_panel=HOW),
-]
+TrainLanguageModel = Annotated[str | None, how(metavar="frozen|lora|full", help="llm.train")]
 Layer = Annotated[
     str | None,
-    typer.Option(
+    how(
         metavar="L[,L]",
         help="encoder.layer: which blocks' tokens; -1 the last, -2 as in LLaVA; several are "
         "joined along channels.",
-        rich_help_panel=HOW,
     ),
 ]
-Resolution = Annotated[
-    int | None,
-    typer.Option(metavar="PIXELS", help="encoder.resolution", rich_help_panel=HOW),
-]
-Dtype = Annotated[
-    str,
-    typer.Option(
-        metavar="DTYPE", help="Of the weights: float32, bfloat16, float16.", rich_help_panel=HOW
-    ),
-]
-Steps = Annotated[
-    int | None,
-    typer.Option(metavar="N", help="Optimizer steps of each stage.", rich_help_panel=HOW),
-]
+Resolution = Annotated[int | None, how(metavar="PIXELS", help="encoder.resolution")]
+Dtype = Annotated[str, how(metavar="DTYPE", help="Of the weights: float32, bfloat16, float16.")]
+Steps = Annotated[int | None, how(metavar="N", help="Optimizer steps of each stage.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option(
+    how(
         "--set",
         metavar="KEY=VALUE",
         help="Any other key of the adapter recipe; the value is TOML; repeatable.",
-        rich_help_panel=HOW,
     ),
 ]
 TrustRemoteCode = Annotated[
-    bool,
-    typer.Option(
-        "--trust-remote-code",
-        help="Let a Hub repository run its own Python code; recorded.",
-        rich_help_panel=HOW,
-    ),
+    bool, how("--trust-remote-code", help="Let a Hub repository run its own Python code; recorded.")
 ]
 
 # Output
 Trackers = Annotated[
     str | None,
-    typer.Option(
+    output(
         metavar="tensorboard,wandb,...",
         help="Experiment trackers to log to, by accelerate's names.",
-        rich_help_panel=OUTPUT,
     ),
 ]
 Results = Annotated[
-    Path,
-    typer.Option(
-        "--results",
-        metavar="DIR",
-        help="Folder of records, predictions and checkpoints.",
-        rich_help_panel=OUTPUT,
-    ),
+    Path, output("--results", metavar="DIR", help="Folder of records, predictions and checkpoints.")
 ]
 DryRun = Annotated[
     bool,
-    typer.Option(
-        "--dry-run",
-        help="Print the plan and its estimated time, memory and disk; do nothing.",
-        rich_help_panel=OUTPUT,
-    ),
+    output("--dry-run", help="Print the plan and its estimated time, memory and disk; do nothing."),
 ]
-Force = Annotated[
-    bool, typer.Option("--force", help="Run again even if done.", rich_help_panel=OUTPUT)
-]
-Quiet = Annotated[
-    bool,
-    typer.Option("--quiet", "-q", help="No progress, warnings only.", rich_help_panel=OUTPUT),
-]
-Json = Annotated[
-    bool,
-    typer.Option(
-        "--json", help="Print the result as JSON on standard output.", rich_help_panel=OUTPUT
-    ),
-]
+Force = Annotated[bool, output("--force", help="Run again even if done.")]
+Quiet = Annotated[bool, output("--quiet", "-q", help="No progress, warnings only.")]
+Json = Annotated[bool, output("--json", help="Print the result as JSON on standard output.")]
 Debug = Annotated[
     bool,
-    typer.Option(
+    output(
         "--debug",
         callback=_set_debug,
         is_eager=True,
         help="Show the traceback of an error (also ENCODER_BENCH_DEBUG=1).",
-        rich_help_panel=OUTPUT,
     ),
 ]
+
+
+def group(about: str) -> typer.Typer:
+    """Return a command that others are under."""
+    return typer.Typer(help=about, no_args_is_help=True, context_settings=HELP_NAMES)
 
 
 def listed(text: str | None) -> list[str]:

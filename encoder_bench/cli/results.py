@@ -13,11 +13,7 @@ from encoder_bench.cli import options
 if TYPE_CHECKING:
     from encoder_bench.base.record import RunRecord
 
-results_app = typer.Typer(
-    help="List, show, remove and export runs.",
-    context_settings=options.HELP_NAMES,
-    no_args_is_help=True,
-)
+results_app = options.group("List, show, remove and export runs.")
 
 
 @results_app.command("ls")

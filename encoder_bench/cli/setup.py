@@ -9,11 +9,7 @@ import typer
 
 from encoder_bench.cli import options
 
-app = typer.Typer(
-    help="Install what pip cannot: CoreNLP for SPICE.",
-    no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = options.group("Install what pip cannot: CoreNLP for SPICE.")
 
 
 @app.callback()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,81 +31,49 @@ EPILOG = (
     "resume from their last checkpoint. `encoder-bench status --watch` in another terminal follows "
     "it; `encoder-bench table` shows what is done so far."
 )
-_MATRIX, _SLURM = "The matrix", "SLURM"
+_matrix = partial(typer.Option, rich_help_panel="The matrix")
+_slurm = partial(typer.Option, rich_help_panel="SLURM")
 _LAUNCHERS = ("local", "slurm")
 
-Modes = Annotated[
-    str,
-    typer.Option(
-        metavar="frozen,joint", help="Encoder frozen, tuned, or both.", rich_help_panel=_MATRIX
-    ),
-]
-Seeds = Annotated[str, typer.Option(metavar="N,...", help="Random seeds.", rich_help_panel=_MATRIX)]
+Modes = Annotated[str, _matrix(metavar="frozen,joint", help="Encoder frozen, tuned, or both.")]
+Seeds = Annotated[str, _matrix(metavar="N,...", help="Random seeds.")]
 Twins = Annotated[
     bool,
-    typer.Option(
+    _matrix(
         "--twins",
         help="Each encoder's random twin too: its architecture, fresh weights by the seed.",
-        rich_help_panel=_MATRIX,
     ),
 ]
-Adapters = Annotated[
-    str,
-    typer.Option(metavar="NAME,...", help="Adapter recipes or files.", rich_help_panel=_MATRIX),
-]
+Adapters = Annotated[str, _matrix(metavar="NAME,...", help="Adapter recipes or files.")]
 Launcher = Annotated[
-    str,
-    typer.Option(
-        metavar="local|slurm",
-        help="Processes of this machine, or SLURM jobs.",
-        rich_help_panel=options.WHERE,
-    ),
+    str, options.where(metavar="local|slurm", help="Processes of this machine, or SLURM jobs.")
 ]
 Slots = Annotated[
     int | None,
-    typer.Option(
+    options.where(
         "--jobs",
         metavar="N",
         help="local: runs at a time; else one per GPU, or what CPU cores and memory allow.",
-        rich_help_panel=options.WHERE,
     ),
 ]
 Gpus = Annotated[
     int,
-    typer.Option(
-        metavar="N",
-        min=0,
-        help="GPUs per run; on several it runs through torchrun.",
-        rich_help_panel=options.WHERE,
-    ),
+    options.where(metavar="N", min=0, help="GPUs per run; on several it runs through torchrun."),
 ]
-Partition = Annotated[
-    str | None, typer.Option(metavar="NAME", help="SLURM partition.", rich_help_panel=_SLURM)
-]
-Cpus = Annotated[int, typer.Option(metavar="N", help="CPU cores per run.", rich_help_panel=_SLURM)]
+Partition = Annotated[str | None, _slurm(metavar="NAME", help="SLURM partition.")]
+Cpus = Annotated[int, _slurm(metavar="N", help="CPU cores per run.")]
 Minutes = Annotated[
     int,
-    typer.Option(
-        metavar="MIN",
-        help="Time limit; a run that reaches it is queued again and resumes.",
-        rich_help_panel=_SLURM,
-    ),
+    _slurm(metavar="MIN", help="Time limit; a run that reaches it is queued again and resumes."),
 ]
-AtOnce = Annotated[
-    int, typer.Option(metavar="N", help="Runs of the array at a time.", rich_help_panel=_SLURM)
-]
+AtOnce = Annotated[int, _slurm(metavar="N", help="Runs of the array at a time.")]
 Sbatch = Annotated[
     list[str] | None,
-    typer.Option(
-        metavar="KEY=VALUE",
-        help="Any other option of sbatch (mem=64GB, account=NAME); repeatable.",
-        rich_help_panel=_SLURM,
+    _slurm(
+        metavar="KEY=VALUE", help="Any other option of sbatch (mem=64GB, account=NAME); repeatable."
     ),
 ]
-Wait = Annotated[
-    bool,
-    typer.Option("--wait/--no-wait", help="Stay until all have ended.", rich_help_panel=_SLURM),
-]
+Wait = Annotated[bool, _slurm("--wait/--no-wait", help="Stay until all have ended.")]
 
 
 def sweep_command(

@@ -18,11 +18,10 @@ from encoder_bench.base.errors import DataError
 from encoder_bench.base.hashing import hash_array, hash_text
 from encoder_bench.base.progress import Reporter
 from encoder_bench.base.recipes import MixtureRecipe, OnOverlap, SourceSettings, load_mixture
-from encoder_bench.data.conversation import Conversation, Turn
 from encoder_bench.data.formats import locate, open_source
 from encoder_bench.data.index import Index
 from encoder_bench.data.overlap import TestImages
-from encoder_bench.data.sample import Sample
+from encoder_bench.data.sample import Conversation, Sample, Turn
 from encoder_bench.data.sample_table import take_rows
 from encoder_bench.data.selection import open_selection
 

@@ -1,4 +1,4 @@
-"""A sample: what every reader returns."""
+"""What is asked and taught: a sample of a task, and a conversation, one row of a mixture."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from typing import Literal
 Split = Literal["train", "val", "test"]
 TaskName = str
 """`vqa`, `captioning`, `oc` (counting), `mci` (multi-class identification), or a plug-in's."""
-
-
-def _no_facets() -> Mapping[str, str | int]:
-    return MappingProxyType({})
+IMAGE = "<image>"
+"""Marks the place of an image in a user's text, as in LLaVA's files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,4 +39,31 @@ class Sample:
     question: str
     references: tuple[str, ...]
     target: str
-    facets: Mapping[str, str | int] = field(default_factory=_no_facets, hash=False)
+    facets: Mapping[str, str | int] = field(
+        default_factory=lambda: MappingProxyType({}), hash=False
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What the user says, and the answer that is taught."""
+
+    user: str
+    assistant: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Turns that follow each other in one sequence, each seeing those before it.
+
+    Attributes:
+        row_id: unique in its mixture and stable across runs (`"llava-665k/000123"`).
+        images: files, or members of archives (`shard.tar/000001.jpg`), in the order in which the
+            turns show them; none for a row of text alone.
+        turns: at least one. `IMAGE` stands in the users' texts once for each image; an image of a
+            file that marks no place is put before the first turn's text by the reader.
+    """
+
+    row_id: str
+    images: tuple[Path, ...]
+    turns: tuple[Turn, ...]

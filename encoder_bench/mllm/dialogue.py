@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from encoder_bench.base.errors import DataError
-from encoder_bench.data.conversation import IMAGE, Conversation, Turn
+from encoder_bench.data.sample import IMAGE, Conversation, Turn
 from encoder_bench.mllm.language import Before, LanguageModel
 
 

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from encoder_bench.base.errors import DataError
-from encoder_bench.data.conversation import Conversation
+from encoder_bench.data.sample import Conversation
 from encoder_bench.mllm.dialogue import (
     ImageDialogue,
     Segment,

@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 from encoder_bench.base.recipes import TaskRecipe
-from encoder_bench.data.conversation import Conversation
 from encoder_bench.data.folder import DataFolder
 from encoder_bench.data.mixture import Mixture
+from encoder_bench.data.sample import Conversation
 from encoder_bench.data.sample_table import ImageGroups, SampleTable
 from encoder_bench.mllm.dialogue import ImageDialogue, TokenizedDialogue, tokenize_dialogues
 from encoder_bench.mllm.language import LanguageModel
+from encoder_bench.results.formats import templates
+from encoder_bench.results.thumbnails import data_uri
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -113,3 +116,12 @@ def _pieces(
         yield Piece(
             _CONTROL.sub("\N{REPLACEMENT CHARACTER}", own), False, segment.taught, segment.turn
         )
+
+
+def to_html(title: str, rows: Sequence[Shown]) -> str:
+    """Return a self-contained page of rows with thumbnails; `title` is what is previewed."""
+    style = (resources.files("encoder_bench.results.report") / "style.css").read_text("utf-8")
+    files = {str(path) for row in rows for path in row.images}
+    pictures = {name: data_uri(Path(name)) for name in files}
+    page = templates().get_template("preview.html.j2")
+    return page.render(title=title, rows=rows, pictures=pictures, style=style)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,6 @@ from encoder_bench.data.images import load_image, read_image_bytes
 from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.mllm.attention import usual_kernel
 from encoder_bench.training.feature_shards import Seen, file_stamp
-from encoder_bench.training.threads import one_core_threads
 
 _BATCH, _CPU_BATCH = 32, 8
 """Images of one pass; on CPUs a small one is as quick per image and is ready sooner."""
@@ -112,3 +112,25 @@ class BatchEncoder:
         if self._known(seen.digest):
             return Decoded(seen, None)
         return Decoded(seen, self._encoder.transform(load_image(path, data)))
+
+
+def one_core_threads(number: int) -> ThreadPoolExecutor:
+    """Return a pool of threads in each of which PyTorch computes on one core.
+
+    On CPUs every thread that computes would otherwise have a team of OpenMP threads of its own.
+    More teams than cores make training's own wait by sleeping instead of spinning, for as long as
+    they exist, which doubles the time of small models.
+    """
+    together = threading.Barrier(number)
+
+    def use_one_core() -> None:
+        torch.get_num_threads()  # a thread's first call sets its number to the process's
+        torch.set_num_threads(1)
+        together.wait()  # so that each thread of the pool does it once
+
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(number)
+    for ready in [pool.submit(use_one_core) for _ in range(number)]:
+        ready.result()
+    torch.set_num_threads(threads)  # of this thread and of those to come
+    return pool

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from encoder_bench.base.recipes import TaskRecipe
-from encoder_bench.data.conversation import Conversation
 from encoder_bench.data.images import load_image
-from encoder_bench.data.sample import Sample
+from encoder_bench.data.sample import Conversation, Sample
 from encoder_bench.mllm.dialogue import (
     ImageDialogue,
     Segment,
@@ -26,8 +25,8 @@ from encoder_bench.mllm.dialogue import (
 )
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.packing import TrainingBatch, batch_dialogues
+from encoder_bench.training.batch_encoder import one_core_threads
 from encoder_bench.training.order import TrainingRow
-from encoder_bench.training.threads import one_core_threads
 
 T = TypeVar("T")
 

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from encoder_bench.base.files import atomic_path, write_text
 from encoder_bench.base.hashing import hash_text
+from encoder_bench.base.paths import FEATURES_ABOUT
 from encoder_bench.data.archives import split_archive
-from encoder_bench.training.cached_features import ABOUT
 
 _CHECKSUMS, _FILES = "crc32", "files"
 
@@ -131,7 +131,7 @@ class FeatureShards:
             EncoderBenchError: the folder cannot be written.
             OSError: likewise.
         """
-        path = self.folder / ABOUT
+        path = self.folder / FEATURES_ABOUT
         if path.is_file():
             os.utime(path)
         else:

@@ -13,9 +13,8 @@ from types import MappingProxyType
 from encoder_bench.base.errors import TrainingError
 from encoder_bench.base.hashing import hash_text
 from encoder_bench.base.recipes import AdapterRecipe
-from encoder_bench.data.conversation import Conversation
 from encoder_bench.data.mixture import Mixture
-from encoder_bench.data.sample import Sample
+from encoder_bench.data.sample import Conversation, Sample
 from encoder_bench.data.sample_table import ImageGroups, SampleTable
 
 ImageSamples = tuple[Sample, ...]

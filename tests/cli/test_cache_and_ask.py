@@ -9,13 +9,13 @@ from huggingface_hub import ModelCard
 from typer.testing import CliRunner, Result
 
 from encoder_bench.base.errors import EncoderBenchError
+from encoder_bench.base.paths import list_features
 from encoder_bench.base.progress import QuietReporter
 from encoder_bench.base.record import read_record
 from encoder_bench.cli.app import app
 from encoder_bench.data.folder import open_data
 from encoder_bench.pipeline.plan import make_plan
 from encoder_bench.pipeline.run import run
-from encoder_bench.training.cached_features import list_features
 
 _DATA = "scenes:5:24:2:6"
 pytestmark = pytest.mark.usefixtures("without_meteor")

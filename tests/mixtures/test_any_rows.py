@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.progress import QuietReporter
-from encoder_bench.data.conversation import IMAGE
 from encoder_bench.data.mixture import Mixture, open_mixture
+from encoder_bench.data.sample import IMAGE
 from tests.mixtures.conftest import turns
 
 GOOD = {"conversations": turns("Good?", "Yes.")}

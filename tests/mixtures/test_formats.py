@@ -14,10 +14,9 @@ import pytest
 
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.progress import QuietReporter
-from encoder_bench.data.conversation import Turn
 from encoder_bench.data.images import load_image, read_image_bytes
 from encoder_bench.data.mixture import Mixture, open_mixture
-from encoder_bench.data.sample import Sample
+from encoder_bench.data.sample import Sample, Turn
 from encoder_bench.data.scenes.build import SceneSizes, write_scenes
 from tests.mixtures.conftest import COCO, VG, turns
 

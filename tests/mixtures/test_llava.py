@@ -11,9 +11,9 @@ import pytest
 
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.progress import QuietReporter
-from encoder_bench.data.conversation import Turn
 from encoder_bench.data.formats import json_files
 from encoder_bench.data.mixture import Mixture, open_mixture
+from encoder_bench.data.sample import Turn
 from tests.mixtures.conftest import turns
 
 COCO = "coco/train2017/000000000123.jpg"

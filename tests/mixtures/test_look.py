@@ -15,8 +15,8 @@ from encoder_bench.base.errors import EncoderBenchError
 from encoder_bench.base.progress import QuietReporter
 from encoder_bench.base.recipes import LanguageModelSettings
 from encoder_bench.cli.app import app
-from encoder_bench.data.conversation import Turn
 from encoder_bench.data.mixture import open_mixture
+from encoder_bench.data.sample import Turn
 from encoder_bench.data.scenes.build import SceneSizes, write_scenes
 from encoder_bench.mllm.dialogue import tokenize_dialogues, tokenize_turns
 from encoder_bench.mllm.loading import load_language_model

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.recipes import LanguageModelSettings
-from encoder_bench.data.conversation import IMAGE, Conversation, Turn
+from encoder_bench.data.sample import IMAGE, Conversation, Turn
 from encoder_bench.mllm.dialogue import (
     ImageDialogue,
     Segment,

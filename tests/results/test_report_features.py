@@ -13,7 +13,7 @@ from encoder_bench.base.progress import QuietReporter
 from encoder_bench.base.record import RunRecord, write_record
 from encoder_bench.encoders.registry import load_encoder
 from encoder_bench.inspection.report_features import PHOTOS, seen_features
-from encoder_bench.results.report import write_report
+from encoder_bench.results.report.page import write_report
 
 
 def tiny_record(*, joint: bool = False, fingerprint: str | None = None) -> RunRecord:

@@ -16,7 +16,7 @@ from encoder_bench.gate.baseline import accept
 from encoder_bench.gate.check import check
 from encoder_bench.results.compare import compare_runs
 from encoder_bench.results.export import all_predictions
-from encoder_bench.results.report import write_report
+from encoder_bench.results.report.page import write_report
 from encoder_bench.results.table import table
 from encoder_bench.tasks.controls import MEAN_IMAGE
 from encoder_bench.tasks.evaluate import evaluate

@@ -13,14 +13,13 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from encoder_bench.base.cache import prune
 from encoder_bench.base.errors import DataError, EncoderBenchError, TrainingError
+from encoder_bench.base.paths import list_features, prune
 from encoder_bench.base.progress import QuietReporter
 from encoder_bench.data.images import load_image
 from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.encoders.registry import load_encoder
 from encoder_bench.training import batch_encoder, feature_cache, feature_shards
-from encoder_bench.training.cached_features import list_features
 from encoder_bench.training.feature_cache import FeatureStore, open_features
 from tests.training.world import CPU, draw
 

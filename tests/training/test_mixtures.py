@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from encoder_bench.base.errors import TrainingError
 from encoder_bench.base.progress import QuietReporter
 from encoder_bench.base.recipes import AdapterRecipe
-from encoder_bench.data.conversation import IMAGE, Conversation, Turn
 from encoder_bench.data.mixture import Mixture, open_mixture
+from encoder_bench.data.sample import IMAGE, Conversation, Turn
 from encoder_bench.mllm.dialogue import tokenize_dialogues
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.packing import pack

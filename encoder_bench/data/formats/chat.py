@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from encoder_bench.data.conversation import IMAGE
 from encoder_bench.data.formats.row import BadRow, Parsed, Place, conversation
+from encoder_bench.data.sample import IMAGE
 
 KEYS = ("conversations", "messages", "texts")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from encoder_bench.base.recipes import SourceSettings
-from encoder_bench.data.conversation import IMAGE, Turn
+from encoder_bench.data.sample import IMAGE, Turn
 
 MAX_EXAMPLES = 3
 """Rows that are named of those skipped for one reason."""

@@ -1,14 +1,17 @@
-"""The report: one self-contained HTML file, made from records and predictions.
+"""The report: one self-contained HTML file, and its charts as files for papers and slides.
 
-It asks the network for nothing: styles, scripts, charts, pictures and samples all lie in it, and
+The page asks the network for nothing: styles, scripts, charts, pictures and samples all lie in it, and
 its content security policy forbids the rest.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +19,22 @@ import vl_convert
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from encoder_bench.base.files import write_text
+from encoder_bench.base.files import write_bytes, write_text
 from encoder_bench.base.record import RunRecord, require_records
 from encoder_bench.results.formats import html_table
 from encoder_bench.results.page import table_page
 from encoder_bench.results.report.content import Chapter, Seen, chapters, row_name
-from encoder_bench.results.report.figures import chart_config, light_colours, read_resource
 from encoder_bench.results.report.samples import browse, thumbnails
 
 MAX_PICTURE_BYTES = 9_000_000
 """Of all pictures; with 20 runs of 1,000 samples a page stays under 15 MB."""
+PNG_ZOOM = 2.0
+_VARIABLE = re.compile(r"--([a-z0-9]+): (#[0-9a-f]{6})")
+_WRITERS: dict[str, Callable[[str], bytes]] = {
+    "svg": lambda spec: vl_convert.vegalite_to_svg(spec).encode(),
+    "png": lambda spec: vl_convert.vegalite_to_png(spec, scale=PNG_ZOOM),
+    "pdf": vl_convert.vegalite_to_pdf,
+}
 
 
 def write_report(
@@ -145,3 +154,46 @@ def _embedded(value: Any) -> Markup:
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)
+
+
+def write_figures(records: Sequence[RunRecord], folder: Path) -> list[Path]:
+    """Write every chart of the report as `FOLDER/TABLE-CHART.svg`, `.png` and `.pdf`.
+
+    PNG has twice the SVG's pixels; the background is white. Files of the same name are replaced.
+
+    Raises:
+        EncoderBenchError: the folder cannot be written.
+    """
+    written = []
+    for number, chapter in enumerate(chapters(records), start=1):
+        for chart in itertools.chain.from_iterable(chapter.charts.values()):
+            spec = chart.to_dict(validate=False)
+            name = re.sub(r"[^a-z0-9]+", "-", spec["description"].casefold()).strip("-")[:80]
+            for ending, convert in _WRITERS.items():
+                path = folder / f"table{number}-{name}.{ending}"
+                write_bytes(path, convert(_in_light(spec)))
+                written.append(path)
+    return written
+
+
+def read_resource(name: str) -> str:
+    """Return one of the files beside this module: template, style or script."""
+    return (resources.files("encoder_bench.results.report") / name).read_text(encoding="utf-8")
+
+
+def chart_config() -> dict[str, Any]:
+    """Return the charts' shared look; `var(--NAME)` in it is a colour of `style.css`."""
+    config: dict[str, Any] = json.loads(read_resource("chart_config.json"))
+    return config
+
+
+def light_colours() -> dict[str, str]:
+    """Return the light theme's colours in `style.css` by name."""
+    css = read_resource("style.css")
+    return dict(_VARIABLE.findall(css[: css.index("@media")]))
+
+
+def _in_light(spec: dict[str, Any]) -> str:
+    colours = light_colours()
+    text = json.dumps(spec | {"config": chart_config()})
+    return re.sub(r"var\(--([a-z0-9]+)\)", lambda match: colours[match.group(1)], text)
