@@ -164,9 +164,9 @@ def table(results: str | Path = RESULTS) -> pd.DataFrame:
         RecordError: a record is damaged.
     """
     from encoder_bench.base.record import read_records
-    from encoder_bench.results.table import table as make_table
+    from encoder_bench.results.table import build_tables, to_frame
 
-    return make_table(read_records(Path(results).expanduser()))
+    return to_frame(build_tables(read_records(Path(results).expanduser())))
 
 
 def compare(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from encoder_bench.base.hashing import hash_file, hash_json, hash_text
 from encoder_bench.base.record import (
@@ -18,6 +18,10 @@ from encoder_bench.base.record import (
     TrainingProof,
     run_id,
 )
+from encoder_bench.results.table import build_tables, to_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS = {
     "vqa": ("VQA Acc", "vqa_accuracy"),
@@ -25,6 +29,10 @@ COLUMNS = {
     "oc": ("OC Acc", "counting_accuracy"),
     "mci": ("MCI Acc", "yesno_accuracy"),
 }
+
+
+def table(records: Iterable[RunRecord], **options: Any) -> pd.DataFrame:
+    return to_frame(build_tables(records, **options))
 
 
 def score(value: float | None, half: float | None = 2.0, samples: int = 200) -> Score:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import shutil
 import urllib.error
@@ -30,15 +29,9 @@ def download(
 ) -> str:
     """Download a file, or resume a partial download, and return its sha256.
 
-    A file that is there already is checked in the same way and not fetched again.
-
-    Args:
-        url: where from.
-        target: where to; `NAME.partial` beside it grows until it is whole.
-        reporter: shows the progress in MiB.
-        sha256: the expected one; None where it is not published.
-        sha1: the first digits of a sha1, one of which it must have.
-        size: in bytes, where known.
+    A file that is there already is checked in the same way and not fetched again; `NAME.partial`
+    beside the target grows until it is whole. `sha1` are first digits, one of which it must have;
+    the size is in bytes; what is not known is not compared.
 
     Raises:
         DataError: not reachable, refused, no space, or not the expected file; says what to
@@ -57,8 +50,7 @@ def download(
     elif sha256 is not None and own != sha256:
         problem = f"its sha256 is {own}, {sha256} was expected"
     elif sha1:
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha1").hexdigest()
+        digest = hash_file(file, "sha1")
         if not digest.startswith(tuple(sha1)):
             expected = " or ".join(sha1)
             problem = f"its sha1 is {digest}, one that begins with {expected} was expected"

@@ -298,9 +298,6 @@ class SourceSettings(_Frozen):
         return self
 
 
-OnOverlap = Literal["drop", "refuse"]
-
-
 class MixtureRecipe(_Frozen):
     """Which rows a stage trains on, from which sources: one file of `mixtures/`.
 
@@ -311,7 +308,7 @@ class MixtureRecipe(_Frozen):
     description: str = not_scoring()
     sources: tuple[SourceSettings, ...] = Field(min_length=1)
     overlap: tuple[Literal["id", "bytes", "pixels"], ...] = ("id", "bytes")
-    on_overlap: OnOverlap = "drop"
+    on_overlap: Literal["drop", "refuse"] = "drop"
 
     @field_validator("sources")
     @classmethod
@@ -392,14 +389,14 @@ def load_adapter(name: str, overrides: Mapping[str, Any] | None = None) -> Adapt
     return _load("adapters", name, AdapterRecipe, overrides or {})
 
 
-def load_task(name: str, overrides: Mapping[str, Any] | None = None) -> TaskRecipe:
-    """Return `tasks/NAME.toml` (or a path) with dotted-key overrides applied, as `load_adapter`."""
-    return _load("tasks", name, TaskRecipe, overrides or {})
+def load_task(name: str) -> TaskRecipe:
+    """Return `tasks/NAME.toml` (or a path); raises as `load_adapter`."""
+    return _load("tasks", name, TaskRecipe, {})
 
 
-def load_mixture(name: str, overrides: Mapping[str, Any] | None = None) -> MixtureRecipe:
-    """Return `mixtures/NAME.toml` (or a path) with overrides applied, as `load_adapter`."""
-    return _load("mixtures", name, MixtureRecipe, overrides or {})
+def load_mixture(name: str) -> MixtureRecipe:
+    """Return `mixtures/NAME.toml` (or a path); raises as `load_adapter`."""
+    return _load("mixtures", name, MixtureRecipe, {})
 
 
 def _load(kind: Kind, name: str, model: type[ModelT], overrides: Mapping[str, Any]) -> ModelT:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.hashing import hash_array, hash_text
 from encoder_bench.base.progress import Reporter
-from encoder_bench.base.recipes import MixtureRecipe, OnOverlap, SourceSettings, load_mixture
+from encoder_bench.base.recipes import MixtureRecipe, SourceSettings, load_mixture
 from encoder_bench.data.formats import locate, open_source
 from encoder_bench.data.index import Index
 from encoder_bench.data.overlap import TestImages
@@ -150,16 +150,11 @@ def open_mixture(
     reporter: Reporter,
     *,
     tests: Mapping[str, Sequence[Sample]] | None = None,
-    on_overlap: OnOverlap | None = None,
 ) -> Mixture:
     """Return a mixture of `mixtures/` or of a file, without the rows that show a test image.
 
-    Args:
-        name: of a shipped recipe, or a path that ends in `.toml`.
-        root: the folder where relative paths of sources begin (`--train-data`).
-        reporter: shows progress.
-        tests: by the name of each test set, the samples whose images must not be trained on.
-        on_overlap: replaces the recipe's.
+    Relative paths of sources begin at `root` (`--train-data`). `tests` are, by the name of each
+    test set, the samples whose images must not be trained on.
 
     Raises:
         RecipeError: the recipe is wrong.
@@ -168,12 +163,11 @@ def open_mixture(
     """
     recipe = load_mixture(name)
     images = TestImages(tests or {})
-    refuses = (on_overlap or recipe.on_overlap) == "refuse"
     parts = []
     for source in recipe.sources:
         part = open_part(source, root, recipe, images, reporter)
         dropped = part.about["overlap"]
-        if dropped["rows"] and refuses:
+        if dropped["rows"] and recipe.on_overlap == "refuse":
             raise DataError(
                 f"source '{source.name}': {dropped['rows']} rows show a test image, the first "
                 f'{dropped["first"][0]}; take them out, or set on_overlap = "drop"'

@@ -155,15 +155,10 @@ def find_matches(
     any_folder: bool,
     reporter: Reporter,
 ) -> dict[int, Match]:
-    """Return the images that are test images, by their place in `paths`.
+    """Return the images that are test images, by their place in `paths`, which has each once.
 
-    Args:
-        paths: of all images, each once.
-        sizes: of their files; those below zero are not there.
-        tests: what must not be trained on.
-        kinds: of `id`, `bytes` and `pixels`.
-        any_folder: whether numbers are COCO's whatever their folder.
-        reporter: shows progress where pixels are compared.
+    Files whose size is below zero are not there. `kinds` are of `id`, `bytes` and `pixels`;
+    `any_folder` says that numbers are COCO's whatever their folder.
     """
     found: dict[int, Match] = {}
     if "id" in kinds and tests.paths:

@@ -32,11 +32,7 @@ _DESCRIBED = (
 )  # fmt: skip
 
 
-def load_hf(
-    spec: EncoderSpec,
-    place: str,
-    options: LoadOptions,
-) -> HfEncoder:
+def load_hf(spec: EncoderSpec, place: str, options: LoadOptions) -> HfEncoder:
     """Load a vision tower from a Hub repository or a folder in transformers' layout.
 
     With `trust_remote_code` a repository's own model class is used where its architecture is not

@@ -126,8 +126,7 @@ def loading_options(architecture: Architecture, config: Any) -> dict[str, Any]:
 def build_backbone(config: Any) -> Any:
     """Return a vision tower with transformers' own initialisation, on torch's default device.
 
-    Args:
-        config: a configuration, or `model_type` and its arguments as in `configs.toml`.
+    It takes a configuration, or `model_type` and its arguments as in `configs.toml`.
     """
     import transformers
 
@@ -150,14 +149,8 @@ def remote_architecture(
     """Run a repository's own model on a blank image and return how its tokens are laid out.
 
     Patch tokens are the last h * w of `last_hidden_state`, on the grid that image size and patch
-    give; class and register tokens stand before them.
-
-    Args:
-        name: the encoder, for errors.
-        place: its repository or folder, for errors.
-        backbone: the loaded model, in eval mode.
-        size: (H, W) pixels of its image processor.
-        layer: blocks that are asked for; others than the last need `hidden_states`.
+    give; class and register tokens stand before them. `size` is (H, W), pixels of its image
+    processor. Blocks that are asked for, the last excepted, need `hidden_states`.
 
     Raises:
         WeightsError: the configuration or the output is not that of a plain vision transformer.

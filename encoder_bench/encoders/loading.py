@@ -136,12 +136,8 @@ def strict_loading(
 ) -> None:
     """Make a checkpoint's own tensors the module's parameters, all of them and no other.
 
-    Args:
-        name: the encoder, for errors.
-        place: its file, for errors.
-        module: built, its values unset.
-        tensors: by the module's names.
-        ignored_keys: beginnings of names (heads) that may be missing or unexpected.
+    `name` and `place`, the encoder and its file, are for errors. Names that begin with one of
+    `ignored_keys` (heads) may be missing or unexpected.
 
     Raises:
         WeightsError: names the first parameter that is missing, unexpected or of another shape.
@@ -185,12 +181,8 @@ def token_shape(
     """Return the width of a backbone's patch tokens and their grid, rows first.
 
     The forward pass runs on the meta device, where nothing is calculated; a backbone that cannot
-    do so (a tensor of its own kept outside its buffers) is run once for real.
-
-    Args:
-        backbone: the module that `tokens` runs.
-        tokens: from `(1, 3, H, W)` pixels to `(1, N, D)` patch tokens and their grid.
-        resolution: H and W, pixels.
+    do so (a tensor of its own kept outside its buffers) is run once for real. `tokens` runs it,
+    from `(1, 3, H, W)` pixels to `(1, N, D)` patch tokens and their grid.
     """
     first = next(backbone.parameters())
     state = {

@@ -34,11 +34,9 @@ _HEADS = ("proj", "head.", "trunk.head.", "trunk.attn_pool.", "trunk.fc_norm.")
 
 
 def open_clip_name(spec: EncoderSpec, *, tagged: bool) -> tuple[str, dict[str, Any]]:
-    """Return the architecture and what open_clip knows of the tag.
+    """Return the architecture and what open_clip knows of the tag, of `ARCH/PRETRAINED`.
 
-    Args:
-        spec: `locator` is `ARCH/PRETRAINED`.
-        tagged: whether the tag must be one of open_clip's.
+    `tagged` says that the tag must be one of open_clip's.
 
     Raises:
         UnknownNameError: open_clip has no such architecture or tag.
@@ -119,9 +117,7 @@ def _folder_notes(spec: EncoderSpec, weights: Path | None) -> tuple[str, ...]:
 
 
 def load_open_clip(
-    spec: EncoderSpec,
-    weights: Path | None,
-    options: LoadOptions,
+    spec: EncoderSpec, weights: Path | None, options: LoadOptions
 ) -> OpenClipEncoder:
     """Load the vision tower of an open_clip model from the Hub, or a checkpoint on disk.
 

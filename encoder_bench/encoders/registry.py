@@ -154,16 +154,10 @@ def load_encoder(
     trust_remote_code: bool = False,
     seed: int = 0,
 ) -> Encoder:
-    """Load an encoder, in eval mode, on the CPU.
+    """Load an encoder by name or general form, in eval mode, on the CPU; see `LoadOptions`.
 
-    Args:
-        name: a registered name or a general form.
-        layer: blocks whose tokens are returned, joined along channels.
-        resolution: pixels of a side; None for the checkpoint's own.
-        dtype: float32, bfloat16 or float16.
-        weights: the checkpoint on disk, a folder or a file, instead of the Hub.
-        trust_remote_code: let a Hub repository run its own code.
-        seed: of the random weights of `random:NAME`.
+    The dtype is float32, bfloat16 or float16; `weights` is the checkpoint on disk, a folder or a
+    file, instead of the Hub's; the seed is that of the random weights of `random:NAME`.
 
     Raises:
         UnknownNameError: no such name.

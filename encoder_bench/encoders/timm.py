@@ -72,9 +72,8 @@ def timm_name(spec: EncoderSpec) -> tuple[str, str | None]:
 def build_timm(spec: EncoderSpec, resolution: int | None = None) -> Any:
     """Return timm's model without a classifier or weights, on torch's default device.
 
-    Args:
-        spec: its `architecture` and `preprocessing` override what timm records of the name.
-        resolution: pixels of a side; None for the name's own.
+    The spec's `architecture` and `preprocessing` override what timm records of the name, and so
+    does the resolution, in pixels of a side.
     """
     import timm
 
@@ -91,11 +90,7 @@ def build_timm(spec: EncoderSpec, resolution: int | None = None) -> Any:
     )
 
 
-def load_timm(
-    spec: EncoderSpec,
-    weights: Path | None,
-    options: LoadOptions,
-) -> TimmEncoder:
+def load_timm(spec: EncoderSpec, weights: Path | None, options: LoadOptions) -> TimmEncoder:
     """Load a timm model from the Hub, an address, or a checkpoint or folder on disk.
 
     Raises:

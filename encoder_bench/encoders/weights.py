@@ -86,10 +86,8 @@ def fetch_file(spec: EncoderSpec, repository: str, names: tuple[str, ...]) -> tu
 def external_checkpoint(spec: EncoderSpec, address: str, weights: Path | None) -> tuple[Path, str]:
     """Return the checkpoint that an encoder's authors offer at an address of their own.
 
-    Args:
-        spec: for errors, and for the sha256 where one is pinned.
-        address: downloaded once into the cache.
-        weights: that file on disk, or the folder that holds it; or its weights as safetensors.
+    It is downloaded once into the cache. `weights` is that file on disk, or the folder that holds
+    it, or its weights as safetensors; the spec's revision is the sha256 where one is pinned.
 
     Raises:
         WeightsError: unreachable, damaged, or another file than the pinned one.
@@ -240,8 +238,7 @@ def _shards(index: Path) -> list[Path]:
 def encoder_tensors(content: Any) -> dict[str, Tensor]:
     """Return the encoder's tensors in a checkpoint, without what wraps their names.
 
-    Args:
-        content: a state dict, or a dict that holds one among other things.
+    The content is a state dict, or a dict that holds one among other things.
     """
     while isinstance(content, dict) and (
         key := next((k for k in _INSIDE if isinstance(content.get(k), dict)), None)

@@ -148,14 +148,9 @@ def rerun_quick(
     """Do the cheap part of every accepted run again: about a minute on two cores.
 
     All recorded answers are scored again. Runs whose trained weights the baseline keeps answer
-    every test question again, which is judged like a fresh run.
-
-    Args:
-        baseline: the baseline's folder.
-        reporter: of progress.
-        margin: points that no score may get worse by; None takes the baseline's own.
-        data: where the data are, for runs on a folder; None for what the record names.
-        device: of the model.
+    every test question again, which is judged like a fresh run. No score may get worse by `margin`
+    points; None takes the baseline's own. `data` is where the data are, for runs on a folder; None
+    takes what the record names.
 
     Raises:
         RecordError: the baseline or its predictions are missing or damaged.

@@ -19,6 +19,7 @@ from encoder_bench.base.files import atomic_path
 from encoder_bench.encoders.encoder import Encoder, encode_images
 
 _LOW, _HIGH = 0.01, 0.99
+_DPI = 130
 _INCHES = 2.1
 """Of one cell's side."""
 
@@ -47,13 +48,8 @@ def patch_features(
 
     Reference: Oquab et al. 2023 (DINOv2), figure 1: principal components of patch features shown
     as red, green and blue; one set of components for all pictures, so that a colour means the same
-    in each.
-
-    Args:
-        encoder: in eval mode.
-        images: pictures of any size.
-        point: (across, down) as shares of what the encoder is shown: which patch the others are
-            compared to.
+    in each. `point` (across, down), as shares of what the encoder is shown, says which patch the
+    others are compared to.
 
     Raises:
         RecipeError: the point lies outside.
@@ -94,7 +90,7 @@ def principal_colours(tokens: Tensor) -> tuple[Tensor, float]:
 
 
 def draw_features(
-    images: Sequence[Image.Image], views: Sequence[PatchFeatures], output: Path, *, dpi: int = 130
+    images: Sequence[Image.Image], views: Sequence[PatchFeatures], output: Path
 ) -> None:
     """Write a `.png`, `.svg` or `.pdf`: per photo a row with each encoder's colours and similarity.
 
@@ -127,7 +123,7 @@ def draw_features(
         fontsize=8,
     )
     with atomic_path(output) as temporary:
-        figure.savefig(temporary, dpi=dpi, format=output.suffix.lstrip(".") or "png")
+        figure.savefig(temporary, dpi=_DPI, format=output.suffix.lstrip(".") or "png")
 
 
 def _show(axes: Any, content: Any, title: str, **options: Any) -> None:

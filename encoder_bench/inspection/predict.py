@@ -35,7 +35,6 @@ from encoder_bench.inspection.probe import probe_features
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.training.feature_cache import open_features
 
-_MIN_ENCODERS = 4
 _SPLITS: tuple[Split, ...] = ("test", "train")
 _INSTANCES = ("instances_val2017.json", "instances_train2017.json")
 
@@ -155,15 +154,8 @@ def forecast_all(
 ) -> list[Forecast]:
     """Return every encoder's scores; one encoder is in memory at a time.
 
-    Args:
-        names: of the encoders.
-        load: returns an encoder in eval mode.
-        material: images, boxes and captions.
-        texts: as `forecast` takes them.
-        reference: the encoder that A-scores compare with; by default the first of `names` that
-            was pretrained with text (weak supervision).
-        device: where images are encoded.
-        reporter: shows progress.
+    `load` returns an encoder in eval mode; `texts` are as `forecast` takes them. A-scores compare
+    with `reference`, by default the first encoder that was pretrained with text (weak supervision).
     """
     if reference is None:
         weakly = (name for name in names if find_spec(name).supervision == "weakly")
@@ -192,7 +184,6 @@ def forecast(
     *,
     texts: Matrix | None,
     reference: tuple[tuple[int, int], Mapping[Path, Tensor]] | None,
-    seed: int = 0,
 ) -> Forecast:
     """Return an encoder's scores.
 
@@ -202,7 +193,6 @@ def forecast(
         tokens: `(N, D)` patch tokens of all labelled images by path.
         texts: `(P, T)` the LLM's features of the captions of `material.described`.
         reference: grid and patch tokens of the encoder that A-scores compare with.
-        seed: of the probe and of the pairs of images.
     """
     scores: dict[str, float] = {}
     reasons: dict[str, str] = {}
@@ -212,7 +202,6 @@ def forecast(
         material.labelled,
         np.stack([means[path] for path in train]),
         np.stack([means[path] for path in test]),
-        seed=seed,
     )
     scores["k-NN"] = probe["knn"]["percent"]
     scores["linear probe"] = probe["linear_probe"]["percent"]
@@ -229,7 +218,7 @@ def forecast(
     boxed = [path for path in test if path in material.boxes]
     try:
         covered = torch.stack([_coverage(encoder, path, material) for path in boxed])
-        found = correspondence(torch.stack([tokens[p] for p in boxed]), covered, seed=seed)
+        found = correspondence(torch.stack([tokens[p] for p in boxed]), covered)
         scores["C-score"] = 100.0 * found.share
     except (ValueError, RuntimeError):  # nothing to stack, or no pair
         reasons["C-score"] = "no two test images with boxes share a category"

@@ -31,12 +31,13 @@ _STRENGTHS = (0.01, 0.1, 1.0, 10.0)
 _USUAL_STRENGTH = 0.1
 _FIT_SHARE = 0.8
 _RESAMPLES = 2_000
+_SEED = 0
 
 Matrix = NDArray[np.float64]
 
 
 def probe_encoder(
-    encoder: Encoder, data: LabelledSet, *, reporter: Reporter, batch: int = 32, seed: int = 0
+    encoder: Encoder, data: LabelledSet, *, reporter: Reporter, batch: int = 32
 ) -> dict[str, Any]:
     """Return k-NN and linear-probe scores of an encoder's mean patch tokens.
 
@@ -49,20 +50,15 @@ def probe_encoder(
         DataError: fewer than two classes.
     """
     known, asked = _both_means(encoder, data, reporter, batch)
-    return probe_features(data, known, asked, seed=seed)
+    return probe_features(data, known, asked)
 
 
 def probe_layers(
-    encoder: Encoder, data: LabelledSet, *, reporter: Reporter, batch: int = 32, seed: int = 0
+    encoder: Encoder, data: LabelledSet, *, reporter: Reporter, batch: int = 32
 ) -> dict[str, Any]:
     """Return k-NN and linear-probe scores of every block, from one pass over the images.
 
-    Args:
-        encoder: it gives all of its blocks' tokens, joined along channels.
-        data: labelled images.
-        reporter: of progress.
-        batch: images at a time.
-        seed: of the regressions.
+    The encoder gives all of its blocks' tokens, joined along channels.
 
     Returns:
         What `probe_encoder` returns of the last block; `layers`, the same of each block in order;
@@ -75,32 +71,28 @@ def probe_layers(
     found = []
     with reporter.phase("probes", blocks, "blocks") as phase:
         for known, asked in zip(*halves, strict=True):
-            found.append(_scores_by_image(data, known, asked, seed))
+            found.append(_scores_by_image(data, known, asked))
             phase.advance()
     best = {
-        task: lead_over_last(np.stack([each[task] for each in found]), seed)
+        task: lead_over_last(np.stack([each[task] for each in found]))
         for task in ("knn", "linear_probe")
     }
     layers = [_report(data, scores, len(halves[0][0])) for scores in found]
     return {**layers[-1], "layers": layers, "best": best}
 
 
-def lead_over_last(scores: Matrix, seed: int = 0) -> dict[str, Any]:
+def lead_over_last(scores: Matrix) -> dict[str, Any]:
     """Return the best block's `layer`, its `lead` over the last in points, and an `interval`.
 
     The interval has 95% for all blocks together, because the best one is chosen on the images that
     it is measured on: half its width is the 95th percentile, over bootstrap samples of the images,
-    of the largest deviation of any block's lead.
-
-    Args:
-        scores: `(layers, images)` from 0 to 1.
-        seed: of the bootstrap.
+    of the largest deviation of any block's lead. Scores are `(layers, images)`, 0 to 1.
     """
     leads = 100.0 * (scores - scores[-1])
     layer = int(leads.mean(axis=1).argmax())
     lead = leads[layer].mean()
     images = leads.shape[1]
-    draws = np.random.default_rng(seed).multinomial(images, [1 / images] * images, _RESAMPLES)
+    draws = np.random.default_rng(_SEED).multinomial(images, [1 / images] * images, _RESAMPLES)
     deviations = np.abs(draws @ leads.T / images - leads.mean(axis=1)).max(axis=1)
     width = float(np.quantile(deviations, 0.95))
     ends = [round(lead - width, 2), round(lead + width, 2)]
@@ -123,16 +115,12 @@ def _both_means(
     return means("train", data.train), means("test", data.test)
 
 
-def probe_features(
-    data: LabelledSet, known: Matrix, asked: Matrix, *, seed: int = 0
-) -> dict[str, Any]:
+def probe_features(data: LabelledSet, known: Matrix, asked: Matrix) -> dict[str, Any]:
     """Return what `probe_encoder` does, from `(P, D)` features of training and of test images."""
-    return _report(data, _scores_by_image(data, known, asked, seed), len(known))
+    return _report(data, _scores_by_image(data, known, asked), len(known))
 
 
-def _scores_by_image(
-    data: LabelledSet, known: Matrix, asked: Matrix, seed: int
-) -> dict[str, Matrix]:
+def _scores_by_image(data: LabelledSet, known: Matrix, asked: Matrix) -> dict[str, Matrix]:
     """Return each test image's score, 0 to 1, by `knn`, by `linear_probe` and by `chance`."""
     if len(data.class_names) < 2:
         raise DataError(f"{data.name}: {len(data.class_names)} class; a probe needs two")
@@ -149,7 +137,7 @@ def _scores_by_image(
     linear = linear_probe_scores if data.several else _classifier_scores
     predicted = {
         "knn": nearest_neighbour_scores(known, labels, asked),
-        "linear_probe": linear(known, labels, asked, seed=seed),
+        "linear_probe": linear(known, labels, asked),
         "chance": np.broadcast_to(labels.mean(axis=0), answers.shape),
     }
     return {name: measure(values, answers) for name, values in predicted.items()}
@@ -183,18 +171,18 @@ def nearest_neighbour_scores(known: Matrix, labels: Matrix, asked: Matrix) -> Ma
     return np.asarray(model.fit(known, labels).predict(asked))
 
 
-def linear_probe_scores(known: Matrix, labels: Matrix, asked: Matrix, *, seed: int = 0) -> Matrix:
+def linear_probe_scores(known: Matrix, labels: Matrix, asked: Matrix) -> Matrix:
     """Return `(P, C)` logits of one logistic regression per class, on standardised features."""
     from sklearn.multiclass import OneVsRestClassifier
 
-    model = OneVsRestClassifier(_logistic(seed))
+    model = OneVsRestClassifier(_logistic())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a class that all or no images have
         scores = model.fit(known, labels).decision_function(asked)
     return np.asarray(scores).reshape(len(asked), -1)
 
 
-def _classifier_scores(known: Matrix, labels: Matrix, asked: Matrix, *, seed: int = 0) -> Matrix:
+def _classifier_scores(known: Matrix, labels: Matrix, asked: Matrix) -> Matrix:
     """Return `(P, C)` 1 for the class that a logistic regression predicts.
 
     Its strength is chosen on a fifth of the training images, as CLIP's probes are (Radford et al.
@@ -202,9 +190,9 @@ def _classifier_scores(known: Matrix, labels: Matrix, asked: Matrix, *, seed: in
     """
     from sklearn.model_selection import GridSearchCV
 
-    order = np.random.default_rng(seed).permutation(len(known))
+    order = np.random.default_rng(_SEED).permutation(len(known))
     fit, held_out = np.split(order, [max(1, int(_FIT_SHARE * len(order)))])
-    classes, model = labels.argmax(axis=1), _logistic(seed)
+    classes, model = labels.argmax(axis=1), _logistic()
     if len(held_out) and len(set(classes[fit])) > 1:
         grid = {"logisticregression__C": _STRENGTHS}
         model = GridSearchCV(model, grid, cv=[(fit, held_out)])
@@ -212,12 +200,12 @@ def _classifier_scores(known: Matrix, labels: Matrix, asked: Matrix, *, seed: in
     return np.asarray(np.eye(labels.shape[1])[predicted])
 
 
-def _logistic(seed: int) -> Any:
+def _logistic() -> Any:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    regression = LogisticRegression(C=_USUAL_STRENGTH, max_iter=1000, random_state=seed)
+    regression = LogisticRegression(C=_USUAL_STRENGTH, max_iter=1000, random_state=_SEED)
     return make_pipeline(StandardScaler(), regression)
 
 

@@ -56,15 +56,10 @@ def java_version(program: str) -> int | None:
 def run_java(
     name: str, arguments: Sequence[str], folder: Path, *, heap: int, seconds: float, text: str = ""
 ) -> list[str]:
-    """Return the lines that a Java program prints.
+    """Return the lines that a Java program prints; `text` is its standard input.
 
-    Args:
-        name: for errors.
-        arguments: behind `java`.
-        folder: that it runs in.
-        heap: MiB that it may take; at most half of the free memory is given.
-        seconds: after which it is killed.
-        text: its standard input.
+    It runs in the folder, may take `heap` MiB and at most half of the free memory, and is killed
+    after so many seconds.
 
     Raises:
         MissingDependencyError: no Java, or the program fails, runs out of memory or takes too long.

@@ -57,12 +57,8 @@ class Metric:
     ) -> Measure:
         """Return the metric of one prediction per sample.
 
-        It is n/a where a sample has no reference or the metric's program is missing.
-
-        Args:
-            predictions: in the order of the references.
-            references: of the same samples.
-            corpus: references of the whole split; None where these are.
+        It is n/a where a sample has no reference or the metric's program is missing. `corpus` are
+        the references of the whole split; None where `references` are.
 
         Raises:
             DataError: a reference is not of the runner's form.
@@ -188,11 +184,7 @@ def runner_metrics(runner: str) -> list[str]:
 def measure_java_once(
     sets: Iterable[tuple[Iterable[str], Sequence[str], References]],
 ) -> None:
-    """Score all captions by each Java program in one go: one start for all that follows.
-
-    Args:
-        sets: names of metrics, predictions, and the references of each; many at once.
-    """
+    """Score all captions by each Java program in one go: one start for all that follows."""
     pairs: dict[str, tuple[list[str], list[Sequence[str]]]] = {}
     for names, predictions, references in sets:
         for name in names:

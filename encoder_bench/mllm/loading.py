@@ -31,19 +31,18 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def load_language_model(
-    settings: LanguageModelSettings, *, weights: Path | None = None, with_weights: bool = True
+    settings: LanguageModelSettings, *, with_weights: bool = True
 ) -> LanguageModel:
     """Load the language model that a recipe names, in eval mode, on the CPU.
 
-    The name is `tiny-llama`, `smollm2-135m`, a folder, a `.gguf` file, or a Hub id; `weights`, a
-    folder or a `.gguf` file, is loaded instead of the name's own source. Without weights, it can
-    only tell texts as token ids: its parameters are on the meta device.
+    The name is `tiny-llama`, `smollm2-135m`, a folder, a `.gguf` file, or a Hub id. Without
+    weights, it can only tell texts as token ids: its parameters are on the meta device.
 
     Raises:
         UnknownNameError: not a name, a folder, a file or the form of a Hub id.
         WeightsError: unreachable, damaged, or not a causal language model.
     """
-    language = _load(settings, weights, with_weights=with_weights)
+    language = _load(settings, with_weights=with_weights)
     if settings.gradient_checkpointing:
         enable_gradient_checkpointing(language.model, key="llm.gradient_checkpointing")
     return language.eval()
@@ -83,21 +82,17 @@ def count_parameters(name: str) -> int | None:
     return None if model is None else sum(int(p.numel()) for p in model.parameters())
 
 
-def _load(
-    settings: LanguageModelSettings, weights: Path | None, *, with_weights: bool
-) -> LanguageModel:
-    name, path = settings.name, weights or Path(settings.name).expanduser()
+def _load(settings: LanguageModelSettings, *, with_weights: bool) -> LanguageModel:
+    name, path = settings.name, Path(settings.name).expanduser()
     open_folder = partial(_from_folder, settings, with_weights=with_weights)
-    if weights is None and name == "tiny-llama":
+    if name == "tiny-llama":
         return open_folder(_BUNDLED, source="bundled:tiny-llama")
-    if weights is None and name == "smollm2-135m":
+    if name == "smollm2-135m":
         return _load_smollm2(open_folder)
     if path.suffix == ".gguf":
         return _load_gguf(open_folder, path)
     if path.is_dir():
         return open_folder(path, source=f"folder:{path.name}")
-    if weights is not None:
-        raise WeightsError(f"LLM weights {weights}: no such folder")
     if _HUB_ID.fullmatch(name) and not name.startswith("."):
         with contextlib.suppress(WeightsError):
             return _from_hub(open_folder, name, local_files_only=True)

@@ -14,6 +14,8 @@ from encoder_bench.results.formats import templates
 from encoder_bench.results.page import NOT_AVAILABLE, PRIMARY, SAMPLES, Page, text_page
 from encoder_bench.results.thumbnails import data_uri
 
+MAX_FLIPS = 100
+"""Samples that the page shows per task, largest changes first."""
 _DIFFERENCE = ("A", "B", "B − A", "95% interval", "p")
 _HEADER = (
     "Task", PRIMARY, *_DIFFERENCE, "both right", "only A", "only B", "neither", "flipped", SAMPLES,
@@ -96,26 +98,21 @@ def side_title(runs: Sequence[RunRecord]) -> str:
     return f"{first.encoder.display_name}, {mode}, {seeds}"
 
 
-def to_html(
-    comparison: RunComparison, images: Mapping[str, Path] | None = None, *, flips: int = 100
-) -> str:
+def to_html(comparison: RunComparison, images: Mapping[str, Path]) -> str:
     """Return the comparison as one self-contained HTML page with the samples that flipped.
 
-    Args:
-        comparison: what `compare_runs` returned.
-        images: `str(image_id)` -> image file; without it, samples have no pictures.
-        flips: max samples per task, largest changes first.
+    `images` are `str(image_id)` -> image file; samples without one have no picture.
     """
     style = (resources.files("encoder_bench.results.report") / "style.css").read_text("utf-8")
-    shown = {str(f.image_id) for task in comparison.tasks for f in task.flips[:flips]}
-    files = {name: path for name, path in (images or {}).items() if name in shown}
+    shown = {str(f.image_id) for task in comparison.tasks for f in task.flips[:MAX_FLIPS]}
+    files = {name: path for name, path in images.items() if name in shown}
     return (
         templates()
         .get_template("compare.html.j2")
         .render(
             pages=(task_page(comparison), metric_page(comparison)),
             tasks=comparison.tasks,
-            limit=flips,
+            limit=MAX_FLIPS,
             pictures={name: data_uri(path) for name, path in files.items()},
             style=style,
         )

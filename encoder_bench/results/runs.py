@@ -29,10 +29,8 @@ def inventory(results: Path) -> tuple[list[RunRecord], list[str]]:
 def find_run(results: Path, name: str) -> RunRecord:
     """Return the run that `name` means.
 
-    Args:
-        results: the results folder.
-        name: an id or its beginning, `ENCODER/MODE` or `ENCODER/MODE/SEED` (`dinov2-l/joint/0`),
-            or the path of a record file.
+    That is an id or its beginning, `ENCODER/MODE` or `ENCODER/MODE/SEED` (`dinov2-l/joint/0`), or
+    the path of a record file.
 
     Raises:
         RecordError: no such run, more than one, or a damaged record.
@@ -93,12 +91,9 @@ def _only(results: Path, name: str, found: Sequence[RunRecord]) -> RunRecord:
 
 
 def remove_runs(results: Path, names: Sequence[str]) -> list[str]:
-    """Remove runs: record, predictions, checkpoints. Nothing is removed unless all are found.
+    """Remove runs whole and return their ids. Nothing is removed unless all are found.
 
     A record goes first, so that a kill leaves files without a record and never the reverse.
-
-    Returns:
-        The ids removed.
 
     Raises:
         RecordError: a run does not exist or is ambiguous.

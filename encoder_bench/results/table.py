@@ -143,14 +143,10 @@ def build_tables(
 ) -> list[Table]:
     """Return the comparison tables of run records, in the published table's shape, newest first.
 
-    Records that differ in data, adapter, language model, task recipes or limit never share one.
-
-    Args:
-        records: run records, in any order.
-        extra: optional columns, names of `columns.EXTRA_COLUMNS`.
-        ties: what `contrasts.best_ties` returned, to mark rows not significantly worse than the
-            best.
-        gains: what `contrasts.over_twins` returned, to show what pretraining adds.
+    Records that differ in data, adapter, language model, task recipes or limit never share one; in
+    which order they come does not matter. `extra` are names of `columns.EXTRA_COLUMNS`; `ties`, of
+    `contrasts.best_ties`, marks rows not significantly worse than the best; `gains`, of
+    `contrasts.over_twins`, shows what pretraining adds.
 
     Raises:
         UnknownNameError: an optional column that does not exist.
@@ -268,12 +264,9 @@ def _mean_ranks(rows: Sequence[Row], columns: Sequence[str]) -> dict[int, float]
 def arranged(tables: Sequence[Table], *, sort: str | None, contains: str | None) -> list[Table]:
     """Return tables with each mode's encoders sorted by a column, and those that hold a word only.
 
-    Baselines stay at their mode's end; ranks and marks stay those of the whole table.
-
-    Args:
-        tables: what `build_tables` returned.
-        sort: a printed column in any case: scores from the best, names from A.
-        contains: text of the encoder's name, family, supervision or mode, in any case.
+    Baselines stay at their mode's end; ranks and marks stay those of the whole table. `sort` is a
+    printed column (scores from the best, names from A), `contains` text of the encoder's name,
+    family, supervision or mode, both in any case.
 
     Raises:
         UnknownNameError: no table has that column.
@@ -321,17 +314,6 @@ def _sort_key(table: Table, row: Row, column: str | None) -> tuple[int, bool, bo
         extra = next((each for each in table.extras if each.header == column), None)
         value, sign = (row.extra(extra) if extra else None), -1.0
     return mode, False, value is None, sign * (value or 0.0), ""
-
-
-def table(
-    records: Iterable[RunRecord],
-    *,
-    extra: Sequence[str] = (),
-    ties: Ties | None = None,
-    gains: Gains | None = None,
-) -> pd.DataFrame:
-    """Return `build_tables` as one DataFrame, see `to_frame`."""
-    return to_frame(build_tables(records, extra=extra, ties=ties, gains=gains))
 
 
 def flat_rows(tables: Sequence[Table]) -> list[dict[str, Any]]:

@@ -117,13 +117,9 @@ def recommend(
     """Return a verdict for each table, from paired differences that hold images and seeds.
 
     A row ties with the best where the difference is not significant at 5% after Holm's correction
-    over the rows; gains of joint tuning are corrected over encoders and scores.
-
-    Args:
-        results: the folder with the predictions.
-        records: its runs.
-        max_gflops: leave out encoders that take more per image, or whose cost is not known.
-        tasks: whose scores count; by default those that Avg counts, or all.
+    over the rows; gains of joint tuning are corrected over encoders and scores. `max_gflops` leaves
+    out encoders that take more per image, or whose cost is not known; the scores of `tasks` count,
+    by default those that Avg counts, or all.
 
     Raises:
         RecordError: predictions are missing or damaged, or no row is left.

@@ -78,11 +78,8 @@ def read_answers_file(path: Path, column: str | None = None) -> AnswersFile:
     """Read JSON, JSON lines, CSV, TSV or an Excel sheet, of this program or another.
 
     JSON is a list of rows, an object that holds one such list, or an object `{id: answer}`. Rows of
-    blind baselines in our own files are skipped.
-
-    Args:
-        path: the file.
-        column: the key that holds the model's answer; None to find it.
+    blind baselines in our own files are skipped. `column` is the key that holds the model's answer;
+    None to find it.
 
     Raises:
         DataError: malformed, or a row has no id or no answer; names the row.

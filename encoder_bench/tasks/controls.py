@@ -16,7 +16,7 @@ from encoder_bench.metrics.metric import find_metric, measure_java_once
 
 MEAN_IMAGE = Path("mean of the training features")
 """What a predictor is given in place of an image file."""
-_FOLDS = 5
+_FOLDS, _CANDIDATES = 5, 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +108,14 @@ def _majority(
     return [best.get(sample.question, common[0][0] if common else "") for sample in samples]
 
 
-def constant_answer(samples: Sequence[Sample], metric: str, *, candidates: int = 10) -> list[str]:
+def constant_answer(samples: Sequence[Sample], metric: str) -> list[str]:
     """Return the one answer, repeated, that scores best by a metric on all samples.
 
     The commonest targets are tried, and the empty answer with them.
     """
     primary = find_metric(metric)
     references = [sample.references for sample in samples]
-    common = [text for text, _ in Counter(s.target for s in samples).most_common(candidates)]
+    common = [text for text, _ in Counter(s.target for s in samples).most_common(_CANDIDATES)]
     tried = [*common, ""]
     measure_java_once(([metric], [text] * len(samples), references) for text in tried)
     best, best_value = "", -math.inf

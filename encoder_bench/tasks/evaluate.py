@@ -50,17 +50,9 @@ def evaluate(
     """Return the scores of a model on tasks, by task; resumed if interrupted.
 
     All tasks are answered before the first is scored, so that a Java program of a metric starts
-    once for all of them.
-
-    Args:
-        model: answers.
-        tasks: what is asked.
-        folder: of the predictions, `TASK.jsonl` each.
-        batch_images: batch size, in images.
-        seed: of shuffled images and of the bootstrap.
-        reporter: shows progress, and where a file to upload is.
-        controls: whether the recipes' blind baselines are answered too.
-        timed: entered with the name of each phase.
+    once for all of them. `folder` takes the predictions, `TASK.jsonl` each; `seed` is of shuffled
+    images and of the bootstrap; `controls` says whether the recipes' blind baselines are answered
+    too; `timed` is entered with the name of each phase.
 
     Raises:
         RecipeError: an unknown metric, or one that does not fit the recipe.

@@ -59,14 +59,8 @@ def predict(
 ) -> dict[str | None, Answers]:
     """Return the answers to a task's samples by control; the model's own are under None.
 
-    Args:
-        model: asked what `predictions` does not answer yet.
-        task: what is asked.
-        predictions: the file that the answers will be in once they are scored.
-        controls: blind baselines.
-        batch_images: batch size, in images.
-        seed: of the shuffled images.
-        reporter: shows progress.
+    It is asked what `predictions`, the file that the answers will be in once they are scored, does
+    not answer yet. `seed` is that of the shuffled images.
     """
     recipe, samples = task.recipe, task.samples
     growing = GrowingPredictions(predictions, with_choices=bool(recipe.candidates))

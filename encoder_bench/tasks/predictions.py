@@ -153,15 +153,9 @@ def predictions_content(results: Path, record: RunRecord, task: str) -> bytes:
     return content
 
 
-def read_predictions(
-    results: Path, record: RunRecord, task: str, *, control: str | None = None
-) -> list[Prediction]:
-    """Read a task's answers of the model itself, or of one of its blind baselines.
-
-    Raises:
-        RecordError: as `read_controls`.
-    """
-    return read_controls(results, record, task).get(control, [])
+def read_predictions(results: Path, record: RunRecord, task: str) -> list[Prediction]:
+    """Read a task's answers of the model itself; raises as `read_controls`."""
+    return read_controls(results, record, task).get(None, [])
 
 
 def read_controls(
@@ -173,10 +167,8 @@ def read_controls(
         RecordError: the file is missing, damaged or not the one that the record was made from, a
             line is half-written, or a sample is in it twice; names file and line.
     """
-    content, path = (
-        predictions_content(results, record, task),
-        predictions_path(results, record, task),
-    )
+    content = predictions_content(results, record, task)
+    path = predictions_path(results, record, task)
     found: dict[str | None, dict[str, Prediction]] = {}
     for number, line in enumerate(content.removesuffix(b"\n").split(b"\n"), start=1):
         try:

@@ -27,11 +27,6 @@ def measure_again(record: RunRecord, task: str, predictions: Sequence[Prediction
 
     Metrics that depend on the whole split are left out where only a part of it was scored.
 
-    Args:
-        record: the run.
-        task: one of its tasks.
-        predictions: its answers, or those of one of its blind baselines.
-
     Raises:
         RecordError: the recorded recipe cannot be read, or its runner is not installed.
     """

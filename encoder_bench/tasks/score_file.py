@@ -99,20 +99,13 @@ def score_predictions(
     samples: Sequence[Sample],
     file: Path,
     *,
-    seed: int = 0,
     missing: Missing = "refuse",
     column: str | None = None,
 ) -> FileScores:
     """Score a predictions file under every metric of the task's runner, not only the recipe's.
 
-    Args:
-        task: the task's name.
-        recipe: its recipe.
-        samples: the test split.
-        file: as `read_answers_file` reads.
-        seed: of the bootstrap.
-        missing: what becomes of samples without an answer.
-        column: the key that holds the answers; None to find it.
+    `samples` are the test split, `missing` says what becomes of those without an answer, and
+    `column` is the key that holds the answers; None to find it.
 
     Raises:
         DataError: the file is malformed, leaves open which column holds the answers,
@@ -144,9 +137,9 @@ def score_predictions(
     return FileScores(
         task,
         recipe.primary,
-        {name: score_of(each, kept, seed=seed) for name, each in measured.measures.items()},
-        _blind_scores(recipe, kept, seed),
-        breakdowns(runner, named, kept, seed=seed),
+        {name: score_of(each, kept, seed=0) for name, each in measured.measures.items()},
+        _blind_scores(recipe, kept),
+        breakdowns(runner, named, kept, seed=0),
         tuple(map(ScoredSample, kept, texts, measured.parsed, rows)),
         len(samples),
         answers.odd,
@@ -163,7 +156,7 @@ def _refuse_missing(file: Path, absent: Sequence[str], total: int) -> None:
         )
 
 
-def _blind_scores(recipe: TaskRecipe, samples: Sequence[Sample], seed: int) -> dict[str, Score]:
+def _blind_scores(recipe: TaskRecipe, samples: Sequence[Sample]) -> dict[str, Score]:
     """Return what answers that look at no image score by the primary metric."""
     if not all(sample.references for sample in samples):
         return {}
@@ -172,6 +165,6 @@ def _blind_scores(recipe: TaskRecipe, samples: Sequence[Sample], seed: int) -> d
         answers["question-majority"] = majority_answers(samples)
     primary, references = find_metric(recipe.primary), [sample.references for sample in samples]
     return {
-        control: score_of(primary.measure(texts, references), samples, seed=seed)
+        control: score_of(primary.measure(texts, references), samples, seed=0)
         for control, texts in answers.items()
     }

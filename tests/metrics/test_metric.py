@@ -11,10 +11,9 @@ from encoder_bench.base.errors import UnknownNameError
 from encoder_bench.base.record import RunRecord, Score, TaskScores
 from encoder_bench.metrics.metric import METRICS, find_metric, recorded_metric, runner_metrics
 from encoder_bench.results.export import export_harness
-from encoder_bench.results.table import table
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "results"))
-from result_builders import make_record, write_predictions
+from result_builders import make_record, table, write_predictions
 
 ERRORS = ("counting_error", "counting_error_gvt", "counting_error@likelihood")
 """Counts of which the smaller is better."""

@@ -173,8 +173,6 @@ def test_a_test_image_is_found_by_what_it_shows(
 def test_overlap_can_be_refused(opened: Opened, test_image: Callable[..., dict]) -> None:
     tests = test_image("val2014/COCO_val2014_000000000123.jpg", picture(5))
     with pytest.raises(DataError, match=r"1 rows show a test image, the first rows\.json: row 0"):
-        opened(rows(COCO, VG), tests=tests, on_overlap="refuse")
-    with pytest.raises(DataError, match='on_overlap = "drop"'):
         opened(rows(COCO, VG), head='on_overlap = "refuse"', tests=tests)
 
 

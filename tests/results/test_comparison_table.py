@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from result_builders import COLUMNS, encoder_facts, make_record, task_scores
+from result_builders import COLUMNS, encoder_facts, make_record, table, task_scores
 from rich.console import Console
 
 from encoder_bench.base.errors import RecordError, UnknownNameError
@@ -24,7 +24,7 @@ from encoder_bench.results.cells import Cell, over_seeds
 from encoder_bench.results.export import load_results
 from encoder_bench.results.formats import FORMATS, escape_latex, escape_markdown, write_tables
 from encoder_bench.results.page import table_page
-from encoder_bench.results.table import arranged, build_tables, table
+from encoder_bench.results.table import arranged, build_tables
 from encoder_bench.results.terminal import print_page, print_table
 
 BLIND = {"no-image": 30.0, "shuffled-images": 28.0, "constant": 20.0, "question-majority": 35.0}

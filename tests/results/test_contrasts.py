@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from report_builders import make_run
-from result_builders import make_record
+from result_builders import make_record, table
 from typer.testing import CliRunner
 
 from encoder_bench.base.errors import RecordError
@@ -30,7 +30,7 @@ from encoder_bench.results.contrasts import (
 )
 from encoder_bench.results.formats import FORMATS
 from encoder_bench.results.paired import Scores, difference
-from encoder_bench.results.table import build_tables, table
+from encoder_bench.results.table import build_tables
 
 
 @pytest.fixture(scope="module")

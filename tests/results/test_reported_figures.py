@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -114,10 +113,3 @@ def test_the_page_shows_both_figures_and_the_footnotes() -> None:
     assert "50.0 ±2.0 / 51.3 (-1.3)" in text
     assert "n/a / 16.1" in text
     assert "54.3" in text
-
-
-def test_a_table_without_a_column_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "other.csv"
-    path.write_text("joint_tuning,encoder\nfalse,deit\n")
-    with pytest.raises(RecordError, match=r"other\.csv: column 'avg_as_printed' is missing"):
-        load_reported(path)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from result_builders import make_record
+from result_builders import make_record, table
 
 from encoder_bench.base.progress import QuietReporter
 from encoder_bench.base.recipes import DecodingSettings, load_task
@@ -17,11 +17,10 @@ from encoder_bench.gate.check import check
 from encoder_bench.results.compare import compare_runs
 from encoder_bench.results.export import all_predictions
 from encoder_bench.results.report.page import write_report
-from encoder_bench.results.table import table
 from encoder_bench.tasks.controls import MEAN_IMAGE
 from encoder_bench.tasks.evaluate import evaluate
 from encoder_bench.tasks.predict import Images, Prompts
-from encoder_bench.tasks.predictions import Reply, read_predictions
+from encoder_bench.tasks.predictions import Reply, read_controls, read_predictions
 from encoder_bench.tasks.task import TaskSamples
 
 COUNT = 24
@@ -93,7 +92,7 @@ def test_the_mean_of_the_samples_is_the_score(tmp_path: Path) -> None:
     scores = [each.scores[primary] for each in read_predictions(tmp_path, record, "oc")]
     mean = sum(score for score in scores if score is not None) / COUNT
     assert mean == pytest.approx(record.tasks["oc"].metrics[primary].value)
-    blind = read_predictions(tmp_path, record, "oc", control="no-image")
+    blind = read_controls(tmp_path, record, "oc")["no-image"]
     assert {each.outcome for each in blind} == {"unparsable"}
     assert {each.prediction for each in blind} == {"I\u2028cannot tell"}
     assert len(all_predictions(tmp_path, [record])) == COUNT * 6

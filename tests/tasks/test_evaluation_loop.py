@@ -115,7 +115,7 @@ def test_other_metrics_are_broken_down_too(tmp_path: Path) -> None:
 
 
 def test_captions_have_no_majority_and_spice_says_why_it_is_missing(tmp_path: Path) -> None:
-    recipe = load_task("captioning", {"metrics": ["cider", "spice"]})
+    recipe = load_task("captioning").model_copy(update={"metrics": ("cider", "spice")})
     scores = run("captioning", Model("captioning"), tmp_path, recipe=recipe)
     assert "question-majority" not in scores.controls
     cider = scores.metrics["cider"].value

@@ -46,7 +46,7 @@ def test_the_language_model_is_read_by_the_ordinary_loader(
     made: tuple[Path, list[dict[str, Any]]],
 ) -> None:
     folder = made[0] / "llm" / "tiny-llama"
-    language = load_language_model(LanguageModelSettings(), weights=folder)
+    language = load_language_model(LanguageModelSettings(name=str(folder)))
     card = json.loads((folder / "card.json").read_text())
     assert card["steps_done"] == 2
     assert set(card["held_out_exact_answers_percent"]) == {

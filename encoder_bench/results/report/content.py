@@ -66,10 +66,8 @@ class Chapter:
 def chapters(records: Iterable[RunRecord], *, results: Path | None = None) -> list[Chapter]:
     """Return a chapter for each table that the records make, newest first.
 
-    Args:
-        records: run records.
-        results: the folder with their predictions, from which ties with the best are found; None,
-            or a folder without all of them, marks none.
+    Ties with the best are found from the predictions in `results`; None, or a folder without all of
+    them, marks none.
     """
     kept = tuple(records)
     ties = None if results is None else usual_ties(results, kept)[0]

@@ -1,7 +1,7 @@
 """The report: one self-contained HTML file, and its charts as files for papers and slides.
 
-The page asks the network for nothing: styles, scripts, charts, pictures and samples all lie in it, and
-its content security policy forbids the rest.
+The page asks the network for nothing: styles, scripts, charts, pictures and samples all lie in it,
+and its content security policy forbids the rest.
 """
 
 from __future__ import annotations
@@ -48,15 +48,9 @@ def write_report(
 ) -> Path:
     """Write `results/report.html` from the records and the predictions; return its path.
 
-    Predictions that cannot be read are named on the page.
-
-    Args:
-        results: the results folder.
-        output: another path of the file.
-        images: `str(image_id)` -> image file, for the samples; without it they have no pictures.
-        features: table heading -> pictures of what its encoders see.
-        samples_per_task: max samples per task.
-        verdict: sentences above everything else.
+    Predictions that cannot be read are named on the page. `output` is another path of the file;
+    `images` are `str(image_id)` -> image file, of the samples that have pictures; `features` are
+    table heading -> what its encoders see; `verdict` are sentences above everything else.
 
     Raises:
         RecordError: there are no records, or one is damaged.
