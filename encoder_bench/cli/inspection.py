@@ -161,11 +161,7 @@ def _load(
 
 
 def _all_blocks(encoder: Any) -> str:
-    """Return every block as `--layer` takes them.
-
-    Raises:
-        WeightsError: no plain stack of blocks.
-    """
+    """Return every block as `--layer` takes them."""
     if not encoder.spec.depth or encoder.spec.source == "combined":
         raise WeightsError(
             f"encoder {encoder.spec.name}: --layers works on plain stacks of blocks only"

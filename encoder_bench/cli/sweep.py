@@ -187,11 +187,7 @@ def _launch(
     wait: bool,
     quiet: bool,
 ) -> None:
-    """Do jobs, and name those that did not end well.
-
-    Raises:
-        Exit: 1, where a run is not done.
-    """
+    """Do jobs, and name those that did not end well."""
     from encoder_bench.sweep.jobs import job_status, write_job
     from encoder_bench.sweep.local import run_local
     from encoder_bench.sweep.slurm import submit, wait_for

@@ -104,11 +104,7 @@ def _general(name: str, source: Source, locator: str) -> EncoderSpec:
 
 
 def _elsewhere(name: str) -> EncoderSpec:
-    """Return the record of `NAME@SOURCE`: the same weights as another library offers them.
-
-    Raises:
-        UnknownNameError: no such encoder, or that library does not offer it.
-    """
+    """Return the record of `NAME@SOURCE`: the same weights as another library offers them."""
     base, _, wanted = name.rpartition("@")
     spec = find_spec(base)
     for source in spec.sources:
@@ -199,11 +195,7 @@ _PRETRAINED_BEIT = {
 
 
 def _by_file(spec: EncoderSpec, weights: Path | None) -> tuple[EncoderSpec, Path | None]:
-    """Return the source that reads `--weights FILE`, an encoder's authors' own format.
-
-    Raises:
-        WeightsError: no library reads it.
-    """
+    """Return the source that reads `--weights FILE`, an encoder's authors' own format."""
     if weights is None or weights.is_dir() or spec.source in ("timm", "open_clip"):
         return spec, weights
     if weights.name == "model.safetensors" and (weights.parent / "config.json").is_file():

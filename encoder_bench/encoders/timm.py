@@ -115,11 +115,7 @@ def load_timm(spec: EncoderSpec, weights: Path | None, options: LoadOptions) -> 
 
 
 def _of_folder(spec: EncoderSpec, weights: Path | None) -> tuple[EncoderSpec, tuple[str, ...]]:
-    """Return a spec with a folder's own `config.json`, and a note on where it differs.
-
-    Raises:
-        WeightsError: it is another architecture's.
-    """
+    """Return a spec with a folder's own `config.json`, and a note on where it differs."""
     import timm
 
     file = None if weights is None else (weights if weights.is_dir() else weights.parent)
@@ -182,11 +178,7 @@ def _find(
 
 
 def _read(name: str, file: Path, backbone: Any, model: str) -> None:
-    """Read every parameter of a backbone from a checkpoint, in timm's names or its authors'.
-
-    Raises:
-        WeightsError: parameters are missing or unexpected.
-    """
+    """Read every parameter of a backbone from a checkpoint, in timm's names or its authors'."""
     if file.suffix == ".npz":  # JAX weights, which timm copies array by array
         for parameter in backbone.parameters():
             parameter.data.fill_(torch.nan)

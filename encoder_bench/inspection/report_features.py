@@ -72,11 +72,7 @@ def _column(results: Path, row: TableRow, photos: Sequence[Path], device: str) -
 
 
 def _encoder(results: Path, row: TableRow, device: str) -> Encoder:
-    """Return a row's encoder: tuned where it was tuned.
-
-    Raises:
-        EncoderBenchError: its weights are not here, or are not those of the run.
-    """
+    """Return a row's encoder: tuned where it was tuned."""
     from encoder_bench.base.hardware import choose_device
     from encoder_bench.base.recipes import EncoderSettings
     from encoder_bench.encoders.registry import load_encoder

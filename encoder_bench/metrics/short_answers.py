@@ -261,11 +261,7 @@ def _said_yes(predictions: Sequence[str]) -> NDArray[np.bool_]:
 
 
 def _counts(references: References) -> list[int]:
-    """Return the true counts.
-
-    Raises:
-        DataError: a reference is no number.
-    """
+    """Return the true counts."""
     counts = []
     for texts in references:
         count = parse_count(texts[0])
@@ -276,11 +272,7 @@ def _counts(references: References) -> list[int]:
 
 
 def _truths(references: References) -> NDArray[np.bool_]:
-    """Return which samples are truly yes.
-
-    Raises:
-        DataError: a reference is neither yes nor no.
-    """
+    """Return which samples are truly yes."""
     truths = []
     for texts in references:
         truth = parse_yes_no(texts[0])

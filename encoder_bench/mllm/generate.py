@@ -230,11 +230,7 @@ def _by_library(
 def _candidate_ids(
     language: LanguageModel, questions: Sequence[Question], candidates: Sequence[str]
 ) -> dict[tuple[int, ...], list[list[int]]]:
-    """Return the ids of candidates as answers to each question's ids, the end of turn included.
-
-    Raises:
-        DataError: a candidate is empty, or a prompt that has candidates.
-    """
+    """Return the ids of candidates as answers to each question's ids, the end of turn included."""
     if not all(text.strip() for text in candidates):
         raise DataError("candidates to score: one is empty")
     if candidates and not all(question.ids for question in questions):

@@ -51,12 +51,7 @@ class ChatTemplate:
 
 
 def _read_template(tokenizer: Any, settings: LanguageModelSettings) -> ChatTemplate:
-    """Cut the recipe's or tokenizer's chat template around its content; without, plain text.
-
-    Raises:
-        WeightsError: the template fails, or does not keep a question as it is, or the tokenizer has
-            no end token; names the model.
-    """
+    """Cut the recipe's or tokenizer's chat template around its content; without, plain text."""
     if isinstance(settings.chat_template, str):
         tokenizer.chat_template = settings.chat_template
     if not settings.chat_template or not getattr(tokenizer, "chat_template", None):
@@ -360,11 +355,7 @@ class LanguageModel(nn.Module):
         return (self.settings.image_suffix if image else "") + prompt + self.template.tail
 
     def _check_ids(self) -> None:
-        """Refuse a tokenizer whose own or template's tokens have no embedding.
-
-        Raises:
-            WeightsError: names the first token without one.
-        """
+        """Refuse a tokenizer whose own or template's tokens have no embedding."""
         template = self.template
         used = self.encode(template.head + template.tail + template.end + template.between)
         used += [self.pad_id, *self.end_ids, *self.prefix_ids(image=False)]

@@ -261,11 +261,7 @@ def _features(
     processes: Processes,
     limit_bytes: int | None = None,
 ) -> FeatureStore | None:
-    """Return the frozen encoder's patch tokens of every image, or None where they would move.
-
-    Raises:
-        EncoderBenchError: features that are stored inexactly do not all fit.
-    """
+    """Return the frozen encoder's patch tokens of every image, or None where they would move."""
     if not _caches_features(plan):
         return None
     return open_features(
@@ -306,11 +302,7 @@ def _images_in_order(
 
 @contextlib.contextmanager
 def _only_this_process(folder: Path) -> Iterator[None]:
-    """Hold a lock on the run; the system drops it when the process ends, however it ends.
-
-    Raises:
-        EncoderBenchError: another process has the run, or the results folder is read-only.
-    """
+    """Hold a lock on the run; the system drops it when the process ends, however it ends."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -150,11 +150,7 @@ def wait_for(folders: Sequence[Path], results: Path) -> Generator[Path, None, No
 
 
 def _queue() -> set[str]:
-    """Return the ids of this user's jobs in the queue; `sacct` would need an accounting store.
-
-    Raises:
-        EncoderBenchError: the scheduler does not answer.
-    """
+    """Return the ids of this user's jobs in the queue; `sacct` would need an accounting store."""
     command = ["squeue", "--noheader", "--array", "--user", getpass.getuser(), "--format", "%i"]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode:

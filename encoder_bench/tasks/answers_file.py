@@ -206,12 +206,7 @@ def _parsed(text: str, place: str) -> Any:
 
 
 def _loads(text: str) -> Any:
-    """Return the content of JSON; a lone surrogate, which no file or tokenizer takes, is U+FFFD.
-
-    Raises:
-        ValueError: it is not JSON.
-        RecursionError: it is nested too deeply.
-    """
+    """Return the content of JSON; a lone surrogate, which no file or tokenizer takes, is U+FFFD."""
     content = json.loads(text)
     return _without_surrogates(content) if _SURROGATE_ESCAPE.search(text) else content
 

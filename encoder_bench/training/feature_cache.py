@@ -224,11 +224,7 @@ class FeatureStore(Mapping[Path, Tensor]):
         return tokens
 
     def _encode_from(self, path: Path) -> None:
-        """Encode an image, with the next ones of the order that are missing.
-
-        Raises:
-            DataError: the image cannot be read.
-        """
+        """Encode an image, with the next ones of the order that are missing."""
         start = time.perf_counter()
         if start - self._refreshed > _REFRESH_SECONDS:
             self._shards.refresh()
