@@ -24,12 +24,7 @@ from encoder_bench.encoders.loading import (
     token_shape,
 )
 from encoder_bench.encoders.spec import EncoderSpec
-from encoder_bench.encoders.weights import (
-    external_checkpoint,
-    fetch_file,
-    find_file,
-    read_tensors,
-)
+from encoder_bench.encoders.weights import external_checkpoint, fetch_file, find_file, read_tensors
 
 _HEADS = (
     "head.", "head_dist.", "fc.", "classifier.", "fc_norm.", "attn_pool.", "head_drop.",

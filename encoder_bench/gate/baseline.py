@@ -21,11 +21,7 @@ from encoder_bench.base.files import write_bytes, write_text
 from encoder_bench.base.hashing import hash_json
 from encoder_bench.base.record import RunRecord, read_record, record_path, write_record
 from encoder_bench.results.runs import find_run
-from encoder_bench.tasks.predictions import (
-    predictions_content,
-    predictions_path,
-    read_predictions,
-)
+from encoder_bench.tasks.predictions import predictions_content, predictions_path, read_predictions
 
 
 class Acceptance(BaseModel):

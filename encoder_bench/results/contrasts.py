@@ -13,13 +13,7 @@ from encoder_bench.base.record import RunRecord
 from encoder_bench.metrics.statistics import holm
 from encoder_bench.results.columns import higher_is_better, score_sources
 from encoder_bench.results.grouping import TableGroup, TableRow, find_twin, group_records
-from encoder_bench.results.paired import (
-    Difference,
-    Scores,
-    difference,
-    row_scores,
-    shared_scores,
-)
+from encoder_bench.results.paired import Difference, Scores, difference, row_scores, shared_scores
 from encoder_bench.results.table import Gains, Ties
 from encoder_bench.tasks.controls import CONTROLS
 from encoder_bench.tasks.predictions import has_predictions, predictions_path

@@ -13,12 +13,7 @@ from encoder_bench.base.hashing import hash_file
 from encoder_bench.base.progress import Reporter
 from encoder_bench.base.record import Score, TaskScores
 from encoder_bench.data.sample import Sample
-from encoder_bench.metrics.metric import (
-    LIKELIHOOD,
-    Measure,
-    find_metric,
-    measure_java_once,
-)
+from encoder_bench.metrics.metric import LIKELIHOOD, Measure, find_metric, measure_java_once
 from encoder_bench.metrics.statistics import References, score_interval
 from encoder_bench.tasks.predict import Answers, Predictor, predict
 from encoder_bench.tasks.predictions import Prediction, write_predictions

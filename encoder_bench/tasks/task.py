@@ -6,12 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from encoder_bench.base.errors import (
-    DataError,
-    RecipeError,
-    UnknownNameError,
-    unknown_name_message,
-)
+from encoder_bench.base.errors import DataError, RecipeError, UnknownNameError, unknown_name_message
 from encoder_bench.base.plugins import plugins
 from encoder_bench.base.recipes import TaskRecipe
 from encoder_bench.data.sample import Sample

@@ -25,12 +25,7 @@ from encoder_bench.mllm.attention import training_attention
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.packing import TrainingBatch
 from encoder_bench.mllm.projectors.whitening import WhitenedProjector
-from encoder_bench.training.batches import (
-    BatchMaker,
-    MicroBatch,
-    StepBatches,
-    prefetch,
-)
+from encoder_bench.training.batches import BatchMaker, MicroBatch, StepBatches, prefetch
 from encoder_bench.training.checkpoint import (
     Resume,
     latest_checkpoint,

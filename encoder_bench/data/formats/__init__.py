@@ -19,14 +19,7 @@ from encoder_bench.base.errors import DataError
 from encoder_bench.base.progress import Reporter
 from encoder_bench.base.recipes import SourceSettings
 from encoder_bench.data.formats import arrow_files, captions, chat, json_files, shards, tasks
-from encoder_bench.data.formats.row import (
-    BadRow,
-    Parsed,
-    Place,
-    RawRow,
-    RawRows,
-    note_skipped,
-)
+from encoder_bench.data.formats.row import BadRow, Parsed, Place, RawRow, RawRows, note_skipped
 from encoder_bench.data.index import Index, RowMaker, open_index
 
 FORMAT_VERSION = "2"
