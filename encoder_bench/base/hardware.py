@@ -15,24 +15,10 @@ if TYPE_CHECKING:
     import torch
 
 _PACKAGES = (
-    "encoder-bench",
-    "torch",
-    "torchvision",
-    "transformers",
-    "timm",
-    "open_clip_torch",
-    "accelerate",
-    "peft",
-    "datasets",
-    "safetensors",
-    "tokenizers",
-    "pycocoevalcap",
-    "numpy",
-    "pandas",
-    "scipy",
-    "scikit-learn",
-    "pillow",
-)
+    "encoder-bench", "torch", "torchvision", "transformers", "timm", "open_clip_torch",
+    "accelerate", "peft", "datasets", "safetensors", "tokenizers", "pycocoevalcap", "numpy",
+    "pandas", "scipy", "scikit-learn", "pillow",
+)  # fmt: skip
 
 
 def package_versions() -> dict[str, str]:

@@ -39,14 +39,9 @@ def cache_dir(*parts: str) -> Path:
 
 
 class CacheEntry(NamedTuple):
-    """One folder of the cache.
+    """One folder of the cache with its images or rows; `last_used` is in seconds since the epoch.
 
-    Attributes:
-        folder: its path.
-        of: what it was made from, as in `tiny-deit (exact)`.
-        items: images or rows.
-        size_bytes: on disk.
-        last_used: in seconds since the epoch.
+    `of` says what it was made from, as in `tiny-deit (exact)`.
     """
 
     folder: Path

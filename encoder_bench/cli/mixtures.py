@@ -103,9 +103,7 @@ def _test_sets(
     found = {}
     for task, recipe in options.task_recipes(folder).items():
         try:
-            found[task] = folder.samples(
-                task, reader=recipe.reader, source=recipe.source, split="test"
-            )
+            found[task] = folder.task_samples(task, recipe, "test")
         except DataError as error:
             problems.append(str(error))
     return found

@@ -77,7 +77,9 @@ def run_command(
     if dry_run:
         _print_plan(plan, json_output=json_output)
         return
-    outcome = _run(
+    from encoder_bench.pipeline.run import run_here
+
+    outcome = run_here(
         plan,
         make_reporter(quiet=quiet or json_output),
         force=force,
@@ -88,33 +90,6 @@ def run_command(
         typer.echo(outcome.record.model_dump_json(indent=2))
     elif outcome is not None:
         _print_outcome(outcome, plan.results)
-
-
-def _run(
-    plan: RunPlan,
-    reporter: Reporter,
-    *,
-    force: bool,
-    trackers: Sequence[str],
-    cache_limit_bytes: int | None,
-) -> RunOutcome | None:
-    """Do a run, or as one of several processes the share that is this one's (then None)."""
-    from encoder_bench.base.hardware import choose_device
-    from encoder_bench.base.processes import join_processes
-    from encoder_bench.pipeline.run import run, run_worker
-
-    processes = join_processes(cpu=choose_device(plan.device).type == "cpu")
-    if not processes.is_main:
-        run_worker(plan, processes, trackers=trackers)
-        return None
-    return run(
-        plan,
-        reporter,
-        force=force,
-        trackers=trackers,
-        cache_limit_bytes=cache_limit_bytes,
-        processes=processes,
-    )
 
 
 def warn_of_drawn_scenes(encoders: Sequence[str], data: str, reporter: Reporter) -> None:

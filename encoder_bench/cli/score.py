@@ -93,7 +93,7 @@ def score_command(
     recipe = load_task(task)
     folder = open_data(data, make_reporter(quiet=json_output), images_required=False)
     name = Path(task).stem if task.endswith(".toml") else task
-    samples = folder.samples(name, reader=recipe.reader, source=recipe.source, split="test")
+    samples = folder.task_samples(name, recipe, "test")
     if missing_is_wrong and answered_only:
         raise DataError("--missing-is-wrong and --answered-only exclude each other")
     missing: Missing = "wrong" if missing_is_wrong else "leave-out" if answered_only else "refuse"

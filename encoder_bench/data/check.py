@@ -94,11 +94,7 @@ def _splits(folder: DataFolder, tasks: Mapping[str, TaskRecipe]) -> _Read:
     for name, recipe in tasks.items():
         for split in splits:
             try:
-                yield (
-                    name,
-                    split,
-                    folder.samples(name, reader=recipe.reader, source=recipe.source, split=split),
-                )
+                yield name, split, folder.task_samples(name, recipe, split)
             except DataError as error:
                 yield name, split, error
 

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.hashing import hash_file, hash_text, known_hash
 from encoder_bench.base.progress import QuietReporter, Reporter
+from encoder_bench.base.recipes import TaskRecipe
 from encoder_bench.data.fetch import known_version
 from encoder_bench.data.files import FOLLOW_LINKS, DataFiles
 from encoder_bench.data.index import Index, RowMaker, open_index
@@ -70,6 +71,13 @@ class DataFolder:
             chosen = heapq.nsmallest(limit, range(len(keys)), key=keys.__getitem__)
             samples = samples.take(np.sort(chosen))
         return samples
+
+    def task_samples(
+        self, task: str, recipe: TaskRecipe, split: Split, limit: int | None = None
+    ) -> SampleTable:
+        """Return the samples that a task's recipe names, as `samples`."""
+        reader, source = recipe.reader, recipe.source
+        return self.samples(task, reader=reader, source=source, split=split, limit=limit)
 
     def _index(self, reader: Reader, source: str, split: Split) -> Index:
         reader.check_source(source)
@@ -147,11 +155,8 @@ class DataFolder:
 
     @cached_property
     def _fingerprint(self) -> str:
-        images = (
-            f"{name}:{size}"
-            for listing in self.files.listings
-            for name, size in listing.sizes.items()
-        )
+        sizes = (listing.sizes.items() for listing in self.files.listings)
+        images = (f"{name}:{size}" for each in sizes for name, size in each)
         return hash_text(repr(sorted(self._annotation_hashes.items())), *images)
 
     def description(self) -> dict[str, Any]:

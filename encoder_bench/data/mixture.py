@@ -125,17 +125,11 @@ class Mixture(Sequence[Conversation]):
 
     def fingerprint(self) -> str:
         """Return the sha256 over what the rows in use say and which images they show."""
-        return hash_text(
-            *(
-                hash_text(
-                    part.source.name,
-                    part.about["sha256"],
-                    part.about["images_sha256"],
-                    hash_array(part.chosen),
-                )
-                for part in self.parts
-            )
+        parts = (
+            (p.source.name, p.about["sha256"], p.about["images_sha256"], hash_array(p.chosen))
+            for p in self.parts
         )
+        return hash_text(*(hash_text(*part) for part in parts))
 
     def description(self) -> dict[str, Any]:
         """Return name, fingerprint and the counts of each source, as the record keeps them."""

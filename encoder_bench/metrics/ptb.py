@@ -186,11 +186,7 @@ class JavaCheck:
 
 
 def check_tokens(captions: Sequence[str]) -> JavaCheck:
-    """Compare the tokens of every different caption with CoreNLP's; no score depends on it.
-
-    Raises:
-        MissingDependencyError: as `java_tokenize`.
-    """
+    """Compare captions' tokens with CoreNLP's, for no score; raises as `java_tokenize`."""
     texts = list(dict.fromkeys(captions))
     pairs = zip(texts, java_tokenize(texts), strict=True)
     return JavaCheck(len(texts), tuple(text for text, java in pairs if ptb_tokenize(text) != java))

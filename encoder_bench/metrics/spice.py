@@ -62,12 +62,7 @@ CAPTION_SECONDS = 3.0
 
 
 def spice(predictions: Sequence[str], references: References) -> Measure:
-    """Return the mean SPICE F-score.
-
-    Raises:
-        MissingDependencyError: not installed, changed since, or the program fails, runs out of
-            memory or takes too long.
-    """
+    """Return the mean SPICE F-score; raises as `spice_scores`."""
     return mean_percent(known_rows(spice_scores, predictions, references))
 
 

@@ -92,15 +92,13 @@ def read_data(plan: RunPlan, reporter: Reporter) -> RunData:
             phase.advance(test=f"{name} {len(test[name].samples)}")
         parts: list[SampleTable] = []
         for name, recipe in plan.training_recipes.items():
-            samples = training_folder.samples(
-                name, reader=recipe.reader, source=recipe.source, split="train"
-            )
+            samples = training_folder.task_samples(name, recipe, "train")
             parts.append(samples)
             if name in test:
                 test[name] = replace(test[name], training=samples)
             phase.advance(training=f"{name} {len(samples)}")
     tests = {  # whole, whatever the limit: the trained model may be asked the rest later
-        name: folder.samples(name, reader=recipe.reader, source=recipe.source, split="test")
+        name: folder.task_samples(name, recipe, "test")
         for name, recipe in plan.tasks.items()
         if plan.mixtures
     }

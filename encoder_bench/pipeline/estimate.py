@@ -19,7 +19,6 @@ from encoder_bench.base.errors import EncoderBenchError
 from encoder_bench.base.hardware import choose_device
 from encoder_bench.base.recipes import StageSettings, TaskRecipe
 from encoder_bench.data.folder import open_data
-from encoder_bench.data.sample_table import SampleTable
 from encoder_bench.data.scenes.build import parse_sizes
 from encoder_bench.encoders.registry import find_spec
 from encoder_bench.mllm.loading import count_parameters
@@ -160,10 +159,7 @@ def _sampled_images(data: str, tasks: tuple[tuple[str, TaskRecipe], ...]) -> tup
         folder = open_data(data, images_required=False, flag="--train-data")
         images: set[int | str] = set()
         for name, recipe in tasks:
-            samples = folder.samples(
-                name, reader=recipe.reader, source=recipe.source, split="train"
-            )
-            images |= set(SampleTable.of(samples).images())
+            images |= set(folder.task_samples(name, recipe, "train").images())
         return len(images), ""
     except EncoderBenchError as error:
         return None, f"the training data cannot be read: {error}"
@@ -229,13 +225,8 @@ def _test_questions(
                 found = [scene for scene in range(parse_sizes(data).test) for _ in range(each)]
                 found = found[:limit]
             else:
-                rows = open_data(data, images_required=False).samples(
-                    name,
-                    reader=recipe.reader,
-                    source=recipe.source,
-                    split="test",
-                    limit=limit,
-                )
+                folder = open_data(data, images_required=False)
+                rows = folder.task_samples(name, recipe, "test", limit)
                 found = [sample.image_id for sample in rows]
             written = min(recipe.decoding.max_new_tokens, _TURN_TOKENS) * recipe.decoding.num_beams
             passes = 1 + len(set(recipe.controls) & set(ASKS_MODEL))

@@ -66,10 +66,7 @@ def preview_folder(
     Raises:
         DataError: files are missing or malformed.
     """
-    tables = [
-        folder.samples(name, reader=recipe.reader, source=recipe.source, split="train")
-        for name, recipe in recipes.items()
-    ]
+    tables = [folder.task_samples(name, recipe, "train") for name, recipe in recipes.items()]
     groups = ImageGroups(
         SampleTable.joined([SampleTable.of(table) for table in tables]), list(recipes)
     )

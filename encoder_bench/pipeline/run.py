@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from encoder_bench.base.errors import EncoderBenchError
 from encoder_bench.base.hardware import choose_device, hardware_facts, package_versions, peak_memory
 from encoder_bench.base.hashing import hash_parameters
-from encoder_bench.base.processes import Processes
+from encoder_bench.base.processes import Processes, join_processes
 from encoder_bench.base.progress import QuietReporter, Reporter
 from encoder_bench.base.record import (
     SCHEMA_VERSION,
@@ -85,7 +85,7 @@ def run(
 
     A finished run of the same identity is returned as it is, unless `force` discards it. An
     interrupted one resumes from its last checkpoint and its last written prediction. This is the
-    main one of `processes`; the others call `run_worker` meanwhile. `command` is what the record
+    main one of `processes`; the others train their share meanwhile. `command` is what the record
     says was called; this process's own arguments by default.
 
     Raises:
@@ -217,14 +217,35 @@ def _train_and_score(
     )
 
 
-def run_worker(plan: RunPlan, processes: Processes, *, trackers: Sequence[str] = ()) -> None:
+def run_here(
+    plan: RunPlan,
+    reporter: Reporter,
+    *,
+    force: bool = False,
+    trackers: Sequence[str] = (),
+    cache_limit_bytes: int | None = None,
+    command: str | None = None,
+) -> RunOutcome | None:
+    """Do a run, or as one of several processes the share that is this one's (then None).
+
+    Raises:
+        EncoderBenchError: as `run`; or another process has stopped.
+    """
+    processes = join_processes(cpu=choose_device(plan.device).type == "cpu")
+    if not processes.is_main:
+        _work(plan, processes, trackers)
+        return None
+    return run(
+        plan, reporter, force=force, trackers=trackers, cache_limit_bytes=cache_limit_bytes,
+        processes=processes, command=command,
+    )  # fmt: skip
+
+
+def _work(plan: RunPlan, processes: Processes, trackers: Sequence[str]) -> None:
     """Do the training share of a process that is not the main one.
 
     Data and model are the main process's, by the seed; it encodes the images of its own share.
     Everything else of the run, scores included, is the main process's work.
-
-    Raises:
-        EncoderBenchError: as `run`; or another process has stopped.
     """
     data = read_data(plan, QuietReporter())
     mllm = build_mllm(plan)
@@ -248,11 +269,6 @@ def run_worker(plan: RunPlan, processes: Processes, *, trackers: Sequence[str] =
         ).train()
 
 
-def _caches_features(plan: RunPlan) -> bool:
-    """Return whether patch tokens stay what they are through the whole run."""
-    return plan.adapter.training.feature_cache and not plan.joint
-
-
 def _features(
     plan: RunPlan,
     encoder: Encoder,
@@ -262,7 +278,7 @@ def _features(
     limit_bytes: int | None = None,
 ) -> FeatureStore | None:
     """Return the frozen encoder's patch tokens of every image, or None where they would move."""
-    if not _caches_features(plan):
+    if plan.joint or not plan.adapter.training.feature_cache:
         return None
     return open_features(
         encoder,

@@ -48,18 +48,11 @@ def run_job(folder: Path, results: Path, *, force: bool = False) -> RunStatus:
 
 def _run(job: Job, results: Path, *, force: bool) -> str:
     """Return the run's id; in a process that is not the main one, do its share of the training."""
-    from encoder_bench.base.hardware import choose_device
-    from encoder_bench.base.processes import join_processes
     from encoder_bench.base.progress import PlainReporter
-    from encoder_bench.pipeline.run import run, run_worker
+    from encoder_bench.pipeline.run import run_here
 
-    plan = job.plan(results)
-    processes = join_processes(cpu=choose_device(plan.device).type == "cpu")
-    if not processes.is_main:
-        run_worker(plan, processes)
-        return ""
-    outcome = run(plan, PlainReporter(), force=force, processes=processes, command=job.command)
-    return outcome.record.run_id
+    outcome = run_here(job.plan(results), PlainReporter(), force=force, command=job.command)
+    return "" if outcome is None else outcome.record.run_id
 
 
 if __name__ == "__main__":

@@ -106,12 +106,9 @@ class TaskSamples:
     training: Sequence[Sample] = ()
 
     def check(self) -> Runner:
-        """Return the task's runner once recipe and samples have been checked.
+        """Return the task's runner once recipe (`check_recipe`) and samples have been checked.
 
         Raises:
-            UnknownNameError: no such runner.
-            RecipeError: an unknown metric, a primary one that is not listed, or one of likelihoods
-                without candidates.
             DataError: no samples, a sample id twice, or a reference that cannot be parsed.
         """
         runner = check_recipe(self.name, self.recipe)
@@ -175,9 +172,8 @@ def read_samples(
         DataError: files are missing or malformed.
         UnknownNameError: no such reader or metric.
     """
-    reader, source = recipe.reader, recipe.source
-    samples = folder.samples(task, reader=reader, source=source, split="test", limit=limit)
+    samples = folder.task_samples(task, recipe, "test", limit)
     corpus = None
     if limit is not None and any(find_metric(name).needs_corpus for name in recipe.metrics):
-        corpus = folder.samples(task, reader=reader, source=source, split="test")
+        corpus = folder.task_samples(task, recipe, "test")
     return TaskSamples(task, recipe, samples, corpus)

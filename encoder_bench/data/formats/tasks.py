@@ -39,9 +39,7 @@ def rows(place: Place) -> RawRows:
     number = 0
     for task in place.source.tasks:
         recipe: TaskRecipe = load_task(task)
-        for sample in folder.samples(
-            task, reader=recipe.reader, source=recipe.source, split="train"
-        ):
+        for sample in folder.task_samples(task, recipe, "train"):
             turn = {
                 "user": recipe.fill_prompt(sample.question),
                 "assistant": recipe.fill_answer(sample.target),
