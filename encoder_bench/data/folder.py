@@ -33,8 +33,6 @@ class DataFolder:
 
     Attributes:
         name: what the user called it: `scenes`, `coco`, or the folder's own name.
-        root: the folder.
-        files: its files.
         images_required: whether a missing image is an error.
     """
 

@@ -31,7 +31,6 @@ class Part:
     """The rows of one source.
 
     Attributes:
-        source: its settings.
         images: the folder below which the images are.
         table: all rows that its files hold (`formats.SCHEMA`).
         chosen: row numbers of the table, in order; a weight of 2 has each twice.
@@ -74,12 +73,7 @@ class Part:
 
 
 class Mixture(Sequence[Conversation]):
-    """The rows of a mixture, source by source, in the order of their files.
-
-    Attributes:
-        name: what the user called it.
-        recipe: its settings.
-    """
+    """The rows of a mixture, source by source, in the order of their files."""
 
     def __init__(self, name: str, recipe: MixtureRecipe, parts: Sequence[Part]) -> None:
         self.name = name

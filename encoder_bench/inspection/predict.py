@@ -185,14 +185,10 @@ def forecast(
     texts: Matrix | None,
     reference: tuple[tuple[int, int], Mapping[Path, Tensor]] | None,
 ) -> Forecast:
-    """Return an encoder's scores.
+    """Return an encoder's scores, from `(N, D)` patch tokens of all labelled images by path.
 
-    Args:
-        encoder: for its grid and preprocessing.
-        material: images, boxes and captions.
-        tokens: `(N, D)` patch tokens of all labelled images by path.
-        texts: `(P, T)` the LLM's features of the captions of `material.described`.
-        reference: grid and patch tokens of the encoder that A-scores compare with.
+    `texts` are `(P, T)`, the LLM's features of the captions of `material.described`; `reference` is
+    grid and patch tokens of the encoder that A-scores compare with.
     """
     scores: dict[str, float] = {}
     reasons: dict[str, str] = {}

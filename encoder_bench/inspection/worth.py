@@ -22,12 +22,9 @@ class Worth:
     """How well a predictor's order is the order of a trained score, over encoders.
 
     Attributes:
-        predictor: its name.
-        column: of the table.
         encoders: how many have both.
         correlation: Spearman's rank correlation, positive where the predictor is right.
         low: of the 95% interval.
-        high: likewise.
         without_one: the smallest and the largest correlation when one encoder is left out.
     """
 

@@ -35,7 +35,6 @@ class Prefix:
     """The tokens before the question, of each image or of no image at all.
 
     Attributes:
-        language: reads it.
         embeddings: `(P, E)` of each image; all questions without an image share one.
         length: P of the longest.
     """

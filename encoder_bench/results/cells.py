@@ -29,7 +29,6 @@ class Cell:
         value: None where n/a.
         half_width: half of the 95% interval.
         samples: of one run; the fewest where seeds differ.
-        images: likewise.
         reason: why the value is n/a.
         seed_share: share of the variance that comes from seeds, where there are several.
         lift: gain over the best blind baseline of the same run, the mean over runs.

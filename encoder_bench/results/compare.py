@@ -66,17 +66,12 @@ class TaskComparison:
     """One task's primary metric, B − A, over the samples that both sides answered.
 
     Attributes:
-        task: the task.
-        column: its column in the table.
-        metric: the primary metric.
-        samples: shared samples.
         only_a: samples that only A answered; `only_b` likewise.
         score_a: A's mean over the shared samples, in the metric's unit; `score_b` likewise.
         difference: with its 95% interval over images and seeds, and p; None where nothing could be
             compared.
         right: who was right, on the mean of seeds; None for graded metrics.
         flips: samples scored differently, largest change first.
-        reason: why there is no difference.
         metrics: every metric of the task; empty where only the primary one was asked for.
     """
 

@@ -38,14 +38,10 @@ class Contrast:
         family: `BLIND`, `TWINS`, `JOINT` or `ENCODERS`; Holm's correction runs over a family of a
             setting.
         mode: `frozen`, `joint`, or `both` where the modes are compared.
-        column: of the table.
         a: the row, or its label and mode.
-        b: what it is compared with.
         seeds: runs of each side, at least.
-        samples: compared.
         score_a: mean over the samples and seeds; `score_b` likewise.
         difference: with its 95% interval over images and seeds, and uncorrected p.
-        p_holm: corrected p.
     """
 
     setting: str

@@ -28,7 +28,6 @@ class Scores:
     """One metric of one row, by seed and sample.
 
     Attributes:
-        seeds: of the runs.
         samples: ids, the same for every seed.
         images: each sample's image; the samples of one image are not independent.
         values: `(seeds, samples, K)`, whose sums over samples determine the metric.

@@ -116,9 +116,7 @@ class Table:
     """Rows that may be compared.
 
     Attributes:
-        group: the runs.
         columns: score columns of the tasks that were run, `Avg` last.
-        extras: optional columns.
         rows: frozen, then joint, each followed by its random twins and its models' blind
             baselines; last the baselines that need no model.
     """

@@ -60,7 +60,6 @@ class Verdict:
     """What one table says.
 
     Attributes:
-        setting: its heading.
         choice: by the mean of the scores.
         by_task: by each score.
         cheapest: the row of fewest GFLOPs within a point of the best mean; None where unknown.

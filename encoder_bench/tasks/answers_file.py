@@ -56,9 +56,7 @@ class AnswersFile:
     """All rows of a file, in order.
 
     Attributes:
-        path: the file.
         form: the layout and container, in words.
-        answers: its rows.
         columns: the keys that may hold the model's answer; one where the layout says which.
         odd: what is odd about it: kind -> names of samples or rows.
     """

@@ -21,15 +21,12 @@ class Prediction(BaseModel):
     """One answer and what it scored.
 
     Attributes:
-        sample_id: the sample that it answers.
         image_id: the sample's image; samples of one image are not independent.
         question: the bare question, empty for captions.
         prompt: what the model was asked, the template filled in.
-        prediction: what the model wrote.
         choice: the likeliest of the task's candidates, where it has any.
         parsed: what was scored of it; None where it could not be parsed.
         outcome: `scored` or `unparsable`.
-        references: the human answers.
         scores: metric name -> this sample's score, in the metric's own unit.
         control: the blind baseline that it belongs to; None for the model itself.
     """
@@ -64,9 +61,6 @@ class GrowingPredictions:
     """The replies to a task so far; each batch is on disk before the next is asked.
 
     A run that is killed leaves whole lines and perhaps half of one, which is dropped.
-
-    Attributes:
-        replies: what is answered.
     """
 
     def __init__(self, path: Path, *, with_choices: bool) -> None:

@@ -39,12 +39,10 @@ class FileScores:
     """Scores by metric, and the samples behind them.
 
     Attributes:
-        task: its name.
         primary: the metric that the others are variants of.
         scores: by metric, each over the scored samples.
         blind: control (`constant`, `question-majority`) -> its score by the primary metric.
         breakdown: metric -> facet -> facet value -> score.
-        samples: those that were scored.
         total: samples of the split.
         odd: what is odd about the file, by kind: the names of samples or rows.
         form: how the file was read: its layout, the kind of id, and the column of the answers.

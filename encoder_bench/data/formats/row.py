@@ -51,7 +51,6 @@ class Place:
     """Where a source's data is.
 
     Attributes:
-        source: the source's settings.
         root: the folder that holds the training data.
         files: those that its path names, sorted.
         images: the folder below which its images' names are.
