@@ -64,12 +64,10 @@ def compare_command(
 def contrasts_command(
     results: options.Results = options.RESULTS,
     write: Annotated[
-        Path | None,
-        typer.Option("--write", metavar="FILE.csv", help="Also write them as CSV."),
+        Path | None, typer.Option("--write", metavar="FILE.csv", help="Also write them as CSV.")
     ] = None,
     only: Annotated[
-        str | None,
-        typer.Option(metavar="blind|twins|joint|encoders", help="Only this family."),
+        str | None, typer.Option(metavar="blind|twins|joint|encoders", help="Only this family.")
     ] = None,
     debug: options.Debug = False,
 ) -> None:
@@ -172,8 +170,7 @@ def report_command(
         typer.Option(metavar="DIR", help="Also write all charts as SVG, PNG and PDF, for a paper."),
     ] = None,
     features: Annotated[
-        bool,
-        typer.Option(help="Show patch features, for which the encoders are loaded."),
+        bool, typer.Option(help="Show patch features, for which the encoders are loaded.")
     ] = True,
     samples: Annotated[
         int, typer.Option(metavar="N", min=0, help="At most N samples per task.")

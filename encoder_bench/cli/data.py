@@ -63,8 +63,7 @@ def lint_command(
         ),
     ] = None,
     images: Annotated[
-        bool,
-        typer.Option("--images/--no-images", help="Also compare training with test images."),
+        bool, typer.Option("--images/--no-images", help="Also compare training with test images.")
     ] = True,
     json_output: options.Json = False,
     debug: options.Debug = False,

@@ -16,8 +16,7 @@ def ask_command(
     run: options.Run,
     image: Annotated[Path, typer.Argument(help="An image file.")],
     question: Annotated[
-        str | None,
-        typer.Argument(help="As the task's prompt would put it; optional with --chat."),
+        str | None, typer.Argument(help="As the task's prompt would put it; optional with --chat.")
     ] = None,
     chat: Annotated[
         bool,

@@ -26,8 +26,7 @@ _Reference = Annotated[
     ),
 ]
 _By = Annotated[
-    str,
-    typer.Option("--by", metavar="COLUMN", help="The trained score; --json has all columns."),
+    str, typer.Option("--by", metavar="COLUMN", help="The trained score; --json has all columns.")
 ]
 _TextModel = Annotated[
     str, typer.Option("--llm", metavar="NAME", help="Whose text features GW compares with.")

@@ -44,8 +44,7 @@ def table_command(
     ] = False,
     ties: Ties = None,
     compare: Annotated[
-        str | None,
-        typer.Option(metavar="reported", help="The published figures beside ours."),
+        str | None, typer.Option(metavar="reported", help="The published figures beside ours.")
     ] = None,
     columns: Columns = "",
     sort: Annotated[

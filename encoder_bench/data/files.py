@@ -219,7 +219,8 @@ class DataFiles:
 
     def _named(self, name: str, where: str, split: str) -> list[_File]:
         """Return the files of that name in the split's own folders, or in the common ones."""
-        for listings in (self._split_folders(split), self._common_folders):
+        own = [each for each in self.listings if each.folder.name.startswith(split or "-")]
+        for listings in (own, self._common_folders):
             found = [each for each in listings if self._has(each, name)]
             for each in found:
                 if name not in each.sizes:
@@ -227,9 +228,6 @@ class DataFiles:
             if found:
                 return [(each, name) for each in found]
         return []
-
-    def _split_folders(self, split: str) -> list[_Listing]:
-        return [each for each in self.listings if each.folder.name.startswith(split or "-")]
 
     @cached_property
     def _common_folders(self) -> list[_Listing]:

@@ -43,13 +43,7 @@ class DataFolder:
         self.images_required = images_required
 
     def samples(
-        self,
-        task: str,
-        *,
-        reader: str,
-        source: str,
-        split: Split,
-        limit: int | None = None,
+        self, task: str, *, reader: str, source: str, split: Split, limit: int | None = None
     ) -> SampleTable:
         """Return the samples of a split, training ones without any image that a test uses.
 

@@ -21,11 +21,7 @@ from encoder_bench.base.paths import cache_dir
 from encoder_bench.encoders.loading import explained, unreachable
 from encoder_bench.encoders.spec import EncoderSpec
 
-SAFETENSORS = (
-    "model.safetensors",
-    "open_clip_model.safetensors",
-    "model.safetensors.index.json",
-)
+SAFETENSORS = ("model.safetensors", "open_clip_model.safetensors", "model.safetensors.index.json")
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".tar", ".npz")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _INSIDE = ("state_dict_ema", "model_ema", "teacher", "state_dict", "model", "module", "encoder")

@@ -181,9 +181,7 @@ def runner_metrics(runner: str) -> list[str]:
     return [name for name, metric in known.items() if metric.runner == runner]
 
 
-def measure_java_once(
-    sets: Iterable[tuple[Iterable[str], Sequence[str], References]],
-) -> None:
+def measure_java_once(sets: Iterable[tuple[Iterable[str], Sequence[str], References]]) -> None:
     """Score all captions by each Java program in one go: one start for all that follows."""
     pairs: dict[str, tuple[list[str], list[Sequence[str]]]] = {}
     for names, predictions, references in sets:

@@ -43,10 +43,7 @@ class Reply(NamedTuple):
 
 
 def generate(
-    mllm: MLLM,
-    visual: Tensor | None,
-    prompts: Sequence[Sequence[str]],
-    decoding: DecodingSettings,
+    mllm: MLLM, visual: Tensor | None, prompts: Sequence[Sequence[str]], decoding: DecodingSettings
 ) -> list[list[str]]:
     """Return the texts of `answer` about images `(B, M, E)`, or without any image."""
     images = [None] * len(prompts) if visual is None else list(visual)

@@ -76,14 +76,7 @@ def estimate(
 
 
 def activation_bytes(
-    config: Any,
-    *,
-    rows: int,
-    length: int,
-    size: int,
-    trained: bool,
-    masked: bool,
-    recomputed: bool,
+    config: Any, *, rows: int, length: int, size: int, trained: bool, masked: bool, recomputed: bool
 ) -> int:
     """Return the bytes that a decoder's layers keep for the backward pass.
 

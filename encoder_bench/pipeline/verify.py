@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,14 +30,6 @@ _PROBE_ROWS = 2
 _FINISHED = "training.json"
 
 
-class Verified(NamedTuple):
-    """A model as it was loaded from disk, the checks of its training, and its summary."""
-
-    mllm: MLLM
-    proof: TrainingProof
-    summary: dict[str, Any]
-
-
 def is_trained(folder: Path) -> bool:
     """Return whether a training with its checks is finished in this folder."""
     return (folder / _FINISHED).is_file()
@@ -54,9 +46,10 @@ def train_and_verify(
     device: torch.device,
     reporter: Reporter,
     trackers: Sequence[str] = (),
-) -> Verified:
+) -> tuple[MLLM, TrainingProof, dict[str, Any]]:
     """Train `mllm`, save it, free its memory, load it from disk, and check what happened.
 
+    Returned are the model as it was loaded, the checks of its training, and its summary.
     A finished training in `folder` is loaded instead of being repeated; an unfinished one resumes.
     `mllm`, as `build_mllm(plan)` made it, has no weights afterwards.
 
@@ -70,7 +63,7 @@ def train_and_verify(
         content = json.loads(finished.read_text(encoding="utf-8"))
         reporter.note(f"training was finished before; reading {final}")
         proof = TrainingProof.model_validate(content["proof"])
-        return Verified(_load_saved(plan, final, device), proof, content["summary"])
+        return _load_saved(plan, final, device), proof, content["summary"]
     before = snapshot(mllm)
     summary = Trainer(
         mllm,
@@ -97,7 +90,7 @@ def train_and_verify(
     content = {"proof": proof.model_dump(mode="json"), "summary": summary.as_json()}
     write_text(finished, json.dumps(content, indent=1) + "\n")
     remove_checkpoints(folder)
-    return Verified(loaded, proof, content["summary"])
+    return loaded, proof, content["summary"]
 
 
 def _reload(

@@ -81,6 +81,10 @@ def _markdown_page(page: Page) -> str:
     header = [escape_markdown(entry.text) for entry in page.header]
     rule = "|".join("---:" if entry.number else "---" for entry in page.header)
     rows = [[_markdown_entry(each) for each in line.entries] for line in page.lines]
+    notes = [
+        (f"<sup>{letter}</sup> " if letter else "") + escape_markdown(text)
+        for letter, text in page.footnotes
+    ]
     return "\n".join([
         f"### {escape_markdown(page.heading)}",
         "",
@@ -88,7 +92,7 @@ def _markdown_page(page: Page) -> str:
         f"|{rule}|",
         *(f"| {' | '.join(row)} |" for row in rows),
         "",
-        *(f"- {_raised(letter)}{escape_markdown(text)}" for letter, text in page.footnotes),
+        *(f"- {note}" for note in notes),
         "",
     ])  # fmt: skip
 
@@ -98,10 +102,6 @@ def _markdown_entry(entry: Entry) -> str:
     text += f" ±{entry.half_width}" if entry.half_width else ""
     text += f"<sup>{entry.note}</sup>" if entry.note else ""
     return f"{text}<br><sub>{entry.lift}</sub>" if entry.lift else text
-
-
-def _raised(letter: str) -> str:
-    return f"<sup>{letter}</sup> " if letter else ""
 
 
 def escape_latex(text: str) -> str:

@@ -100,10 +100,7 @@ class Page:
 
 
 def text_page(
-    heading: str,
-    header: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    notes: Iterable[str],
+    heading: str, header: Sequence[str], rows: Iterable[Sequence[str]], notes: Iterable[str]
 ) -> Page:
     """Return a page of plain texts: two columns of words, then numbers.
 

@@ -270,7 +270,11 @@ def arranged(tables: Sequence[Table], *, sort: str | None, contains: str | None)
         UnknownNameError: no table has that column.
         RecordError: no row holds the word.
     """
-    known = {name.casefold(): name for table in tables for name in _sort_names(table)}
+    printed = (
+        [ENCODER, *table.columns, MEAN_RANK, *(extra.header for extra in table.extras)]
+        for table in tables
+    )
+    known = {name.casefold(): name for names in printed for name in names}
     if sort is not None and sort.casefold() not in known:
         raise UnknownNameError("column", sort, known.values())
     column = known[sort.casefold()] if sort is not None else None
@@ -285,10 +289,6 @@ def arranged(tables: Sequence[Table], *, sort: str | None, contains: str | None)
     if not result:
         raise RecordError(f"--filter {contains}: no encoder of the table has it")
     return result
-
-
-def _sort_names(table: Table) -> list[str]:
-    return [ENCODER, *table.columns, MEAN_RANK, *(extra.header for extra in table.extras)]
 
 
 def _holds(row: Row, runs: TableRow, word: str) -> bool:

@@ -113,8 +113,11 @@ def score_predictions(
     check_samples(task, runner, samples)
     answers = read_answers_file(file, column)
     matched = match(answers, task, samples)
-    if missing == "refuse":
-        _refuse_missing(file, answers.odd.get("missing", []), len(samples))
+    if missing == "refuse" and (absent := answers.odd.get("missing")):
+        raise DataError(
+            f"{file}: no answer to {len(absent)} of {len(samples)} samples, the first {absent[0]}; "
+            "--missing-is-wrong scores them as empty, --answered-only leaves them out"
+        )
     found = matched.texts
     kept = [s for s in samples if missing != "leave-out" or s.sample_id in found]
     texts = [found.get(sample.sample_id, "") for sample in kept]
@@ -144,14 +147,6 @@ def score_predictions(
         f"{answers.form}, matched by {matched.by}, answers in {matched.column}",
         ceiling([s.references for s in kept]) if runner.name == "vqa" else None,
     )
-
-
-def _refuse_missing(file: Path, absent: Sequence[str], total: int) -> None:
-    if absent:
-        raise DataError(
-            f"{file}: no answer to {len(absent)} of {total} samples, the first {absent[0]}; "
-            "--missing-is-wrong scores them as empty, --answered-only leaves them out"
-        )
 
 
 def _blind_scores(recipe: TaskRecipe, samples: Sequence[Sample]) -> dict[str, Score]:

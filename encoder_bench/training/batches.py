@@ -95,8 +95,7 @@ class BatchMaker:
     features: Mapping[Path, Tensor] = field(default_factory=dict)
     pin_memory: bool = False
     _workers: ThreadPoolExecutor = field(
-        default_factory=lambda: one_core_threads(min(_MAX_WORKERS, os.cpu_count() or 1)),
-        init=False,
+        default_factory=lambda: one_core_threads(min(_MAX_WORKERS, os.cpu_count() or 1)), init=False
     )
 
     def make(self, rows: Sequence[TrainingRow]) -> StepBatches:

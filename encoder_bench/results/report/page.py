@@ -110,9 +110,7 @@ def _template_chapter(
     }
 
 
-def _shared(
-    runs: Sequence[tuple[str, RunRecord]],
-) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+def _shared(runs: Sequence[tuple[str, RunRecord]]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """Yield recipes, data and hardware: each distinct text once, after the runs that it is of."""
     settings: dict[str, dict[str, list[str]]] = {}
     for run, record in runs:
