@@ -1,7 +1,5 @@
 """Downloads that resume if interrupted and are checked before the file gets its name."""
 
-from __future__ import annotations
-
 import http.client
 import shutil
 import urllib.error

@@ -1,7 +1,5 @@
 """Errors that a user can cause and fix; each is a single clear line, printed without traceback."""
 
-from __future__ import annotations
-
 import contextlib
 import difflib
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """Atomic writes: a kill at any moment leaves the old content or the new, never half."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

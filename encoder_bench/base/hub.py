@@ -1,7 +1,5 @@
 """Model repositories: whether one is on this machine or can be reached, and sending one there."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

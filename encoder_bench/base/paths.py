@@ -1,7 +1,5 @@
 """Where results go by default, and the cache: its folder, and what in it can be computed again."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

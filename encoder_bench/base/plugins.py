@@ -1,7 +1,5 @@
 """What other packages add through entry points."""
 
-from __future__ import annotations
-
 from collections.abc import Container
 from importlib import metadata
 from importlib.metadata import EntryPoint

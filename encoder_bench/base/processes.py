@@ -1,7 +1,5 @@
 """The processes that do one run together, as `accelerate launch` or `torchrun` started them."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from datetime import timedelta

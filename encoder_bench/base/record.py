@@ -3,8 +3,6 @@
 python -m encoder_bench.base.record     writes docs/record.schema.json
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path

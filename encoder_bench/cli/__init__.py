@@ -3,8 +3,6 @@
 Heavy imports (torch, transformers, pandas) stay inside the commands, so that help is instant.
 """
 
-from __future__ import annotations
-
 import codecs
 import errno
 import io

@@ -1,7 +1,5 @@
 """The command tree; each command is a function of its own module."""
 
-from __future__ import annotations
-
 import inspect
 from typing import Annotated
 

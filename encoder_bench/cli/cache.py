@@ -1,7 +1,5 @@
 """`encoder-bench cache build | ls | prune`: features of frozen encoders, indexes of data."""
 
-from __future__ import annotations
-
 import contextlib
 import datetime
 from typing import Annotated

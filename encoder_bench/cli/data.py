@@ -1,7 +1,5 @@
 """`encoder-bench data`: look at a data folder before a run does."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """`encoder-bench encoders`: which encoders there are, and all that is known of one."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable

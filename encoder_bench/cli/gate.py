@@ -1,7 +1,5 @@
 """`encoder-bench check | baseline`: the gate that scores must pass, and what it compares with."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Annotated

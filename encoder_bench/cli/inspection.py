@@ -1,7 +1,5 @@
 """`encoder-bench features | probe`: a look inside encoders, without an LLM."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Annotated, Any

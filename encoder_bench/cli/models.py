@@ -1,7 +1,5 @@
 """`encoder-bench ask | export`: a finished run's model, used."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """`encoder-bench setup`: what cannot be installed with pip."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

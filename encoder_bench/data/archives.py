@@ -4,8 +4,6 @@ A virtual path goes on below the archive's: `shard-0001.tar/000001.jpg`, or `row
 (column, row, and number in the row's list).
 """
 
-from __future__ import annotations
-
 import bisect
 import os
 import tarfile

@@ -1,7 +1,5 @@
 """`data check` and `data lint`: reading whole data folders, and what is wrong with them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 

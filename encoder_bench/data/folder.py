@@ -1,7 +1,5 @@
 """A data folder: a name or a path in, samples out."""
 
-from __future__ import annotations
-
 import functools
 import heapq
 import os

@@ -4,8 +4,6 @@ Columns are matched by name, since owners move their data sets; those of lmms-la
 lmms-lab/COCO-Caption2017 fit.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Image files: opened as RGB, and compared by bytes and by what they show."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import io

@@ -4,8 +4,6 @@ An index is a folder of the cache that its key names; the key holds all that the
 Reference: Arrow columnar format, section IPC file format.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import json

@@ -1,7 +1,5 @@
 """A mixture: the rows of several sources that a stage trains on, made when needed."""
 
-from __future__ import annotations
-
 import bisect
 import itertools
 from collections.abc import Iterator, Mapping, Sequence

@@ -4,8 +4,6 @@ They are compared by COCO's number in file names, by bytes (only files whose siz
 image are read), and by pixels on request (every image is decoded once, which is cached).
 """
 
-from __future__ import annotations
-
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence

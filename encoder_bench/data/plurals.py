@@ -1,7 +1,5 @@
 """Names of categories as a question says them, their plurals, and the questions of OC and MCI."""
 
-from __future__ import annotations
-
 import functools
 
 _UNCHANGED = frozenset(

@@ -5,8 +5,6 @@ nothing; counts begin at zero. Words and files are GVTBench's, so that its reade
 them. Images with a crowd region are left out, because nothing in them can be counted.
 """
 
-from __future__ import annotations
-
 import json
 import random
 from collections import Counter, defaultdict

@@ -6,8 +6,6 @@ segments, 443,757 questions with ten answers), msgspec took 2.4 and 1.4 s and 50
 13.2 and 5.7 s and 4418 and 2852 MB, ijson 14.7 and 4.3 s and 15 MB.
 """
 
-from __future__ import annotations
-
 import functools
 import gzip
 import re

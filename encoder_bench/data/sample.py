@@ -1,7 +1,5 @@
 """What is asked and taught: a sample of a task, and a conversation, one row of a mixture."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

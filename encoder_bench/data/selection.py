@@ -1,7 +1,5 @@
 """The rows of a source that can be trained on: their images are there and in no test set."""
 
-from __future__ import annotations
-
 import bisect
 import os
 from collections import Counter

@@ -1,7 +1,5 @@
 """Two or more encoders at once: their tokens on a common grid, joined along channels."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

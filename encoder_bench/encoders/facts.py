@@ -3,8 +3,6 @@
 `python -m encoder_bench.encoders.facts` computes the catalogue's `facts.json` again.
 """
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

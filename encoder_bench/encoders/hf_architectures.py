@@ -3,8 +3,6 @@
 An architecture that is not listed is an error, never a guess.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal

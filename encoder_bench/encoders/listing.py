@@ -1,7 +1,5 @@
 """The catalogue as rows and cards, for people and for `--json`; imports no torch."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from typing import Any

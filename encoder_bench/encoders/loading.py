@@ -1,7 +1,5 @@
 """Reading a checkpoint whole: strictly, with one copy in memory, and clear errors."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import pickle

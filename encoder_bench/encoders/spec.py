@@ -1,7 +1,5 @@
 """What the catalogue knows of an encoder before it is loaded."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal

@@ -5,8 +5,6 @@ Adapters never use it; an encoder's patch tokens come from its loader alone.
 Axes: P images, T texts, E joint embedding.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

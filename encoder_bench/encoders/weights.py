@@ -1,7 +1,5 @@
 """Weights files: found, fetched, compared with the hashes that are known, and opened."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import json

@@ -4,8 +4,6 @@ It is a results folder (records, packed predictions, trained weights of a few ru
 tool reads it, with `baseline.json` beside them.
 """
 
-from __future__ import annotations
-
 import datetime
 import gzip
 import json

@@ -1,7 +1,5 @@
 """The gate: are runs the accepted ones, do they score no worse, do metrics read answers alike?"""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

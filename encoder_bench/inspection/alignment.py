@@ -3,8 +3,6 @@
 Axes: P images, N patch tokens, D width, R width of the reference, C categories, T text width.
 """
 
-from __future__ import annotations
-
 import itertools
 import random
 from typing import NamedTuple

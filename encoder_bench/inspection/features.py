@@ -3,8 +3,6 @@
 Axes: I images, h and w the patch grid, N = h * w, D width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple

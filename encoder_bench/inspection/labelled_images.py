@@ -3,8 +3,6 @@
 An image is in one half only, as its bytes decide.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Scores of frozen features that need no trained LLM."""
 
-from __future__ import annotations
-
 import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence

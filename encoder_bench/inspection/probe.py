@@ -4,8 +4,6 @@ They read the mean patch token, since patch tokens are what an adapter reads; pa
 class token's accuracy print other figures. Axes: P images, D width, C classes.
 """
 
-from __future__ import annotations
-
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Sequence

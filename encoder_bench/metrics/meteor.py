@@ -3,8 +3,6 @@
 Reference: Denkowski and Lavie 2014, "Meteor Universal"; the English parameters of version 1.5.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The metrics: one record each, and the one table of them."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Sequence

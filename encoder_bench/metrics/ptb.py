@@ -4,8 +4,6 @@ Reference: coco-caption's `ptbtokenizer.py` (PTBTokenizer of CoreNLP 3.4.1, `-pr
 -lowerCase`); Marcus, Santorini and Marcinkiewicz 1993 for the conventions.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Sequence

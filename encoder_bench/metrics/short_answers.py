@@ -3,8 +3,6 @@
 Reference: TencentARC/GVT at commit 40532be, `modules/evaluations/count.py`, `multiclass.py`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

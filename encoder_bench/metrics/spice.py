@@ -3,8 +3,6 @@
 Reference: Anderson et al. 2016 (arXiv 1607.08822); coco-caption's `spice.py`.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -9,8 +9,6 @@ Miller 2008 (resampling clusters); Hesterberg 2015, The American Statistician 69
 percentile interval).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ Reference: Antol et al. 2015 (arXiv 1505.00468), section 3; GT-Vision-Lab/VQA,
 `pre2021`, as it was before (commit c4e6a0e).
 """
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Sequence

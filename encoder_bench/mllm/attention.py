@@ -4,8 +4,6 @@ SDPA takes a dense mask and computes what it hides; FlexAttention skips the bloc
 may be seen. Which tokens may see each other is the same for both, see `packing.py`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import threading
 from collections.abc import Callable, Iterator

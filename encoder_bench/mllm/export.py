@@ -4,8 +4,6 @@ What that class cannot express is refused with the part's name. Nothing is appro
 and pixels of the exported model are compared with ours before a file is written.
 """
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 from typing import Any

@@ -10,8 +10,6 @@ Axes: R rows (questions), L tokens of a row, K tokens attended to, T reply token
 visual tokens, E LLM width, V vocabulary.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence

@@ -3,8 +3,6 @@
 Axes: R rows, L tokens of a row, K tokens attended to, T wanted positions, E embedding width.
 """
 
-from __future__ import annotations
-
 import inspect
 from dataclasses import asdict, dataclass
 from functools import partial

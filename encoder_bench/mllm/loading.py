@@ -1,7 +1,5 @@
 """Loading language models: the bundled one, from the Hub, a folder or a GGUF file."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import re

@@ -4,8 +4,6 @@ The counts of saved tensors were taken with autograd's own hooks on transformers
 takes them again); other decoders of the same shape differ by a few tensors per layer.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import torch

@@ -4,8 +4,6 @@ Axes: B images, N patch tokens, D encoder width, M visual tokens, E LLM width, R
 a row, T answer tokens, V vocabulary.
 """
 
-from __future__ import annotations
-
 from typing import Self
 
 import torch

@@ -3,8 +3,6 @@
 Axes: P prefix tokens, R rows (questions), Q question tokens, M visual tokens, E LLM width.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator, Sequence
 from functools import partial

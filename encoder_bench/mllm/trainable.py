@@ -1,7 +1,5 @@
 """What trains and what stays frozen, how (adapters, gradient checkpointing), and its proof."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

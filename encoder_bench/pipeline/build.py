@@ -1,7 +1,5 @@
 """The model of a plan or of a finished run, and the record's facts about it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

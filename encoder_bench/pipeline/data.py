@@ -1,7 +1,5 @@
 """What a run reads: test samples, training samples, and the mixtures of its stages."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice

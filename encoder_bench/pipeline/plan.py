@@ -1,7 +1,5 @@
 """What a run will do: flags merged over recipes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

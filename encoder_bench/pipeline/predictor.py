@@ -1,7 +1,5 @@
 """A trained MLLM that answers questions about image files, for evaluation."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path

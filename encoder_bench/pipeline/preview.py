@@ -1,7 +1,5 @@
 """Training rows as the language model will read them: the very token ids that training makes."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """One run, from an encoder's name to a record: read the numbered steps, 1 to 7."""
 
-from __future__ import annotations
-
 import contextlib
 import datetime
 import functools

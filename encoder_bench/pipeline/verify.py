@@ -1,7 +1,5 @@
 """Train, save, load what was saved, and check both: what trained, and that nothing was lost."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The table's columns: where each score is in a record, and the optional columns."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

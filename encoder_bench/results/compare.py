@@ -1,7 +1,5 @@
 """Two rows on the samples that they share: differences, significance, and which samples flipped."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """A comparison of two runs as printable tables, and as HTML with the flipped pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple
 from importlib import resources

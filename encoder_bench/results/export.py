@@ -1,7 +1,5 @@
 """Results for other programs: DataFrames of scores and answers, Parquet, lm-eval JSON."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which records may share one table, and which of them are seeds of one row."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The model card of an exported run: its scores, how it was made, the proof of training."""
 
-from __future__ import annotations
-
 from encoder_bench.base.errors import EncoderBenchError
 from encoder_bench.base.record import RunRecord
 from encoder_bench.encoders.registry import find_spec

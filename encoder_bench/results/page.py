@@ -1,7 +1,5 @@
 """A printable table, before any format: heading, header, lines, footnotes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal

@@ -7,8 +7,6 @@ Reference: Wang et al. 2023, "What Makes for Good Visual Tokenizers for Large La
 arXiv 2305.12223, Table 1 (`results/reported/gvt_table1.csv`, of which a copy is packaged).
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """Looking after a results folder: find, list and remove runs. Nothing here changes a record."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Printable tables on a terminal, through Rich."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """What to choose: the best row, its ties, the cheapest near it, and what joint tuning gains."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -5,8 +5,6 @@ A job's folder `RESULTS/sweep/ID` holds `job.json` (what to run), `log.txt` (its
 in a SLURM queue. Nothing else keeps state, so a killed process leaves nothing stale.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import shlex

@@ -1,7 +1,5 @@
 """Jobs in processes of this machine, one per GPU or as many as its cores and memory allow."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

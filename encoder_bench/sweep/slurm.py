@@ -1,7 +1,5 @@
 """Jobs as an array of SLURM jobs, through submitit: queued, waited for, requeued if preempted."""
 
-from __future__ import annotations
-
 import getpass
 import signal
 import subprocess

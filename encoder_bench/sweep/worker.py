@@ -1,7 +1,5 @@
 """What a process of a sweep does: `python -m encoder_bench.sweep.worker JOB RESULTS [--force]`."""
 
-from __future__ import annotations
-
 import datetime
 import os
 import socket

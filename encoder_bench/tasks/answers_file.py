@@ -5,8 +5,6 @@ Layouts of other tools were taken from their sources: EvolvingLMMs-Lab/lmms-eval
 `smp/file.py`), EleutherAI/lm-evaluation-harness at da21196 (`loggers/evaluation_tracker.py`).
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """Blind baselines: answers given without looking at the right image."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections import Counter

@@ -1,7 +1,5 @@
 """The one evaluation: answers are predicted, read, measured and scored alike for every task."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence

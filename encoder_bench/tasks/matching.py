@@ -1,7 +1,5 @@
 """The rows of a predictions file and the samples that they answer."""
 
-from __future__ import annotations
-
 import json
 import unicodedata
 from collections.abc import Mapping, Sequence

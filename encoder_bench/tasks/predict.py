@@ -1,7 +1,5 @@
 """A model's answers to every sample of a task, with the image and blind; resumed if interrupted."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain

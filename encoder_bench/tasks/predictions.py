@@ -1,7 +1,5 @@
 """A run's own predictions: written while they grow, resumed, finished, and read beside a record."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import json

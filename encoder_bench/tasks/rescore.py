@@ -1,7 +1,5 @@
 """Recorded answers measured by today's code; neither data nor model is needed."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Any model's predictions file under every metric of a task: why a score is not the paper's."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

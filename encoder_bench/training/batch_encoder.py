@@ -1,7 +1,5 @@
 """Image files to patch tokens: decoded by all cores, encoded in passes of one shape."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import threading

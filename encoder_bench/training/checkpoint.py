@@ -1,7 +1,5 @@
 """Saving and loading what trains: safetensors and JSON, whole or absent; nothing is pickled."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ Shards are torch's DTensors, one part of the first axis on each process. Precisi
 not the launcher's, because it changes scores.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

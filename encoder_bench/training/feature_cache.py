@@ -4,8 +4,6 @@ A folder is named by what made its features: the encoder's fingerprint (weights,
 layer), dtype, token count, storage and kind of device.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import math

@@ -5,8 +5,6 @@ per image, and which files had those bytes when: paths as hashes, and a stamp of
 that a later run knows an image by its path without reading it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """AdamW over parts: what trains in a stage, at which learning rate, and how that changes."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import re

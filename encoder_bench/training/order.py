@@ -1,7 +1,5 @@
 """The order of training: what each step of a stage shows, known before the first one."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import random

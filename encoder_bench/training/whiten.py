@@ -1,7 +1,5 @@
 """Fitting the projector's whitening to the encoder's features, before the first step."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path

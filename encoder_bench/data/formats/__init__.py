@@ -4,8 +4,6 @@ A format yields raw rows (`rows`) and makes a conversation of each (`parse`). Wh
 trained on is counted by its reason and never raised, so that one bad row of a million costs one.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from functools import partial

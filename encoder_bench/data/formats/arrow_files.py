@@ -4,8 +4,6 @@ Parquet is unpacked once into the cache of `datasets`, since an image in the mid
 file cannot be reached alone.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Image captions: rows of one image and one text, asked for by a source's prompt."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterable, Mapping
 from pathlib import Path

@@ -9,8 +9,6 @@
   templates of transformers take them, `{"type": "image_url", "image_url": {"url"}}` as OpenAI's.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 

@@ -1,7 +1,5 @@
 """Rows of JSON files: one array, or JSON lines, streamed whatever their size."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """A row of a source: what every format makes of its rows, and what is wrong with one."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ Samples are grouped by the library's own rule; images are never read here, only 
 Reference: webdataset 1.0, tariterators.base_plus_ext and shardlists.expand_urls.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

@@ -3,8 +3,6 @@
 Each becomes a conversation of one turn, by the prompt and the answer of its task's recipe.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The table of readers: how each official layout is read, and which images it tests on."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 

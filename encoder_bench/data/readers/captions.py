@@ -5,8 +5,6 @@ Fei-Fei 2015 for the split in `dataset_coco.json` and `dataset_flickr30k.json`; 
 (arXiv 1812.08658), `nocaps_val_4500_captions.json`; Young et al. 2014.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass

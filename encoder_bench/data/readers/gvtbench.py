@@ -6,8 +6,6 @@ an instances file in the same words, with zero counts and balanced answers.
 Reference: Wang et al. 2023 (arXiv 2305.12223), repository TencentARC/GVT.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 

@@ -4,8 +4,6 @@ Reference: Li et al. 2023, "Evaluating Object Hallucination in Large Vision-Lang
 2305.10355); the JSON lines of RUCAIBox/POPE, `output/coco/coco_pope_*.json`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from encoder_bench.base.errors import DataError

@@ -5,8 +5,6 @@ al. 2019 (arXiv 1904.08920); Gurari et al. 2018 (arXiv 1802.08218); Hudson and M
 1902.09506).
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 

@@ -6,8 +6,6 @@ paper), `facts.json` what an architecture says of itself (written by `encoders/f
 left open and shown as `unpinned`.
 """
 
-from __future__ import annotations
-
 import json
 import tomllib
 from functools import cache

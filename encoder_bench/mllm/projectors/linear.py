@@ -3,8 +3,6 @@
 Axes: B images, N patch tokens on a grid (h, w), D encoder width, M visual tokens, E LLM width.
 """
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 from torch import Tensor, nn

@@ -4,8 +4,6 @@ Axes: B images, N patch tokens, D encoder width, M visual tokens (queries), I th
 E LLM width; in attention Q queries, K keys, H heads of C channels.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -1,7 +1,5 @@
 """The report's charts in Vega-Lite: one definition each for the page and for files."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence

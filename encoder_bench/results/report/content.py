@@ -1,7 +1,5 @@
 """What the report shows of each table: its charts, and rows in the order of their scores."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path

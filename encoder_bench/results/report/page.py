@@ -4,8 +4,6 @@ The page asks the network for nothing: styles, scripts, charts, pictures and sam
 and its content security policy forbids the rest.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import json

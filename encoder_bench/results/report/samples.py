@@ -1,7 +1,5 @@
 """The report's samples: each question with every run's answer, and small pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
