@@ -17,7 +17,6 @@ class Phase:
     """
 
     def __init__(self, show: Callable[[Phase], None] = lambda _: None) -> None:
-        """Call `show` after every advance."""
         self._start = time.monotonic()
         self.done, self.fields = 0, list[str]()
         self._show = show

@@ -263,7 +263,6 @@ class ImageGroups(Sequence[tuple[Sample, ...]]):
     """The samples of each image, ordered by image id and made when asked for."""
 
     def __init__(self, samples: Iterable[Sample], tasks: Sequence[str]) -> None:
-        """Group the samples of the given tasks."""
         self.samples = SampleTable.of(samples)
         tasks_by_row, names = self.samples.codes("task")
         self._tasks, self._names = tasks_by_row.astype(np.int16), names

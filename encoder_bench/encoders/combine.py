@@ -20,7 +20,6 @@ class CombinedEncoder(Encoder):
     """
 
     def __init__(self, spec: EncoderSpec, encoders: Sequence[Encoder]) -> None:
-        """Join loaded encoders."""
         super().__init__()
         self.backbone = nn.ModuleList(encoders)
         self.spec = spec

@@ -32,7 +32,6 @@ class ImagePredictor:
         features: Mapping[Path, Tensor] | None = None,
         training: Sequence[Path] = (),
     ) -> None:
-        """Keep the model and the features; nothing is computed yet."""
         self._mllm = mllm
         self._training = list(dict.fromkeys(training))[:MEAN_OF]
         self._features: Mapping[Path, Tensor] = features or {}

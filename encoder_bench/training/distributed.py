@@ -186,7 +186,6 @@ class Gradients:
         *,
         sharded: bool = False,
     ) -> None:
-        """Keep what trains in the stage, by part."""
         self.accelerator, self.sharded = accelerator, sharded
         self.loss_factor = float(accelerator.num_processes) if sharded else 1.0
         self._parameters = parameters

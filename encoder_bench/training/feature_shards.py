@@ -64,7 +64,6 @@ class FeatureShards:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Index what the folder holds."""
         self.folder = folder
         self.seen: dict[str, Seen] = {}
         self._shards: dict[str, Path] = {}

@@ -21,7 +21,6 @@ class BadRow(ValueError):  # noqa: N818 (it ends a row, not a program)
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
-        """Say the kind of fault, and what is seen of it."""
         super().__init__(detail or reason)
         self.reason = reason
 
