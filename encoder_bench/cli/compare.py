@@ -40,8 +40,6 @@ def compare_command(
 
     A run is an id or the start of it, or ENCODER/MODE\[/SEED]; tiny-deit/joint means all its seeds.
     """
-    from rich.console import Console
-
     from encoder_bench.base.files import write_text
     from encoder_bench.results import compare_page
     from encoder_bench.results.compare import compare_runs
@@ -53,8 +51,8 @@ def compare_command(
     if json_output:
         typer.echo(json.dumps(compare_page.as_json(comparison), indent=1, ensure_ascii=False))
     else:
-        print_page(compare_page.task_page(comparison), Console())
-        print_page(compare_page.metric_page(comparison), Console())
+        print_page(compare_page.task_page(comparison))
+        print_page(compare_page.metric_page(comparison))
     if html is not None:
         pictures = sample_pictures(data, [*comparison.runs_a, *comparison.runs_b])
         write_text(html, compare_page.to_html(comparison, pictures))

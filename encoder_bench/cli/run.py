@@ -172,14 +172,12 @@ def _plan_lines(plan: RunPlan) -> list[str]:
 
 
 def _print_outcome(outcome: RunOutcome, results: Path) -> None:
-    from rich.console import Console
-
     from encoder_bench.results.terminal import print_table
 
     record = outcome.record
     if outcome.found:
         print_lines([f"This run was done on {record.created}; --force runs it again."])
-    print_table([record], Console())
+    print_table([record])
     folder = "" if results == options.RESULTS else f" --results {shlex.quote(str(results))}"
     lines = [
         f"record       {outcome.path}",

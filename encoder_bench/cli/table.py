@@ -98,8 +98,6 @@ def _print_table(
     sort: str | None,
     contains: str | None,
 ) -> list[Path]:
-    from rich.console import Console
-
     from encoder_bench.results.contrasts import best_ties, over_twins, usual_ties
     from encoder_bench.results.formats import FORMATS, write_tables
     from encoder_bench.results.page import table_page
@@ -116,7 +114,7 @@ def _print_table(
     shown = arranged(tables, sort=sort, contains=contains)
     if format_ == "terminal":
         for table in shown:
-            print_page(table_page(table), Console())
+            print_page(table_page(table))
     else:
         typer.echo(FORMATS[format_](shown), nl=False)
     if contains is not None:
@@ -130,8 +128,6 @@ def _print_table(
 def _print_reported(
     name: str, results: Path, records: list[RunRecord], format_: str, *, write: bool
 ) -> list[Path]:
-    from rich.console import Console
-
     from encoder_bench.results.formats import write_texts
     from encoder_bench.results.reported import reported_pages, reported_texts
     from encoder_bench.results.terminal import print_page
@@ -140,7 +136,7 @@ def _print_reported(
         raise UnknownNameError("comparison", name, ["reported"])
     if format_ == "terminal":
         for page in reported_pages(records):
-            print_page(page, Console())
+            print_page(page)
     else:
         typer.echo(reported_texts(records)[format_], nl=False)
     return write_texts(results / "reported", reported_texts(records)) if write else []

@@ -22,14 +22,15 @@ _STYLES = {"best": "bold", "second": "underline", "blind": "italic", "": ""}
 _SMALL = "not bold not underline dim"
 
 
-def print_table(records: Sequence[RunRecord], console: Console) -> None:
+def print_table(records: Sequence[RunRecord], console: Console | None = None) -> None:
     """Print the comparison table of records, with its footnotes."""
     for table in build_tables(records):
         print_page(table_page(table), console)
 
 
-def print_page(page: Page, console: Console) -> None:
+def print_page(page: Page, console: Console | None = None) -> None:
     """Print one table and its footnotes; columns that do not fit are left out and named."""
+    console = console or Console()
     padding = 0 if console.width < _WIDE else 2
     texts = [[Text(entry.text), *(_text(line.entries[n]) for line in page.lines)]
              for n, entry in enumerate(page.header)]  # fmt: skip
