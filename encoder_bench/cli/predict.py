@@ -109,7 +109,7 @@ def _print_forecasts(
 
     from encoder_bench.inspection.predict import PREDICTORS
 
-    names = [each.name for each in PREDICTORS]
+    names = list(PREDICTORS)
     rows = [
         (
             each.encoder + ("" if each.pretrained else " *"),

@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -37,22 +36,15 @@ _SPLITS: tuple[Split, ...] = ("test", "train")
 _INSTANCES = ("instances_val2017.json", "instances_train2017.json")
 
 
-class Predictor(NamedTuple):
-    """A score of frozen features: its name, unit and whether more is better."""
-
-    name: str
-    unit: str
-    higher_is_better: bool
-
-
-PREDICTORS = (
-    Predictor("k-NN", "percent", True),
-    Predictor("linear probe", "percent", True),
-    Predictor("A-score", "cosine", True),
-    Predictor("C-score", "percent", True),
-    Predictor("GW distance", "", False),
-    Predictor("effective rank", "", True),
-)
+PREDICTORS = {
+    "k-NN": True,
+    "linear probe": True,
+    "A-score": True,
+    "C-score": True,
+    "GW distance": False,
+    "effective rank": True,
+}
+"""Scores of frozen features, and whether more is better."""
 
 
 @dataclass(frozen=True, slots=True)

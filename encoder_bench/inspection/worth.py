@@ -69,18 +69,18 @@ def worth(
             f"table; a rank correlation needs {_MIN_ENCODERS}: run or name more (--results, sweep)"
         )
     found = []
-    for predictor in PREDICTORS:
+    for predictor, higher_is_better in PREDICTORS.items():
         for column in best.columns:
             pairs = [
-                (each.scores[predictor.name], value)
+                (each.scores[predictor], value)
                 for each in forecasts
-                if predictor.name in each.scores and each.encoder in trained
+                if predictor in each.scores and each.encoder in trained
                 for value in [trained[each.encoder].cells[column].value]
                 if value is not None
             ]
             if len(pairs) >= _MIN_ENCODERS:
-                sign = 1.0 if predictor.higher_is_better else -1.0
-                found.append(_worth(predictor.name, column, sign * np.asarray(pairs)[:, 0], pairs))
+                sign = 1.0 if higher_is_better else -1.0
+                found.append(_worth(predictor, column, sign * np.asarray(pairs)[:, 0], pairs))
     return found, best.heading
 
 

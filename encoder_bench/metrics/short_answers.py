@@ -259,7 +259,6 @@ def _said_yes(predictions: Sequence[str]) -> NDArray[np.bool_]:
 
 
 def _counts(references: References) -> list[int]:
-    """Return the true counts."""
     counts = []
     for texts in references:
         count = parse_count(texts[0])
@@ -270,7 +269,6 @@ def _counts(references: References) -> list[int]:
 
 
 def _truths(references: References) -> NDArray[np.bool_]:
-    """Return which samples are truly yes."""
     truths = []
     for texts in references:
         truth = parse_yes_no(texts[0])

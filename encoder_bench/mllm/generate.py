@@ -154,7 +154,6 @@ def _read(prefix: Prefix, questions: Sequence[Question], *, shared: bool) -> _Re
 
 
 def _last(rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the places of the last token of each row."""
     rows_R = torch.arange(rows, device=device)
     return rows_R, torch.full_like(rows_R, -1)
 

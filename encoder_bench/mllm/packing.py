@@ -304,7 +304,6 @@ class _RowWriter:
 
 
 def _write_rows(rows: Sequence[_Row], pad_id: int, *, visual_tokens: int = 0) -> PackedRows:
-    """Return the rows as tensors."""
     writers = [_RowWriter(pad_id, visual_tokens) for _ in rows]
     for writer, row in zip(writers, rows, strict=True):
         for entry in row:

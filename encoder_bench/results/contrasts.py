@@ -183,7 +183,6 @@ def usual_ties(results: Path, records: Sequence[RunRecord]) -> tuple[Ties | None
 
 
 def _tables(results: Path, records: Sequence[RunRecord]) -> Iterator[list[_Column]]:
-    """Yield the score columns of each table."""
     for group in group_records(records):
         names = dict.fromkeys(column for r in group.records for column in score_sources(r))
         yield [_Column(results, group, name) for name in names]

@@ -85,7 +85,6 @@ def _text_rows(path: Path, wanted: Mapping[str, str | None]) -> RawRows:
 def _columns(
     header: Iterable[str], wanted: Mapping[str, str | None], where: str
 ) -> tuple[str, str]:
-    """Return the names of the image's and the text's column."""
     names = list(header)
     found = []
     for kind, known in (("image", _IMAGE_COLUMNS), ("text", _TEXT_COLUMNS)):

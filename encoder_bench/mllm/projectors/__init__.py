@@ -30,7 +30,6 @@ _PROJECTORS = {
 
 
 def _entries() -> dict[str, EntryPoint]:
-    """Return the projectors of this package and of others."""
     entries = {
         name: EntryPoint(name, f"{__name__}.{value}", ENTRY_POINTS)
         for name, value in _PROJECTORS.items()

@@ -112,7 +112,6 @@ def _points(
 
 
 def _blind(table: Table, column: str) -> float | None:
-    """Return the best score of the blind baselines."""
     values = [row.cells[column].value for row in table.rows if row.runs is None]
     known = [value for value in values if value is not None]
     best = min if higher_is_better(table.group.records, column) is False else max
