@@ -80,12 +80,9 @@ def run_command(
     from encoder_bench.pipeline.run import run_here
 
     outcome = run_here(
-        plan,
-        make_reporter(quiet=quiet or json_output),
-        force=force,
-        trackers=options.listed(trackers),
-        cache_limit_bytes=options.gibibytes(cache_limit),
-    )
+        plan, make_reporter(quiet=quiet or json_output), force=force,
+        trackers=options.listed(trackers), cache_limit_bytes=options.gibibytes(cache_limit),
+    )  # fmt: skip
     if outcome is not None and json_output:
         typer.echo(outcome.record.model_dump_json(indent=2))
     elif outcome is not None:
