@@ -5,13 +5,21 @@ The same name always gives the same bytes.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
+import os
+import signal
+import sys
+import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from io import BytesIO
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,8 +47,9 @@ _ANSWER_TYPES = {
     **dict.fromkeys(("yes", "no"), "yes/no"),
     **dict.fromkeys(map(str, range(MAX_THINGS + 1)), "number"),
 }
-_TOGETHER = 256
-"""Scenes that are drawn at once, on all cores."""
+_TOGETHER, _FEW = 4096, 256
+"""Scenes that are drawn at once, on all cores; and how many are not worth a process."""
+_Draw = Callable[[Iterable[Scene]], Iterable[tuple[str, bytes]]]
 _CONFIDENCE = ("yes", "yes", "yes", "maybe")
 
 
@@ -109,9 +118,10 @@ def write_scenes(root: Path, sizes: SceneSizes, reporter: Reporter) -> None:
     """
     seen: set[str] = set()
     drawn: dict[str, list[_Drawn]] = {}
-    with reporter.phase("drawing scenes", sum(sizes[1:]), "images") as phase:
+    total = sum(sizes[1:])
+    with reporter.phase("drawing scenes", total, "images") as phase, _drawing(total) as draw:
         for split, number in (("test", sizes.test), ("val", sizes.val), ("train", sizes.train)):
-            drawn[split] = _draw_split(root, sizes.seed, split, number, seen, phase.advance)
+            drawn[split] = _draw_split(root, sizes.seed, split, number, seen, draw, phase.advance)
     contents: dict[str, Any] = {"coco/dataset_coco.json": _karpathy(drawn)}
     for part, splits in (("train", ("train",)), ("val", ("val", "test"))):
         items = [item for split in splits for item in drawn[split]]
@@ -130,25 +140,54 @@ def write_scenes(root: Path, sizes: SceneSizes, reporter: Reporter) -> None:
     write_text(root / "ABOUT.json", json.dumps(about) + "\n")
 
 
+@contextlib.contextmanager
+def _drawing(number: int) -> Iterator[_Draw]:
+    """Yield what draws scenes: forked processes, since threads wait for the interpreter's lock."""
+    if number < _FEW or sys.platform != "linux":
+        yield functools.partial(map, _picture)
+        return
+    with ProcessPoolExecutor(
+        mp_context=get_context("fork"), initializer=_follow, initargs=(os.getpid(),)
+    ) as pool:
+        yield functools.partial(pool.map, _picture, chunksize=16)
+
+
+def _follow(parent: int) -> None:
+    """End this process with its parent, however that ends; Ctrl-C is the parent's to answer."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _draw_split(
-    root: Path, seed: int, split: str, number: int, seen: set[str], advance: Callable[[], None]
+    root: Path,
+    seed: int,
+    split: str,
+    number: int,
+    seen: set[str],
+    draw: _Draw,
+    advance: Callable[[], None],
 ) -> list[_Drawn]:
     folder = root / "coco" / _FOLDER[split]
     folder.mkdir(parents=True, exist_ok=True)
     items: list[_Drawn] = []
     stream = scene_stream(seed, split)
-    with ThreadPoolExecutor() as pool:
-        while len(items) < number:
-            some = list(islice(stream, min(_TOGETHER, number - len(items))))
-            pictures = pool.map(_picture, (scene for scene, _ in some))
-            for (scene, rng), (digest, png) in zip(some, pictures, strict=True):
-                if digest in seen:
-                    continue
-                seen.add(digest)
-                image_id = _FIRST_ID[split] + len(items)
-                items.append(_Drawn(image_id, scene, captions(scene, rng), rng))
-                (folder / items[-1].row["file_name"]).write_bytes(png)
-                advance()
+    while len(items) < number:
+        some = list(islice(stream, min(_TOGETHER, number - len(items))))
+        pictures = draw(scene for scene, _ in some)
+        for (scene, rng), (digest, png) in zip(some, pictures, strict=True):
+            if digest in seen:
+                continue
+            seen.add(digest)
+            image_id = _FIRST_ID[split] + len(items)
+            items.append(_Drawn(image_id, scene, captions(scene, rng), rng))
+            (folder / items[-1].row["file_name"]).write_bytes(png)
+            advance()
     return items
 
 
