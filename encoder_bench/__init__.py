@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# Read when torch is first imported. By default a thread of libgomp that waits spins for
+# milliseconds, and on cores that others share keeps the thread that it waits for from running.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
     from encoder_bench.api import compare as compare

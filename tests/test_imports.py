@@ -74,3 +74,22 @@ def test_commands_that_compute_no_features_start_without_torch() -> None:
     )
     expected = [f"{command}: {int('nowhere' in command)}: False" for command in COMMANDS]
     assert said.splitlines() == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
+)
+def test_waiting_threads_spin_shortly_unless_a_person_says_otherwise(
+    given: dict[str, str], spins: str
+) -> None:
+    ours = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    program = "import os, encoder_bench; print(os.environ.get('GOMP_SPINCOUNT'))"
+    shown = subprocess.run(
+        [sys.executable, "-c", program],
+        env=ours | given,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shown.stdout.strip() == spins
