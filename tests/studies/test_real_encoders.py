@@ -12,7 +12,9 @@ import torch
 from transformers import Dinov2Config, Dinov2Model
 
 from encoder_bench.base.errors import EncoderBenchError, WeightsError
+from encoder_bench.base.progress import QuietReporter
 from encoder_bench.base.recipes import load_adapter, load_task
+from encoder_bench.data.folder import open_data
 from encoder_bench.encoders.registry import load_encoder
 from studies.real_encoders import REAL_ENCODERS, convert, from_graph, renamed
 
@@ -92,3 +94,14 @@ def test_a_packaged_checkpoint_loads_and_its_hash_is_kept(
     (folder / "card.json").write_text(json.dumps(card | {"weights_sha256": "0" * 64}))
     with pytest.raises(WeightsError, match="damaged or was changed"):
         load_encoder(f"timm:{real.architecture}", weights=folder)
+
+
+def test_the_photo_study_trains_on_every_present_category() -> None:
+    folder = Path(__file__).parents[2] / "studies" / "real"
+    scenes = open_data("scenes:5:64:2:24", QuietReporter())
+    few, every = (
+        list(scenes.task_samples("mci", load_task(name), "train"))
+        for name in ("mci", str(folder / "mci.toml"))
+    )
+    assert len(every) > len(few)
+    assert 2 * sum(sample.target == "Yes." for sample in every) == len(every)

@@ -20,6 +20,10 @@ from encoder_bench.data.sample import Sample, Split
 SOURCES = {
     source: (f"gvtbench/{source}.json",) for source in ("coco_oc", "coco_mci", "vcr_oc", "vcr_mci")
 }
+_EVERY = "_every"
+"""Ends a source whose training questions ask every present category of an image."""
+SOURCES |= {f"{source}{_EVERY}": SOURCES[source] for source in ("coco_oc", "coco_mci")}
+_QUESTIONS_PER_IMAGE = 4
 _MAX_COUNT = 9
 
 
@@ -40,7 +44,7 @@ def gvt_samples(files: DataFiles, task: str, source: str, split: Split) -> Itera
 
 
 def _read(files: DataFiles, task: str, source: str) -> Iterator[Sample]:
-    path = files.require("gvtbench", f"{source}.json")
+    path = files.require("gvtbench", f"{source.removesuffix(_EVERY)}.json")
     for index, (where, row) in enumerate(read_rows(path, _Question)):
         image = files.image(row.image_id, where, split="val")
         answer, facets = row.text_out, _facets(row.n_obj_exist, row.text_out)
@@ -55,11 +59,12 @@ def _facets(objects: int, answer: str) -> dict[str, str | int]:
 
 def _generate(files: DataFiles, task: str, source: str) -> Iterator[Sample]:
     instances = read_instances(files.require("coco", "instances_train2017.json"))
-    make = _counting if source.endswith("_oc") else _identification
+    make = _counting if "_oc" in source else _identification
+    most = None if source.endswith(_EVERY) else _QUESTIONS_PER_IMAGE
     numbers = list(instances.counts)
     for number in numbers:
         rng = random.Random(hash_text("gvtbench", source, str(number)))
-        pairs = [] if number in instances.crowded else make(instances, number, numbers, rng)
+        pairs = [] if number in instances.crowded else make(instances, number, numbers, rng, most)
         if not pairs:
             continue
         image, objects = instances.image(files, number), instances.counts[number].total()
@@ -71,22 +76,27 @@ def _generate(files: DataFiles, task: str, source: str) -> Iterator[Sample]:
 _Pairs = list[tuple[str, str]]
 
 
-def _counting(instances: Instances, image: int, images: list[int], rng: random.Random) -> _Pairs:
-    """Ask for each present category, and for one that is absent."""
+def _counting(
+    instances: Instances, image: int, images: list[int], rng: random.Random, most: int | None
+) -> _Pairs:
+    """Ask for present categories, at most as many questions as said, and for one that is absent."""
     counts = instances.counts[image]
     present = [name for name, count in counts.items() if count <= _MAX_COUNT]
-    asked = [*present, *_absent(instances, image, images, rng, 1)]
+    rng.shuffle(present)
+    absent = _absent(instances, image, images, rng, 1)
+    asked = [*present[: None if most is None else most - len(absent)], *absent]
     rng.shuffle(asked)
     return [(counting_question(name), str(counts[name])) for name in asked]
 
 
 def _identification(
-    instances: Instances, image: int, images: list[int], rng: random.Random
+    instances: Instances, image: int, images: list[int], rng: random.Random, most: int | None
 ) -> _Pairs:
-    """Ask for each present category and for as many absent ones: half of the answers are yes."""
+    """Ask for as many present as absent categories, so that half of the answers are yes."""
     present = list(instances.counts[image])
     rng.shuffle(present)
-    absent = _absent(instances, image, images, rng, len(present))
+    number = len(present) if most is None else min(most // 2, len(present))
+    absent = _absent(instances, image, images, rng, number)
     asked = [(name, "Yes.") for name in present[: len(absent)]] + [(name, "No.") for name in absent]
     rng.shuffle(asked)
     return [(existence_question(name), answer) for name, answer in asked]
