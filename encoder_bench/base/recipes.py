@@ -95,7 +95,7 @@ class ProjectorSettings(_Frozen):
     hidden_width: int | None = Field(default=None, gt=0)
     heads: int = Field(default=8, gt=0)
     head_width: int = Field(default=64, gt=0)
-    whiten: bool | Literal["channels"] = False
+    whiten: Literal[False, True, "channels"] = False
 
 
 class LoraSettings(_Frozen):

@@ -50,13 +50,22 @@ Encoder = Annotated[
 
 
 def _encoder_names(texts: list[str]) -> list[str]:
-    """Return each name of `A,B` texts; a folder whose own name holds commas is one."""
+    """Return each name of `A,B` texts; a folder whose own name holds commas is one.
+
+    Raises:
+        RecipeError: no name.
+        UnknownNameError: no such encoder.
+    """
+    from encoder_bench.encoders.registry import find_spec
+
     found = []
     for text in texts:
         folder = Path(text.removeprefix("dir:")).expanduser()
         found += [text] if text.startswith("dir:") and folder.exists() else listed(text)
     if not found:
         raise RecipeError("--encoders is empty; name at least one")
+    for name in found:  # before anything is computed for those that are right
+        find_spec(name)
     return found
 
 

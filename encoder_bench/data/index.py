@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from filelock import FileLock
 
+from encoder_bench.base.cache import CacheEntry
 from encoder_bench.base.errors import DataError, EncoderBenchError
 from encoder_bench.base.files import atomic_folder
 from encoder_bench.base.hashing import hash_text
-from encoder_bench.base.paths import CacheEntry, cache_dir
+from encoder_bench.base.paths import cache_dir
 
 _ROWS_AT_ONCE = 8192
 _MAX_UNUSED_SECONDS = 30 * 24 * 3600

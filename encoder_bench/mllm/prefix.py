@@ -1,4 +1,4 @@
-"""The shared prefix of generation: what comes before every question on an image, computed once.
+"""The shared prefix of generation: what comes before every question about an image, computed once.
 
 Axes: P prefix tokens, R rows (questions), Q question tokens, M visual tokens, E LLM width.
 """

@@ -92,7 +92,7 @@ def test_encoders_are_listed_or_repeated_and_a_folder_may_hold_commas(tmp_path: 
     given = ["tiny-mae, tiny-dino", f"dir:{tmp_path}/a,b", "tiny-clip", ","]
     names = options._encoder_names(given)
     assert names == ["tiny-mae", "tiny-dino", f"dir:{tmp_path}/a,b", "tiny-clip"]
-    result = CliRunner().invoke(app, ["probe", "-e", "tiny-mae,no-such-thing", "--limit", "8"])
+    result = CliRunner().invoke(app, ["probe", "-e", "tiny-mae,no-such-thing", "--data", "nowhere"])
     assert "unknown encoder 'no-such-thing'" in str(result.exception)
 
 

@@ -17,12 +17,14 @@ from encoder_bench.data.readers.captions import Instances, read_instances
 from encoder_bench.data.rows import Row, Text, read_rows
 from encoder_bench.data.sample import Sample, Split
 
-SOURCES = {
-    source: (f"gvtbench/{source}.json",) for source in ("coco_oc", "coco_mci", "vcr_oc", "vcr_mci")
-}
 _EVERY = "_every"
 """Ends a source whose training questions ask every present category of an image."""
-SOURCES |= {f"{source}{_EVERY}": SOURCES[source] for source in ("coco_oc", "coco_mci")}
+SOURCES = {
+    source: (f"gvtbench/{source.removesuffix(_EVERY)}.json",)
+    for source in (
+        "coco_oc", "coco_mci", f"coco_oc{_EVERY}", f"coco_mci{_EVERY}", "vcr_oc", "vcr_mci",
+    )
+}  # fmt: skip
 _QUESTIONS_PER_IMAGE = 4
 _MAX_COUNT = 9
 
@@ -44,7 +46,8 @@ def gvt_samples(files: DataFiles, task: str, source: str, split: Split) -> Itera
 
 
 def _read(files: DataFiles, task: str, source: str) -> Iterator[Sample]:
-    path = files.require("gvtbench", f"{source.removesuffix(_EVERY)}.json")
+    (name,) = SOURCES[source]
+    path = files.require(*name.split("/"))
     for index, (where, row) in enumerate(read_rows(path, _Question)):
         image = files.image(row.image_id, where, split="val")
         answer, facets = row.text_out, _facets(row.n_obj_exist, row.text_out)
