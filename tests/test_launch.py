@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from encoder_bench.base.errors import TrainingError
-from encoder_bench.base.processes import Processes
+from encoder_bench.base.hardware import Processes
 from encoder_bench.base.progress import QuietReporter
 from encoder_bench.base.recipes import load_adapter
 from encoder_bench.base.record import RunRecord, read_records, write_record

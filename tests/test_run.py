@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 
-from encoder_bench.base.cache import list_features
 from encoder_bench.base.errors import (
     DataError,
     EncoderBenchError,
@@ -21,7 +20,7 @@ from encoder_bench.base.errors import (
     RecordError,
     WeightsError,
 )
-from encoder_bench.base.paths import cache_dir
+from encoder_bench.base.paths import cache_dir, list_features
 from encoder_bench.base.progress import QuietReporter
 from encoder_bench.base.recipes import load_adapter
 from encoder_bench.base.record import read_record, read_records

@@ -1,12 +1,19 @@
-"""Where results go by default, and where the cache is."""
+"""Where results go by default, where the cache is, and what it holds that can be made again."""
 
+import contextlib
+import json
 import os
+import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from encoder_bench.base.errors import EncoderBenchError
 
 RESULTS = Path("runs")
 """The results folder where none is given."""
+ABOUT = "about.json"
+"""In a folder of cached features or rows: what they are; its time is that of their last use."""
 
 
 def cache_dir(*parts: str) -> Path:
@@ -27,3 +34,65 @@ def cache_dir(*parts: str) -> Path:
             "no home folder is known: set HOME, or ENCODER_BENCH_CACHE to a folder for caches"
         ) from None
     return caches.joinpath("encoder-bench", *parts)
+
+
+class CacheEntry(NamedTuple):
+    """One folder of the cache with its images or rows; `last_used` is in seconds since the epoch.
+
+    `of` says what it was made from, as in `tiny-deit (exact)`.
+    """
+
+    folder: Path
+    of: str
+    items: int
+    size_bytes: int
+    last_used: float
+
+
+def list_cached(part: str, read: Callable[[Path], tuple[str, int]]) -> list[CacheEntry]:
+    """Return the folders of a part of the cache, the least recently used first.
+
+    `read` returns what a folder was made from and how many items it holds; one that raises an
+    OSError or a ValueError is left out.
+    """
+    entries = []
+    for about in cache_dir(part).glob(f"*/{ABOUT}"):
+        with contextlib.suppress(OSError, ValueError):
+            size = sum(path.stat().st_size for path in about.parent.iterdir())
+            entries.append(
+                CacheEntry(about.parent, *read(about.parent), size, about.stat().st_mtime)
+            )
+    return sorted(entries, key=lambda entry: entry.last_used)
+
+
+def list_features() -> list[CacheEntry]:
+    """Return every encoder's cached features, the least recently used first."""
+    from safetensors import SafetensorError, safe_open
+
+    def read(folder: Path) -> tuple[str, int]:
+        of, images = "unknown", set[str]()
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            content = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+            of = f"{content['encoder']} ({content['storage']})"
+        for path in folder.glob("*.safetensors"):
+            with (
+                contextlib.suppress(OSError, SafetensorError),
+                safe_open(path, framework="numpy") as shard,
+            ):
+                images.update(shard.keys())
+        return of, len(images)
+
+    return list_cached("features", read)
+
+
+def prune(entries: Iterable[CacheEntry], max_bytes: int) -> list[CacheEntry]:
+    """Remove the least recently used entries until at most `max_bytes` are left; return them."""
+    left = sorted(entries, key=lambda entry: entry.last_used)
+    total, removed = sum(entry.size_bytes for entry in left), []
+    for entry in left:
+        if total <= max_bytes:
+            break
+        shutil.rmtree(entry.folder, ignore_errors=True)
+        total -= entry.size_bytes
+        removed.append(entry)
+    return removed

@@ -6,10 +6,11 @@ Run identity, resuming and the grouping of records follow from the fields that c
 from __future__ import annotations
 
 import tomllib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -20,7 +21,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import to_jsonable_python
+from pydantic_core import ErrorDetails, to_jsonable_python
 
 from encoder_bench.base.errors import RecipeError, UnknownNameError, unknown_name_message
 from encoder_bench.base.plugins import load_plugin, plugin_entries
@@ -52,6 +53,16 @@ class _Frozen(BaseModel):
     def scoring(self) -> dict[str, Any]:
         """Return the settings that change scores, as JSON."""
         return scoring_settings(type(self), self.model_dump(mode="json"))
+
+    def _broken_rules(self) -> dict[str, bool]:
+        """Return rules about keys that exclude or need each other, and whether each is broken."""
+        return {}
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if broken := [rule for rule, is_broken in self._broken_rules().items() if is_broken]:
+            raise ValueError("; ".join(broken))
+        return self
 
 
 def scoring_settings(model: type[BaseModel], recorded: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,7 +151,7 @@ class StageSettings(_Frozen):
 
     name: str
     mixture: str | None = not_scoring(None)
-    tasks: tuple[str, ...] = Field(default=(), validate_default=True)
+    tasks: tuple[str, ...] = ()
     steps: int | None = Field(default=None, gt=0)
     epochs: float | None = Field(default=None, gt=0)
     images_per_step: int = Field(gt=0)
@@ -154,19 +165,11 @@ class StageSettings(_Frozen):
     final_learning_rate_fraction: float = Field(default=0.0, ge=0, le=1)
     clip_norm: float | None = Field(default=1.0, gt=0)
 
-    @field_validator("epochs")
-    @classmethod
-    def _one_length(cls, value: float | None, info: Any) -> float | None:
-        if value is not None and info.data.get("steps") is not None:
-            raise ValueError("give 'steps' or 'epochs', not both")
-        return value
-
-    @field_validator("tasks")
-    @classmethod
-    def _something_to_train_on(cls, value: tuple[str, ...], info: Any) -> tuple[str, ...]:
-        if not value and not info.data.get("mixture"):
-            raise ValueError("name at least one task, or a mixture")
-        return value
+    def _broken_rules(self) -> dict[str, bool]:
+        return {
+            "give 'steps' or 'epochs', not both": bool(self.steps and self.epochs),
+            "name at least one task, or a mixture": not (self.tasks or self.mixture),
+        }
 
 
 class TrainingSettings(_Frozen):
@@ -280,11 +283,9 @@ class SourceSettings(_Frozen):
     text_column: str | None = None
     tasks: tuple[str, ...] = ()
 
-    @model_validator(mode="after")
-    def _fits_together(self) -> SourceSettings:
-        """Refuse keys that exclude or need each other."""
+    def _broken_rules(self) -> dict[str, bool]:
         through_datasets = self.format in ("chat", "captions")
-        rules = {
+        return {
             "give 'path', or 'hub' for a data set of the Hub": bool(self.path) == bool(self.hub),
             "give 'weight' or 'max_rows', not both": bool(self.weight and self.max_rows),
             "'hub' needs format 'chat' or 'captions'": bool(self.hub) and not through_datasets,
@@ -293,9 +294,6 @@ class SourceSettings(_Frozen):
             "'tasks' are those of format 'folder', which needs them": bool(self.tasks)
             != (self.format == "folder"),
         }
-        if broken := [rule for rule, is_broken in rules.items() if is_broken]:
-            raise ValueError("; ".join(broken))
-        return self
 
 
 class MixtureRecipe(_Frozen):
@@ -310,14 +308,9 @@ class MixtureRecipe(_Frozen):
     overlap: tuple[Literal["id", "bytes", "pixels"], ...] = ("id", "bytes")
     on_overlap: Literal["drop", "refuse"] = "drop"
 
-    @field_validator("sources")
-    @classmethod
-    def _own_names(cls, value: tuple[SourceSettings, ...]) -> tuple[SourceSettings, ...]:
-        names = [source.name for source in value]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice:
-            raise ValueError(f"two sources have the name '{twice}'")
-        return value
+    def _broken_rules(self) -> dict[str, bool]:
+        counts = Counter(source.name for source in self.sources)
+        return {f"two sources have the name '{name}'": counts[name] > 1 for name in counts}
 
 
 Kind = Literal["adapters", "tasks", "mixtures"]
@@ -335,10 +328,7 @@ def recorded_adapter(recorded: Mapping[str, Any]) -> AdapterRecipe:
         for key, value in recorded.get("training", {}).items()
         if key != "ema_decay" and (key, value) != ("feature_storage", "int8")
     }
-    try:
-        return AdapterRecipe.model_validate(content)
-    except ValidationError as error:
-        raise RecipeError(f"recorded adapter: {_explain(error, AdapterRecipe)}") from error
+    return _validated(content, AdapterRecipe, "recorded adapter")
 
 
 def recipe_folder(kind: Kind) -> Path:
@@ -415,27 +405,29 @@ def _load(kind: Kind, name: str, model: type[ModelT], overrides: Mapping[str, An
             if not isinstance(table, dict):
                 raise RecipeError(f"cannot override '{dotted}': '{key}' is not a table")
         table[last] = value
+    return _validated(content, model, str(path))
+
+
+def _validated(content: Mapping[str, Any], model: type[ModelT], where: str) -> ModelT:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise RecipeError(f"{path}: {_explain(error, model)}") from error
+        problems = "; ".join(_explain(problem, model) for problem in error.errors())
+        raise RecipeError(f"{where}: {problems}") from error
 
 
-def _explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """Turn pydantic's list into one line, with the nearest key for an unknown one."""
-    lines = []
-    for problem in error.errors():
-        *parents, last = (str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            parent: type[BaseModel] | None = model
-            for name in parents:
-                if parent and name in parent.model_fields:
-                    parent = _model_in(parent.model_fields[name].annotation)
-            message = unknown_name_message("key", last, parent.model_fields if parent else ())
-            lines.append(": ".join([".".join(parents), message] if parents else [message]))
-        else:
-            lines.append(f"'{'.'.join([*parents, last])}': {problem['msg']}")
-    return "; ".join(lines)
+def _explain(problem: ErrorDetails, model: type[BaseModel]) -> str:
+    """Return what pydantic reports, with the nearest key for an unknown one."""
+    place = [str(part) for part in problem["loc"]]
+    if problem["type"] != "extra_forbidden":
+        return f"'{'.'.join(place)}': {problem['msg']}" if place else problem["msg"]
+    *parents, last = place
+    inner: type[BaseModel] | None = model
+    for name in parents:
+        if inner and name in inner.model_fields:
+            inner = _model_in(inner.model_fields[name].annotation)
+    message = unknown_name_message("key", last, inner.model_fields if inner else ())
+    return ": ".join([".".join(parents), message] if parents else [message])
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

@@ -86,8 +86,7 @@ def list_command(debug: options.Debug = False) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from encoder_bench.base.cache import list_features
-    from encoder_bench.base.paths import cache_dir
+    from encoder_bench.base.paths import cache_dir, list_features
     from encoder_bench.data.index import list_indexes
 
     entries = {"features": list_features(), "indexes": list_indexes()}
@@ -117,7 +116,7 @@ def prune_command(
     debug: options.Debug = False,
 ) -> None:
     """Remove features and indexes, least recently used first; they can be computed again."""
-    from encoder_bench.base.cache import list_features, prune
+    from encoder_bench.base.paths import list_features, prune
     from encoder_bench.data.index import list_indexes
 
     removed = prune([*list_features(), *list_indexes()], int(keep * 2**30))

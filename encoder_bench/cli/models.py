@@ -77,7 +77,7 @@ def export_command(
     LLaVA knows CLIP, SigLIP and Pixtral vision towers only. A part that the class cannot express
     is named, and nothing is written. The chat template takes content as a string or as parts.
     """
-    from encoder_bench.base.hub import upload_folder
+    from encoder_bench.base.network import upload_folder
     from encoder_bench.mllm.export import export_llava
     from encoder_bench.pipeline.build import load_run
     from encoder_bench.results.model_card import model_card

@@ -14,10 +14,10 @@ from typing import IO, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from encoder_bench.base.download import download
 from encoder_bench.base.errors import DataError, UnknownNameError
 from encoder_bench.base.files import atomic_path, write_text
 from encoder_bench.base.hashing import known_hash
+from encoder_bench.base.network import download
 from encoder_bench.base.progress import Reporter
 from encoder_bench.data.files import path_inside
 from encoder_bench.data.hub import Kind, Part, import_dataset, resolved_revision

@@ -17,15 +17,14 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from filelock import FileLock
 
-from encoder_bench.base.cache import CacheEntry
 from encoder_bench.base.errors import DataError, EncoderBenchError
 from encoder_bench.base.files import atomic_folder
 from encoder_bench.base.hashing import hash_text
-from encoder_bench.base.paths import cache_dir
+from encoder_bench.base.paths import ABOUT, CacheEntry, cache_dir, list_cached
 
 _ROWS_AT_ONCE = 8192
 _MAX_UNUSED_SECONDS = 30 * 24 * 3600
-_TABLE, _ABOUT, _OF = "rows.arrow", "about.json", "of.txt"
+_TABLE, _OF = "rows.arrow", "of.txt"
 
 Row = Mapping[str, Any]
 RowMaker = Generator[Row, None, Mapping[str, Any]]
@@ -66,43 +65,42 @@ def open_index(
                 with atomic_folder(folder, replace=found is not None) as temporary:
                     about = _write(str(temporary / _TABLE), schema, make())
                     (temporary / _OF).write_text(of, encoding="utf-8", errors="replace")
-                    (temporary / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
+                    (temporary / ABOUT).write_text(json.dumps(about), encoding="utf-8")
                 found = _opened(folder)
                 _remove_unused(folder.parent)
     assert found is not None
     with contextlib.suppress(OSError):  # a cache that is read-only
-        os.utime(folder / _ABOUT)
+        os.utime(folder / ABOUT)
     return found
 
 
 def list_indexes() -> list[CacheEntry]:
     """Return the indexes that the cache holds, the least recently used first."""
-    entries = []
-    for about in cache_dir("index").glob(f"*/{_ABOUT}"):
-        with contextlib.suppress(OSError, ValueError):
-            folder = about.parent
-            named = folder / _OF
-            of = named.read_text(encoding="utf-8") if named.is_file() else ""
-            table = pa.ipc.open_file(pa.memory_map(str(folder / _TABLE))).read_all()
-            size = sum(path.stat().st_size for path in folder.iterdir())
-            entries.append(
-                CacheEntry(folder, of or "unknown", len(table), size, about.stat().st_mtime)
-            )
-    return sorted(entries, key=lambda entry: entry.last_used)
+
+    def read(folder: Path) -> tuple[str, int]:
+        named = folder / _OF
+        of = named.read_text(encoding="utf-8") if named.is_file() else ""
+        return of or "unknown", len(_table(folder))
+
+    return list_cached("index", read)
 
 
 def _remove_unused(place: Path) -> None:
     """Remove indexes that nothing has opened for long, as of data that has changed since."""
-    for about in place.glob(f"*/{_ABOUT}"):
+    for about in place.glob(f"*/{ABOUT}"):
         with contextlib.suppress(OSError):
             if time.time() - about.stat().st_mtime > _MAX_UNUSED_SECONDS:
                 shutil.rmtree(about.parent)
 
 
+def _table(folder: Path) -> pa.Table:
+    return pa.ipc.open_file(pa.memory_map(str(folder / _TABLE))).read_all()
+
+
 def _opened(folder: Path) -> Index | None:
     try:
-        about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
-        return Index(pa.ipc.open_file(pa.memory_map(str(folder / _TABLE))).read_all(), about)
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        return Index(_table(folder), about)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:  # pa.ArrowInvalid is a ValueError

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from encoder_bench.base.errors import UnknownNameError, WeightsError
 from encoder_bench.base.hashing import known_hash
-from encoder_bench.base.hub import is_cached, obstacle
+from encoder_bench.base.network import is_cached, obstacle
 from encoder_bench.encoders.encoder import Encoder, LoadOptions, check_layers
 from encoder_bench.encoders.hf_architectures import (
     ARCHITECTURES,

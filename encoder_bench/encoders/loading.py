@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from encoder_bench.base.errors import EncoderBenchError, WeightsError
-from encoder_bench.base.hub import refusal
+from encoder_bench.base.network import refusal
 
 _UNREACHABLE = ("LocalEntryNotFound", "OfflineMode", "ConnectError", "ConnectionError", "Timeout")
 _RANDOM_FILLS = {

@@ -15,7 +15,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from encoder_bench.base.errors import WeightsError
-from encoder_bench.base.hub import is_cached, obstacle
+from encoder_bench.base.network import is_cached, obstacle
 from encoder_bench.encoders.catalog import parse_source
 from encoder_bench.encoders.loading import explained, quiet_loading, unreachable
 from encoder_bench.encoders.registry import find_spec

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from encoder_bench.base.errors import WeightsError
 from encoder_bench.base.hashing import hash_text, known_hash
-from encoder_bench.base.hub import OFFLINE, is_cached, is_offline, obstacle
+from encoder_bench.base.network import OFFLINE, is_cached, is_offline, obstacle
 from encoder_bench.base.paths import cache_dir
 from encoder_bench.encoders.loading import explained, unreachable
 from encoder_bench.encoders.spec import EncoderSpec

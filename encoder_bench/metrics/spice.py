@@ -234,7 +234,7 @@ def _fetch(name: str, library: Path, reporter: Reporter) -> None:
 
 
 def _download(reporter: Reporter) -> Path:
-    from encoder_bench.base.download import download
+    from encoder_bench.base.network import download
 
     target = spice_folder() / f"{ARCHIVE}.zip"
     try:

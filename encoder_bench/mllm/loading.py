@@ -14,7 +14,7 @@ import torch
 from encoder_bench.base.errors import EncoderBenchError, UnknownNameError, WeightsError
 from encoder_bench.base.files import atomic_folder
 from encoder_bench.base.hashing import hash_file
-from encoder_bench.base.hub import is_cached, obstacle
+from encoder_bench.base.network import is_cached, obstacle
 from encoder_bench.base.paths import cache_dir
 from encoder_bench.base.recipes import LanguageModelSettings
 from encoder_bench.encoders.loading import quiet_loading

@@ -16,9 +16,15 @@ import torch
 from filelock import FileLock, Timeout
 
 from encoder_bench.base.errors import EncoderBenchError
-from encoder_bench.base.hardware import choose_device, hardware_facts, package_versions, peak_memory
+from encoder_bench.base.hardware import (
+    Processes,
+    choose_device,
+    hardware_facts,
+    join_processes,
+    package_versions,
+    peak_memory,
+)
 from encoder_bench.base.hashing import hash_parameters
-from encoder_bench.base.processes import Processes, join_processes
 from encoder_bench.base.progress import QuietReporter, Reporter
 from encoder_bench.base.record import (
     SCHEMA_VERSION,

@@ -19,9 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from encoder_bench.base.cache import FEATURES_ABOUT
 from encoder_bench.base.files import atomic_path, write_text
 from encoder_bench.base.hashing import hash_text
+from encoder_bench.base.paths import ABOUT
 from encoder_bench.data.archives import split_archive
 
 _CHECKSUMS, _FILES = "crc32", "files"
@@ -128,7 +128,7 @@ class FeatureShards:
             EncoderBenchError: the folder cannot be written.
             OSError: likewise.
         """
-        path = self.folder / FEATURES_ABOUT
+        path = self.folder / ABOUT
         if path.is_file():
             os.utime(path)
         else:

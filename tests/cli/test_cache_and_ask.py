@@ -8,8 +8,8 @@ import pytest
 from huggingface_hub import ModelCard
 from typer.testing import CliRunner, Result
 
-from encoder_bench.base.cache import list_features
 from encoder_bench.base.errors import EncoderBenchError
+from encoder_bench.base.paths import list_features
 from encoder_bench.base.progress import QuietReporter
 from encoder_bench.base.record import read_record
 from encoder_bench.cli.app import app

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from encoder_bench.base.download import download
 from encoder_bench.base.errors import DataError, UnknownNameError
+from encoder_bench.base.network import download
 from encoder_bench.base.progress import QuietReporter
 from encoder_bench.cli.app import app
 from encoder_bench.data import fetch as module

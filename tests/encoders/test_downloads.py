@@ -19,7 +19,7 @@ from huggingface_hub import errors as hub_errors
 from safetensors.torch import save_file
 
 from encoder_bench.base.errors import WeightsError
-from encoder_bench.base.hub import refusal
+from encoder_bench.base.network import refusal
 from encoder_bench.base.recipes import LanguageModelSettings
 from encoder_bench.encoders.bundled import seeded_backbone, tiny_processor
 from encoder_bench.encoders.registry import load_encoder
@@ -238,7 +238,7 @@ def test_the_hubs_answers_are_told_apart(
     def refuse(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("encoder_bench.base.hub.is_offline", lambda: False)
+    monkeypatch.setattr("encoder_bench.base.network.is_offline", lambda: False)
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", refuse)
     with pytest.raises(WeightsError, match=f"encoder hf:a/b.*{message}.*--weights PATH"):
         load_encoder("hf:a/b")

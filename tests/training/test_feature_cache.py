@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from encoder_bench.base.cache import list_features, prune
 from encoder_bench.base.errors import DataError, EncoderBenchError, TrainingError
+from encoder_bench.base.paths import list_features, prune
 from encoder_bench.base.progress import QuietReporter
 from encoder_bench.data.images import load_image
 from encoder_bench.encoders.encoder import Encoder
