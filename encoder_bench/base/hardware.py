@@ -60,6 +60,25 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def device_type(name: str) -> str:
+    """Return `cpu`, `cuda`... of a `--device` flag, whether or not that device is here.
+
+    Raises:
+        EncoderBenchError: the name is no device.
+    """
+    import torch
+
+    if name == "auto":
+        return choose_device(name).type
+    try:
+        return torch.device(name).type
+    except RuntimeError as error:
+        choices = "auto, cpu, cuda, cuda:1, mps"
+        raise EncoderBenchError(
+            f"--device {name}: no such device; give one of {choices}"
+        ) from error
+
+
 def hardware_facts(device: torch.device) -> dict[str, Any]:
     """Return processor, cores, memory and device names, as the record keeps them.
 

@@ -14,7 +14,7 @@ import typer
 from encoder_bench.base.progress import QuietReporter, Reporter, make_reporter
 from encoder_bench.cli import options
 from encoder_bench.cli.printing import print_lines
-from encoder_bench.pipeline.plan import DEFAULT_ENCODER, RunPlan, make_plan
+from encoder_bench.pipeline.plan import DEFAULT_ENCODER, RunPlan, check_places, make_plan
 
 if TYPE_CHECKING:
     from encoder_bench.pipeline.run import RunOutcome
@@ -73,7 +73,7 @@ def run_command(
         trust_remote_code=trust_remote_code,
     )  # fmt: skip
     warn_of_drawn_scenes([encoder], data, QuietReporter())
-    _check_folders(plan)
+    check_places(plan)
     if dry_run:
         _print_plan(plan, json_output=json_output)
         return
@@ -101,18 +101,6 @@ def warn_of_drawn_scenes(encoders: Sequence[str], data: str, reporter: Reporter)
         "nothing about a published encoder. On real data: encoder-bench run --encoder "
         f"{real[0]} --adapter laptop --data DIR (README, 'On real data', says what DIR holds)"
     )
-
-
-def _check_folders(plan: RunPlan) -> None:
-    """Refuse data that is not there before torch is imported, which takes seconds."""
-    from encoder_bench.data.folder import open_data
-    from encoder_bench.data.scenes.build import parse_sizes
-
-    for data, flag in ((plan.data, "--data"), (plan.training_data, "--train-data")):
-        if data.startswith("scenes"):
-            parse_sizes(data, flag)
-        else:
-            open_data(data, images_required=False, flag=flag)
 
 
 def _print_plan(plan: RunPlan, *, json_output: bool) -> None:

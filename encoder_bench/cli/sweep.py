@@ -16,6 +16,7 @@ from encoder_bench.cli import options
 from encoder_bench.cli.printing import grid, print_lines
 from encoder_bench.cli.run import warn_of_drawn_scenes
 from encoder_bench.cli.status import coloured_state, status_table
+from encoder_bench.pipeline.plan import check_places
 from encoder_bench.sweep.slurm import SlurmOptions
 
 if TYPE_CHECKING:
@@ -144,7 +145,10 @@ def _print_plan(
     from encoder_bench.pipeline.estimate import duration_text, estimate_run, size_text
     from encoder_bench.sweep.jobs import job_status
 
-    estimates = [estimate_run(job.plan(results)) for job in jobs]
+    plans = [job.plan(results) for job in jobs]
+    for plan in plans:
+        check_places(plan)
+    estimates = [estimate_run(plan) for plan in plans]
     states = [job_status(job.folder(results), results, job).state for job in jobs]
     rows = [
         (

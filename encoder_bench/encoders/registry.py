@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,6 +71,30 @@ def find_spec(name: str) -> EncoderSpec:
     if "@" in name:
         return _elsewhere(name)
     raise UnknownNameError("encoder", name, encoder_names(), _HINT)
+
+
+def check_files(spec: EncoderSpec, weights: Path | None) -> None:
+    """Check that the folder of `dir:PATH`, or what `--weights` names, is there and can be read.
+
+    Raises:
+        WeightsError: it is not, or `--weights` is given for encoders joined by +.
+    """
+    if spec.source == "combined":
+        if weights is not None:
+            raise WeightsError("--weights works on one encoder; name folders as dir:A+dir:B")
+        for part in spec.locator.split("+"):
+            check_files(find_spec(part), None)
+    elif weights is not None:
+        _check_readable(weights, f"--weights {weights}", "file or folder")
+    elif spec.source == "dir":
+        _check_readable(Path(spec.locator), f"encoder {spec.name}", "folder")
+
+
+def _check_readable(place: Path, what: str, kind: str) -> None:
+    if not place.exists() or (kind == "folder" and not place.is_dir()):
+        raise WeightsError(f"{what}: no such {kind}")
+    if not os.access(place, os.R_OK | (os.X_OK if place.is_dir() else 0)):
+        raise WeightsError(f"{what}: permission denied")
 
 
 def _random_twin(name: str, spec: EncoderSpec) -> EncoderSpec:
@@ -164,10 +189,7 @@ def load_encoder(
     from encoder_bench.encoders.encoder import LoadOptions
 
     spec = find_spec(name)
-    if weights is not None and not weights.exists():
-        raise WeightsError(f"--weights {weights}: no such file or folder")
-    if spec.source == "combined" and weights is not None:
-        raise WeightsError("--weights works on one encoder; name folders as dir:A+dir:B")
+    check_files(spec, weights)
     options = LoadOptions(
         layer, resolution, getattr(torch, dtype), spec.random_weights, trust_remote_code
     )
@@ -240,7 +262,4 @@ def _load(spec: EncoderSpec, weights: Path | None, options: LoadOptions) -> Enco
         return load_bundled(spec, options)
     from encoder_bench.encoders.hf import load_hf
 
-    place = str(weights or spec.locator)
-    if spec.source == "dir" and not Path(place).is_dir():
-        raise WeightsError(f"encoder {spec.name}: no such folder {place}")
-    return load_hf(spec, place, options)
+    return load_hf(spec, str(weights or spec.locator), options)

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -46,6 +47,30 @@ def load_language_model(
     return language.eval()
 
 
+def check_name(name: str) -> None:
+    """Check that a name stands for a language model: a known one, a folder, a file, or a Hub id.
+
+    Raises:
+        UnknownNameError: none of these.
+        WeightsError: a path where there is nothing, or that cannot be read.
+    """
+    path = Path(name).expanduser()
+    if name in _NAMES:
+        return
+    if path.exists():
+        if not os.access(path, os.R_OK):
+            raise WeightsError(f"LLM {name}: permission denied")
+        if path.is_dir() and not (path / "config.json").is_file():
+            raise WeightsError(f"LLM folder {name}: it has no config.json")
+        if path.is_file() and path.suffix != ".gguf":
+            raise WeightsError(f"LLM {name}: give its folder, or a .gguf file")
+    elif name.startswith(("/", ".", "~")) or path.suffix == ".gguf":
+        raise WeightsError(f"LLM {name}: no such file or folder")
+    elif not _HUB_ID.fullmatch(name):
+        hint = "Besides: a folder, a .gguf file or a Hub id (owner/name) works too."
+        raise UnknownNameError("language model", name, _NAMES, hint)
+
+
 def find_config(name: str) -> Any | None:
     """Return the configuration that a name stands for, read on this machine; None if not there."""
     from transformers import AutoConfig
@@ -82,6 +107,7 @@ def count_parameters(name: str) -> int | None:
 
 def _load(settings: LanguageModelSettings, *, with_weights: bool) -> LanguageModel:
     name, path = settings.name, Path(settings.name).expanduser()
+    check_name(name)
     open_folder = partial(_from_folder, settings, with_weights=with_weights)
     if name == "tiny-llama":
         return open_folder(_BUNDLED, source="bundled:tiny-llama")
@@ -91,17 +117,13 @@ def _load(settings: LanguageModelSettings, *, with_weights: bool) -> LanguageMod
         return _load_gguf(open_folder, path)
     if path.is_dir():
         return open_folder(path, source=f"folder:{path.name}")
-    if _HUB_ID.fullmatch(name) and not name.startswith("."):
-        with contextlib.suppress(WeightsError):
-            return _from_hub(open_folder, name, local_files_only=True)
-        if not is_cached(name) and (why := obstacle(name)):
-            raise WeightsError(
-                f"LLM {name} is not on this machine and {why}; pass --llm FOLDER to use a local "
-                "copy"
-            )
-        return _from_hub(open_folder, name, local_files_only=False)
-    hint = "Besides: a folder, a .gguf file or a Hub id (owner/name) works too."
-    raise UnknownNameError("language model", name, _NAMES, hint)
+    with contextlib.suppress(WeightsError):
+        return _from_hub(open_folder, name, local_files_only=True)
+    if not is_cached(name) and (why := obstacle(name)):
+        raise WeightsError(
+            f"LLM {name} is not on this machine and {why}; pass --llm FOLDER to use a local copy"
+        )
+    return _from_hub(open_folder, name, local_files_only=False)
 
 
 def _load_smollm2(open_folder: _Opener) -> LanguageModel:
@@ -147,8 +169,6 @@ def _load_gguf(open_folder: _Opener, file: Path) -> LanguageModel:
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if not file.is_file():
-        raise WeightsError(f"{file}: no such GGUF file")
     digest = hash_file(file)
     folder = _converted_folder(file, digest)
     if not folder.is_dir():
@@ -181,8 +201,6 @@ def _from_folder(
 ) -> LanguageModel:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    if not (folder / "config.json").is_file():
-        raise WeightsError(f"LLM folder {folder}: it has no config.json")
     with _explained(f"LLM folder {folder}"), quiet_loading():
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         if not with_weights:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from encoder_bench.base.errors import EncoderBenchError
-from encoder_bench.base.hardware import choose_device
+from encoder_bench.base.hardware import device_type
 from encoder_bench.base.recipes import StageSettings, TaskRecipe
 from encoder_bench.data.folder import open_data
 from encoder_bench.data.scenes.build import parse_sizes
@@ -96,6 +96,7 @@ def estimate_run(plan: RunPlan) -> RunEstimate:
 
     Raises:
         UnknownNameError: no such encoder.
+        EncoderBenchError: no such device.
     """
     recipe, spec = plan.adapter, find_spec(plan.encoder)
     taught, unread = _training_images(plan)
@@ -105,7 +106,7 @@ def estimate_run(plan: RunPlan) -> RunEstimate:
     visual = recipe.projector.visual_tokens or patches  # N is an upper bound of M
     encoder, llm = spec.parameters, _llm_parameters(recipe.llm.name)
     counted = all(stage.steps for stage in stages)
-    on_cpu = (plan.device if plan.device != "auto" else choose_device("auto").type) == "cpu"
+    on_cpu = device_type(plan.device) == "cpu"
     no_configuration = f"the configuration of {recipe.llm.name} is not on this machine"
     reasons: dict[str, object] = {
         f"the parameter count of {plan.encoder} is known only once it is loaded": encoder,

@@ -1,5 +1,6 @@
 """What a run will do: flags merged over recipes."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from encoder_bench.base.recipes import (
     Control,
     Controls,
     MixtureRecipe,
+    SourceSettings,
     StageSettings,
     TaskRecipe,
     load_adapter,
@@ -136,6 +138,40 @@ def make_plan(
         data=data, training_data=training_data or data, seed=seed, limit=limit, weights=weights,
         results=results, device=device, trust_remote_code=trust_remote_code,
     )  # fmt: skip
+
+
+def check_places(plan: RunPlan) -> None:
+    """Check that the folders and files that a plan names are there, before anything is loaded.
+
+    Raises:
+        EncoderBenchError: one is not, or cannot be read; names its flag or its mixture's source.
+    """
+    from encoder_bench.data.folder import open_data
+    from encoder_bench.data.scenes.build import parse_sizes
+    from encoder_bench.encoders.registry import check_files, find_spec
+
+    check_files(find_spec(plan.encoder), plan.weights)
+    for data, flag in ((plan.data, "--data"), (plan.training_data, "--train-data")):
+        if data.startswith("scenes"):
+            parse_sizes(data, flag)
+        else:
+            open_data(data, images_required=False, flag=flag)
+    for mixture in plan.mixtures.values():
+        for source in mixture.sources:
+            _check_source(source, plan.training_data)
+    from encoder_bench.mllm.loading import check_name  # imports torch, which takes seconds
+
+    check_name(plan.adapter.llm.name)
+
+
+@functools.cache
+def _check_source(source: SourceSettings, training_data: str) -> None:
+    """Check a mixture's source, unless scenes, which the run draws, are a part of its path."""
+    from encoder_bench.data.folder import open_data
+    from encoder_bench.data.formats import find_place
+
+    if not any(name.startswith("scenes") for name in (training_data, str(source.path))):
+        find_place(source, open_data(training_data, images_required=False).root)
 
 
 def recorded_plan(

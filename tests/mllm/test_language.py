@@ -156,7 +156,7 @@ def test_decoding_defaults_of_a_checkpoint_are_dropped() -> None:
     [
         ("tiny-lama", UnknownNameError, "did you mean 'tiny-llama'"),
         ("nobody/nothing-of-the-kind", WeightsError, "pass --llm FOLDER"),
-        ("gone.gguf", WeightsError, "no such GGUF file"),
+        ("gone.gguf", WeightsError, "no such file or folder"),
     ],
 )
 def test_what_cannot_be_loaded_is_one_clear_line(

@@ -106,6 +106,9 @@ def test_encoders_are_listed_or_repeated_and_a_folder_may_hold_commas(tmp_path: 
         (("--encoders", "tiny-mae,tiny-dino", "--weights", "tiny-clip=/x"), "tiny-clip"),
         (("--encoders", "tiny-mae,no-such-thing"), "unknown encoder 'no-such-thing'"),
         (("--encoders", "tiny-mae", "--launcher", "cloud"), "unknown launcher 'cloud'"),
+        (("--encoders", "tiny-mae", "--data", "/nowhere"), "--data /nowhere"),
+        (("--encoders", "tiny-mae,dir:/nowhere"), "encoder dir:/nowhere: no such folder"),
+        (("--encoders", "tiny-mae,tiny-dino", "--weights", "tiny-dino=/no"), "--weights /no"),
     ],
 )
 def test_a_typing_error_stops_the_sweep_before_anything_runs(
@@ -147,6 +150,7 @@ def test_a_failed_run_does_not_stop_the_rest_and_a_repeat_does_what_is_missing(
     tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     broken = f"dir:{tmp_path / 'no'}"
+    (tmp_path / "no").mkdir()
     arguments = ("--encoders", f"{broken},tiny-mae", "--modes", "frozen", "--jobs", "1")
 
     def swept(*, todo: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import msgspec
 import pyarrow as pa
 
 from encoder_bench.base.errors import DataError
-from encoder_bench.base.progress import Reporter
+from encoder_bench.base.progress import QuietReporter, Reporter
 from encoder_bench.base.recipes import SourceSettings
 from encoder_bench.data.formats import arrow_files, captions, chat, json_files, shards, tasks
 from encoder_bench.data.formats.row import BadRow, Parsed, Place, RawRow, RawRows, note_skipped
@@ -72,9 +72,20 @@ def locate(source: SourceSettings, root: Path, reporter: Reporter) -> Place:
     Raises:
         DataError: the path names no file, the image folder is none, or the Hub cannot be read.
     """
-    where, kind = f"source '{source.name}'", FORMATS[source.format]
     if source.format == "folder":
         return tasks.locate(source, root, reporter)
+    return FORMATS[source.format].prepare(find_place(source, root), reporter)
+
+
+def find_place(source: SourceSettings, root: Path) -> Place:
+    """Return a source's files, if it is not a data folder, and its images; reads no file.
+
+    Raises:
+        DataError: the path names no file, or the image folder is none.
+    """
+    if source.format == "folder":
+        return Place(source, root, (), tasks.open_folder(source, root, QuietReporter()).root)
+    where, kind = f"source '{source.name}'", FORMATS[source.format]
     images = root / Path(source.images).expanduser()
     if not images.is_dir():
         raise DataError(
@@ -88,7 +99,7 @@ def locate(source: SourceSettings, root: Path, reporter: Reporter) -> Place:
             f"{' or none in it that ends in ' + ' or '.join(kind.endings)}; paths begin at "
             f"{root} (--train-data)"
         )
-    return kind.prepare(Place(source, root, tuple(files), images), reporter)
+    return Place(source, root, tuple(files), images)
 
 
 def _files(source: SourceSettings, root: Path, kind: Format) -> list[Path]:

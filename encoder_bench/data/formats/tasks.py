@@ -14,17 +14,22 @@ from encoder_bench.data.formats.row import Parsed, Place, RawRow, RawRows, conve
 
 def locate(source: SourceSettings, root: Path, reporter: Reporter) -> Place:
     """Return the place of a folder, `coco` or `scenes`, as `--data` names them."""
+    folder = open_folder(source, root, reporter)
+    recipes = {task: load_task(task).scoring() for task in source.tasks}
+    identity = repr((folder.fingerprint(), recipes))
+    return Place(source, root, (), folder.root.resolve(), trusted=True, identity=identity)
+
+
+def open_folder(source: SourceSettings, root: Path, reporter: Reporter) -> DataFolder:
+    """Return the data folder that a source's path names, scenes drawn where they are not yet."""
     name = str(source.path)
     own = name == "coco" or name.partition(":")[0] == "scenes"
-    folder = open_data(
+    return open_data(
         name if own else str(root / Path(name).expanduser()),
         reporter,
         images_required=False,
         flag=f"source '{source.name}': path",
     )
-    recipes = {task: load_task(task).scoring() for task in source.tasks}
-    identity = repr((folder.fingerprint(), recipes))
-    return Place(source, root, (), folder.root.resolve(), trusted=True, identity=identity)
 
 
 def rows(place: Place) -> RawRows:
