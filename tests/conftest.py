@@ -30,10 +30,10 @@ def without_meteor(monkeypatch: pytest.MonkeyPatch) -> None:
     """METEOR is n/a; its program takes 8 s of processor time to start."""
     from encoder_bench.base.errors import MissingDependencyError
 
-    def run_java(*arguments: object, **options: object) -> list[str]:
+    def meteor_counts(*arguments: object) -> None:
         raise MissingDependencyError("not started in this test")
 
-    monkeypatch.setattr("encoder_bench.metrics.meteor.run_java", run_java)
+    monkeypatch.setattr("encoder_bench.metrics.java.meteor_counts", meteor_counts)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from encoder_bench.cli.printing import grid, print_lines
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from encoder_bench.metrics.ptb import JavaCheck
+    from encoder_bench.metrics.java import JavaCheck
     from encoder_bench.tasks.score_file import FileScores, Missing
 
 _NAMED = 3
@@ -182,7 +182,7 @@ def _print_breakdown(found: FileScores, console: Console) -> None:
 
 
 def _java_check(found: FileScores) -> JavaCheck:
-    from encoder_bench.metrics.ptb import check_tokens
+    from encoder_bench.metrics.java import check_tokens
 
     texts = [entry.prediction for entry in found.samples]
     return check_tokens([*texts, *(t for e in found.samples for t in e.sample.references)])

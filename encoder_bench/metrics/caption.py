@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder_bench.base.errors import needs_extra
+from encoder_bench.metrics.java import known_rows
 from encoder_bench.metrics.ptb import ptb_tokenize
 from encoder_bench.metrics.statistics import Measure, References
 
-BLEU_ORDER = 4
 ORDERS = 4
+"""BLEU and CIDEr count n-grams of up to four words."""
 SIGMA = 6.0
 
 Floats = NDArray[np.float64]
@@ -125,16 +126,10 @@ def bleu_of_order(order: int) -> Callable[[Sequence[str], References], Measure]:
     """Return the metric BLEU of an order from 1 to 4."""
 
     def measure(predictions: Sequence[str], references: References) -> Measure:
-        sums = _known_bleu_sums(tuple(predictions), tuple(map(tuple, references)))
+        sums = known_rows(bleu_sums, predictions, references)  # counted once for all four orders
         return Measure(sums, functools.partial(bleu, order=order))
 
     return measure
-
-
-@functools.lru_cache(maxsize=2)
-def _known_bleu_sums(predictions: tuple[str, ...], references: tuple[Sequence[str], ...]) -> Floats:
-    """Count once for all four orders."""
-    return bleu_sums(predictions, references)
 
 
 def bleu_sums(predictions: Sequence[str], references: References) -> Floats:
@@ -147,7 +142,7 @@ def bleu_sums(predictions: Sequence[str], references: References) -> Floats:
         from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 
     guesses, truths = tokenized(predictions, references)
-    scorer = BleuScorer(n=BLEU_ORDER)
+    scorer = BleuScorer(n=ORDERS)
     rows = []
     with contextlib.redirect_stdout(io.StringIO()):
         for key, guess in guesses.items():
@@ -165,7 +160,7 @@ def bleu(sums: Floats, order: int) -> Floats:
     Uses coco-caption's smoothing (1e-15 above, 1e-9 below) and brevity penalty.
     """
     tiny, small = 1e-15, 1e-9
-    precisions = (sums[:, :order] + tiny) / (sums[:, BLEU_ORDER : BLEU_ORDER + order] + small)
+    precisions = (sums[:, :order] + tiny) / (sums[:, ORDERS : ORDERS + order] + small)
     mean = np.exp(np.log(precisions).mean(axis=1))
     lengths = (sums[:, 8] + tiny) / (sums[:, 9] + small)
     penalty = np.where(lengths < 1, np.exp(1 - 1 / np.maximum(lengths, tiny)), 1.0)

@@ -9,7 +9,7 @@ from typing import Literal, ParamSpec, cast
 from encoder_bench.base.errors import MissingDependencyError, UnknownNameError
 from encoder_bench.base.plugins import plugins
 from encoder_bench.metrics import caption, short_answers, vqa
-from encoder_bench.metrics.meteor import meteor
+from encoder_bench.metrics.java import meteor
 from encoder_bench.metrics.spice import spice
 from encoder_bench.metrics.statistics import Matrix, References, mean_percent, share, unavailable
 from encoder_bench.metrics.statistics import Measure as Measure
@@ -116,31 +116,31 @@ METRICS: dict[str, Metric] = {
         _vqa("exact_match", per_answer(vqa.exact_match)),
         _caption("cider", per_sample(caption.cider)),
         _caption("cider@full-idf", per_sample(caption.cider_full_idf), needs_corpus=True),
-        _caption("bleu1", caption.bleu_of_order(1)),
-        _caption("bleu2", caption.bleu_of_order(2)),
-        _caption("bleu3", caption.bleu_of_order(3)),
-        _caption("bleu4", caption.bleu_of_order(4)),
+        *(_caption(f"bleu{order}", caption.bleu_of_order(order)) for order in (1, 2, 3, 4)),
         _caption("rouge_l", per_sample(caption.rouge_l)),
         _caption("meteor", meteor, backend="java"),
         _caption("spice", spice, backend="java", version=1),
         # 2: refusals and negative numbers are parse failures; 3: bounds too, 2.0 and 1,000 are not
-        _count("counting_accuracy", short_answers.counting_accuracy, version=3),
+        _count("counting_accuracy", per_answer(short_answers.counting_accuracy), version=3),
         _count(
             "counting_error", short_answers.counting_error,
             higher_is_better=False, unit="count", graded=True, version=3,
         ),
-        _count("counting_accuracy_gvt", short_answers.counting_accuracy_gvt),
+        _count("counting_accuracy_gvt", per_answer(short_answers.counting_accuracy_gvt)),
         _count(
             "counting_error_gvt", short_answers.counting_error_gvt,
             higher_is_better=False, unit="count", graded=True, version=2,  # 2: numbers are capped
         ),
         # 2: refusals and contradictions are parse failures, "none" is no
-        _yes_no("yesno_accuracy", short_answers.yesno_accuracy, version=2),
+        _yes_no("yesno_accuracy", per_answer(short_answers.yesno_accuracy), version=2),
         _yes_no("yesno_precision", short_answers.yesno_precision, version=2),
         _yes_no("yesno_recall", short_answers.yesno_recall, version=2),
         _yes_no("yesno_f1", short_answers.yesno_f1, version=2),
-        _yes_no("yes_rate", short_answers.yes_rate, higher_is_better=None, graded=True, version=2),
-        _yes_no("yesno_accuracy_gvt", short_answers.yesno_accuracy_gvt),
+        _yes_no(
+            "yes_rate", per_answer(short_answers.yes_rate),
+            higher_is_better=None, graded=True, version=2,
+        ),
+        _yes_no("yesno_accuracy_gvt", per_answer(short_answers.yesno_accuracy_gvt)),
     )
 }  # fmt: skip
 """By name; a score is compared within one version only."""

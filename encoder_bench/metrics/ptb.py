@@ -6,11 +6,6 @@ Reference: coco-caption's `ptbtokenizer.py` (PTBTokenizer of CoreNLP 3.4.1, `-pr
 
 import functools
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-from encoder_bench.base.errors import MissingDependencyError
-from encoder_bench.metrics.java import run_java, scorer_folder
 
 PUNCTUATION = frozenset(("''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"))
 """Tokens that the official evaluation drops.
@@ -164,52 +159,3 @@ def _split_period(word: str) -> str:
     if word.strip(".") and word.endswith(".") and not _ABBREVIATION.fullmatch(word[:-1]):
         return f"{word[:-1]} ."
     return word
-
-
-@dataclass(frozen=True, slots=True)
-class JavaCheck:
-    """How many captions were compared, and those that CoreNLP tokenises otherwise."""
-
-    compared: int
-    different: tuple[str, ...]
-
-    @property
-    def line(self) -> str:
-        """The result in a line."""
-        first = f", the first {self.different[0]!r}" if self.different else ""
-        return (
-            f"CoreNLP's tokenizer: {self.compared} different captions compared, "
-            f"{len(self.different)} tokenised otherwise{first}"
-        )
-
-
-def check_tokens(captions: Sequence[str]) -> JavaCheck:
-    """Compare captions' tokens with CoreNLP's, for no score; raises as `java_tokenize`."""
-    texts = list(dict.fromkeys(captions))
-    pairs = zip(texts, java_tokenize(texts), strict=True)
-    return JavaCheck(len(texts), tuple(text for text, java in pairs if ptb_tokenize(text) != java))
-
-
-def java_tokenize(captions: Sequence[str]) -> list[str]:
-    """Return each caption's tokens as CoreNLP's own Java program has them before "A".
-
-    It looks over a line's end, so that a line with "A" follows each caption. The no-break space
-    that it puts into a telephone number or a fraction is a space here.
-
-    Raises:
-        MissingDependencyError: no Java, or the program fails or takes too long.
-    """
-    folder = scorer_folder("tokenizer")
-    found = run_java(
-        "CoreNLP's tokenizer",
-        ["-cp", "stanford-corenlp-3.4.1.jar", "edu.stanford.nlp.process.PTBTokenizer",
-         "-preserveLines", "-lowerCase"],
-        folder, heap=2048, seconds=120 + 0.05 * len(captions),
-        text="".join(f"{' '.join(text.splitlines())}\nA\n" for text in captions),
-    )  # fmt: skip
-    if len(found) < 2 * len(captions):
-        raise MissingDependencyError("CoreNLP's tokenizer left captions out")
-    return [
-        " ".join(token for token in line.split() if token not in PUNCTUATION)
-        for line in found[: 2 * len(captions) : 2]
-    ]

@@ -4,7 +4,7 @@ Reference: TencentARC/GVT at commit 40532be, `modules/evaluations/count.py`, `mu
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,6 @@ from encoder_bench.metrics.statistics import (
     Measure,
     References,
     Statistic,
-    mean_percent,
     plain_ratio,
     ratio,
     share,
@@ -26,19 +25,17 @@ _UNITS = (
     "nineteen",
 )
 _TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-
-
-def _number_words() -> dict[str, int]:
-    table = {word: number for number, word in enumerate(_UNITS)}
-    for index, ten in enumerate(_TENS, start=2):
-        table[ten] = 10 * index
-        for unit in range(1, 10):
-            table[f"{ten} {_UNITS[unit]}"] = 10 * index + unit
-    zero = dict.fromkeys(("no", "none", "nobody", "nothing"), 0)
-    return table | {"a hundred": 100, "one hundred": 100, "hundred": 100} | zero
-
-
-_VALUES = _number_words()
+_VALUES = (
+    {word: number for number, word in enumerate(_UNITS)}
+    | {ten: 10 * number for number, ten in enumerate(_TENS, start=2)}
+    | {
+        f"{ten} {_UNITS[unit]}": 10 * number + unit
+        for number, ten in enumerate(_TENS, start=2)
+        for unit in range(1, 10)
+    }
+    | dict.fromkeys(("a hundred", "one hundred", "hundred"), 100)
+    | dict.fromkeys(("no", "none", "nobody", "nothing"), 0)
+)
 _NUMBER = re.compile(
     r"(?<![\w.,])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.0+)?(?!\w|[.,]\d)|\b(?:"
     + "|".join(sorted(map(re.escape, _VALUES), key=len, reverse=True))
@@ -159,30 +156,18 @@ def parse_yes_no(answer: str) -> bool | None:
     return None if yes == no else yes
 
 
-def yes_no_correct_gvt(prediction: str, truth: str) -> bool:
-    """Return whether GVT's script counts an answer as correct.
+def counting_accuracy(prediction: str, answers: Sequence[str]) -> float:
+    """Return 100 where the one number in the answer is the true one, else 0.
 
-    It asks whether "yes" or "no" is anywhere in the prediction, so that "Yes, a notebook" is
-    correct where the truth is No, and "yes no" always.
-    >>> yes_no_correct_gvt("Yes, a notebook", "No.")
-    True
+    >>> counting_accuracy("nine", ["9"]), counting_accuracy("2 or 3", ["2"])
+    (100.0, 0.0)
     """
-    text = prediction.lower()
-    return ("Yes" in truth and "yes" in text) or ("No" in truth and "no" in text)
+    return 100.0 * (parse_count(prediction) == _true_count(answers))
 
 
-def counting_accuracy(predictions: Sequence[str], references: References) -> Measure:
-    """Return how often the one number in the answer is the true one.
-
-    >>> counting_accuracy(["nine", "2 or 3"], [["9"], ["2"]]).score
-    50.0
-    """
-    return _equal([parse_count(text) for text in predictions], _counts(references))
-
-
-def counting_accuracy_gvt(predictions: Sequence[str], references: References) -> Measure:
-    """Return how often the number that GVT's script reads is the true one."""
-    return _equal([parse_count_gvt(text) for text in predictions], _counts(references))
+def counting_accuracy_gvt(prediction: str, answers: Sequence[str]) -> float:
+    """Return 100 where the number that GVT's script reads is the true one, else 0."""
+    return 100.0 * (parse_count_gvt(prediction) == _true_count(answers))
 
 
 def counting_error(predictions: Sequence[str], references: References) -> Measure:
@@ -191,59 +176,61 @@ def counting_error(predictions: Sequence[str], references: References) -> Measur
     >>> counting_error(["nine", "no idea"], [["7"], ["2"]]).score
     2.0
     """
-    return _mean_error([parse_count(text) for text in predictions], _counts(references))
+    return _mean_error(map(parse_count, predictions), references)
 
 
 def counting_error_gvt(predictions: Sequence[str], references: References) -> Measure:
     """Return the mean absolute error of the numbers that GVT's script reads, over all answers."""
-    return _mean_error([parse_count_gvt(text) for text in predictions], _counts(references))
+    return _mean_error(map(parse_count_gvt, predictions), references)
 
 
-def yesno_accuracy(predictions: Sequence[str], references: References) -> Measure:
-    """Return how often the answer is right; one that is neither yes nor no is not.
+def yesno_accuracy(prediction: str, answers: Sequence[str]) -> float:
+    """Return 100 where the answer is right, else 0, as where it is neither yes nor no.
 
-    >>> yesno_accuracy(["Yes.", "maybe"], [["Yes."], ["No."]]).score
-    50.0
+    >>> yesno_accuracy("Yes.", ["Yes."]), yesno_accuracy("maybe", ["No."])
+    (100.0, 0.0)
     """
-    return _equal([parse_yes_no(text) for text in predictions], _truths(references).tolist())
+    return 100.0 * (parse_yes_no(prediction) == _true_yes(answers))
 
 
-def yesno_accuracy_gvt(predictions: Sequence[str], references: References) -> Measure:
-    """Return how often GVT's script counts the answer as correct."""
-    pairs = zip(predictions, references, strict=True)
-    return mean_percent([yes_no_correct_gvt(text, truths[0]) for text, truths in pairs], share)
+def yesno_accuracy_gvt(prediction: str, answers: Sequence[str]) -> float:
+    """Return 100 where GVT's script counts the answer as correct, else 0.
+
+    It asks whether "yes" or "no" is anywhere in the prediction, so that "Yes, a notebook" is
+    correct where the truth is No, and "yes no" always.
+
+    >>> yesno_accuracy_gvt("Yes, a notebook", ["No."])
+    100.0
+    """
+    text, truth = prediction.lower(), answers[0]
+    return 100.0 * (("Yes" in truth and "yes" in text) or ("No" in truth and "no" in text))
 
 
 def yesno_precision(predictions: Sequence[str], references: References) -> Measure:
     """Return how many of the answers read as yes are right."""
-    said = _said_yes(predictions)
-    return _ratio_of(said & _truths(references), said, share)
+    said, truths = _said_and_true(predictions, references)
+    return _ratio_of(said & truths, said, share)
 
 
 def yesno_recall(predictions: Sequence[str], references: References) -> Measure:
     """Return how many of the true yes were answered with yes."""
-    truths = _truths(references)
-    return _ratio_of(_said_yes(predictions) & truths, truths, share)
+    said, truths = _said_and_true(predictions, references)
+    return _ratio_of(said & truths, truths, share)
 
 
 def yesno_f1(predictions: Sequence[str], references: References) -> Measure:
     """Return the harmonic mean of precision and recall."""
-    said, truths = _said_yes(predictions), _truths(references)
+    said, truths = _said_and_true(predictions, references)
     return _ratio_of(2.0 * (said & truths), said + 1.0 * truths, ratio)
 
 
-def yes_rate(predictions: Sequence[str], references: References) -> Measure:
-    """Return how many answers are read as yes."""
-    return mean_percent(_said_yes(predictions), share)
+def yes_rate(prediction: str, answers: Sequence[str]) -> float:
+    """Return 100 where the answer is read as yes, else 0."""
+    return 100.0 * (parse_yes_no(prediction) is True)
 
 
-def _equal(guesses: Sequence[object], truths: Sequence[object]) -> Measure:
-    pairs = zip(guesses, truths, strict=True)
-    return mean_percent([guess == truth for guess, truth in pairs], share)
-
-
-def _mean_error(guesses: Sequence[int | None], truths: Sequence[int]) -> Measure:
-    pairs = zip(guesses, truths, strict=True)
+def _mean_error(guesses: Iterable[int | None], references: References) -> Measure:
+    pairs = zip(guesses, map(_true_count, references), strict=True)
     rows = [(0.0, 0.0) if g is None else (float(abs(g - t)), 1.0) for g, t in pairs]
     return Measure(np.asarray(rows).reshape(-1, 2), plain_ratio)
 
@@ -254,25 +241,21 @@ def _ratio_of(
     return Measure(np.stack([above, below], axis=1).astype(np.float64), statistic)
 
 
-def _said_yes(predictions: Sequence[str]) -> NDArray[np.bool_]:
-    return np.array([parse_yes_no(text) is True for text in predictions], dtype=bool)
+def _said_and_true(
+    predictions: Sequence[str], references: References
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which answers are read as yes, and where yes is true."""
+    said = [parse_yes_no(text) is True for text in predictions]
+    return np.array(said, dtype=bool), np.array([_true_yes(a) for a in references], dtype=bool)
 
 
-def _counts(references: References) -> list[int]:
-    counts = []
-    for texts in references:
-        count = parse_count(texts[0])
-        if count is None:
-            raise DataError(f"the answer {texts[0]!r} is no count")
-        counts.append(count)
-    return counts
+def _true_count(answers: Sequence[str]) -> int:
+    if (count := parse_count(answers[0])) is None:
+        raise DataError(f"the answer {answers[0]!r} is no count")
+    return count
 
 
-def _truths(references: References) -> NDArray[np.bool_]:
-    truths = []
-    for texts in references:
-        truth = parse_yes_no(texts[0])
-        if truth is None:
-            raise DataError(f"the answer {texts[0]!r} is neither yes nor no")
-        truths.append(truth)
-    return np.array(truths, dtype=bool)
+def _true_yes(answers: Sequence[str]) -> bool:
+    if (truth := parse_yes_no(answers[0])) is None:
+        raise DataError(f"the answer {answers[0]!r} is neither yes nor no")
+    return truth

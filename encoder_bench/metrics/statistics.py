@@ -92,7 +92,10 @@ def cluster_sums(values: Matrix, clusters: Sequence[Hashable]) -> Matrix:
 def score_interval(
     values: Matrix, clusters: Sequence[Hashable], statistic: Statistic, *, seed: int = 0
 ) -> tuple[float, float] | None:
-    """Return the 95% interval of a score: Wilson's of a `share`, else the bootstrap's."""
+    """Return the 95% interval of a score: Wilson's of a `share`, else the bootstrap's.
+
+    `values` are `(n, K)`, one row per sample, and `clusters` their n images.
+    """
     if statistic is share:
         return share_interval(values, clusters)
     return bootstrap_interval(values, clusters, statistic, seed=seed)
@@ -105,12 +108,8 @@ def share_interval(values: Matrix, clusters: Sequence[Hashable]) -> tuple[float,
     number is the number over the design effect: the variance over clusters beside that of
     independent samples, at least 1 and at most Kish's, which it is where all samples are alike.
 
-    Args:
-        values: `(n, 2)` credit from 0 to 1, and 1; or 0 and 0 of a sample that does not count.
-        clusters: n labels (image ids).
-
-    Returns:
-        (low, high), or None where fewer than two clusters count.
+    A row of `values` is credit from 0 to 1, and 1; or 0 and 0 of a sample that does not count.
+    None where fewer than two clusters count.
 
     Reference: Korn and Graubard 1998, Survey Methodology 24; Dean and Pagano 2015, Journal of
         Survey Statistics and Methodology 3 (Wilson's interval of clustered samples).
@@ -152,17 +151,8 @@ def bootstrap_interval(
     """Return the 95% interval of a statistic, clusters resampled with replacement.
 
     The percentiles are those of a normal interval that is as much wider as one with Student's t
-    and the unbiased variance is; plain percentiles are too narrow where clusters are few.
-
-    Args:
-        values: `(n, K)` one row per sample.
-        clusters: n labels (image ids).
-        statistic: of column sums.
-        seed: of the resampling.
-        resamples: how many.
-
-    Returns:
-        (low, high), or None where there are fewer than two clusters or it is never defined.
+    and the unbiased variance is; plain percentiles are too narrow where clusters are few. None
+    where there are fewer than two clusters or the statistic is never defined.
 
     >>> values = np.array([[1.0, 1.0], [0.0, 1.0]] * 50)
     >>> low, high = bootstrap_interval(values, range(100), lambda s: s[:, 0] / s[:, 1])

@@ -9,10 +9,7 @@ import functools
 import re
 from collections.abc import Sequence
 
-_PUNCTUATION = (
-    *(";", "/", "[", "]", '"', "{", "}", "(", ")", "=", "+", "\\", "_", "-"),
-    *(">", "<", "@", "`", ",", "?", "!"),
-)
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 # The official expression says "(?!<=" where "(?<!" was meant, so it never looks behind.
 _PERIOD = re.compile(r"(?!<=\d)(\.)(?!\d)")
 _COMMA = re.compile(r"(\d)(,)(\d)")
@@ -23,33 +20,22 @@ _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eigh
 _DIGITS = {"none": "0"} | {word: str(number) for number, word in enumerate(_NUMBERS)}
 _ARTICLES = frozenset(("a", "an", "the"))
 
-# Keys are these words without the apostrophe.
-_SINGLE = """
+# Keys are these words with one of their apostrophes missing, never more.
+_CONTRACTED = """
 ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd
 how'll how's isn't it'd it'll ma'am mightn't might've mustn't must've needn't not've o'clock
 oughtn't shan't should've shouldn't somebody'll somebody's someone'd someone'll someone's
 something'd something'll that's there'd there're there's they'd they'll they're they've wasn't
 we've weren't what'll what're what's what've when's where'd where's where've who'd who'll who's
-who've why'll why're why's won't would've wouldn't y'all you'd you'll you're you've
-""".split()  # noqa: SIM905 - a hundred words read better so
-# Keys are these words with either of the two apostrophes missing, never both.
-_DOUBLE = """
+who've why'll why're why's won't would've wouldn't y'all you'd you'll you're you've 'twas 'ow's'at
 couldn't've hadn't've he'd've it'd've mightn't've she'd've shouldn't've somebody'd've someone'd've
-something'd've there'd've they'd've we'd've who'd've wouldn't've y'all'll you'd've
-""".split()  # noqa: SIM905
-_TRIPLE = ("y'all'd've",)
-_ODD = {"somebody'd": "somebodyd", "twas": "'twas"} | dict.fromkeys(
-    ("ow's'at", "'ows'at", "'ow'sat"), "'ow's'at"
-)
-
-
-@functools.cache
-def _contractions() -> dict[str, str]:
-    table = {word.replace("'", ""): word for word in _SINGLE} | _ODD
-    for word in (*_DOUBLE, *_TRIPLE):
-        for place in (i for i, letter in enumerate(word) if letter == "'"):
-            table[word[:place] + word[place + 1 :]] = word
-    return table
+something'd've there'd've they'd've we'd've who'd've wouldn't've y'all'll y'all'd've you'd've
+""".split()  # noqa: SIM905 - a hundred words read better so
+_CONTRACTIONS = {
+    word[: mark.start()] + word[mark.end() :]: word
+    for word in _CONTRACTED
+    for mark in re.finditer("'", word)
+} | {"somebody'd": "somebodyd"}
 
 
 @functools.lru_cache(maxsize=1 << 15)  # people give the same few answers to many questions
@@ -71,7 +57,7 @@ def digits_and_articles(text: str) -> str:
     "2 dogs don't bark"
     """
     words = [_DIGITS.get(word, word) for word in text.lower().split()]
-    return " ".join(_contractions().get(word, word) for word in words if word not in _ARTICLES)
+    return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
 
 @functools.lru_cache(maxsize=1 << 15)
@@ -88,11 +74,10 @@ def _trimmed(text: str) -> str:
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
-def _consensus(prediction: str, answers: Sequence[str]) -> float:
+def _consensus(matches: Sequence[bool]) -> float:
     """Return the mean over leave-one-out subsets of min(matches / 3, 1), in percent."""
-    matches = sum(answer == prediction for answer in answers)
-    without = sum(min(1.0, (matches - (answer == prediction)) / 3) for answer in answers)
-    return 100.0 * without / len(answers)
+    number = sum(matches)
+    return 100.0 * sum(min(1.0, (number - match) / 3) for match in matches) / len(matches)
 
 
 MIN_ANSWERS = 4
@@ -132,7 +117,7 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
     prediction, humans = _trimmed(prediction), [_trimmed(answer) for answer in answers]
     if len(set(humans)) > 1:
         prediction, humans = normalise(prediction), [normalise(answer) for answer in humans]
-    return _consensus(prediction, humans)
+    return _consensus([answer == prediction for answer in humans])
 
 
 def vqa_accuracy_normalised(prediction: str, answers: Sequence[str]) -> float:
@@ -144,8 +129,8 @@ def vqa_accuracy_normalised(prediction: str, answers: Sequence[str]) -> float:
     >>> vqa_accuracy_normalised("Yes", ["yes"] * 10)
     100.0
     """
-    humans = [normalise(_trimmed(answer)) for answer in answers]
-    return _consensus(normalise(_trimmed(prediction)), humans)
+    guess = normalise(_trimmed(prediction))
+    return _consensus([normalise(_trimmed(answer)) == guess for answer in answers])
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
@@ -172,10 +157,7 @@ def vqa_accuracy_pre2021(prediction: str, answers: Sequence[str]) -> float:
     0.0
     """
     cleaned = digits_and_articles(strip_punctuation(_trimmed(prediction)))
-    humans = list(answers)
-    if len(set(humans)) > 1:
-        humans = [strip_punctuation(answer) for answer in humans]
-    return _consensus(cleaned, humans)
+    return _consensus([answer == cleaned for answer in _without_punctuation(answers)])
 
 
 def vqa_accuracy_gvt(prediction: str, answers: Sequence[str]) -> float:
@@ -187,9 +169,9 @@ def vqa_accuracy_gvt(prediction: str, answers: Sequence[str]) -> float:
     100.0
     """
     text = normalise(_trimmed(prediction.lower())).lower()
-    humans = list(answers)
-    if len(set(humans)) > 1:
-        humans = [strip_punctuation(answer) for answer in humans]
-    inside = [answer.lower() in text for answer in humans]
-    matches = sum(inside)
-    return 100.0 * sum(min(1.0, (matches - match) / 3) for match in inside) / len(inside)
+    return _consensus([answer.lower() in text for answer in _without_punctuation(answers)])
+
+
+def _without_punctuation(answers: Sequence[str]) -> Sequence[str]:
+    """Return human answers as they are where they agree, else without punctuation."""
+    return [strip_punctuation(a) for a in answers] if len(set(answers)) > 1 else answers

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoder_bench.metrics.caption import bleu, bleu_sums, cider, cider_d, rouge_l, tokenized
-from encoder_bench.metrics.ptb import check_tokens, java_tokenize, ptb_tokenize
+from encoder_bench.metrics.java import check_tokens, java_tokenize
+from encoder_bench.metrics.ptb import ptb_tokenize
 
 PREDICTIONS = ["a man riding a horse", "two dogs play in the snow", "a red bus", "food on a plate"]
 REFERENCES = [

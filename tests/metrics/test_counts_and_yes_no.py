@@ -10,7 +10,7 @@ from encoder_bench.metrics.short_answers import (
     parse_count,
     parse_count_gvt,
     parse_yes_no,
-    yes_no_correct_gvt,
+    yesno_accuracy_gvt,
 )
 
 
@@ -146,10 +146,10 @@ def test_strict_yes_no(answer: str, read: bool | None) -> None:
 
 def test_gvt_yes_no_finds_no_in_notebook() -> None:
     # TencentARC/GVT multiclass.py.
-    assert yes_no_correct_gvt("Yes, a notebook", "No.")
-    assert yes_no_correct_gvt("yes no", "Yes.")
-    assert yes_no_correct_gvt("yes no", "No.")
-    assert not yes_no_correct_gvt("yes", "No.")
+    assert yesno_accuracy_gvt("Yes, a notebook", ["No."])
+    assert yesno_accuracy_gvt("yes no", ["Yes."])
+    assert yesno_accuracy_gvt("yes no", ["No."])
+    assert not yesno_accuracy_gvt("yes", ["No."])
 
 
 @given(st.text(st.characters(exclude_categories=[])))

@@ -20,10 +20,16 @@ from encoder_bench.base.errors import DataError, MissingDependencyError
 from encoder_bench.base.progress import QuietReporter
 from encoder_bench.base.recipes import load_task
 from encoder_bench.data.sample import Sample
-from encoder_bench.metrics import java, meteor, spice
+from encoder_bench.metrics import java, spice
 from encoder_bench.metrics.caption import cider, cider_full_idf
-from encoder_bench.metrics.java import find_java, heap_mebibytes, java_version, scorer_folder
-from encoder_bench.metrics.meteor import meteor_counts, meteor_score
+from encoder_bench.metrics.java import (
+    find_java,
+    heap_mebibytes,
+    java_version,
+    meteor_counts,
+    meteor_score,
+    scorer_folder,
+)
 from encoder_bench.metrics.metric import find_metric, measure_java_once
 from encoder_bench.tasks.controls import constant_answer
 from encoder_bench.tasks.evaluate import evaluate
@@ -106,7 +112,7 @@ def test_without_java_the_metric_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_program_that_answers_in_another_form_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meteor, "run_java", lambda *a, **k: ["1 2 3"])
+    monkeypatch.setattr(java, "run_java", lambda *a, **k: ["1 2 3"])
     with pytest.raises(MissingDependencyError, match=r"not version 1\.5's"):
         meteor_counts(["a"], [("a",)])
 
@@ -315,9 +321,9 @@ def meteor_log(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     def run(name: str, *arguments: object, text: str, **limits: object) -> list[str]:
         lines = text.splitlines()
         starts.append(len(lines))
-        return [" ".join(["4 5", *["1"] * (meteor.COUNTS - 2)]) for _ in lines]
+        return [" ".join(["4 5", *["1"] * (java.METEOR_COUNTS - 2)]) for _ in lines]
 
-    monkeypatch.setattr(meteor, "run_java", run)
+    monkeypatch.setattr(java, "run_java", run)
     monkeypatch.setattr(java, "_KNOWN", {})
     return starts
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoder_bench.data.sample import Sample
-from encoder_bench.metrics.vqa import _contractions, vqa_accuracy, vqa_accuracy_pre2021
+from encoder_bench.metrics.vqa import _CONTRACTIONS, vqa_accuracy, vqa_accuracy_pre2021
 from encoder_bench.tasks.evaluate import breakdowns, measure
 from encoder_bench.tasks.predict import Answers
 from encoder_bench.tasks.task import find_runner
@@ -46,7 +46,7 @@ def humans_of(row: dict[str, object]) -> list[str]:
 
 
 def test_the_table_of_contractions_is_the_official_one() -> None:
-    table = _contractions()
+    table = _CONTRACTIONS
     assert {key for key, value in table.items() if key != value} == set(MISSPELT)
     assert {key: table[key] for key in MISSPELT} == {key: spelt(key) for key in MISSPELT}
 

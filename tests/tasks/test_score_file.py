@@ -13,7 +13,7 @@ from encoder_bench.base.errors import DataError, MissingDependencyError
 from encoder_bench.base.recipes import load_task
 from encoder_bench.cli.app import app
 from encoder_bench.data.sample import Sample
-from encoder_bench.metrics import meteor, spice
+from encoder_bench.metrics import java, spice
 from encoder_bench.tasks.score_file import score_predictions
 
 SMALL = "scenes:3:10:2:20"
@@ -30,7 +30,7 @@ def without_java(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(*arguments: object, **limits: object) -> None:
         raise MissingDependencyError("no Java in this test")
 
-    monkeypatch.setattr(meteor, "run_java", absent)
+    monkeypatch.setattr(java, "meteor_counts", absent)
     monkeypatch.setattr(spice, "check_installed", absent)
 
 
