@@ -240,17 +240,21 @@ def report(
     from encoder_bench.results.verdict import verdict_sentences
 
     with needs_extra("report", "report"):
-        from encoder_bench.inspection.report_features import seen_features
         from encoder_bench.results.report.page import write_report
     folder, reporter = Path(results).expanduser(), make_reporter(quiet=quiet)
     records = read_records(folder)
     pictures = sample_pictures(data, records)
     verdict = verdict_sentences(folder, records)
+    seen = {}
+    if features:
+        from encoder_bench.inspection.features import seen_features
+
+        seen = seen_features(folder, records, pictures, reporter)
     return write_report(
         folder,
         output=None if output is None else Path(output).expanduser(),
         images=pictures,
-        features=seen_features(folder, records, pictures, reporter) if features else {},
+        features=seen,
         samples_per_task=samples,
         verdict=verdict,
     )
@@ -289,12 +293,12 @@ def predict(
     from encoder_bench.data.folder import open_data
     from encoder_bench.encoders.registry import load_encoder
     from encoder_bench.inspection import predict as predictors
-    from encoder_bench.inspection.labelled_images import read_labelled
+    from encoder_bench.inspection.labelled_images import read_labelled, read_material
     from encoder_bench.mllm.loading import load_language_model
 
     reporter, places = make_reporter(quiet=quiet), weights or {}
     labelled = read_labelled(data, reporter, limit=limit)
-    material = predictors.read_material(open_data(data, reporter), labelled)
+    material = read_material(open_data(data, reporter), labelled)
     language = load_language_model(LanguageModelSettings(name=llm))
     texts = [material.captions[path] for path in material.described]
     return predictors.forecast_all(

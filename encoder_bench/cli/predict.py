@@ -14,8 +14,7 @@ from encoder_bench.cli import options
 from encoder_bench.cli.printing import grid, print_lines
 
 if TYPE_CHECKING:
-    from encoder_bench.inspection.predict import Forecast
-    from encoder_bench.inspection.worth import Worth
+    from encoder_bench.inspection.predict import Forecast, Worth
 
 _Reference = Annotated[
     str | None,
@@ -67,7 +66,7 @@ def predict_command(
     """
     from encoder_bench import api
     from encoder_bench.base.errors import DataError
-    from encoder_bench.inspection.worth import worth
+    from encoder_bench.inspection.predict import worth
     from encoder_bench.results.runs import inventory
 
     forecasts = api.predict(

@@ -9,11 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-Matrix = NDArray[np.float64]
+from encoder_bench.metrics.statistics import Matrix
 
 _RIDGE = 1e-2
 _MAX_PAIRS_PER_CATEGORY = 50

@@ -1,9 +1,9 @@
-"""What an encoder's patch tokens say about pictures: principal components and similarity, drawn.
+"""What an encoder's patch tokens say about pictures, drawn: in a file, and for the report.
 
 Axes: I images, h and w the patch grid, N = h * w, D width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,14 +12,26 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from encoder_bench.base.errors import RecipeError
+from encoder_bench.base.errors import EncoderBenchError, RecipeError
 from encoder_bench.base.files import atomic_path
+from encoder_bench.base.hardware import choose_device
+from encoder_bench.base.hashing import hash_text
+from encoder_bench.base.progress import Reporter
+from encoder_bench.base.recipes import EncoderSettings
+from encoder_bench.base.record import RunRecord
+from encoder_bench.data.images import load_image
 from encoder_bench.encoders.encoder import Encoder, encode_images
+from encoder_bench.encoders.registry import load_encoder
+from encoder_bench.pipeline.build import load_run
+from encoder_bench.results.grouping import TableRow, group_records
+from encoder_bench.results.thumbnails import Seen, SeenColumn, data_uri, picture_uri
 
 _LOW, _HIGH = 0.01, 0.99
 _DPI = 130
 _INCHES = 2.1
 """Of one cell's side."""
+PHOTOS = 4
+"""In the report."""
 
 
 class PatchFeatures(NamedTuple):
@@ -129,3 +141,54 @@ def _show(axes: Any, content: Any, title: str, **options: Any) -> None:
     axes.set_title(title, fontsize=8)
     axes.set_xticks([])
     axes.set_yticks([])
+
+
+def seen_features(
+    results: Path,
+    records: Sequence[RunRecord],
+    images: Mapping[str, Path],
+    reporter: Reporter,
+    *,
+    device: str = "auto",
+) -> dict[str, Seen]:
+    """Return pictures of patch features by table heading.
+
+    A frozen row shows the encoder as it was loaded; a joint one the tuned encoder, from the run's
+    trained weights. An encoder that cannot be loaded here is named with the reason. Images
+    are `str(image_id)` -> image file; the same few of them are shown every time.
+    """
+    photos = [images[name] for name in sorted(images, key=hash_text)[:PHOTOS]]
+    shown = tuple(uri for path in photos if (uri := data_uri(path)) is not None)
+    found = {}
+    for group in group_records(records) if photos else ():
+        columns, missing = [SeenColumn("photo", "", shown, patches=False)], []
+        with reporter.phase("patch features", len(group.rows), "encoders") as phase:
+            for row in group.rows:
+                try:
+                    columns.append(_column(results, row, photos, device))
+                except EncoderBenchError as error:
+                    missing.append(f"{row.name}: not shown, because {error}")
+                phase.advance()
+        found[group.heading] = Seen(tuple(columns), tuple(missing))
+    return found
+
+
+def _column(results: Path, row: TableRow, photos: Sequence[Path], device: str) -> SeenColumn:
+    view = patch_features(_encoder(results, row, device), [load_image(path) for path in photos])
+    note = f"{view.explained:.0%} of variance" + ("" if row.pretrained else ", random weights")
+    pixels = (view.colours.numpy() * 255).round().astype("uint8")
+    pictures = tuple(picture_uri(Image.fromarray(each), "png") for each in pixels)
+    return SeenColumn(row.name, note, pictures, patches=True)
+
+
+def _encoder(results: Path, row: TableRow, device: str) -> Encoder:
+    """Return a row's encoder: tuned where it was tuned."""
+    record = row.records[0]
+    if row.joint:
+        return load_run(results, record, device=device).encoder
+    settings = EncoderSettings.model_validate(record.adapter["encoder"])
+    chosen = settings.model_dump(include={"layer", "resolution", "dtype"})
+    encoder = load_encoder(record.encoder.name, **chosen, seed=record.seed)
+    if encoder.fingerprint() != record.encoder.fingerprint:
+        raise EncoderBenchError(f"the weights found now are not those of run {record.run_id}")
+    return encoder.to(choose_device(device)).eval()

@@ -1,11 +1,14 @@
-"""Images with class labels, for probes: class folders, instances files, and data sets of the Hub.
+"""Labelled images for probes, of class folders, instances files and the Hub; boxes and captions.
 
 An image is in one half only, as its bytes decide.
 """
 
+import contextlib
 import functools
 import itertools
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,15 +17,20 @@ from PIL import Image
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.hashing import hash_file, hash_text
 from encoder_bench.base.progress import Reporter
-from encoder_bench.data.folder import open_data
+from encoder_bench.data.folder import DataFolder, open_data
 from encoder_bench.data.hub import open_rows
 from encoder_bench.data.images import load_image
 from encoder_bench.data.readers.captions import read_instances
+from encoder_bench.data.rows import Row, read_file
+from encoder_bench.data.sample import Split
 
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _TEST_FOLDERS = ("test", "val", "validation")
 _TEST_SHARE = 0.25
 _INSTANCES = ("instances_train2017.json", "instances_val2017.json")
+_SPLITS: tuple[Split, ...] = ("test", "train")
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom in pixels."""
 
 
 class LabelledImage(NamedTuple):
@@ -185,3 +193,70 @@ def _from_hub(source: str, columns: HubColumns) -> LabelledSet:
 def _open_row(rows: Any, number: int, column: str) -> Image.Image:
     image: Image.Image = rows[number][column].convert("RGB")
     return image
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What the predictors read: labelled images, boxes on test images, and captions of them."""
+
+    labelled: LabelledSet
+    boxes: Mapping[Path, Mapping[int, Sequence[Box]]]
+    captions: Mapping[Path, str]
+
+    @property
+    def train(self) -> list[Path]:
+        """Training images."""
+        return [Path(image.name) for image in self.labelled.train]
+
+    @property
+    def test(self) -> list[Path]:
+        """Test images."""
+        return [Path(image.name) for image in self.labelled.test]
+
+    @property
+    def described(self) -> list[Path]:
+        """Test images that have a caption."""
+        return [path for path in self.test if path in self.captions]
+
+
+def read_material(folder: DataFolder, labelled: LabelledSet) -> Material:
+    """Return what a data folder offers beside its labels; what it lacks is empty."""
+    tested = {Path(image.name) for image in labelled.test}
+    found: dict[Path, dict[int, list[Box]]] = defaultdict(lambda: defaultdict(list))
+    for name in _INSTANCES:
+        file = folder.files.find("coco", name)
+        for path, category, box in _read_boxes(folder, file) if file else ():
+            if path in tested:
+                found[path][category].append(box)
+    captions: dict[Path, str] = {}
+    for split in _SPLITS:
+        with contextlib.suppress(DataError):  # a folder without captions
+            for sample in folder.samples(
+                "captioning", reader="coco-captions", source="captions", split=split
+            ):
+                captions.setdefault(sample.image_path, sample.references[0])
+    return Material(labelled, found, captions)
+
+
+class _Boxed(Row):
+    image_id: int
+    category_id: int
+    bbox: list[float]
+
+
+class _Named(Row):
+    id: int
+    file_name: str = ""
+
+
+def _read_boxes(folder: DataFolder, file: Path) -> Iterator[tuple[Path, int, Box]]:
+    content = read_file(file)
+    names = {row.id: row.file_name for _, row in content.rows(_Named, "images")}
+    split = "train" if "train" in file.name else "val"
+    for where, row in content.rows(_Boxed, "annotations"):
+        if len(row.bbox) != 4:
+            raise DataError(f"{where}: 'bbox' is not four numbers")
+        name = names.get(row.image_id, "")
+        path = folder.files.image(row.image_id, where, split=split, name=name)[1]
+        x, y, width, height = row.bbox
+        yield path, row.category_id, (x, y, x + width, y + height)

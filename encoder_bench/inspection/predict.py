@@ -1,10 +1,10 @@
-"""Scores of frozen features that need no trained LLM."""
+"""Scores of frozen features that need no trained LLM, and what they are worth as a forecast."""
 
 import contextlib
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,27 +14,24 @@ from torch.nn import functional as F
 
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.progress import Reporter
-from encoder_bench.data.folder import DataFolder
+from encoder_bench.base.record import RunRecord
 from encoder_bench.data.images import load_image
-from encoder_bench.data.rows import Row, read_file
-from encoder_bench.data.sample import Split
 from encoder_bench.encoders.encoder import Encoder, encode_images
 from encoder_bench.encoders.registry import find_spec
 from encoder_bench.inspection.alignment import (
-    Matrix,
     alignment,
     correspondence,
     effective_rank,
     gromov_wasserstein,
 )
-from encoder_bench.inspection.labelled_images import LabelledSet
+from encoder_bench.inspection.labelled_images import Material
 from encoder_bench.inspection.probe import probe_features
+from encoder_bench.metrics.statistics import Matrix, spearman_interval
 from encoder_bench.mllm.language import LanguageModel
+from encoder_bench.results.table import Table, build_tables
 from encoder_bench.training.feature_cache import open_features
 
-_SPLITS: tuple[Split, ...] = ("test", "train")
-_INSTANCES = ("instances_val2017.json", "instances_train2017.json")
-
+_MIN_ENCODERS = 4
 
 PREDICTORS = {
     "k-NN": True,
@@ -59,77 +56,21 @@ class Forecast:
     images: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Material:
-    """What the predictors read: labelled images, boxes on test images, and captions of them."""
+class Tokens(NamedTuple):
+    """An encoder's `(N, D)` patch tokens by image, N being the grid's height times width."""
 
-    labelled: LabelledSet
-    boxes: Mapping[Path, Mapping[int, Sequence[tuple[float, float, float, float]]]]
-    captions: Mapping[Path, str]
+    grid: tuple[int, int]
+    by_path: Mapping[Path, Tensor]
 
-    @property
-    def train(self) -> list[Path]:
-        """Training images."""
-        return [Path(image.name) for image in self.labelled.train]
+    def means(self, paths: Sequence[Path]) -> Matrix:
+        """Return `(P, D)` mean patch tokens."""
+        return np.stack([self.by_path[path].double().mean(0).numpy() for path in paths])
 
-    @property
-    def test(self) -> list[Path]:
-        """Test images."""
-        return [Path(image.name) for image in self.labelled.test]
-
-    @property
-    def described(self) -> list[Path]:
-        """Test images that have a caption."""
-        return [path for path in self.test if path in self.captions]
-
-
-def read_material(folder: DataFolder, labelled: LabelledSet) -> Material:
-    """Return what a data folder offers beside its labels; what it lacks is empty."""
-    tested = {Path(image.name) for image in labelled.test}
-    found: dict[Path, dict[int, list[tuple[float, float, float, float]]]] = defaultdict(
-        lambda: defaultdict(list)
-    )
-    for name in _INSTANCES:
-        file = folder.files.find("coco", name)
-        for path, category, box in _read_boxes(folder, file) if file else ():
-            if path in tested:
-                found[path][category].append(box)
-    captions: dict[Path, str] = {}
-    for split in _SPLITS:
-        with contextlib.suppress(DataError):  # a folder without captions
-            for sample in folder.samples(
-                "captioning", reader="coco-captions", source="captions", split=split
-            ):
-                captions.setdefault(sample.image_path, sample.references[0])
-    return Material(labelled, found, captions)
-
-
-class _Boxed(Row):
-    image_id: int
-    category_id: int
-    bbox: list[float]
-
-
-class _Named(Row):
-    id: int
-    file_name: str = ""
-
-
-def _read_boxes(
-    folder: DataFolder, file: Path
-) -> list[tuple[Path, int, tuple[float, float, float, float]]]:
-    content = read_file(file)
-    names = {row.id: row.file_name for _, row in content.rows(_Named, "images")}
-    split = "train" if "train" in file.name else "val"
-    rows = []
-    for where, row in content.rows(_Boxed, "annotations"):
-        if len(row.bbox) != 4:
-            raise DataError(f"{where}: 'bbox' is not four numbers")
-        name = names.get(row.image_id, "")
-        path = folder.files.image(row.image_id, where, split=split, name=name)[1]
-        x, y, width, height = row.bbox
-        rows.append((path, row.category_id, (x, y, x + width, y + height)))
-    return rows
+    def pooled(self, paths: Sequence[Path], grid: tuple[int, int]) -> Tensor:
+        """Return `(P, N, D)` patch tokens averaged to a coarser grid."""
+        stacked = torch.stack([self.by_path[path].float() for path in paths])
+        maps = stacked.transpose(1, 2).reshape(len(paths), -1, *self.grid)
+        return F.adaptive_avg_pool2d(maps, grid).flatten(2).transpose(1, 2)
 
 
 def forecast_all(
@@ -144,93 +85,60 @@ def forecast_all(
 ) -> list[Forecast]:
     """Return every encoder's scores; one encoder is in memory at a time.
 
-    `load` returns an encoder in eval mode; `texts` are as `forecast` takes them. A-scores compare
-    with `reference`, by default the first encoder that was pretrained with text (weak supervision).
+    `load` returns an encoder in eval mode; `texts` are `(P, T)`, the LLM's features of the captions
+    of `material.described`. A-scores compare with `reference`, by default the first encoder that
+    was pretrained with text (weak supervision).
     """
     if reference is None:
         weakly = (name for name in names if find_spec(name).supervision == "weakly")
         reference = next(weakly, None)
     paths = [*material.train, *material.test]
-    kept = None
-    if reference is not None:
-        encoder = load(reference)
-        kept = encoder.grid, patch_tokens(encoder, paths, device, reporter)
+    kept = None if reference is None else patch_tokens(load(reference), paths, device, reporter)
     found = []
     for name in names:
         encoder = load(name)
-        tokens = (
-            kept[1]
-            if kept and name == reference
-            else patch_tokens(encoder, paths, device, reporter)
-        )
-        found.append(forecast(encoder, material, tokens, texts=texts, reference=kept))
+        known = kept if name == reference else None
+        tokens = known or patch_tokens(encoder, paths, device, reporter)
+        found.append(_forecast(encoder, material, tokens, texts, kept))
     return found
 
 
-def forecast(
+def _forecast(
     encoder: Encoder,
     material: Material,
-    tokens: Mapping[Path, Tensor],
-    *,
+    tokens: Tokens,
     texts: Matrix | None,
-    reference: tuple[tuple[int, int], Mapping[Path, Tensor]] | None,
+    reference: Tokens | None,
 ) -> Forecast:
-    """Return an encoder's scores, from `(N, D)` patch tokens of all labelled images by path.
-
-    `texts` are `(P, T)`, the LLM's features of the captions of `material.described`; `reference` is
-    grid and patch tokens of the encoder that A-scores compare with.
-    """
-    scores: dict[str, float] = {}
     reasons: dict[str, str] = {}
     train, test = material.train, material.test
-    means = {path: tokens[path].double().mean(0).numpy() for path in [*train, *test]}
-    probe = probe_features(
-        material.labelled,
-        np.stack([means[path] for path in train]),
-        np.stack([means[path] for path in test]),
-    )
-    scores["k-NN"] = probe["knn"]["percent"]
-    scores["linear probe"] = probe["linear_probe"]["percent"]
-    scores["effective rank"] = effective_rank(np.stack([*means.values()]))
+    known, asked = tokens.means(train), tokens.means(test)
+    probe = probe_features(material.labelled, known, asked)
+    scores: dict[str, float] = {
+        "k-NN": probe["knn"]["percent"],
+        "linear probe": probe["linear_probe"]["percent"],
+        "effective rank": effective_rank(np.concatenate([known, asked])),
+    }
     if reference is None:
         reasons["A-score"] = "no reference encoder (--reference)"
     else:
-        scores["A-score"] = _aligned(encoder.grid, tokens, reference, train, test)
+        (height, width), (other_height, other_width) = tokens.grid, reference.grid
+        grid = min(height, other_height), min(width, other_width)
+        sides = (side.pooled(half, grid) for half in (train, test) for side in (tokens, reference))
+        scores["A-score"] = alignment(*sides)
     if texts is None:
         reasons["GW distance"] = "the data has no captions of labelled test images"
     else:
-        images = np.stack([means[path] for path in material.described])
-        scores["GW distance"] = gromov_wasserstein(images, texts)
+        scores["GW distance"] = gromov_wasserstein(tokens.means(material.described), texts)
     boxed = [path for path in test if path in material.boxes]
     try:
         covered = torch.stack([_coverage(encoder, path, material) for path in boxed])
-        found = correspondence(torch.stack([tokens[p] for p in boxed]), covered)
+        found = correspondence(torch.stack([tokens.by_path[path] for path in boxed]), covered)
         scores["C-score"] = 100.0 * found.share
     except (ValueError, RuntimeError):  # nothing to stack, or no pair
         reasons["C-score"] = "no two test images with boxes share a category"
-    spec, tested = encoder.spec, len(material.test)
-    return Forecast(spec.name, spec.display_name, encoder.pretrained, scores, reasons, tested)
-
-
-def _aligned(
-    grid: tuple[int, int],
-    tokens: Mapping[Path, Tensor],
-    reference: tuple[tuple[int, int], Mapping[Path, Tensor]],
-    train: Sequence[Path],
-    test: Sequence[Path],
-) -> float:
-    """Return the A-score on the coarser of both grids."""
-    size = min(grid[0], reference[0][0]), min(grid[1], reference[0][1])
-
-    def pooled(
-        paths: Sequence[Path], grid: tuple[int, int], known: Mapping[Path, Tensor]
-    ) -> Tensor:
-        stacked = torch.stack([known[path].float() for path in paths])
-        maps = stacked.transpose(1, 2).reshape(len(paths), -1, *grid)
-        return F.adaptive_avg_pool2d(maps, size).flatten(2).transpose(1, 2)
-
-    halves = [(paths, *pair) for paths in (train, test) for pair in ((grid, tokens), reference)]
-    return alignment(*(pooled(paths, at, known) for paths, at, known in halves))
+    about = encoder.spec.name, encoder.spec.display_name, encoder.pretrained
+    return Forecast(*about, scores, reasons, len(test))
 
 
 def _coverage(encoder: Encoder, path: Path, material: Material) -> Tensor:
@@ -266,8 +174,8 @@ def text_features(language: LanguageModel, texts: Sequence[str]) -> Matrix:
 
 def patch_tokens(
     encoder: Encoder, paths: Sequence[Path], device: torch.device, reporter: Reporter
-) -> dict[Path, Tensor]:
-    """Return `(N, D)` patch tokens by path, from the feature cache where it has them."""
+) -> Tokens:
+    """Return an encoder's patch tokens, from the feature cache where it has them."""
     store = open_features(encoder.requires_grad_(False), paths, device=device, reporter=reporter)
     found: dict[Path, Tensor] = {}
     with (
@@ -280,4 +188,95 @@ def patch_tokens(
             else:  # the disk is full
                 found[path] = next(encode_images(encoder, [load_image(path)]))[0]
             phase.advance()
-    return found
+    return Tokens(encoder.grid, found)
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """How well a predictor's order is the order of a trained score, over encoders.
+
+    Attributes:
+        encoders: how many have both.
+        correlation: Spearman's rank correlation, positive where the predictor is right.
+        low: of the 95% interval.
+        without_one: the smallest and the largest correlation when one encoder is left out.
+    """
+
+    predictor: str
+    column: str
+    encoders: int
+    correlation: float
+    low: float
+    high: float
+    without_one: tuple[float, float]
+
+    @property
+    def established(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.low > 0 or self.high < 0
+
+
+def worth(
+    forecasts: Sequence[Forecast], records: Sequence[RunRecord], *, joint: bool
+) -> tuple[list[Worth], str]:
+    """Return what predictors are worth on trained results, and the heading of their table.
+
+    The table is the one with the most of the forecast encoders in that mode, the newest of those.
+
+    Raises:
+        DataError: no table has four of them.
+    """
+    names = {each.encoder for each in forecasts}
+    trained = [_trained(table, names, joint=joint) for table in build_tables(records)]
+    heading, scores = max(trained, key=lambda table: len(table[1]), default=("", {}))
+    if len(scores) < _MIN_ENCODERS:
+        mode = "joint" if joint else "frozen"
+        raise DataError(
+            f"{len(scores)} of these encoders have trained {mode} results in one table; "
+            f"a rank correlation needs {_MIN_ENCODERS}: run or name more (--results, sweep)"
+        )
+    found = []
+    for predictor, higher_is_better in PREDICTORS.items():
+        for column in next(iter(scores.values())):
+            pairs = [
+                (each.scores[predictor] * (1.0 if higher_is_better else -1.0), value)
+                for each in forecasts
+                if predictor in each.scores and each.encoder in scores
+                if (value := scores[each.encoder][column]) is not None
+            ]
+            if len(pairs) >= _MIN_ENCODERS:
+                found.append(_worth(predictor, column, np.asarray(pairs)))
+    return found, heading
+
+
+def _trained(
+    table: Table, names: set[str], *, joint: bool
+) -> tuple[str, dict[str, dict[str, float | None]]]:
+    """Return a table's heading, and the named encoders' scores by column in one mode."""
+    scores = {
+        row.runs.records[0].encoder.name: {c: row.cells[c].value for c in table.columns}
+        for row in table.rows
+        if row.runs is not None and row.joint == joint
+    }
+    return table.heading, {name: found for name, found in scores.items() if name in names}
+
+
+def _worth(predictor: str, column: str, pairs: Matrix) -> Worth:
+    """Return the worth of `(n, 2)` predictions, more is better, and trained scores."""
+    value, count = spearman(*pairs.T), len(pairs)
+    others = [spearman(*np.delete(pairs, index, axis=0).T) for index in range(count)]
+    interval = spearman_interval(value, count)
+    return Worth(predictor, column, count, value, *interval, (min(others), max(others)))
+
+
+def spearman(one: Any, other: Any) -> float:
+    """Return Spearman's rank correlation; 0 where one of them is constant.
+
+    >>> spearman([1, 2, 3, 4], [10, 20, 40, 30])
+    0.8
+    """
+    from scipy.stats import spearmanr
+
+    if len(set(one)) < 2 or len(set(other)) < 2:
+        return 0.0
+    return round(float(spearmanr(one, other).statistic), 12)

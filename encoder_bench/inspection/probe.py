@@ -21,8 +21,8 @@ from encoder_bench.data.images import load_image
 from encoder_bench.data.sample import Sample
 from encoder_bench.encoders.encoder import Encoder, encode_images
 from encoder_bench.encoders.text_tower import DualEncoder
-from encoder_bench.inspection.labelled_images import LabelledImage, LabelledSet
-from encoder_bench.metrics.statistics import share_interval
+from encoder_bench.inspection.labelled_images import LabelledSet
+from encoder_bench.metrics.statistics import Matrix, share_interval
 
 _NEIGHBOURS, _TEMPERATURE = 20, 0.07
 _STRENGTHS = (0.01, 0.1, 1.0, 10.0)
@@ -30,8 +30,6 @@ _USUAL_STRENGTH = 0.1
 _FIT_SHARE = 0.8
 _RESAMPLES = 2_000
 _SEED = 0
-
-Matrix = NDArray[np.float64]
 
 
 def probe_encoder(
@@ -101,16 +99,15 @@ def _both_means(
     encoder: Encoder, data: LabelledSet, reporter: Reporter, batch: int
 ) -> tuple[Matrix, Matrix]:
     """Return `(P, D)` mean patch tokens of training and of test images."""
-
-    def means(half: str, images: Sequence[LabelledImage]) -> Matrix:
+    means: list[Matrix] = []
+    for half, images in (("train", data.train), ("test", data.test)):
         found = []
         with reporter.phase(f"{half} features", len(images), "images") as phase:
             for tokens in encode_images(encoder, (i.open() for i in images), batch_size=batch):
                 found.append(tokens.mean(dim=1))
                 phase.advance(len(tokens))
-        return torch.cat(found).double().numpy()
-
-    return means("train", data.train), means("test", data.test)
+        means.append(torch.cat(found).double().numpy())
+    return means[0], means[1]
 
 
 def probe_features(data: LabelledSet, known: Matrix, asked: Matrix) -> dict[str, Any]:
@@ -120,17 +117,15 @@ def probe_features(data: LabelledSet, known: Matrix, asked: Matrix) -> dict[str,
 
 def _scores_by_image(data: LabelledSet, known: Matrix, asked: Matrix) -> dict[str, Matrix]:
     """Return each test image's score, 0 to 1, by `knn`, by `linear_probe` and by `chance`."""
+    from sklearn.preprocessing import MultiLabelBinarizer
+
     if len(data.class_names) < 2:
         raise DataError(f"{data.name}: {len(data.class_names)} class; a probe needs two")
-
-    def one_hot(images: Sequence[LabelledImage]) -> Matrix:
-        """Return `(P, C)` labels, 0 or 1."""
-        labels = np.zeros((len(images), len(data.class_names)))
-        for number, image in enumerate(images):
-            labels[number, list(image.classes)] = 1.0
-        return labels
-
-    labels, answers = one_hot(data.train), one_hot(data.test)
+    one_hot = MultiLabelBinarizer(classes=range(len(data.class_names)))
+    labels, answers = (
+        one_hot.fit_transform([image.classes for image in images]).astype(np.float64)
+        for images in (data.train, data.test)
+    )
     measure = _ranking_precision if data.several else _accuracy
     linear = linear_probe_scores if data.several else _classifier_scores
     predicted = {

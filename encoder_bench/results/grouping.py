@@ -35,6 +35,16 @@ class TableRow:
         return self.records[0].joint
 
     @property
+    def mode(self) -> str:
+        """`joint` or `frozen`."""
+        return "joint" if self.joint else "frozen"
+
+    @property
+    def name(self) -> str:
+        """`DINOv2, joint`."""
+        return f"{self.label}, {self.mode}"
+
+    @property
     def pretrained(self) -> bool:
         """False where the encoder's weights are seeded random ones."""
         return all(record.encoder.pretrained for record in self.records)

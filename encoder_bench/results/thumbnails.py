@@ -1,4 +1,4 @@
-"""Small pictures inside HTML: images as data URIs."""
+"""Small pictures inside HTML: images as data URIs, and what encoders see."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.record import RunRecord
@@ -17,6 +17,22 @@ if TYPE_CHECKING:
 
 THUMBNAIL_PIXELS = 192
 _LOSSLESS_PIXELS = 96
+
+
+class SeenColumn(NamedTuple):
+    """Photos as data URIs, or one encoder's view of them, where a pixel is one of the `patches`."""
+
+    title: str
+    note: str
+    pictures: tuple[str, ...]
+    patches: bool
+
+
+class Seen(NamedTuple):
+    """Pictures of one table's patch features, and a line for each encoder that has none."""
+
+    columns: tuple[SeenColumn, ...]
+    missing: tuple[str, ...]
 
 
 def data_uri(path: Path) -> str | None:

@@ -18,8 +18,7 @@ from encoder_bench.inspection.alignment import (
     effective_rank,
     gromov_wasserstein,
 )
-from encoder_bench.inspection.predict import Forecast
-from encoder_bench.inspection.worth import worth
+from encoder_bench.inspection.predict import Forecast, worth
 from encoder_bench.metrics.statistics import spearman_interval
 from encoder_bench.results.runs import inventory
 

@@ -12,7 +12,7 @@ from result_builders import make_record
 from encoder_bench.base.progress import QuietReporter
 from encoder_bench.base.record import RunRecord, write_record
 from encoder_bench.encoders.registry import load_encoder
-from encoder_bench.inspection.report_features import PHOTOS, seen_features
+from encoder_bench.inspection.features import PHOTOS, seen_features
 from encoder_bench.results.report.page import write_report
 
 

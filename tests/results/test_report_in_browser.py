@@ -21,9 +21,9 @@ from PIL import Image
 from report_builders import draw_pictures, make_results
 
 from encoder_bench.base.record import read_records
-from encoder_bench.results.report.content import Seen, SeenColumn, chapters
+from encoder_bench.results.report.content import chapters
 from encoder_bench.results.report.page import write_report
-from encoder_bench.results.thumbnails import data_uri
+from encoder_bench.results.thumbnails import Seen, SeenColumn, data_uri
 
 CHROMIUM = os.environ.get("CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),

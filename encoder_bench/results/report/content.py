@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import altair as alt
 import pandas as pd
@@ -32,22 +31,6 @@ _COSTS = {
 _MAX_CATEGORIES = 12
 
 
-class SeenColumn(NamedTuple):
-    """Photos as data URIs, or one encoder's view of them, where a pixel is one of the `patches`."""
-
-    title: str
-    note: str
-    pictures: tuple[str, ...]
-    patches: bool
-
-
-class Seen(NamedTuple):
-    """Pictures of one table's patch features, and a line for each encoder that has none."""
-
-    columns: tuple[SeenColumn, ...]
-    missing: tuple[str, ...]
-
-
 @dataclass(frozen=True, slots=True)
 class Chapter:
     """One table, its rows from the best encoder to the worst, and its charts by section.
@@ -72,11 +55,6 @@ def chapters(records: Iterable[RunRecord], *, results: Path | None = None) -> li
     gains = None if results is None or ties is None else over_twins(results, kept)
     tables = build_tables(kept, extra=TABLE_EXTRAS, ties=ties, gains=gains)
     return [_chapter(table) for table in tables]
-
-
-def row_name(row: TableRow) -> str:
-    """Return `DINOv2, joint`."""
-    return f"{row.label}, {'joint' if row.joint else 'frozen'}"
 
 
 def _chapter(table: Table) -> Chapter:
@@ -137,7 +115,7 @@ def _costs(table: Table, series: dict[str, int]) -> tuple[list[alt.LayerChart], 
 
 def _curves(rows: Sequence[TableRow], series: dict[str, int]) -> alt.LayerChart | None:
     curves = [
-        (Point(row_name(row), series[row.label], row.joint, 0.0), loss_curve(row.records[0]))
+        (Point(row.name, series[row.label], row.joint, 0.0), loss_curve(row.records[0]))
         for row in rows
     ]
     return charts.curve_chart("Training loss, nats per token, running mean", curves)

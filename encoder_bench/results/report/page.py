@@ -21,8 +21,9 @@ from encoder_bench.base.files import write_bytes, write_text
 from encoder_bench.base.record import RunRecord, require_records
 from encoder_bench.results.formats import html_table
 from encoder_bench.results.page import table_page
-from encoder_bench.results.report.content import Chapter, Seen, chapters, row_name
+from encoder_bench.results.report.content import Chapter, chapters
 from encoder_bench.results.report.samples import browse, thumbnails
+from encoder_bench.results.thumbnails import Seen
 
 MAX_PICTURE_BYTES = 9_000_000
 """Of all pictures; with 20 runs of 1,000 samples a page stays under 15 MB."""
@@ -95,7 +96,7 @@ def _template_chapter(
     for section, charts in part.charts.items():
         numbers[section] = range(len(specs), len(specs) + len(charts))
         specs.extend(chart.to_dict(validate=False) for chart in charts)
-    runs = [(f"{row_name(r)}, seed {run.seed}", run) for r in part.rows for run in r.records]
+    runs = [(f"{r.name}, seed {run.seed}", run) for r in part.rows for run in r.records]
     return {
         "heading": part.table.heading,
         "table": Markup(html_table(page)),

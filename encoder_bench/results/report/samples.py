@@ -9,7 +9,7 @@ from encoder_bench.base.hashing import hash_text
 from encoder_bench.base.record import RunRecord
 from encoder_bench.metrics.metric import recorded_metric
 from encoder_bench.results.compare import RIGHT
-from encoder_bench.results.report.content import Chapter, row_name
+from encoder_bench.results.report.content import Chapter
 from encoder_bench.results.thumbnails import data_uri
 from encoder_bench.tasks.predictions import (
     Prediction,
@@ -39,7 +39,7 @@ def browse(
         records = [record for _, record in runs]
         entry: dict[str, Any] = {
             "heading": chapter.table.heading,
-            "runs": [f"{row_name(row)}, seed {record.seed}" for row, record in runs],
+            "runs": [f"{row.name}, seed {record.seed}" for row, record in runs],
             "second": next((n for n, label in enumerate(labels) if label != labels[0]), 0),
             "right": {},
             "tasks": {},
