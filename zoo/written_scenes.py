@@ -23,7 +23,7 @@ from typing import Literal
 import numpy as np
 
 from encoder_bench.base.recipes import load_task
-from encoder_bench.data.plurals import plural
+from encoder_bench.data.readers.gvtbench import plural
 from encoder_bench.data.scenes.grammar import (
     NUMBERS,
     Question,

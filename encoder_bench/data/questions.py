@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.files import write_text
 from encoder_bench.data.files import coco_id
-from encoder_bench.data.plurals import counting_question, existence_question
 from encoder_bench.data.readers.captions import Instances, read_instances
+from encoder_bench.data.readers.gvtbench import counting_question, existence_question
 
 MAX_COUNT = 20
 """Counts above it are not asked for."""

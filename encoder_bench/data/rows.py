@@ -8,8 +8,9 @@ segments, 443,757 questions with ten answers), msgspec took 2.4 and 1.4 s and 50
 
 import functools
 import gzip
+import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -34,60 +35,55 @@ class Row(msgspec.Struct, gc=False):
     """
 
 
-def read_rows(path: Path, row: type[T], key: str = "") -> Numbered[T]:
-    """Yield the rows under a key of a JSON file, or of the list that the file is."""
-    return read_file(path).rows(row, key)
+def read_rows(path: Path, row: type[T], key: str | None = "") -> Numbered[T]:
+    """Yield the rows of a JSON file, as `AnnotationFile.rows`."""
+    return AnnotationFile(path).rows(row, key)
 
 
 class AnnotationFile:
-    """A JSON file (or the `.gz` of one) of lists of rows."""
-
-    def __init__(self, path: Path, content: bytes) -> None:
-        self._path = path
-        self._content = content
-
-    def rows(self, row: type[T], key: str = "") -> Numbered[T]:
-        """Yield the rows of a list: under a key, or the file itself.
-
-        Raises:
-            DataError: not JSON, no such list, an empty one, or a row of another form.
-        """
-        where = f"{self._path}: "
-        content: bytes | msgspec.Raw = self._content
-        if key:
-            if key not in self._tables:
-                raise DataError(f"{where}no '{key}'")
-            content, where = self._tables[key], f"{where}{key} "
-        raw = parse_json(content, list[msgspec.Raw], where.rstrip(": "))
-        if not raw:
-            raise DataError(f"{self._path}: '{key}' is empty" if key else f"{where}is empty")
-        return _decoded(((f"{where}row {index}", each) for index, each in enumerate(raw)), row)
-
-    def entries(self, row: type[T]) -> Numbered[T]:
-        """Yield the rows of a file that is one object, with its keys as their names."""
-        if not self._tables:
-            raise DataError(f"{self._path}: is empty")
-        named = ((f"{self._path}: row {name}", each) for name, each in self._tables.items())
-        return _decoded(named, row)
-
-    @functools.cached_property
-    def _tables(self) -> dict[str, msgspec.Raw]:
-        return parse_json(self._content, dict[str, msgspec.Raw], str(self._path))
-
-
-def read_file(path: Path) -> AnnotationFile:
-    """Return a JSON file (of a `.gz` file unpacked), whose rows are read when asked for.
+    """A JSON file (or the `.gz` of one), whose rows are decoded when asked for.
 
     Raises:
         DataError: not readable.
     """
-    try:
-        data = path.read_bytes()
-        return AnnotationFile(path, gzip.decompress(data) if path.suffix == ".gz" else data)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (OSError, EOFError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            data = path.read_bytes()
+            self._content = gzip.decompress(data) if path.suffix == ".gz" else data
+        except FileNotFoundError:
+            raise DataError(f"{path}: no such file") from None
+        except (OSError, EOFError) as error:
+            raise DataError(f"{path}: cannot be read ({error})") from error
+
+    def rows(self, row: type[T], key: str | None = "") -> Numbered[T]:
+        """Yield the rows of the list under a key, or of the list that the file is.
+
+        With None the file is one object, whose keys name the rows.
+
+        Raises:
+            DataError: not JSON, no such list, an empty one, or a row of another form.
+        """
+        where, content = f"{self._path}: ", self._content
+        if key:
+            if key not in self._tables:
+                raise DataError(f"{where}no '{key}'")
+            content, where = self._tables[key], f"{where}{key} "
+        names: Iterable[object] = itertools.count()
+        values: Collection[msgspec.Raw]
+        if key is None:
+            names, values = self._tables.keys(), self._tables.values()
+        else:
+            values = parse_json(content, list[msgspec.Raw], where.rstrip(": "))
+        if not values:
+            raise DataError(f"{self._path}: '{key}' is empty" if key else f"{where}is empty")
+        named = zip(names, values, strict=False)
+        return _decoded(((f"{where}row {name}", each) for name, each in named), row)
+
+    @functools.cached_property
+    def _tables(self) -> dict[str, msgspec.Raw]:
+        return parse_json(self._content, dict[str, msgspec.Raw], str(self._path))
 
 
 def parse_json(data: bytes | msgspec.Raw, form: type[T], where: str) -> T:

@@ -6,7 +6,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-Split = Literal["train", "val", "test"]
+Split = Literal["train", "test"]
+OFFICIAL_PART: Mapping[Split, str] = MappingProxyType({"train": "train", "test": "val"})
+"""What official files call a split: tests are on the validation part, whose answers are public."""
 TaskName = str
 """`vqa`, `captioning`, `oc` (counting), `mci` (multi-class identification), or a plug-in's."""
 IMAGE = "<image>"

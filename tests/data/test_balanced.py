@@ -15,9 +15,9 @@ from encoder_bench.base.errors import DataError
 from encoder_bench.cli.app import app
 from encoder_bench.data.folder import DataFolder
 from encoder_bench.data.lint import lint_samples
-from encoder_bench.data.plurals import plural
 from encoder_bench.data.questions import write_questions
 from encoder_bench.data.readers.captions import read_instances
+from encoder_bench.data.readers.gvtbench import plural
 
 NAMES = ("person", "wine glass", "sheep", "bus", "knife", "mouse")
 COCO = """person:people|bicycle:bicycles|car:cars|motorcycle:motorcycles

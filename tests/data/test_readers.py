@@ -12,8 +12,8 @@ import pytest
 from encoder_bench.base.errors import DataError, UnknownNameError
 from encoder_bench.data.folder import DataFolder, check_disjoint, open_data
 from encoder_bench.data.images import load_image
-from encoder_bench.data.plurals import plural
 from encoder_bench.data.readers.captions import read_instances
+from encoder_bench.data.readers.gvtbench import plural
 from encoder_bench.data.sample import Sample, Split
 
 READERS = {

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from encoder_bench.base.errors import DataError, UnknownNameError
 from encoder_bench.base.plugins import plugins
 from encoder_bench.data.files import DataFiles
-from encoder_bench.data.readers import captions, gvtbench, pope, vqa
+from encoder_bench.data.readers import captions, gvtbench, vqa
 from encoder_bench.data.sample import Sample, Split
 
 ENTRY_POINTS = "encoder_bench.readers"
@@ -54,7 +54,7 @@ _BUILT_IN = (
     Reader("gvtbench", gvtbench.gvt_samples, gvtbench.SOURCES),
     Reader("more-captions", captions.more_samples, captions.MORE_SOURCES),
     Reader("more-vqa", vqa.more_samples, vqa.MORE_SOURCES),
-    Reader("pope", pope.pope_samples, pope.SOURCES),
+    Reader("pope", vqa.pope_samples, vqa.POPE_SOURCES),
     Reader("vqav2", vqa.vqav2_samples, vqa.VQAV2_SOURCES),
 )
 

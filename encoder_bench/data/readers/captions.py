@@ -13,14 +13,12 @@ from typing import Any
 
 from encoder_bench.base.errors import DataError
 from encoder_bench.data.files import DataFiles
-from encoder_bench.data.rows import Row, Rows, Text, read_file, read_rows, unique
-from encoder_bench.data.sample import Sample, Split
+from encoder_bench.data.rows import AnnotationFile, Row, Rows, Text, read_rows, unique
+from encoder_bench.data.sample import OFFICIAL_PART, Sample, Split
 
 _KARPATHY = "dataset_coco.json"
-_COCO_PARTS: dict[Split, str] = {"train": "train", "test": "val"}
 _KARPATHY_SPLITS: dict[Split, tuple[str, ...]] = {
     "train": ("train", "restval"),
-    "val": ("val",),
     "test": ("test",),
 }
 COCO_SOURCES: dict[str, tuple[str, ...]] = {
@@ -93,9 +91,7 @@ _Captioned = Iterator[tuple[int, list[str], tuple[int | str, Path]]]
 
 
 def _coco2017(files: DataFiles, split: Split) -> _Captioned:
-    if split not in _COCO_PARTS:
-        raise DataError(f"{files.root}: a {split} split of captions needs {_KARPATHY}")
-    part = _COCO_PARTS[split]
+    part = OFFICIAL_PART[split]
     path = files.require("coco", f"captions_{part}2017.json")
     for where, row, lines in _official(path):
         yield row.id, lines, files.image(row.id, where, split=part, name=row.file_name)
@@ -122,7 +118,7 @@ def _split_images(path: Path, splits: tuple[str, ...]) -> Iterator[tuple[str, _S
 
 def _official(path: Path) -> Iterator[tuple[str, _Image, list[str]]]:
     """Yield the images that have captions, with these in file order."""
-    file = read_file(path)
+    file = AnnotationFile(path)
     images = {row.id: row for _, row in unique(file.rows(_Image, "images"))}
     captions: dict[int, list[str]] = {number: [] for number in images}
     for where, row in unique(file.rows(_Caption, "annotations")):
@@ -182,7 +178,7 @@ class Instances:
 
 def read_instances(path: Path) -> Instances:
     """Return the category counts of a COCO-format instances file."""
-    file = read_file(path)
+    file = AnnotationFile(path)
     images = {row.id: row for _, row in unique(file.rows(_Image, "images"))}
     categories = {row.id: row.name for _, row in unique(file.rows(_Category, "categories"))}
     counts: dict[int, Counter[str]] = {number: Counter() for number in images}

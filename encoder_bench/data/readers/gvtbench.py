@@ -1,4 +1,4 @@
-"""GVTBench's object counting (OC) and multi-class identification (MCI) questions.
+"""GVTBench's object counting (OC) and multi-class identification (MCI) questions, and their words.
 
 Test questions come from its JSON files; training questions, which it does not have, are made from
 an instances file in the same words, with zero counts and balanced answers.
@@ -6,13 +6,12 @@ an instances file in the same words, with zero counts and balanced answers.
 Reference: Wang et al. 2023 (arXiv 2305.12223), repository TencentARC/GVT.
 """
 
+import functools
 import random
 from collections.abc import Iterator
 
-from encoder_bench.base.errors import DataError
 from encoder_bench.base.hashing import hash_text
 from encoder_bench.data.files import DataFiles
-from encoder_bench.data.plurals import counting_question, existence_question
 from encoder_bench.data.readers.captions import Instances, read_instances
 from encoder_bench.data.rows import Row, Text, read_rows
 from encoder_bench.data.sample import Sample, Split
@@ -27,6 +26,13 @@ SOURCES = {
 }  # fmt: skip
 _QUESTIONS_PER_IMAGE = 4
 _MAX_COUNT = 9
+_UNCHANGED = frozenset(
+    (
+        *("skis", "broccoli", "jeans", "pants", "shorts", "tights", "glasses", "sunglasses"),
+        *("goggles", "tongs", "binoculars", "headphones", "bison", "food", "bread", "rice"),
+    )
+)
+"""Words that are plurals already, or have none, and that inflect would change."""
 
 
 class _Question(Row):
@@ -38,11 +44,7 @@ class _Question(Row):
 
 def gvt_samples(files: DataFiles, task: str, source: str, split: Split) -> Iterator[Sample]:
     """Return one sample per question."""
-    if split == "test":
-        return _read(files, task, source)
-    if split == "train":
-        return _generate(files, task, source)
-    raise DataError(f"{files.root}: GVTBench has no {split} split")
+    return (_read if split == "test" else _generate)(files, task, source)
 
 
 def _read(files: DataFiles, task: str, source: str) -> Iterator[Sample]:
@@ -122,3 +124,38 @@ def _absent(
         if names:
             found[rng.choice(names)] = None
     return list(found)
+
+
+def counting_question(name: str) -> str:
+    """Return GVTBench's question of how many of a category there are."""
+    return f"How many {plural(name)} are there in the image?"
+
+
+def existence_question(name: str) -> str:
+    """Return GVTBench's question of whether a category is there."""
+    return f"Does {spoken(name)} exist in the image?"
+
+
+def spoken(name: str) -> str:
+    """Return a category's name as a sentence has it.
+
+    >>> [spoken(name) for name in ("wine glass", "traffic_light", "bow_(ribbons)")]
+    ['wine glass', 'traffic light', 'bow (ribbons)']
+    """
+    return " ".join(name.replace("_", " ").split())
+
+
+@functools.cache
+def plural(name: str) -> str:
+    """Return the plural of a category name.
+
+    >>> [plural(name) for name in ("wine glass", "bus", "person", "baby", "boy", "cup", "skis")]
+    ['wine glasses', 'buses', 'people', 'babies', 'boys', 'cups', 'skis']
+    >>> [plural(name) for name in ("fireman", "bowl_of_soup", "bow_(ribbons)", "hair drier")]
+    ['firemen', 'bowls of soup', 'bows (ribbons)', 'hair driers']
+    """
+    import inflect
+
+    head, bracket, rest = spoken(name).partition(" (")
+    last = head.rpartition(" ")[2].lower()
+    return f"{head if last in _UNCHANGED else inflect.engine().plural_noun(head)}{bracket}{rest}"

@@ -1,20 +1,28 @@
-"""VQAv2, OK-VQA, TextVQA, VizWiz and GQA, in their official files.
+"""VQAv2, OK-VQA, TextVQA, VizWiz, GQA and POPE, in their official files.
 
 Reference: Goyal et al. 2017 (arXiv 1612.00837); Marino et al. 2019 (arXiv 1906.00067); Singh et
 al. 2019 (arXiv 1904.08920); Gurari et al. 2018 (arXiv 1802.08218); Hudson and Manning 2019 (arXiv
-1902.09506).
+1902.09506); Li et al. 2023 (arXiv 2305.10355), the JSON lines of RUCAIBox/POPE.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.hashing import hash_text
-from encoder_bench.data.files import DataFiles
-from encoder_bench.data.rows import Numbered, Row, Rows, Text, read_file, read_rows, unique
-from encoder_bench.data.sample import Sample, Split
+from encoder_bench.data.files import DataFiles, coco_id
+from encoder_bench.data.rows import (
+    Row,
+    Rows,
+    Text,
+    parse_json,
+    read_rows,
+    unique,
+)
+from encoder_bench.data.sample import OFFICIAL_PART, Sample, Split
 
 HELD_OUT_SHARE = 0.6
 """Of the images with questions, where only training images have any."""
@@ -34,7 +42,11 @@ MORE_SOURCES = {
     "vizwiz": ("vizwiz/val.json",),
     "gqa": ("gqa/testdev_balanced_questions.json",),
 }
-_PARTS: dict[Split, str] = {"train": "train", "test": "val"}
+_POPE_SETTINGS = ("random", "popular", "adversarial")
+POPE_SOURCES: dict[str, tuple[str, ...]] = {
+    **{setting: (f"pope/coco_pope_{setting}.json",) for setting in _POPE_SETTINGS},
+    "all": (),
+}
 
 
 class _Question(Row):
@@ -63,14 +75,13 @@ def vqav2_samples(files: DataFiles, task: str, source: str, split: Split) -> Ite
     questions only, a fixed part of their images is the test split and the rest is the training
     split, so that no image is in both.
     """
-    part = _part(files, source, split)
     if source in UNANSWERED and split == "test":
         path = files.require("vqav2", f"v2_OpenEnded_mscoco_{source}_questions.json")
         for where, row in unique(read_rows(path, _Question, "questions"), "question_id"):
             image = files.image(row.image_id, where, split="test")
             yield Sample(f"{task}/{row.question_id}", task, *image, row.question, (), "")
     elif any(files.find("vqav2", f"v2_{name}.json") for name in _names("val")):
-        yield from _paired(files, task, part, "vqav2")
+        yield from _paired(files, task, OFFICIAL_PART[split], "vqav2")
     else:
         for sample in _paired(files, task, "train", "vqav2"):
             if is_held_out(sample.image_id) == (split == "test"):
@@ -80,12 +91,6 @@ def vqav2_samples(files: DataFiles, task: str, source: str, split: Split) -> Ite
 def is_held_out(image_id: int | str) -> bool:
     """Return whether a training image belongs to the held-out test part; fixed for all seeds."""
     return int(hash_text("vqa-held-out", str(image_id))[:8], 16) / 2**32 < HELD_OUT_SHARE
-
-
-def _part(files: DataFiles, source: str, split: Split) -> str:
-    if split not in _PARTS:
-        raise DataError(f"{files.root}: {source} has no third public split; use train or test")
-    return _PARTS[split]
 
 
 def _names(part: str) -> tuple[str, str]:
@@ -159,46 +164,82 @@ class _GqaRow(_Row, kw_only=True):
         return self.types.structural
 
 
-_Place = tuple[str, str, tuple[str, ...], str]
-_PLACES: dict[str, _Place] = {
-    "textvqa": (
-        "TextVQA_0.5.1_{part}.json",
-        ".jpg",
-        ("textvqa/train_images", "train_images", "textvqa/images"),
-        "",
-    ),
-    "vizwiz": ("{part}.json", "", ("vizwiz/{part}", "{part}", "vizwiz/images"), "answer_type"),
-    "gqa": ("{part}_balanced_questions.json", ".jpg", ("gqa/images", "images"), "question_type"),
+class _Layout(NamedTuple):
+    """Row, annotation file, its key, folders and ending of its images, and the facet.
+
+    {part} is train or val. Without a key the file is the list of rows; None: rows by their id.
+    """
+
+    row: type[_Row]
+    file: str
+    key: str | None
+    folders: tuple[str, ...]
+    ending: str
+    facet: str
+
+
+_TEXTVQA, _GQA = (
+    ("textvqa/train_images", "train_images", "textvqa/images"),
+    ("gqa/images", "images"),
+)
+_VIZWIZ = ("vizwiz/{part}", "{part}", "vizwiz/images")
+_LAYOUTS = {
+    "textvqa": _Layout(_TextVqaRow, "TextVQA_0.5.1_{part}.json", "data", _TEXTVQA, ".jpg", ""),
+    "vizwiz": _Layout(_VizWizRow, "{part}.json", "", _VIZWIZ, "", "answer_type"),
+    "gqa": _Layout(_GqaRow, "{part}_balanced_questions.json", None, _GQA, ".jpg", "question_type"),
 }
-"""Annotation file, ending and folders of its images, and the facet; {part} is train or val."""
 
 
 def more_samples(files: DataFiles, task: str, source: str, split: Split) -> Iterator[Sample]:
     """Yield one sample per question; the public validation questions are the test split."""
-    part = _part(files, source, split)
+    part = OFFICIAL_PART[split]
     if source == "okvqa":
         yield from _paired(files, task, part, "okvqa")
         return
-    name, ending, folders, facet = _PLACES[source]
-    part = "testdev" if (source, part) == ("gqa", "val") else part
-    path = files.require(source, name.format(part=part))
-    rows: Numbered[_Row]
-    if source == "gqa":
-        rows = read_file(path).entries(_GqaRow)
-    elif source == "textvqa":
-        rows = read_rows(path, _TextVqaRow, "data")
-    else:
-        rows = read_rows(path, _VizWizRow)
-    for index, (where, row) in enumerate(rows):
-        names = [f"{folder.format(part=part)}/{row.image}{ending}" for folder in folders]
+    layout = _LAYOUTS[source]
+    part = "testdev" if (source, split) == ("gqa", "test") else part
+    path = files.require(source, layout.file.format(part=part))
+    for index, (where, row) in enumerate(read_rows(path, layout.row, layout.key)):
+        name = f"{row.image}{layout.ending}"
+        names = [f"{folder.format(part=part)}/{name}" for folder in layout.folders]
         image = files.image(files.first(names), where)
-        number = where.removeprefix(f"{path}: row ") if source == "gqa" else index
+        number = where.removeprefix(f"{path}: row ") if layout.key is None else index
         name = f"{task}/{number if row.question_id is None else row.question_id}"
         given = (entry if isinstance(entry, str) else entry.answer for entry in row.answers)
         answers = tuple(given) or (row.answer,)
-        facets = {facet: getattr(row, facet)} if facet else {}
+        facets = {layout.facet: getattr(row, layout.facet)} if layout.facet else {}
         yield Sample(name, task, *image, row.question, answers, _commonest(answers), facets)
 
 
 def _commonest(answers: Sequence[str]) -> str:
     return Counter(answers).most_common(1)[0][0]
+
+
+class _PopeQuestion(Row):
+    image: Text
+    label: str
+    text: Text
+    question_id: int | str | None = None
+
+
+def pope_samples(files: DataFiles, task: str, source: str, split: Split) -> Iterator[Sample]:
+    """Yield one sample per question of one setting, or of all three (`source = "all"`)."""
+    if split != "test":
+        raise DataError(f"{files.root}: POPE has no {split} split; train on MCI instead")
+    for setting in _POPE_SETTINGS if source == "all" else (source,):
+        path = files.require("pope", f"coco_pope_{setting}.json")
+        lines = enumerate(path.read_bytes().split(b"\n"), start=1)
+        asked = [(f"{path}:{number}", line) for number, line in lines if line.strip()]
+        if not asked:
+            raise DataError(f"{path}: is empty")
+        for index, (where, line) in enumerate(asked):
+            row = parse_json(line, _PopeQuestion, where)
+            label = row.label.lower()
+            if label not in ("yes", "no"):
+                raise DataError(f"{where}: 'label' is {row.label!r}, neither yes nor no")
+            number = coco_id(row.image)
+            image_id = row.image if number is None else number
+            image = files.image(image_id, where, split="val", name=row.image)
+            name = f"{task}/{setting}/{index if row.question_id is None else row.question_id}"
+            answer, facets = f"{label.capitalize()}.", {"setting": setting, "answer": label}
+            yield Sample(name, task, *image, row.text, (answer,), answer, {**facets})

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from encoder_bench.data.plurals import counting_question, existence_question, plural
+from encoder_bench.data.readers.gvtbench import counting_question, existence_question, plural
 from encoder_bench.data.scenes.graph import CANVAS, COLOURS, KINDS, Scene, Thing
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
