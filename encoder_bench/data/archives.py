@@ -75,10 +75,10 @@ def member_sizes(archive: Path) -> dict[str, int]:
         members = tar_members(archive)
         return dict(zip(members["name"].to_pylist(), members["size"].to_pylist(), strict=True))
     table = open_arrow(archive)
-    return {name: size for column in table.column_names for name, size in _cells(table, column)}
+    return {name: size for column in table.column_names for name, size in cell_sizes(table, column)}
 
 
-def _cells(table: pa.Table, column: str) -> Iterator[tuple[str, int]]:
+def cell_sizes(table: pa.Table, column: str) -> Iterator[tuple[str, int]]:
     """Yield the name and size of each image of a column; nothing where it holds none."""
     first = 0
     for chunk in table[column].chunks:

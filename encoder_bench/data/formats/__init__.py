@@ -1,11 +1,13 @@
 """The formats of training mixtures, and the index of a source's rows.
 
-A format yields raw rows (`rows`) and makes a conversation of each (`parse`). What cannot be
-trained on is counted by its reason and never raised, so that one bad row of a million costs one.
+A row that cannot be trained on is counted by its reason and never raised, so that one bad row of a
+million costs one.
 """
 
 import hashlib
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +16,19 @@ import msgspec
 import pyarrow as pa
 
 from encoder_bench.base.errors import DataError
-from encoder_bench.base.progress import QuietReporter, Reporter
-from encoder_bench.base.recipes import SourceSettings
-from encoder_bench.data.formats import arrow_files, captions, chat, json_files, shards, tasks
-from encoder_bench.data.formats.row import BadRow, Parsed, Place, RawRow, RawRows, note_skipped
+from encoder_bench.base.progress import Reporter
+from encoder_bench.base.recipes import SourceSettings, load_task
+from encoder_bench.data.folder import DataFolder, open_data
+from encoder_bench.data.formats import json_files, shards, tables
+from encoder_bench.data.formats.row import (
+    BadRow,
+    Dialogue,
+    Place,
+    RawRow,
+    RawRows,
+    note_skipped,
+    parse,
+)
 from encoder_bench.data.index import Index, RowMaker, open_index
 
 FORMAT_VERSION = "2"
@@ -37,32 +48,49 @@ class Format(NamedTuple):
 
     Attributes:
         rows: yields what the files hold.
-        parse: makes a row of it, or raises a `BadRow`.
         endings: of the files that a folder is searched for.
         prepare: what is to be done before, and where images then are.
     """
 
     rows: Callable[[Place], RawRows]
-    parse: Callable[[object, Place], Parsed]
     endings: tuple[str, ...] = ()
     prepare: Callable[[Place, Reporter], Place] = lambda place, reporter: place
 
 
 def _chat_rows(place: Place) -> RawRows:
-    is_json = place.files[0].suffix in (".json", ".jsonl")
-    return json_files.rows(place) if is_json else arrow_files.rows(place)
+    is_json = place.files[0].suffix in _JSON
+    return json_files.rows(place) if is_json else tables.conversation_rows(place)
+
+
+def _identify_folder(place: Place, reporter: Reporter) -> Place:
+    recipes = {task: load_task(task).scoring() for task in place.source.tasks}
+    return replace(place, identity=repr((_folder(place).fingerprint(), recipes)))
+
+
+def _folder(place: Place) -> DataFolder:
+    return DataFolder(place.images.name, place.images, images_required=False)
+
+
+def _task_rows(place: Place) -> RawRows:
+    """Yield the training samples of tasks, asked and answered as their recipes say."""
+    folder, number = _folder(place), 0
+    for task in place.source.tasks:
+        recipe = load_task(task)
+        for sample in folder.task_samples(task, recipe, "train"):
+            asked, answer = recipe.fill_prompt(sample.question), recipe.fill_answer(sample.target)
+            image = os.path.relpath(sample.image_path, place.images)
+            yield RawRow(task, number, Dialogue([("user", asked), ("assistant", answer)], [image]))
+            number += 1
 
 
 _TABLES = (".arrow", ".parquet")
 _JSON = (".json", ".jsonl")
 FORMATS = {
-    "llava": Format(json_files.rows, chat.parse, _JSON),
-    "chat": Format(_chat_rows, chat.parse, (*_TABLES, *_JSON), arrow_files.prepare),
-    "captions": Format(
-        captions.rows, captions.parse, (*_TABLES, ".tsv", ".csv"), arrow_files.prepare
-    ),
-    "webdataset": Format(shards.rows, shards.parse, (".tar",), shards.prepare),
-    "folder": Format(tasks.rows, tasks.parse),
+    "llava": Format(json_files.rows, _JSON),
+    "chat": Format(_chat_rows, (*_TABLES, *_JSON), tables.prepare),
+    "captions": Format(tables.caption_rows, (*_TABLES, ".tsv", ".csv"), tables.prepare),
+    "webdataset": Format(shards.rows, (".tar",), shards.prepare),
+    "folder": Format(_task_rows, prepare=_identify_folder),
 }
 
 
@@ -72,20 +100,28 @@ def locate(source: SourceSettings, root: Path, reporter: Reporter) -> Place:
     Raises:
         DataError: the path names no file, the image folder is none, or the Hub cannot be read.
     """
-    if source.format == "folder":
-        return tasks.locate(source, root, reporter)
-    return FORMATS[source.format].prepare(find_place(source, root), reporter)
+    return FORMATS[source.format].prepare(find_place(source, root, reporter), reporter)
 
 
-def find_place(source: SourceSettings, root: Path) -> Place:
+def find_place(source: SourceSettings, root: Path, reporter: Reporter) -> Place:
     """Return a source's files, if it is not a data folder, and its images; reads no file.
+
+    Scenes that it names are drawn where they are not yet.
 
     Raises:
         DataError: the path names no file, or the image folder is none.
     """
-    if source.format == "folder":
-        return Place(source, root, (), tasks.open_folder(source, root, QuietReporter()).root)
     where, kind = f"source '{source.name}'", FORMATS[source.format]
+    if source.format == "folder":
+        name = str(source.path)
+        own = name == "coco" or name.partition(":")[0] == "scenes"
+        folder = open_data(
+            name if own else str(root / Path(name).expanduser()),
+            reporter,
+            images_required=False,
+            flag=f"{where}: path",
+        )
+        return Place(source, root, (), folder.root.resolve(), trusted=True)
     images = root / Path(source.images).expanduser()
     if not images.is_dir():
         raise DataError(
@@ -115,7 +151,7 @@ def _files(source: SourceSettings, root: Path, kind: Format) -> list[Path]:
         files = next(filter(None, (sorted(path.rglob(f"*{end}")) for end in kind.endings)), [])
         parts = (f"{source.split}-", f"{source.split}.")
         of_split = [file for file in files if file.name.startswith(parts)]
-        return of_split if of_split and kind.prepare is arrow_files.prepare else files
+        return of_split if of_split and kind.prepare is tables.prepare else files
     if path.is_file():
         return [path]
     if source.format == "webdataset" and "{" in pattern:
@@ -150,12 +186,15 @@ def _make_rows(place: Place, reporter: Reporter) -> RowMaker:
             if not files or files[-1][0] != raw.file:
                 files.append((raw.file, read - 1))
             try:
-                parsed, said = _parsed(kind, raw, place)
+                parsed = parse(raw.content, source.prompt)
+                digest.update(b"%d:%s" % (read - 1, msgspec.json.encode(parsed)))
             except BadRow as error:
                 note_skipped(skipped, error.reason, f"{raw.file}: row {raw.number}: {error}")
+            except UnicodeEncodeError as error:
+                detail = f"half a surrogate pair ({error.reason})"
+                note_skipped(skipped, "not Unicode", f"{raw.file}: row {raw.number}: {detail}")
             else:
                 kept += 1
-                digest.update(b"%d:%s" % (read - 1, said))
                 yield {
                     "number": read - 1,
                     "images": parsed.images,
@@ -171,17 +210,3 @@ def _make_rows(place: Place, reporter: Reporter) -> RowMaker:
             f"'{source.format}': {first}"
         )
     return {"read": read, "files": files, "skipped": skipped, "sha256": digest.hexdigest()}
-
-
-def _parsed(kind: Format, raw: RawRow, place: Place) -> tuple[Parsed, bytes]:
-    """Return a row, and all that it says in one form."""
-    if isinstance(raw.content, BadRow):
-        raise raw.content
-    try:
-        parsed = kind.parse(raw.content, place)
-        return parsed, msgspec.json.encode(parsed)
-    except UnicodeEncodeError as error:
-        raise BadRow("not Unicode", f"half a surrogate pair ({error.reason})") from None
-
-
-__all__ = ["BadRow", "Format", "Parsed", "Place", "locate", "open_source"]

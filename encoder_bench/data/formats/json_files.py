@@ -2,9 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from encoder_bench.base.errors import DataError
 from encoder_bench.data.formats.row import BadRow, Place, RawRow, RawRows
@@ -41,25 +40,18 @@ def _is_array(stream: TextIO) -> bool:
 
 def _lines(path: Path, stream: TextIO) -> RawRows:
     for number, line in enumerate(stream):
-        if line.strip(_SPACE):
-            yield RawRow(path.name, number, _line(line))
-
-
-def _line(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return BadRow("not JSON", str(error))
+        if not line.strip(_SPACE):
+            continue
+        try:
+            content: object = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            content = BadRow("not JSON", str(error))
+        yield RawRow(path.name, number, content)
 
 
 def _array(path: Path, stream: TextIO) -> RawRows:
     """Yield the elements of an array whose bracket has been read, decoding piece by piece."""
-    for number, value in enumerate(_elements(stream, str(path))):
-        yield RawRow(path.name, number, value)
-
-
-def _elements(stream: TextIO, where: str) -> Iterator[Any]:
-    text, at, count = "", 0, 0
+    text, at, number = "", 0, 0
     while True:
         more = stream.read(max(CHUNK_CHARACTERS, len(text) - at))
         text, at = text[at:] + more, 0
@@ -73,8 +65,8 @@ def _elements(stream: TextIO, where: str) -> Iterator[Any]:
                 if more and len(text) - start < MAX_ROW_CHARACTERS:
                     break
                 reason = str(error).partition(":")[0] + "; cut short?" * (not more)
-                raise DataError(f"{where}: not valid JSON in row {count} ({reason})") from None
+                raise DataError(f"{path}: not valid JSON in row {number} ({reason})") from None
             if end == len(text) and more and not isinstance(value, dict | list):
                 break  # a number may go on in the next piece
-            yield value
-            at, count = end, count + 1
+            yield RawRow(path.name, number, value)
+            at, number = end, number + 1

@@ -14,8 +14,7 @@ from pathlib import Path
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.progress import Reporter
 from encoder_bench.data.archives import tar_members
-from encoder_bench.data.formats import captions, chat
-from encoder_bench.data.formats.row import BadRow, Parsed, Place, RawRow, RawRows
+from encoder_bench.data.formats.row import KEYS, BadRow, Place, RawRow, RawRows, caption
 
 _IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
 _TEXTS = ("txt", "caption", "text")
@@ -50,42 +49,40 @@ def rows(place: Place) -> RawRows:
     """
     for shard in place.files:
         prefix = os.path.relpath(shard, place.images)
-        for number, (files, read) in enumerate(_samples(shard)):
-            yield RawRow(shard.name, number, _content(files, read, prefix))
+        with shard.open("rb") as stream:
+            for number, files in enumerate(_samples(shard)):
+                content = _content(files, stream.fileno(), prefix, place.source.prompt)
+                yield RawRow(shard.name, number, content)
 
 
-def parse(content: object, place: Place) -> Parsed:
-    """Return a sample's conversation, where its JSON holds one, or its caption."""
-    assert isinstance(content, dict)
-    return captions.parse(content, place) if "text" in content else chat.parse(content, place)
+_Members = dict[str, tuple[str, int, int]]
+"""Name, offset and size of a sample's files by their ending."""
 
 
-def _samples(shard: Path) -> Iterator[tuple[dict[str, tuple[str, int, int]], int]]:
-    """Yield the members of each sample by ending: name, offset and size; and the open shard."""
+def _samples(shard: Path) -> Iterator[_Members]:
     from webdataset.tariterators import base_plus_ext
 
     table = tar_members(shard)
     members = zip(*(table[name].to_pylist() for name in ("name", "offset", "size")), strict=True)
     split = ((base_plus_ext(name), (name, offset, size)) for name, offset, size in members)
-    with shard.open("rb") as stream:
-        for _, group in itertools.groupby(split, lambda entry: entry[0][0]):
-            found = {ending.lower(): member for (_, ending), member in group if ending}
-            if found:
-                yield found, stream.fileno()
+    for _, group in itertools.groupby(split, lambda entry: entry[0][0]):
+        found = {ending.lower(): member for (_, ending), member in group if ending}
+        if found:
+            yield found
 
 
-def _content(files: dict[str, tuple[str, int, int]], read: int, prefix: str) -> object:
-    """Return what a format's parser takes: names of images, and a text or a conversation."""
+def _content(files: _Members, shard: int, prefix: str, prompt: str | None) -> object:
+    """Return a sample's conversation, where its JSON holds one, or its caption."""
     image = next((files[ending][0] for ending in _IMAGES if ending in files), None)
     images = [f"{prefix}/{image}"] if image else []
-    texts = {e: os.pread(read, files[e][2], files[e][1]) for e in (*_TEXTS, "json") if e in files}
+    texts = {e: os.pread(shard, files[e][2], files[e][1]) for e in (*_TEXTS, "json") if e in files}
     try:
         about = json.loads(texts.pop("json", b"{}"))
         plain = next((text.decode("utf-8") for text in texts.values()), None)
     except (ValueError, RecursionError) as error:
         return BadRow("unreadable row", f"{next(iter(files.values()))[0]}: {error}")
     if isinstance(about, dict):
-        if any(key in about for key in chat.KEYS):
+        if any(key in about for key in KEYS):
             return {**about, "image": None, "images": images}
         plain = plain if plain is not None else about.get("caption", about.get("text"))
-    return {"images": images, "text": plain}
+    return caption(images, plain, prompt)

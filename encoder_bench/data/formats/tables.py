@@ -1,14 +1,15 @@
-"""Data sets in Arrow and Parquet, opened through `datasets`; image bytes stay where they are.
+"""Rows of tables: data sets in Arrow and Parquet, opened through `datasets`, and TSV and CSV.
 
-Parquet is unpacked once into the cache of `datasets`, since an image in the middle of a Parquet
-file cannot be reached alone.
+Image bytes stay where they are. Parquet is unpacked once into the cache of `datasets`, since an
+image in the middle of a Parquet file cannot be reached alone.
 """
 
+import csv
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import accumulate
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,16 @@ from encoder_bench.base.hashing import hash_text
 from encoder_bench.base.paths import cache_dir
 from encoder_bench.base.progress import Reporter
 from encoder_bench.base.recipes import SourceSettings
-from encoder_bench.data.archives import image_bytes, is_list, open_arrow
-from encoder_bench.data.formats.chat import KEYS
-from encoder_bench.data.formats.row import Place, RawRow, RawRows
+from encoder_bench.data.archives import cell_sizes, image_bytes, is_list, open_arrow
+from encoder_bench.data.formats.row import KEYS, BadRow, Place, RawRow, RawRows, caption
 from encoder_bench.data.hub import open_rows
 
 _IMAGE_COLUMNS = ("images", "image")
+_CAPTION_COLUMNS = {
+    "image": ("image", "file_name", "image_path", "filename", "filepath", "path", "images"),
+    "text": ("caption", "text", "TEXT", "title", "description"),
+}
+MAX_CELL_CHARACTERS = 2**24
 _GIB = 2**30
 
 
@@ -105,10 +110,10 @@ def _undecoded(feature: Any) -> Any:
     return feature
 
 
-def rows(place: Place) -> RawRows:
+def conversation_rows(place: Place) -> RawRows:
     """Yield the conversations of Arrow files, with the names of their images."""
     for path in place.files:
-        names = columns(path)
+        names = open_arrow(path).column_names
         image = place.source.image_column or next((n for n in _IMAGE_COLUMNS if n in names), None)
         texts = [name for name in KEYS if name in names]
         if not texts:
@@ -116,32 +121,100 @@ def rows(place: Place) -> RawRows:
                 f"source '{place.source.name}': none of its columns {', '.join(names)} is one of "
                 f"{', '.join(KEYS)}"
             )
-        yield from file_rows(place, path, texts, image)
+        yield from _arrow_rows(
+            place, path, texts, image, lambda row, images: {**row, "images": images}
+        )
 
 
-def columns(path: Path) -> list[str]:
-    """Return the names of an Arrow file's columns."""
-    names: list[str] = open_arrow(path).column_names
-    return names
+def caption_rows(place: Place) -> RawRows:
+    """Yield the captions of Arrow, TSV and CSV files.
+
+    Raises:
+        DataError: a file cannot be read, or has no column for images or for texts.
+    """
+
+    def made(row: dict[str, Any], images: list[str]) -> object:
+        (text,) = row.values()
+        return caption(images, text, place.source.prompt)
+
+    for path in place.files:
+        if path.suffix != ".arrow":
+            yield from _lines(path, place.source)
+            continue
+        names = open_arrow(path).column_names
+        image, text = _columns(names, place.source, _label(place))
+        yield from _arrow_rows(place, path, [text], image, made)
 
 
-def file_rows(place: Place, path: Path, texts: Sequence[str], image: str | None) -> RawRows:
-    """Yield the columns of texts of each row, and under `images` the names of its images.
+def _columns(names: Sequence[str], source: SourceSettings, where: str) -> list[str]:
+    """Return the columns of images and of captions."""
+    found = []
+    for kind, known in _CAPTION_COLUMNS.items():
+        chosen = source.image_column if kind == "image" else source.text_column
+        choices = [chosen] if chosen else known
+        name = next((name for name in choices if name in names), None)
+        if name is None:
+            raise DataError(
+                f"{where}: no column {' or '.join(choices[:3])} among {', '.join(names[:12])}; set "
+                f"{kind}_column to the one that holds the {kind}s"
+            )
+        found.append(name)
+    return found
+
+
+def _lines(path: Path, source: SourceSettings) -> RawRows:
+    csv.field_size_limit(MAX_CELL_CHARACTERS)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            table = csv.reader(stream, delimiter="\t" if ".tsv" in path.suffixes else ",")
+            header = next(table, [])
+            places = [header.index(name) for name in _columns(header, source, str(path))]
+            for number in count():
+                try:
+                    cells = next(table)
+                except StopIteration:
+                    return
+                except csv.Error as error:
+                    yield RawRow(path.name, number, BadRow("unreadable row", str(error)))
+                    continue
+                if len(cells) == len(header):
+                    image, text = (cells[at] for at in places)
+                    content: object = caption([image] * bool(image), text, source.prompt)
+                else:
+                    detail = f"{len(cells)} cells for {len(header)} columns"
+                    content = BadRow("unreadable row", detail)
+                yield RawRow(path.name, number, content)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error.reason})") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _label(place: Place) -> str:
+    return str(place.source.path or place.source.hub)
+
+
+def _arrow_rows(
+    place: Place,
+    path: Path,
+    texts: Sequence[str],
+    image: str | None,
+    make: Callable[[dict[str, Any], list[str]], object],
+) -> RawRows:
+    """Yield what `make` makes of the texts of each row and the names of its images.
 
     The name of an image whose bytes are in the file is virtual: `data.arrow/images/12/0`.
     """
-    table, label = open_arrow(path), str(place.source.path or place.source.hub)
     before = sum(len(open_arrow(file)) for file in place.files[: place.files.index(path)])
     prefix = os.path.relpath(path, place.images) if place.trusted else None
-    number = 0
-    for batch in table.select([*texts, *([image] if image else [])]).to_batches():
-        values = {name: batch.column(name).to_pylist() for name in texts}
-        shown = _names(batch.column(image), number, f"{prefix}/{image}") if image else None
-        for at in range(len(batch)):
-            row = {name: column[at] for name, column in values.items()}
-            images = shown[at] if shown else []
-            yield RawRow(label, before + number + at, {**row, "images": images})
-        number += len(batch)
+    first = 0
+    for batch in open_arrow(path).select([*texts, *([image] if image else [])]).to_batches():
+        shown = _names(batch.column(image), first, f"{prefix}/{image}") if image else None
+        columns = [batch.column(name).to_pylist() for name in texts]
+        for at, values in enumerate(zip(*columns, strict=True)):
+            content = make(dict(zip(texts, values, strict=True)), shown[at] if shown else [])
+            yield RawRow(_label(place), before + first + at, content)
+        first += len(batch)
 
 
 def _names(column: pa.Array, first: int, prefix: str) -> list[list[str]]:
@@ -151,16 +224,15 @@ def _names(column: pa.Array, first: int, prefix: str) -> list[list[str]]:
     paths, has_bytes = _paths(values), image_bytes(values)
     inside = [] if has_bytes is None else pc.is_valid(has_bytes).to_pylist()
     counts = pc.fill_null(pc.list_value_length(column), 0).to_pylist() if listed else None
-    ends = [*accumulate(counts)] if counts else range(1, len(column) + 1)
-    found = []
-    for row, end in enumerate(ends):
-        begin = ends[row - 1] if row else 0
+    found, at = [], 0
+    for row, number in enumerate(counts or [1] * len(column), start=first):
         names = []
-        for at in range(begin, end):
-            virtual = f"{prefix}/{first + row}" + (f"/{at - begin}" if listed else "")
+        for place in range(number):
+            virtual = f"{prefix}/{row}" + f"/{place}" * listed
             name = virtual if inside and inside[at] else paths[at] if paths else None
             if name is not None or listed:
                 names.append(name or "")
+            at += 1
         found.append(names)
     return found
 
@@ -168,21 +240,12 @@ def _names(column: pa.Array, first: int, prefix: str) -> list[list[str]]:
 def _paths(values: pa.Array) -> list[str | None] | None:
     if pa.types.is_struct(values.type) and values.type.get_field_index("path") >= 0:
         values = pc.struct_field(values, "path")
-    found: list[str | None] = values.to_pylist()
-    return (
-        found if pa.types.is_string(values.type) or pa.types.is_large_string(values.type) else None
-    )
+    texts = pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
+    return values.to_pylist() if texts else None
 
 
 def _has_bytes(path: Path, image: str | None) -> bool:
     table = open_arrow(path)
-    return any(
-        name in table.column_names and any(_chunk_bytes(table[name]))
-        for name in ([image] if image else _IMAGE_COLUMNS)
-    )
-
-
-def _chunk_bytes(column: pa.ChunkedArray) -> Iterator[bool]:
-    for chunk in column.chunks:
-        found = image_bytes(chunk.flatten() if is_list(chunk) else chunk)
-        yield found is not None and found.null_count < len(found)
+    names = {image} if image else {*_IMAGE_COLUMNS}
+    shown = names.intersection(table.column_names)
+    return any(next(cell_sizes(table, name), None) is not None for name in shown)
