@@ -33,8 +33,8 @@ def check_command(
     Of a mixture (its recipe's name or file): sources, rows, images, turns, what is skipped and why,
     and the rows that show an image of a test set.
     """
-    from encoder_bench.data.check import PROBLEM, check_folder
     from encoder_bench.data.folder import open_data
+    from encoder_bench.data.lint import PROBLEM, check_folder
 
     reporter = make_reporter(quiet=False)
     if mixtures.is_mixture(data):
@@ -70,8 +70,8 @@ def lint_command(
 
     Exit 1 if any is found. A table's blind baselines show how much they matter.
     """
-    from encoder_bench.data.check import lint_folder
     from encoder_bench.data.folder import open_data
+    from encoder_bench.data.lint import lint_folder
 
     reporter = make_reporter(quiet=json_output)
     folder = open_data(data, reporter, images_required=False)

@@ -1,20 +1,30 @@
-"""What is wrong with questions that can be read: leaks, skew, missing answers, repeats."""
+"""`data check` and `data lint`: whether data folders can be read, and what is wrong with them."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from encoder_bench.data.sample import Sample
+from encoder_bench.base.errors import DataError
+from encoder_bench.base.progress import Reporter
+from encoder_bench.base.recipes import TaskRecipe
+from encoder_bench.data.fetch import known_version
+from encoder_bench.data.folder import DataFolder, check_disjoint
+from encoder_bench.data.images import fingerprints, load_image, near_duplicates, same_files
+from encoder_bench.data.sample import Sample, Split
 from encoder_bench.data.sample_table import SampleTable
 from encoder_bench.metrics.statistics import bootstrap_interval, ratio
 
+PROBLEM = "PROBLEM  "
+_SHOWN = 3
 _MAX_QUESTIONS = 8_000
 _MAX_CLASSES = 60
 _FOLDS = 5
@@ -179,3 +189,111 @@ def lint_samples(task: str, samples: Sequence[Sample]) -> list[Finding]:
     asked = table.take(np.flatnonzero(pc.not_equal(table.column("question"), "").to_numpy()))
     found = {kind: check(asked) for kind, check in _CHECKS.items()} if asked else {}
     return [Finding(task, kind, message) for kind, message in found.items() if message]
+
+
+def check_folder(
+    folder: DataFolder, tasks: Mapping[str, TaskRecipe], *, decode: bool, reporter: Reporter
+) -> Iterator[str]:
+    """Read both splits of all tasks, as a run would, and yield lines; problems begin with PROBLEM.
+
+    The folder is opened so that missing images are no error but counted; those that are there are
+    decoded on request.
+    """
+    read = _Splits(folder, tasks)
+    for (name, split), samples in read.samples.items():
+        images = len(samples.images())
+        yield f"{name:<12} {split:<6} {len(samples):>7} samples {images:>7} images"
+    yield from (f"{PROBLEM}{error}" for error in read.errors.values())
+    for name, version in folder.versions().items():
+        yield f"{name} is {version}"
+    train, test = read.joined("train"), read.joined("test")
+    if missing := [*(test.missing() | train.missing()).values()]:
+        yield f"{PROBLEM}{len(missing)} images are missing, the first: {missing[0]}"
+    if train and test:
+        try:
+            check_disjoint(train, test)
+            yield "training and test share no image"
+        except DataError as error:
+            yield f"{PROBLEM}{error}"
+    if decode:
+        paths = sorted({*_files(train), *_files(test)})
+        with reporter.phase("images", len(paths), "images") as phase:
+            for path in paths:
+                try:
+                    load_image(path)
+                except DataError as error:
+                    yield f"{PROBLEM}{error}"
+                phase.advance()
+        yield f"{len(paths)} images decoded"
+
+
+def lint_folder(
+    folder: DataFolder, tasks: Mapping[str, TaskRecipe], *, compare: bool, reporter: Reporter
+) -> tuple[list[Finding], list[str]]:
+    """Return the findings of every task, and a line for each split that could not be read.
+
+    The folder is opened so that missing images are no error; those that are there are compared on
+    request, for overlap, near duplicates and damage.
+    """
+    findings: list[Finding] = []
+    read = _Splits(folder, tasks)
+    for (name, split), samples in read.samples.items():
+        if split == "test":
+            findings += lint_samples(name, samples)
+            path = folder.files.find("gvtbench", f"{tasks[name].source}.json")
+            known = known_version(path) if path and tasks[name].reader == "gvtbench" else None
+            if path and known and known.caution:
+                message = f"{path.name} is {known.name}: {known.caution}"
+                findings.append(Finding(name, "version", message))
+    train, test = read.joined("train"), read.joined("test")
+    findings += _unreadable([*(train.missing() | test.missing()).values()], "missing")
+    if compare:
+        findings += _image_findings(train, test, reporter)
+    return findings, [f"{name} {split}: {e}" for (name, split), e in read.errors.items()]
+
+
+class _Splits:
+    """Both splits of all tasks, or why one cannot be read."""
+
+    def __init__(self, folder: DataFolder, tasks: Mapping[str, TaskRecipe]) -> None:
+        self.samples: dict[tuple[str, Split], SampleTable] = {}
+        self.errors: dict[tuple[str, Split], DataError] = {}
+        for name, split in itertools.product(tasks, get_args(Split)):
+            try:
+                self.samples[name, split] = folder.task_samples(name, tasks[name], split)
+            except DataError as error:
+                self.errors[name, split] = error
+
+    def joined(self, split: Split) -> SampleTable:
+        return SampleTable.joined([some for key, some in self.samples.items() if key[1] == split])
+
+
+def _files(samples: SampleTable) -> list[Path]:
+    return sorted(filter(Path.is_file, samples.image_paths()))
+
+
+def _image_findings(train: SampleTable, test: SampleTable, reporter: Reporter) -> Iterator[Finding]:
+    ours, theirs = _files(train), _files(test)
+    read, unreadable = fingerprints(sorted({*ours, *theirs}), reporter)
+    yield from _unreadable(unreadable, "unreadable")
+    shared = sorted({*train.images()} & {*test.images()}, key=str)
+    if shared:
+        message = f"{len(shared)} images are in train and test by id, the first {shared[0]}"
+        yield Finding("images", "overlap", message)
+    halves = [{path: read[path] for path in paths if path in read} for paths in (ours, theirs)]
+    if pairs := same_files(*halves):
+        first = " and ".join(path.name for path in pairs[0])
+        message = f"{len(pairs)} test images have the bytes of a training image, the first {first}"
+        yield Finding("images", "overlap", message)
+    if near := near_duplicates(*halves):
+        one, other, bits = near[0]
+        count = len({path for _, path, _ in near})
+        message = f"{count} test images nearly equal a training image, the first pair {one.name} "
+        message += f"and {other.name}, {bits} of 256 bits apart"
+        yield Finding("images", "near-duplicate", message)
+
+
+def _unreadable(lines: list[str], word: str) -> list[Finding]:
+    more = len(lines) - _SHOWN
+    shown = [*lines[:_SHOWN], *([f"and {more} more {word} images"] if more > 0 else [])]
+    return [Finding("images", "unreadable", line) for line in shown]
