@@ -6,14 +6,12 @@ The same name always gives the same bytes.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import hashlib
 import json
-import os
 import signal
 import sys
-import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -50,6 +48,7 @@ _ANSWER_TYPES = {
 _TOGETHER, _FEW = 4096, 256
 """Scenes that are drawn at once, on all cores; and how many are not worth a process."""
 _Draw = Callable[[Iterable[Scene]], Iterable[tuple[str, bytes]]]
+_PR_SET_PDEATHSIG = 1
 _CONFIDENCE = ("yes", "yes", "yes", "maybe")
 
 
@@ -146,22 +145,17 @@ def _drawing(number: int) -> Iterator[_Draw]:
     if number < _FEW or sys.platform != "linux":
         yield functools.partial(map, _picture)
         return
-    with ProcessPoolExecutor(
-        mp_context=get_context("fork"), initializer=_follow, initargs=(os.getpid(),)
-    ) as pool:
+    with ProcessPoolExecutor(mp_context=get_context("fork"), initializer=_follow) as pool:
         yield functools.partial(pool.map, _picture, chunksize=16)
 
 
-def _follow(parent: int) -> None:
-    """End this process with its parent, however that ends; Ctrl-C is the parent's to answer."""
+def _follow() -> None:
+    """End this process with its parent, however that ends; Ctrl-C is the parent's to answer.
+
+    Reference: prctl(2), PR_SET_PDEATHSIG.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _draw_split(

@@ -101,7 +101,9 @@ def sample_scene(rng: np.random.Generator) -> Scene:
             break
         thing = _sample_thing(rng, favoured, number)
         if any(
-            _distance(thing, other) < 0.75 * max(thing.radius, other.radius) for other in things
+            math.hypot(thing.x - other.x, thing.y - other.y)
+            < 0.75 * max(thing.radius, other.radius)
+            for other in things
         ):
             continue
         over = covered(thing)
@@ -125,10 +127,6 @@ def _sample_thing(rng: np.random.Generator, favoured: NDArray[np.str_], number: 
     angle, tilt_angle = (float(v) for v in rng.uniform(0, 2 * math.pi, size=2))
     tilt = float(rng.uniform(0.7, 1.0))
     return Thing(kind, str(rng.choice(COLOURS)), size, x, y, radius, angle, tilt, tilt_angle)
-
-
-def _distance(a: Thing, b: Thing) -> float:
-    return math.hypot(a.x - b.x, a.y - b.y)
 
 
 def render(scene: Scene) -> Image.Image:
@@ -221,7 +219,7 @@ def _with_thing(
     x, y = 2 * thing.x / CANVAS - 1, 2 * thing.y / CANVAS - 1
     middle = x * math.cos(light) + y * math.sin(light)
     shade = 1 - shading * (_along(light)[here] - middle) * (CANVAS / 2 / thing.radius)
-    colour = _colour_of(thing, rng)
+    colour = np.array(RGB[thing.colour]) * rng.uniform(0.85, 1.08) + rng.uniform(-12, 12, size=3)
     surface = colour * shade[..., None] + (_field(rng, 24) * rng.uniform(5, 35))[here][..., None]
     alpha = np.asarray(mask)[here][..., None] / 255.0
     pixels[here] = pixels[here] * (1 - alpha) + surface * alpha
@@ -235,10 +233,6 @@ def _around(mask: Image.Image) -> tuple[int, int, int, int]:
         max(0, left - _BLUR_REACH), max(0, top - _BLUR_REACH),
         min(CANVAS, right + _BLUR_REACH), min(CANVAS, bottom + _BLUR_REACH),
     )  # fmt: skip
-
-
-def _colour_of(thing: Thing, rng: np.random.Generator) -> Pixels:
-    return np.array(RGB[thing.colour]) * rng.uniform(0.85, 1.08) + rng.uniform(-12, 12, size=3)
 
 
 def _photographed(pixels: Pixels, light: float, rng: np.random.Generator) -> Image.Image:
@@ -260,6 +254,9 @@ def _regular(points: int, *radii: float) -> list[tuple[float, float]]:
 
 
 _ARM = 0.34
+_HALF_CROSS = (
+    (_ARM, -1.0), (_ARM, -_ARM), (1.0, -_ARM), (1.0, _ARM), (_ARM, _ARM), (_ARM, 1.0),
+)  # fmt: skip
 _DISC, _BLOCK = _regular(36, 0.95), _regular(4, 1.16)
 _OUTLINES = {
     "circle": (_DISC,),
@@ -267,19 +264,7 @@ _OUTLINES = {
     "square": (_BLOCK,),
     "frame": (_BLOCK, [(0.55 * x, 0.55 * y) for x, y in _BLOCK]),
     "star": (_regular(5, 1.1, 0.5),),
-    "cross": (
-        [
-            *((_ARM, -1.0), (_ARM, -_ARM), (1.0, -_ARM), (1.0, _ARM), (_ARM, _ARM), (_ARM, 1.0)),
-            *(
-                (-_ARM, 1.0),
-                (-_ARM, _ARM),
-                (-1.0, _ARM),
-                (-1.0, -_ARM),
-                (-_ARM, -_ARM),
-                (-_ARM, -1.0),
-            ),
-        ],
-    ),
+    "cross": ([*_HALF_CROSS, *((-x, -y) for x, y in _HALF_CROSS)],),
 }
 """Outline and, where there is one, hole; corners in units of the radius."""
 
