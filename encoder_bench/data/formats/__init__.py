@@ -103,7 +103,7 @@ def locate(source: SourceSettings, root: Path, reporter: Reporter) -> Place:
     return FORMATS[source.format].prepare(find_place(source, root, reporter), reporter)
 
 
-def find_place(source: SourceSettings, root: Path, reporter: Reporter) -> Place:
+def find_place(source: SourceSettings, root: Path, reporter: Reporter | None = None) -> Place:
     """Return a source's files, if it is not a data folder, and its images; reads no file.
 
     Scenes that it names are drawn where they are not yet.
