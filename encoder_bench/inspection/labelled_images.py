@@ -21,7 +21,7 @@ from encoder_bench.data.folder import DataFolder, open_data
 from encoder_bench.data.hub import open_rows
 from encoder_bench.data.images import load_image
 from encoder_bench.data.readers.captions import read_instances
-from encoder_bench.data.rows import Row, read_file
+from encoder_bench.data.rows import AnnotationFile, Row
 from encoder_bench.data.sample import Split
 
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -250,7 +250,7 @@ class _Named(Row):
 
 
 def _read_boxes(folder: DataFolder, file: Path) -> Iterator[tuple[Path, int, Box]]:
-    content = read_file(file)
+    content = AnnotationFile(file)
     names = {row.id: row.file_name for _, row in content.rows(_Named, "images")}
     split = "train" if "train" in file.name else "val"
     for where, row in content.rows(_Boxed, "annotations"):
