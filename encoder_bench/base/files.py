@@ -11,6 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from encoder_bench.base.errors import EncoderBenchError
+from encoder_bench.base.paths import cache_dir
 
 _FULL = f"os error {errno.ENOSPC}"
 """How safetensors says that the disk is full."""
@@ -86,4 +87,12 @@ def _beside(target: Path) -> Iterator[Path]:
                 f"no space left on the disk while writing {target}; free some, or choose another "
                 "folder (--results for records, ENCODER_BENCH_CACHE for caches), and run it again"
             ) from error
-        raise EncoderBenchError(f"cannot write {target}: {reason}") from error
+        raise EncoderBenchError(f"cannot write {target}: {reason}{_elsewhere(target)}") from error
+
+
+def _elsewhere(target: Path) -> str:
+    """Return what to set where a part of the cache cannot be written."""
+    with contextlib.suppress(EncoderBenchError):
+        if target.is_relative_to(cache_dir()):
+            return "; set ENCODER_BENCH_CACHE to a folder that can be written"
+    return ""

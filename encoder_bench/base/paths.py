@@ -86,13 +86,18 @@ def list_features() -> list[CacheEntry]:
 
 
 def prune(entries: Iterable[CacheEntry], max_bytes: int) -> list[CacheEntry]:
-    """Remove the least recently used entries until at most `max_bytes` are left; return them."""
+    """Remove the least recently used entries until at most `max_bytes` are left; return them.
+
+    Raises:
+        OSError: one cannot be removed.
+    """
     left = sorted(entries, key=lambda entry: entry.last_used)
     total, removed = sum(entry.size_bytes for entry in left), []
     for entry in left:
         if total <= max_bytes:
             break
-        shutil.rmtree(entry.folder, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # another process removed it
+            shutil.rmtree(entry.folder)
         total -= entry.size_bytes
         removed.append(entry)
     return removed

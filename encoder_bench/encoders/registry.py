@@ -85,16 +85,17 @@ def check_files(spec: EncoderSpec, weights: Path | None) -> None:
         for part in spec.locator.split("+"):
             check_files(find_spec(part), None)
     elif weights is not None:
-        _check_readable(weights, f"--weights {weights}", "file or folder")
+        _check_readable(weights, f"--weights {weights}")
     elif spec.source == "dir":
-        _check_readable(Path(spec.locator), f"encoder {spec.name}", "folder")
+        _check_readable(Path(spec.locator), f"encoder {spec.name}", folder=True)
 
 
-def _check_readable(place: Path, what: str, kind: str) -> None:
-    if not place.exists() or (kind == "folder" and not place.is_dir()):
-        raise WeightsError(f"{what}: no such {kind}")
-    if not os.access(place, os.R_OK | (os.X_OK if place.is_dir() else 0)):
-        raise WeightsError(f"{what}: permission denied")
+def _check_readable(place: Path, what: str, *, folder: bool = False) -> None:
+    try:
+        with os.scandir(place) if folder or place.is_dir() else place.open("rb"):
+            pass
+    except OSError as error:
+        raise WeightsError(f"{what}: {error.strerror}") from error
 
 
 def _random_twin(name: str, spec: EncoderSpec) -> EncoderSpec:

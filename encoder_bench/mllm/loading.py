@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -58,8 +57,6 @@ def check_name(name: str) -> None:
     if name in _NAMES:
         return
     if path.exists():
-        if not os.access(path, os.R_OK):
-            raise WeightsError(f"LLM {name}: permission denied")
         if path.is_dir() and not (path / "config.json").is_file():
             raise WeightsError(f"LLM folder {name}: it has no config.json")
         if path.is_file() and path.suffix != ".gguf":

@@ -1,5 +1,6 @@
 """Looking after a results folder: find, list and remove runs. Nothing here changes a record."""
 
+import contextlib
 import re
 import shutil
 from collections.abc import Sequence
@@ -95,10 +96,12 @@ def remove_runs(results: Path, names: Sequence[str]) -> list[str]:
 
     Raises:
         RecordError: a run does not exist or is ambiguous.
+        OSError: a file cannot be removed.
     """
     identifiers = [find_run(results, name).run_id for name in names]
     for identifier in identifiers:
         record_path(results, identifier).unlink(missing_ok=True)
         for folder in ("predictions", "checkpoints"):
-            shutil.rmtree(results / folder / identifier, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(results / folder / identifier)
     return identifiers

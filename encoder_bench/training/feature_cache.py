@@ -156,7 +156,7 @@ class FeatureStore(Mapping[Path, Tensor]):
             try:
                 self._shards.write(self._pending, self._learned)
             except (OSError, EncoderBenchError) as error:
-                self.stop_keeping(f"feature cache cannot be written ({error})")
+                self.stop_keeping(_unwritten(self._shards.folder, error))
             else:
                 self._pending, self._learned = {}, {}
                 self._flushed = time.perf_counter()
@@ -179,7 +179,7 @@ class FeatureStore(Mapping[Path, Tensor]):
                 "be kept, since computed in every step they would differ: make room, or set it to "
                 "exact"
             )
-        self._reporter.warn(f"{reason}; images that it lacks are encoded at every use")
+        self._reporter.warn(f"{reason}; images that the cache lacks are encoded at every use")
 
     def summary(self) -> str:
         """Return in one line how many images were encoded and found, and the error of storage."""
@@ -311,7 +311,7 @@ def open_features(
             shards.mark_used({"encoder": encoder.spec.name, "storage": storage})
     except (OSError, EncoderBenchError) as error:
         if missing:
-            store.stop_keeping(f"feature cache cannot be written ({error})")
+            store.stop_keeping(_unwritten(shards.folder, error))
         return store
     if size > limit:
         store.stop_keeping(
@@ -324,6 +324,11 @@ def open_features(
             f"{_size_text(size)} of {_size_text(free)} free, in {shards.folder}"
         )
     return store
+
+
+def _unwritten(folder: Path, error: OSError | EncoderBenchError) -> str:
+    reason = getattr(error, "strerror", None) or error
+    return f"the feature cache {folder} cannot be written: {reason}"
 
 
 def _size_text(size: int) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -91,6 +94,86 @@ def test_an_odd_folder_is_one_clear_line_or_plain_success(
     assert words.format(home=home) in output.replace("\n", "")
     if status:
         assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Path]:
+    """A folder with a run, a cache and data that anyone may read, and this user can write."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        record = make_record(controls={"no-image": 30.0})
+        write_record(folder / "results", record)
+        for kind in ("predictions", "checkpoints"):
+            (folder / "results" / kind / record.run_id / "inner").mkdir(parents=True)
+        (folder / "cache").mkdir()
+        (folder / "secret").mkdir()
+        cache = {"ENCODER_BENCH_CACHE": str(folder / "cache")}
+        drawn = "scenes:4:4:2:2"
+        assert encoder_bench("data", "check", drawn, **cache).returncode == 0
+        shutil.copytree(next((folder / "cache" / "scenes").iterdir()), folder / "data")
+        data = str(folder / "data")
+        dry_run = encoder_bench("run", "--dry-run", "--data", data, **cache)
+        assert dry_run.returncode == 0  # imports what is needed, and makes the data's index
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        (folder / "secret").chmod(0)
+        yield folder
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o755)
+
+
+@contextlib.contextmanager
+def as_a_user() -> Iterator[None]:
+    """Do without root's rights, for whom no folder is read-only."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.setegid(65534)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+
+
+@pytest.mark.parametrize(
+    ("line", "cache", "status", "words"),
+    [
+        ("table --results {0}/results", "new", 0, "50.0"),
+        ("table --results {0}/results --write", "new", 1, "cannot write {0}/results/table.md: "),
+        ("status --results {0}/results", "new", 0, "1 done"),
+        ("results ls --results {0}/results", "new", 0, "frozen"),
+        ("results rm dino/frozen --results {0}/results", "new", 1, "Permission denied"),
+        ("report --no-features --results {0}/results", "new", 1, "{0}/results/report.html: "),
+        ("data check {0}/data", "cache", 0, "share no image"),
+        ("data check {0}/data", "locked", 1, "set ENCODER_BENCH_CACHE to a folder that can be"),
+        ("data check scenes:4:5:2:2", "cache", 1, "set ENCODER_BENCH_CACHE to a folder that can"),
+        ("cache ls", "cache", 0, "captions test of"),
+        ("cache prune --most 0", "cache", 1, "Permission denied"),
+        ("run --dry-run --data {0}/data", "cache", 0, "estimated"),
+        ("run --dry-run --data {0}/secret", "cache", 1, "{0}/secret/coco/train2017: Perm"),
+        ("run --dry-run --weights {0}/secret", "cache", 1, "--weights {0}/secret: Permission"),
+        ("run --dry-run --llm {0}/secret", "cache", 1, "{0}/secret/config.json: Permission"),
+        ("run --dry-run -e dir:{0}/secret", "cache", 1, "encoder dir:{0}/secret: Permission"),
+        ("run --dry-run --adapter {0}/secret/a.toml", "cache", 1, "{0}/secret/a.toml: Permission"),
+    ],
+)
+def test_a_read_only_folder_is_one_clear_line_or_plain_success(
+    line: str, cache: str, status: int, words: str, shared: Path, tmp_path: Path
+) -> None:
+    folder = tempfile.gettempdir() if cache == "new" else shared / cache
+    before = {path: path.stat().st_size for path in shared.rglob("*")}
+    with as_a_user():
+        result = encoder_bench(
+            *shlex.split(line.format(shared)), ENCODER_BENCH_CACHE=str(folder), HOME=str(tmp_path)
+        )
+    output = result.stdout + result.stderr
+    assert result.returncode == status, output
+    assert words.format(shared) in output.replace("\n", "")
+    assert ("error: " in output) == bool(status)
+    assert "removed" not in output
+    assert {path: path.stat().st_size for path in shared.rglob("*")} == before
 
 
 @pytest.mark.parametrize("given", [{}, {"ENCODER_BENCH_CACHE": "/tmp/caches"}])

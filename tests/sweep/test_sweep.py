@@ -107,7 +107,7 @@ def test_encoders_are_listed_or_repeated_and_a_folder_may_hold_commas(tmp_path: 
         (("--encoders", "tiny-mae,no-such-thing"), "unknown encoder 'no-such-thing'"),
         (("--encoders", "tiny-mae", "--launcher", "cloud"), "unknown launcher 'cloud'"),
         (("--encoders", "tiny-mae", "--data", "/nowhere"), "--data /nowhere"),
-        (("--encoders", "tiny-mae,dir:/nowhere"), "encoder dir:/nowhere: no such folder"),
+        (("--encoders", "tiny-mae,dir:/nowhere"), "encoder dir:/nowhere: No such file"),
         (("--encoders", "tiny-mae,tiny-dino", "--weights", "tiny-dino=/no"), "--weights /no"),
     ],
 )
