@@ -43,8 +43,8 @@ def compare_command(
     from encoder_bench.base.files import write_text
     from encoder_bench.results import compare_page
     from encoder_bench.results.compare import compare_runs
+    from encoder_bench.results.formats import print_page
     from encoder_bench.results.runs import find_runs
-    from encoder_bench.results.terminal import print_page
     from encoder_bench.results.thumbnails import sample_pictures
 
     comparison = compare_runs(results, find_runs(results, run_a), find_runs(results, run_b))

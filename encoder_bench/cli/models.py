@@ -80,7 +80,7 @@ def export_command(
     from encoder_bench.base.network import upload_folder
     from encoder_bench.mllm.export import export_llava
     from encoder_bench.pipeline.build import load_run
-    from encoder_bench.results.model_card import model_card
+    from encoder_bench.results.export import model_card
     from encoder_bench.results.runs import find_run
 
     record = find_run(results, run)

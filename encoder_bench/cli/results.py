@@ -60,8 +60,8 @@ def show_command(
     from rich.console import Console
     from rich.markdown import Markdown
 
-    from encoder_bench.results.model_card import record_sheet
-    from encoder_bench.results.terminal import print_table
+    from encoder_bench.results.export import record_sheet
+    from encoder_bench.results.formats import print_table
 
     console = Console()
     print_table([record], console)

@@ -157,7 +157,7 @@ def _plan_lines(plan: RunPlan) -> list[str]:
 
 
 def _print_outcome(outcome: RunOutcome, results: Path) -> None:
-    from encoder_bench.results.terminal import print_table
+    from encoder_bench.results.formats import print_table
 
     record = outcome.record
     if outcome.found:

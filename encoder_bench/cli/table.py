@@ -99,10 +99,9 @@ def _print_table(
     contains: str | None,
 ) -> list[Path]:
     from encoder_bench.results.contrasts import best_ties, over_twins, usual_ties
-    from encoder_bench.results.formats import FORMATS, write_tables
+    from encoder_bench.results.formats import FORMATS, print_page, write_tables
     from encoder_bench.results.page import table_page
     from encoder_bench.results.table import arranged, build_tables
-    from encoder_bench.results.terminal import print_page
 
     found, reason = None, None
     if ties is None:
@@ -128,9 +127,8 @@ def _print_table(
 def _print_reported(
     name: str, results: Path, records: list[RunRecord], format_: str, *, write: bool
 ) -> list[Path]:
-    from encoder_bench.results.formats import write_texts
+    from encoder_bench.results.formats import print_page, write_texts
     from encoder_bench.results.reported import reported_pages, reported_texts
-    from encoder_bench.results.terminal import print_page
 
     if name != "reported":
         raise UnknownNameError("comparison", name, ["reported"])

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 from encoder_bench.base.recipes import TaskRecipe
@@ -115,8 +114,7 @@ def _pieces(
 
 def to_html(title: str, rows: Sequence[Shown]) -> str:
     """Return a self-contained page of rows with thumbnails; `title` is what is previewed."""
-    style = (resources.files("encoder_bench.results.report") / "style.css").read_text("utf-8")
     files = {str(path) for row in rows for path in row.images}
     pictures = {name: data_uri(Path(name)) for name in files}
     page = templates().get_template("preview.html.j2")
-    return page.render(title=title, rows=rows, pictures=pictures, style=style)
+    return page.render(title=title, rows=rows, pictures=pictures)

@@ -1,7 +1,7 @@
 """Two rows on the samples that they share: differences, significance, and which samples flipped."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,10 +13,8 @@ from encoder_bench.metrics.metric import Measure, measure_java_once, recorded_me
 from encoder_bench.results.grouping import setting_key, task_key
 from encoder_bench.results.paired import (
     Difference,
-    RightWrong,
     Scores,
     difference,
-    right_wrong,
     sample_scores,
     shared_scores,
 )
@@ -25,7 +23,6 @@ from encoder_bench.tasks.rescore import measure_again
 
 RIGHT = 50.0
 """A sample is right from this score on, in percent; VQA's are 0, 30, 60, 90 or 100."""
-
 
 Side = Sequence[tuple[RunRecord, Sequence[Prediction]]]
 """One side's runs, a seed each, with their answers to one task."""
@@ -46,6 +43,16 @@ class Flip:
 
 
 @dataclass(frozen=True, slots=True)
+class RightWrong:
+    """How many samples both sides, one of them, or neither got right: McNemar's table."""
+
+    both: int
+    only_a: int
+    only_b: int
+    neither: int
+
+
+@dataclass(frozen=True, slots=True)
 class MetricComparison:
     """One metric of one task, B − A, over the samples that both sides answered.
 
@@ -53,9 +60,9 @@ class MetricComparison:
     """
 
     metric: str
-    score_a: float | None
-    score_b: float | None
-    difference: Difference | None
+    score_a: float | None = None
+    score_b: float | None = None
+    difference: Difference | None = None
     reason: str | None = None
 
 
@@ -79,11 +86,11 @@ class TaskComparison:
     samples: int
     only_a: int
     only_b: int
-    score_a: float | None
-    score_b: float | None
-    difference: Difference | None
-    right: RightWrong | None
-    flips: tuple[Flip, ...]
+    score_a: float | None = None
+    score_b: float | None = None
+    difference: Difference | None = None
+    right: RightWrong | None = None
+    flips: tuple[Flip, ...] = ()
     reason: str | None = None
     metrics: tuple[MetricComparison, ...] = ()
 
@@ -131,24 +138,27 @@ def compare_task(task: str, side_a: Side, side_b: Side) -> TaskComparison:
     counts = (shared, len(a.samples) - shared, len(b.samples) - shared)
     if pair is None:
         reason = f"no sample has a score of {metric} in both runs"
-        return TaskComparison(task, column, metric, *counts, None, None, None, None, (), reason)
+        return TaskComparison(task, column, metric, *counts, reason=reason)
     a, b = pair
+    scores_of = {s: both for s, *both in zip(a.samples, a.by_sample, b.by_sample, strict=True)}
     right = None
     if not recorded_metric(metric).graded:
-        right = right_wrong(*([s >= RIGHT for s in each.by_sample] for each in pair))
-    flips, found = _flips(a, b, side_a, side_b), difference(a, b)
+        pairs = [(one >= RIGHT, other >= RIGHT) for one, other in scores_of.values()]
+        cases = ((True, True), (True, False), (False, True), (False, False))
+        right = RightWrong(*map(pairs.count, cases))
+    flips, found = _flips(scores_of, side_a, side_b), difference(a, b)
     return TaskComparison(task, column, metric, *counts, a.mean, b.mean, found, right, flips)
 
 
-def _flips(a: Scores, b: Scores, side_a: Side, side_b: Side) -> tuple[Flip, ...]:
+def _flips(scores: Mapping[str, Sequence[float]], side_a: Side, side_b: Side) -> tuple[Flip, ...]:
+    """Return the samples whose scores on the two sides differ, the largest change first."""
     asked = {each.sample_id: each for each in side_a[0][1]}
     said_a, said_b = _said(side_a), _said(side_b)
     flips = []
-    for sample, score_a, score_b in zip(a.samples, a.by_sample, b.by_sample, strict=True):
-        if not math.isclose(score_a, score_b, abs_tol=1e-6):  # rounding of floating-point sums
+    for sample, (a, b) in scores.items():
+        if not math.isclose(a, b, abs_tol=1e-6):  # rounding of floating-point sums
             each, texts = asked[sample], (said_a[sample], said_b[sample])
-            about = (sample, each.image_id, each.question, each.references)
-            flips.append(Flip(*about, *texts, score_a, score_b))
+            flips.append(Flip(sample, each.image_id, each.question, each.references, *texts, a, b))
     return tuple(sorted(flips, key=lambda f: (-abs(f.score_b - f.score_a), f.sample_id)))
 
 
@@ -206,7 +216,7 @@ def compare_metrics(task: str, side_a: Side, side_b: Side) -> tuple[MetricCompar
             for (run, _), found in zip(sides, aligned, strict=True)
         ]
     except RecordError as error:
-        return tuple(MetricComparison(name, None, None, None, str(error)) for name in names)
+        return tuple(MetricComparison(name, reason=str(error)) for name in names)
     seeds = [run.seed for run, _ in sides]
     return tuple(
         _compared(name, [m.get(name) for m in measured], seeds, len(side_a), kept) for name in names
@@ -223,12 +233,11 @@ def _compared(
     """Compare one metric's measures of A's runs, before place `first_b`, with those of B's."""
     found = [measure for measure in measures if measure is not None]
     if len(found) < len(measures):
-        return MetricComparison(name, None, None, None, "it needs the whole split")
+        return MetricComparison(name, reason="it needs the whole split")
     if any(measure.score is None for measure in found):
         reasons = [measure.reason for measure in found if measure.reason]
-        reason = reasons[0] if reasons else "not defined on these answers"
-        values = found[0].score, found[first_b].score
-        return MetricComparison(name, *values, None, reason)
+        reason = [*reasons, "not defined on these answers"][0]
+        return MetricComparison(name, found[0].score, found[first_b].score, None, reason)
     a, b = (
         Scores(
             tuple(seeds[part]),

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +90,9 @@ def as_json(comparison: RunComparison) -> dict[str, Any]:
 
 def side_title(runs: Sequence[RunRecord]) -> str:
     """Return `DINOv2, joint, seed 0 (1a2b3c4d)`."""
-    first, mode = runs[0], "joint" if runs[0].joint else "frozen"
+    mode = "joint" if runs[0].joint else "frozen"
     seeds = ", ".join(f"seed {run.seed} ({run.run_id[:8]})" for run in runs)
-    return f"{first.encoder.display_name}, {mode}, {seeds}"
+    return f"{runs[0].encoder.display_name}, {mode}, {seeds}"
 
 
 def to_html(comparison: RunComparison, images: Mapping[str, Path]) -> str:
@@ -101,17 +100,11 @@ def to_html(comparison: RunComparison, images: Mapping[str, Path]) -> str:
 
     `images` are `str(image_id)` -> image file; samples without one have no picture.
     """
-    style = (resources.files("encoder_bench.results.report") / "style.css").read_text("utf-8")
     shown = {str(f.image_id) for task in comparison.tasks for f in task.flips[:MAX_FLIPS]}
-    files = {name: path for name, path in images.items() if name in shown}
-    return (
-        templates()
-        .get_template("compare.html.j2")
-        .render(
-            pages=(task_page(comparison), metric_page(comparison)),
-            tasks=comparison.tasks,
-            limit=MAX_FLIPS,
-            pictures={name: data_uri(path) for name, path in files.items()},
-            style=style,
-        )
+    template = templates().get_template("compare.html.j2")
+    return template.render(
+        pages=(task_page(comparison), metric_page(comparison)),
+        tasks=comparison.tasks,
+        limit=MAX_FLIPS,
+        pictures={name: data_uri(path) for name, path in images.items() if name in shown},
     )

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from encoder_bench.base.errors import RecordError
 from encoder_bench.base.record import RunRecord
 from encoder_bench.metrics.statistics import holm
-from encoder_bench.results.columns import higher_is_better, score_sources
 from encoder_bench.results.grouping import TableGroup, TableRow, find_twin, group_records
 from encoder_bench.results.paired import Difference, Scores, difference, row_scores, shared_scores
+from encoder_bench.results.score import higher_is_better, score_sources
 from encoder_bench.results.table import Gains, Ties
 from encoder_bench.tasks.controls import CONTROLS
 from encoder_bench.tasks.predictions import has_predictions, predictions_path
@@ -76,10 +76,9 @@ class _Column:
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """Two sides to compare, each with its name."""
+    """Two sides to compare, each with its name, and the rows that they are of."""
 
     column: _Column
-    mode: str
     a: tuple[str, Scores]
     b: tuple[str, Scores]
     rows: tuple[TableRow, ...]
@@ -140,7 +139,7 @@ def best_ties(results: Path, records: Sequence[RunRecord]) -> Ties:
         tested = [(pair, difference(*scores).p) for pair, scores in shared if scores]
         corrected = holm([p for _, p in tested])
         for (pair, _), p in zip(tested, corrected, strict=True):
-            key = (pair.column.heading, pair.mode == "joint", pair.column.name)
+            key = (pair.column.heading, pair.rows[0].joint, pair.column.name)
             tied = {pair.b[0]} if p >= LEVEL else set()
             ties[key] = ties.get(key, frozenset({pair.a[0]})) | tied
     return ties
@@ -197,7 +196,7 @@ def _against_blind(column: _Column) -> Iterator[_Pair]:
         }
         if blind and column.best:
             name = column.best(blind, key=lambda name: blind[name].mean)
-            yield _Pair(column, _mode(row), (row.label, scores[None]), (name, blind[name]), (row,))
+            yield _Pair(column, (row.label, scores[None]), (name, blind[name]), (row,))
 
 
 def _against_twin(column: _Column) -> Iterator[_Pair]:
@@ -206,7 +205,7 @@ def _against_twin(column: _Column) -> Iterator[_Pair]:
         if place is not None:
             twin, others = column.rows[place]
             sides = (row.label, scores[None]), (twin.label, others[None])
-            yield _Pair(column, _mode(row), *sides, (row, twin))
+            yield _Pair(column, *sides, (row, twin))
 
 
 def _joint_gains(column: _Column) -> Iterator[_Pair]:
@@ -214,8 +213,7 @@ def _joint_gains(column: _Column) -> Iterator[_Pair]:
     for row, scores in column.mode(joint=True):
         if row.label in frozen:
             other, others = frozen[row.label]
-            a, b = (f"{row.label}, joint", scores), (f"{row.label}, frozen", others)
-            yield _Pair(column, "both", a, b, (row, other))
+            yield _Pair(column, (row.name, scores), (other.name, others), (row, other))
 
 
 def _between_encoders(column: _Column) -> Iterator[_Pair]:
@@ -223,7 +221,7 @@ def _between_encoders(column: _Column) -> Iterator[_Pair]:
         rows = column.mode(joint=joint)
         rows.sort(key=lambda each: each[1].mean, reverse=column.best is not min)
         for (a, scores_a), (b, scores_b) in combinations(rows, 2):
-            yield _Pair(column, _mode(a), (a.label, scores_a), (b.label, scores_b), (a, b))
+            yield _Pair(column, (a.label, scores_a), (b.label, scores_b), (a, b))
 
 
 def _against_best(column: _Column) -> Iterator[_Pair]:
@@ -233,8 +231,7 @@ def _against_best(column: _Column) -> Iterator[_Pair]:
             best, scores = column.best(rows, key=lambda each: each[1].mean)
             for row, other in rows:
                 if row is not best:
-                    sides = (best.label, scores), (row.label, other)
-                    yield _Pair(column, _mode(row), *sides, (best, row))
+                    yield _Pair(column, (best.label, scores), (row.label, other), (best, row))
 
 
 def _contrast(family: str, pair: _Pair) -> Contrast | None:
@@ -247,7 +244,7 @@ def _contrast(family: str, pair: _Pair) -> Contrast | None:
     return Contrast(
         setting=pair.column.heading,
         family=family,
-        mode=pair.mode,
+        mode="both" if len({row.joint for row in pair.rows}) > 1 else pair.rows[0].mode,
         column=pair.column.name,
         a=name_a,
         b=name_b,
@@ -257,7 +254,3 @@ def _contrast(family: str, pair: _Pair) -> Contrast | None:
         score_b=b.mean,
         difference=difference(b, a),
     )
-
-
-def _mode(row: TableRow) -> str:
-    return "joint" if row.joint else "frozen"

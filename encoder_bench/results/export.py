@@ -1,25 +1,53 @@
-"""Results for other programs: DataFrames of scores and answers, Parquet, lm-eval JSON."""
+"""Results for others: DataFrames of scores and answers, Parquet, lm-eval JSON, model cards."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from encoder_bench.base.errors import EncoderBenchError
 from encoder_bench.base.files import atomic_path
 from encoder_bench.base.paths import RESULTS
 from encoder_bench.base.record import RunRecord, Score, read_records
+from encoder_bench.encoders.registry import find_spec
 from encoder_bench.metrics.metric import recorded_metric
+from encoder_bench.results.formats import FORMATS, templates
+from encoder_bench.results.score import score_sources
+from encoder_bench.results.table import build_tables
 from encoder_bench.tasks.predictions import predictions_path, read_controls
 
+_FACTS: dict[str, Callable[[RunRecord], Any]] = {
+    "run_id": lambda run: run.run_id,
+    "created": lambda run: run.created,
+    "encoder": lambda run: run.encoder.display_name,
+    "encoder_name": lambda run: run.encoder.name,
+    "family": lambda run: run.encoder.family,
+    "supervision": lambda run: run.encoder.supervision,
+    "pretraining_images": lambda run: run.encoder.pretraining_images,
+    "encoder_pretrained": lambda run: run.encoder.pretrained,
+    "encoder_parameters": lambda run: run.encoder.parameters,
+    "joint": lambda run: run.joint,
+    "adapter": lambda run: str(run.adapter.get("name", "")),
+    "llm": lambda run: run.language_model.name,
+    "llm_pretrained": lambda run: run.language_model.pretrained,
+    "data": lambda run: str(run.data.get("name", "")),
+    "training_data": lambda run: str(run.training_data.get("name", "")),
+    "seed": lambda run: run.seed,
+    "limit": lambda run: run.limit,
+    "visual_tokens": lambda run: run.visual_tokens,
+    "seconds": lambda run: sum(s for phase, s in run.seconds.items() if phase != "encoding"),
+    "peak_memory_bytes": lambda run: max(run.peak_memory_bytes.values(), default=None),
+}
 _SCORE_COLUMNS = (
-    "run_id", "created", "encoder", "encoder_name", "family", "supervision", "pretraining_images",
-    "encoder_pretrained", "encoder_parameters", "joint", "adapter", "llm", "llm_pretrained", "data",
-    "training_data", "seed", "limit", "visual_tokens", "seconds", "peak_memory_bytes", "task",
-    "column", "control", "metric", "primary", "value", "low", "high", "samples", "images",
-    "parse_failures", "reason", "predictions",
-)  # fmt: skip
+    *_FACTS,
+    *("task", "column", "control", "metric", "primary", "value", "low", "high", "samples"),
+    *("images", "parse_failures", "reason", "predictions"),
+)
+_HUB_LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit", "CC-BY-NC-4.0": "cc-by-nc-4.0"}
+_PERMISSIVE = ("bundled:", "hub:HuggingFaceTB/SmolLM2")
+"""Sources of LLMs under Apache-2.0, which leave the encoder's licence as it is."""
 
 
 def load_results(results: str | Path = RESULTS) -> pd.DataFrame:
@@ -47,7 +75,7 @@ def load_results(results: str | Path = RESULTS) -> pd.DataFrame:
 
 
 def _score_rows(record: RunRecord, folder: Path) -> Iterator[dict[str, Any]]:
-    facts = _facts(record)
+    facts = {name: read(record) for name, read in _FACTS.items()}
     for task, scores in record.tasks.items():
         of_task = {
             "task": task,
@@ -60,32 +88,6 @@ def _score_rows(record: RunRecord, folder: Path) -> Iterator[dict[str, Any]]:
                 which = {"control": control, "metric": metric, "primary": metric == scores.primary}
                 numbers = asdict(score) | {"reason": score.reason or ""}
                 yield facts | of_task | which | numbers
-
-
-def _facts(record: RunRecord) -> dict[str, Any]:
-    encoder, model = record.encoder, record.language_model
-    return {
-        "run_id": record.run_id,
-        "created": record.created,
-        "encoder": encoder.display_name,
-        "encoder_name": encoder.name,
-        "family": encoder.family,
-        "supervision": encoder.supervision,
-        "pretraining_images": encoder.pretraining_images,
-        "encoder_pretrained": encoder.pretrained,
-        "encoder_parameters": encoder.parameters,
-        "joint": record.joint,
-        "adapter": str(record.adapter.get("name", "")),
-        "llm": model.name,
-        "llm_pretrained": model.pretrained,
-        "data": str(record.data.get("name", "")),
-        "training_data": str(record.training_data.get("name", "")),
-        "seed": record.seed,
-        "limit": record.limit,
-        "visual_tokens": record.visual_tokens,
-        "seconds": sum(each for phase, each in record.seconds.items() if phase != "encoding"),
-        "peak_memory_bytes": max(record.peak_memory_bytes.values(), default=None),
-    }
 
 
 def all_predictions(results: Path, records: Sequence[RunRecord]) -> pd.DataFrame:
@@ -108,18 +110,13 @@ def all_predictions(results: Path, records: Sequence[RunRecord]) -> pd.DataFrame
 
 
 def _prediction_rows(results: Path, record: RunRecord, task: str) -> Iterator[dict[str, Any]]:
-    run = {
-        "run_id": record.run_id,
-        "encoder": record.encoder.display_name,
-        "joint": record.joint,
-        "seed": record.seed,
-        "task": task,
-    }
+    run = {name: _FACTS[name](record) for name in ("run_id", "encoder", "joint", "seed")}
     for control, found in read_controls(results, record, task).items():
         for each in found:
             answer = each.model_dump(exclude={"scores", "control"})
             yield {
                 **run,
+                "task": task,
                 "control": control or "",
                 **answer,
                 "image_id": str(each.image_id),
@@ -188,3 +185,70 @@ def _harness_scores(metrics: dict[str, Score]) -> dict[str, float | None]:
         found[f"{metric},none"] = None if score.value is None else score.value / unit
         found[f"{metric}_stderr,none"] = error
     return found
+
+
+def model_card(record: RunRecord) -> str:
+    """Return the card in Markdown: scores, encoder and LLM, recipe, data, proof, hardware."""
+    scores = FORMATS["md"](build_tables([record])).strip()
+    text = templates().get_template("record.md.j2").render(record=record, scores=scores)
+    return f"---\n{_metadata(record)}\n---\n{text}"
+
+
+def record_sheet(record: RunRecord) -> str:
+    """Return what a record holds beside its scores, in Markdown."""
+    return templates().get_template("record.md.j2").render(record=record, scores="")
+
+
+def _metadata(record: RunRecord) -> str:
+    """Return the Hub's YAML: licence, models and data it was made from, its scores."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    mode = "jointly tuned" if record.joint else "frozen"
+    data, training = (
+        str(description.get("name", "unknown")).partition(":")[0]
+        for description in (record.data, record.training_data)
+    )
+    scores = [
+        EvalResult(
+            task_type="image-text-to-text",
+            task_name=source.task,
+            dataset_type=data,
+            dataset_name=data,
+            metric_type=source.metric,
+            metric_name=column,
+            metric_value=round(value, 2),
+        )
+        for column, source in score_sources(record).items()
+        if (value := source.scores.metrics[source.metric].value) is not None
+    ]
+    licence = _licence(record)
+    hub = _HUB_LICENCES.get(licence)
+    card = ModelCardData(
+        model_name=f"{record.encoder.display_name}, {mode}, {record.language_model.name}",
+        license=hub or "other",
+        license_name=None if hub else licence,
+        library_name="transformers",
+        pipeline_tag="image-text-to-text",
+        tags=["encoder-bench", "llava"],
+        base_model=_hub_models(record) or None,
+        datasets=[training],
+        eval_results=scores,
+    )
+    return str(card.to_yaml())
+
+
+def _licence(record: RunRecord) -> str:
+    """Return the encoder's licence, and that the LLM has its own where it may be another."""
+    try:
+        own = find_spec(record.encoder.name).licence
+    except EncoderBenchError:
+        own = "unknown"
+    llm = record.language_model
+    return own if llm.source.startswith(_PERMISSIVE) else f"encoder {own}; LLM as {llm.name}"
+
+
+def _hub_models(record: RunRecord) -> list[str]:
+    """Return the Hub repositories of encoder and LLM, as far as they come from there."""
+    sources = (record.encoder.source, record.language_model.source)
+    found = (source.partition(":") for source in sources)
+    return [name.partition("@")[0] for form, _, name in found if form in ("hf", "hub")]

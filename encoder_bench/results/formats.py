@@ -1,4 +1,4 @@
-"""Printable tables as Markdown, LaTeX and HTML, and the files of a results folder's table."""
+"""Printable tables on a terminal, as Markdown, LaTeX, HTML, CSV and JSON, and as files."""
 
 from __future__ import annotations
 
@@ -7,12 +7,20 @@ import html
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
 
 from encoder_bench.base.files import write_text
-from encoder_bench.results.page import Entry, Line, Page, table_page
-from encoder_bench.results.table import Table, flat_rows, to_frame
+from encoder_bench.base.record import RunRecord
+from encoder_bench.results.page import MODE, PRIMARY, SAMPLES, Entry, Line, Page, table_page
+from encoder_bench.results.score import ENCODER, IMAGES, MEAN_RANK, SEEDS, SUPERVISION
+from encoder_bench.results.table import Table, build_tables, flat_rows, to_frame
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -24,6 +32,7 @@ _LATEX = {
     "blind": r"\textit{{{}}}",
     "": "{}",
 }
+_TERMINAL = {"best": "bold", "second": "underline", "blind": "italic", "": ""}
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]#|~$@])")
 _LATEX_ESCAPES = str.maketrans(
     {character: f"\\{character}" for character in "{}&%$#_"}
@@ -41,6 +50,12 @@ _LATEX_ESCAPES = str.maketrans(
         "−": r"$-$",
     }
 )
+_WIDE = 150
+_LEAST_NEWS = (IMAGES, SUPERVISION, SEEDS, MEAN_RANK, PRIMARY, SAMPLES)
+"""Columns that a narrow terminal lacks first."""
+_GROWTH = {ENCODER: 0, MODE: 2, SUPERVISION: 2, IMAGES: 2}
+"""Order in which columns get the width that is left; by default 1."""
+_SMALL = "not bold not underline dim"
 _LATEX_HEAD = (
     "% \\usepackage{booktabs,graphicx} and, before LaTeX 2018, \\usepackage[utf8]{inputenc}\n"
 )
@@ -48,8 +63,12 @@ _LATEX_HEAD = (
 
 @functools.cache
 def templates() -> Environment:
-    """Return the environment of the templates beside this module; HTML is escaped."""
+    """Return the environment of the templates beside this module; HTML is escaped.
+
+    `style` in them is the report's style sheet.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+    from markupsafe import Markup
 
     found = Environment(
         loader=PackageLoader("encoder_bench.results"),
@@ -58,9 +77,81 @@ def templates() -> Environment:
         trim_blocks=True,
         keep_trailing_newline=True,
     )
+    found.globals["style"] = Markup(style_sheet())
     found.filters["escape_markdown"] = escape_markdown
     found.filters["pretty"] = functools.partial(json.dumps, indent=1, default=str)
     return found
+
+
+def print_table(records: Sequence[RunRecord], console: Console | None = None) -> None:
+    """Print the comparison table of records, with its footnotes."""
+    for table in build_tables(records):
+        print_page(table_page(table), console)
+
+
+def print_page(page: Page, console: Console | None = None) -> None:
+    """Print one table and its footnotes; columns that do not fit are left out and named."""
+    console = console or Console()
+    padding = 0 if console.width < _WIDE else 2
+    texts = [[Text(entry.text), *(_text(line.entries[n]) for line in page.lines)]
+             for n, entry in enumerate(page.header)]  # fmt: skip
+    least = [max(len(word) for text in column for word in [*text.plain.split(), ""])
+             for column in texts]  # fmt: skip
+    most = [max(max(map(len, text.plain.splitlines()), default=0) for text in column)
+            for column in texts]  # fmt: skip
+    shown, hidden = list(range(len(texts))), []
+    for name in _LEAST_NEWS:
+        found = next((n for n in shown if page.header[n].text == name), None)
+        if found is not None and _needed(least, shown, padding) > console.width:
+            shown.remove(found)
+            hidden.append(name)
+    given, needed = console.width, _needed(least, shown, padding)
+    spare = max(0, given - needed)
+    grid = Grid(
+        title=Text(page.heading),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD if padding == 0 else box.HEAVY_HEAD,
+        padding=(0, padding // 2),
+    )
+    widths = dict.fromkeys(shown, 0)
+    for place in sorted(shown, key=lambda n: (_GROWTH.get(page.header[n].text, 1), n)):
+        widths[place] = least[place] + max(0, min(spare, most[place] - least[place]))
+        spare -= widths[place] - least[place]
+    for place, width in widths.items():
+        entry = page.header[place]
+        justify: Literal["right", "left"] = "right" if entry.number else "left"
+        grid.add_column(Text(entry.text), justify=justify, width=width)
+    for number, line in enumerate(page.lines, start=1):
+        if line.opens:
+            grid.add_section()
+        grid.add_row(*(texts[place][number] for place in shown))
+    console.width = max(given, needed)  # where no column is left to leave out, lines are too long
+    console.print(grid)
+    console.width = given
+    notes = _footnotes(page, "[{}] ", str)
+    if hidden:
+        notes.append(f"Not shown at this width: {', '.join(hidden)}; a wider terminal shows them.")
+    for note in notes:
+        console.print(note, style="dim", markup=False, highlight=False)
+    console.print()
+
+
+def _needed(widths: Sequence[int], shown: Sequence[int], padding: int) -> int:
+    """Return the width of a table of those columns: a separator each, and an edge."""
+    return sum(widths[place] + padding + 1 for place in shown) + 1
+
+
+def _text(entry: Entry) -> Text:
+    text = Text(entry.text, style=_TERMINAL[entry.emphasis])
+    text.append(f" ±{entry.half_width}" if entry.half_width else "", style=_SMALL)
+    text.append(f" [{entry.note}]" if entry.note else "", style=_SMALL)
+    text.append(f"\n{entry.lift}" if entry.lift else "", style=_SMALL)
+    return text
+
+
+def _footnotes(page: Page, mark: str, escape: Callable[[str], str]) -> list[str]:
+    return [(mark.format(letter) if letter else "") + escape(t) for letter, t in page.footnotes]
 
 
 def escape_markdown(text: str) -> str:
@@ -81,10 +172,7 @@ def _markdown_page(page: Page) -> str:
     header = [escape_markdown(entry.text) for entry in page.header]
     rule = "|".join("---:" if entry.number else "---" for entry in page.header)
     rows = [[_markdown_entry(each) for each in line.entries] for line in page.lines]
-    notes = [
-        (f"<sup>{letter}</sup> " if letter else "") + escape_markdown(text)
-        for letter, text in page.footnotes
-    ]
+    notes = _footnotes(page, "<sup>{}</sup> ", escape_markdown)
     return "\n".join([
         f"### {escape_markdown(page.heading)}",
         "",
@@ -124,10 +212,7 @@ def _latex_page(page: Page) -> str:
     for line in page.lines:
         lines += [r"\midrule"] if line.opens and lines else []
         lines.append(_latex_line(line))
-    notes = [
-        (f"\\textsuperscript{{{letter}}} " if letter else "") + escape_latex(text)
-        for letter, text in page.footnotes
-    ]
+    notes = _footnotes(page, "\\textsuperscript{{{}}} ", escape_latex)
     return "\n".join([
         r"\begin{table}",
         r"\centering",
@@ -167,9 +252,9 @@ def to_html(pages: Sequence[Page], title: str = "Visual encoders compared") -> s
     return templates().get_template("table.html.j2").render(pages=pages, title=title)
 
 
-def html_table(page: Page) -> str:
-    """Return a page's `<table>` alone."""
-    return str(templates().get_template("macros.html.j2").module.table(page))  # type: ignore[attr-defined]
+def style_sheet() -> str:
+    """Return the report's `style.css`."""
+    return (resources.files("encoder_bench.results.report") / "style.css").read_text("utf-8")
 
 
 def to_csv(tables: Sequence[Table]) -> str:
@@ -199,7 +284,7 @@ def write_tables(results: Path, tables: Sequence[Table]) -> list[Path]:
 
 def write_texts(stem: Path, texts: Mapping[str, str]) -> list[Path]:
     """Write each text to `STEM.ENDING`, each in one step; return the paths."""
-    paths = [stem.with_name(f"{stem.name}.{ending}") for ending in texts]
-    for path, text in zip(paths, texts.values(), strict=True):
+    paths = {stem.with_name(f"{stem.name}.{ending}"): text for ending, text in texts.items()}
+    for path, text in paths.items():
         write_text(path, text)
-    return paths
+    return list(paths)

@@ -70,9 +70,6 @@ class _Draft:
     records: list[RunRecord] = field(default_factory=list)
     definitions: dict[str, str] = field(default_factory=dict)
 
-    def admits(self, definitions: dict[str, str]) -> bool:
-        return all(self.definitions.get(task, key) == key for task, key in definitions.items())
-
 
 def group_records(records: Iterable[RunRecord]) -> list[TableGroup]:
     """Return the tables that records make, the one with the newest run first.
@@ -85,8 +82,10 @@ def group_records(records: Iterable[RunRecord]) -> list[TableGroup]:
     for record in sorted(records, key=_age):
         definitions = {name: task_key(record, name) for name in record.tasks}
         candidates = drafts[setting_key(record)]
-        draft = next((draft for draft in candidates if draft.admits(definitions)), None)
-        if draft is None:
+        for draft in candidates:
+            if all(draft.definitions.get(task, key) == key for task, key in definitions.items()):
+                break
+        else:
             draft = _Draft()
             candidates.append(draft)
         draft.records.append(record)
@@ -94,15 +93,12 @@ def group_records(records: Iterable[RunRecord]) -> list[TableGroup]:
     flat = [draft for candidates in drafts.values() for draft in candidates]
     flat.sort(key=lambda draft: _age(draft.records[-1]), reverse=True)
     headings = [_heading(draft.records[-1]) for draft in flat]
-    return [
-        TableGroup(
-            f"{heading} · task recipes ({hash_json(draft.definitions)[:6]})"
-            if headings.count(heading) > 1
-            else heading,
-            _rows(draft.records),
-        )
-        for heading, draft in zip(headings, flat, strict=True)
-    ]
+    groups = []
+    for heading, draft in zip(headings, flat, strict=True):
+        recipes = f" · task recipes ({hash_json(draft.definitions)[:6]})"
+        several = headings.count(heading) > 1
+        groups.append(TableGroup(heading + recipes * several, _rows(draft.records)))
+    return groups
 
 
 def setting_key(record: RunRecord) -> str:
@@ -129,8 +125,7 @@ def task_key(record: RunRecord, task: str) -> str:
 
 def scoring_task(definition: dict[str, Any]) -> dict[str, Any]:
     """Return what of a recorded task recipe changes its scores; blind baselines do not."""
-    settings = scoring_settings(TaskRecipe, definition)
-    return {key: value for key, value in settings.items() if key != "controls"}
+    return _without(scoring_settings(TaskRecipe, definition), "controls")
 
 
 def data_key(description: dict[str, Any]) -> str:
@@ -214,18 +209,13 @@ def _heading(newest: RunRecord) -> str:
     adapter = str(newest.adapter.get("name", "?"))
     if adapter.endswith(".toml"):
         adapter = PurePath(adapter).stem
-    return " · ".join(
-        [
-            f"data {data}" if same else f"tested on {data}, trained on {training}",
-            f"adapter {adapter} ({_adapter_key(newest.adapter)[:6]})",
-            f"LLM {model.name}"
-            + ("" if model.pretrained else " (random weights)")
-            + (f", chat template ({hash_json(model.template)[:6]})" if model.template else ""),
-            "all test samples"
-            if newest.limit is None
-            else f"at most {newest.limit} samples per task",
-        ]
-    )
+    tested = f"data {data}" if same else f"tested on {data}, trained on {training}"
+    llm = f"LLM {model.name}" + ("" if model.pretrained else " (random weights)")
+    if model.template:
+        llm += f", chat template ({hash_json(model.template)[:6]})"
+    limit = newest.limit
+    samples = "all test samples" if limit is None else f"at most {limit} samples per task"
+    return f"{tested} · adapter {adapter} ({_adapter_key(newest.adapter)[:6]}) · {llm} · {samples}"
 
 
 def _data_name(description: dict[str, Any]) -> str:

@@ -1,19 +1,11 @@
 """A printable table, before any format: heading, header, lines, footnotes."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from encoder_bench.results.cells import AVERAGED, Cell
-from encoder_bench.results.columns import (
-    AVERAGE,
-    ENCODER,
-    IMAGES,
-    MEAN_RANK,
-    OVER_TWIN,
-    SEEDS,
-    SUPERVISION,
-)
+from encoder_bench.results import score
+from encoder_bench.results.score import AVERAGE, MEAN_RANK, SEEDS, Cell
 from encoder_bench.results.table import RANDOM_WEIGHTS, Row, Table
 from encoder_bench.tasks.controls import CONTROLS
 
@@ -113,19 +105,13 @@ def text_page(
     return Page(heading, names, tuple(lines), tuple(("", note) for note in dict.fromkeys(notes)))
 
 
-@dataclass(slots=True)
-class _Footnotes:
-    """Letters given to texts, each text once."""
-
-    letters: dict[str, str] = field(default_factory=dict)
-
-    def letter(self, text: str) -> str:
-        return self.letters.setdefault(text, _letter(len(self.letters)))
+_Notes = dict[str, str]
+"""Footnote -> its letter."""
 
 
 def table_page(table: Table) -> Page:
     """Return a comparison table for printing."""
-    notes = _Footnotes()
+    notes: _Notes = {}
     seeds = any(row.runs and len(row.runs.records) > 1 for row in table.rows)
     columns = _printed(table)
     twins = [c for c in columns if any(row.cells[c].over_twin for row in table.rows)]
@@ -148,41 +134,41 @@ def table_page(table: Table) -> Page:
     numbers = [
         *columns,
         *[MEAN_RANK] * ranked,
-        *(f"{column} {OVER_TWIN}" for column in twins),
+        *(f"{column} {score.OVER_TWIN}" for column in twins),
         *(column.header for column in table.extras),
         *[SEEDS] * seeds,
     ]
-    header = [Entry(name) for name in (MODE, SUPERVISION, ENCODER, IMAGES)]
+    header = [Entry(name) for name in (MODE, score.SUPERVISION, score.ENCODER, score.IMAGES)]
     header += [Entry(name, number=True) for name in numbers]
-    lettered = [(letter, text) for text, letter in notes.letters.items()]
+    lettered = [(letter, text) for text, letter in notes.items()]
     general = [("", text) for text in _general_notes(table, numbers, lines)]
     return Page(table.heading, tuple(header), tuple(lines), (*lettered, *general))
 
 
 def _printed(table: Table) -> list[str]:
     """Return the score columns; without Avg where a task of it was not run."""
-    whole = all(column in table.columns for column in AVERAGED)
+    whole = all(column in table.columns for column in score.AVERAGED)
     return [column for column in table.columns if whole or column != AVERAGE]
 
 
-def _name(row: Row, notes: _Footnotes) -> Entry:
-    marks = row.marks
-    if RANDOM_WEIGHTS in marks:
-        said = RANDOM_WEIGHTS in row.label
-        name = row.label if said else f"{row.label} [{RANDOM_WEIGHTS}]"
-        return Entry(name, note=notes.letter(_RANDOM), tip="; ".join(marks))
-    return Entry(row.label, tip="; ".join(marks))
+def _name(row: Row, notes: _Notes) -> Entry:
+    tip = "; ".join(row.marks)
+    if row.kind != "random":
+        return Entry(row.label, tip=tip)
+    said = RANDOM_WEIGHTS in row.label
+    name = row.label if said else f"{row.label} [{RANDOM_WEIGHTS}]"
+    return Entry(name, note=_lettered(notes, _RANDOM), tip=tip)
 
 
-def _score(cell: Cell, column: str, notes: _Footnotes) -> Entry:
+def _score(cell: Cell, column: str, notes: _Notes) -> Entry:
     if cell.value is None:
-        return Entry(NOT_AVAILABLE, note=notes.letter(cell.reason), number=True)
+        return Entry(NOT_AVAILABLE, note=_lettered(notes, cell.reason), number=True)
     return Entry(
         f"{cell.value:.1f}",
         half_width="" if cell.half_width is None else f"{cell.half_width:.1f}",
         lift="" if cell.lift is None or column == _WITHOUT_LIFT else f"{cell.lift:+.1f}",
         emphasis=_EMPHASIS.get(cell.rank, ""),
-        note=notes.letter(_TIED) if cell.tied and cell.rank != 1 else "",
+        note=_lettered(notes, _TIED) if cell.tied and cell.rank != 1 else "",
         number=True,
         tip=""
         if cell.seed_share is None
@@ -229,6 +215,10 @@ def _sample_counts(table: Table) -> str:
             texts = [f"{samples:,} ({images:,})" for samples, images in ends]
             parts.append(f"{column} {' to '.join(texts)}")
     return ", ".join(parts)
+
+
+def _lettered(notes: _Notes, text: str) -> str:
+    return notes.setdefault(text, _letter(len(notes)))
 
 
 def _letter(index: int) -> str:

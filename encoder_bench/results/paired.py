@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,8 +18,8 @@ from encoder_bench.metrics.statistics import (
     leave_one_out,
     plain_ratio,
 )
-from encoder_bench.results.columns import Source, score_sources
 from encoder_bench.results.grouping import TableRow
+from encoder_bench.results.score import score_sources
 from encoder_bench.tasks.predictions import Prediction, read_controls
 
 
@@ -90,16 +90,6 @@ class Difference:
         return f"[{self.low:+.{digits}f}, {self.high:+.{digits}f}]"
 
 
-@dataclass(frozen=True, slots=True)
-class RightWrong:
-    """How many samples both sides, one of them, or neither got right: McNemar's table."""
-
-    both: int
-    only_a: int
-    only_b: int
-    neither: int
-
-
 def sample_scores(by_seed: Mapping[int, Iterable[Prediction]], metric: str) -> Scores:
     """Return the samples' own scores in a metric, of the samples that have one in every seed."""
     images: dict[str, str] = {}
@@ -127,18 +117,18 @@ def row_scores(results: Path, row: TableRow, column: str) -> dict[str | None, Sc
         RecordError: predictions are missing or damaged.
     """
     by_seed: dict[int, dict[str | None, list[Prediction]]] = {}
-    sources: list[Source] = []
+    metrics: list[str] = []
     for record in row.records:
         source = score_sources(record).get(column)
         if source is None:
             return {}
-        sources.append(source)
+        metrics.append(source.metric)
         by_seed[record.seed] = read_controls(results, record, source.task)
     first, *others = by_seed.values()
-    names = [name for name in first if all(name in other for other in others)]
     return {
-        name: sample_scores({s: found[name] for s, found in by_seed.items()}, sources[0].metric)
-        for name in names
+        name: sample_scores({s: found[name] for s, found in by_seed.items()}, metrics[0])
+        for name in first
+        if all(name in other for other in others)
     }
 
 
@@ -192,14 +182,3 @@ def _sign_variance(a: Scores, b: Scores, value: float) -> float:
     changed = int((left != right).any(axis=1).sum())
     quantile = float(stdtrit(len(left) - 1, 2.0**-changed))
     return float((value / quantile) ** 2) if value and quantile else 0.0
-
-
-def right_wrong(right_a: Sequence[bool], right_b: Sequence[bool]) -> RightWrong:
-    """Return the table of two sides' right answers to the same samples.
-
-    >>> right_wrong([True, True, False, False], [True, False, True, False])
-    RightWrong(both=1, only_a=1, only_b=1, neither=1)
-    """
-    pairs = list(zip(right_a, right_b, strict=True))
-    cases = ((True, True), (True, False), (False, True), (False, False))
-    return RightWrong(*(pairs.count(case) for case in cases))

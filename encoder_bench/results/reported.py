@@ -19,10 +19,9 @@ import pandas as pd
 from encoder_bench.base.errors import RecordError
 from encoder_bench.base.record import RunRecord
 from encoder_bench.metrics.statistics import kendall_interval, spearman_interval
-from encoder_bench.results.cells import AVERAGED
-from encoder_bench.results.columns import AVERAGE, ENCODER, JOINT, SETTING
 from encoder_bench.results.formats import to_html, to_json, to_latex, to_markdown
 from encoder_bench.results.page import MODE, MODES, NOT_AVAILABLE, Page, text_page
+from encoder_bench.results.score import AVERAGE, AVERAGED, ENCODER, JOINT, SETTING
 from encoder_bench.results.table import build_tables
 
 _PUBLISHED = {
@@ -61,11 +60,8 @@ def compare_reported(records: Iterable[RunRecord]) -> pd.DataFrame:
     """Return ours and the published figure, one row for each encoder of ours and column.
 
     Rows are matched on the encoder's family and the mode; encoders of families that were not
-    published are left out, and runs tested on drawn scenes, which say nothing of photos.
-
-    Returns:
-        `Setting`, `Joint Tuning`, `Visual Encoder`, `Family`, `Column`, `Ours`, `±`, `Published`,
-        `Difference` (ours − published); NaN where either is missing.
+    published are left out, and runs tested on drawn scenes, which say nothing of photos. The
+    difference is ours − published; NaN where either is missing.
     """
     known = load_reported().to_dict("records")
     published = {(bool(row[JOINT]), str(row["Family"])): row for row in known}
@@ -90,12 +86,8 @@ def _drawn(record: RunRecord) -> bool:
 def rank_agreement(comparison: pd.DataFrame) -> pd.DataFrame:
     """Return Spearman's rho and Kendall's tau-b of ours and published, by mode and column.
 
-    Intervals are 95%. With few encoders they are wide, and below five there is none (`Reason` says
-    so).
-
-    Returns:
-        `Setting`, `Joint Tuning`, `Column`, `Encoders`, `Spearman`, `Spearman low`, `Spearman
-        high`, `Kendall`, `Kendall low`, `Kendall high`, `Reason`.
+    Intervals (`Spearman low`, `Spearman high`...) are 95%. With few encoders they are wide, and
+    below five there is none (`Reason` says so).
     """
     keys = [SETTING, JOINT, "Column"]
     rows = []
@@ -135,10 +127,9 @@ def footnotes() -> list[str]:
     means = known[list(AVERAGED)].mean(axis=1)
     for row, mean in zip(known.to_dict("records"), means, strict=True):
         if abs(mean - row[AVERAGE]) > 0.06:
-            mode = "joint" if row[JOINT] else "frozen"
             notes.append(
-                f"Published Avg of {row['Family']}, {mode}, is printed as {row[AVERAGE]:.1f}; the "
-                f"mean of its four figures is {mean:.3f}."
+                f"Published Avg of {row['Family']}, {MODES[row[JOINT]]}, is printed as "
+                f"{row[AVERAGE]:.1f}; the mean of its four figures is {mean:.3f}."
             )
     half = 196 * math.sqrt(0.25 / 200)
     return [
@@ -194,8 +185,7 @@ def _agreement_page(setting: str, part: pd.DataFrame) -> Page:
         texts = [_interval(row, name) for name in ("Spearman", "Kendall")]
         rows.append([MODES[row[JOINT]], row["Column"], str(row["Encoders"]), *texts])
         if row["Reason"]:
-            mode = "joint" if row[JOINT] else "frozen"
-            notes.append(f"{row['Column']}, {mode}: {row['Reason']}.")
+            notes.append(f"{row['Column']}, {MODES[row[JOINT]]}: {row['Reason']}.")
     header = (MODE, "Column", "Encoders", "Spearman", "Kendall")
     return text_page(f"Agreement of ranks · {setting}", header, rows, notes)
 
@@ -217,10 +207,9 @@ def reported_texts(records: Sequence[RunRecord]) -> dict[str, str]:
     """
     pages = reported_pages(records)
     figures = compare_reported(records)
-    frames = {"figures": figures, "agreement": rank_agreement(figures)}
     rows = {
         name: json.loads(frame.to_json(orient="records", double_precision=15))
-        for name, frame in frames.items()
+        for name, frame in (("figures", figures), ("agreement", rank_agreement(figures)))
     }
     return {
         "md": to_markdown(pages),

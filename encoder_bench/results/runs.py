@@ -34,24 +34,11 @@ def find_run(results: Path, name: str) -> RunRecord:
     Raises:
         RecordError: no such run, more than one, or a damaged record.
     """
-    if name.endswith(".json"):
-        return read_record(Path(name))
-    if match := _ENCODER_MODE.fullmatch(name):
-        return _only(results, name, _named_runs(results, name, *match.groups()))
-    paths = sorted((results / "records").glob("*.json"))
-    found = [path for path in paths if name and path.stem.startswith(name)]
-    if not found:
-        rows = dict.fromkeys((r.encoder.name, r.joint) for r in inventory(results)[0])
-        known = [f"{encoder}/{'joint' if joint else 'frozen'}" for encoder, joint in rows]
-        raise RecordError(
-            f"{results}: no run '{name}'; give an id or one of {', '.join(known[:8]) or 'none'}"
-        )
+    found = _named(results, name)
     if len(found) > 1:
-        these = ", ".join(path.stem for path in found[:4])
-        raise RecordError(
-            f"{results}: '{name}' begins {len(found)} runs ({these}); give more digits"
-        )
-    return read_record(found[0])
+        these = ", ".join(f"{r.run_id[:8]} (seed {r.seed})" for r in found[:6])
+        raise RecordError(f"{results}: '{name}' means {len(found)} runs; choose one of {these}")
+    return found[0]
 
 
 def find_runs(results: Path, name: str) -> tuple[RunRecord, ...]:
@@ -60,33 +47,38 @@ def find_runs(results: Path, name: str) -> tuple[RunRecord, ...]:
     Raises:
         RecordError: as `find_run`; or the runs of ENCODER/MODE are not seeds of one row.
     """
-    match = _ENCODER_MODE.fullmatch(name)
-    if match is None or name.endswith(".json"):
-        return (find_run(results, name),)
-    found = _named_runs(results, name, *match.groups())
-    rows = [row for group in group_records(found) for row in group.rows]
-    return rows[0].records if len(rows) == 1 else (_only(results, name, found),)
+    rows = [row for group in group_records(_named(results, name)) for row in group.rows]
+    return rows[0].records if len(rows) == 1 else (find_run(results, name),)
 
 
-def _named_runs(
-    results: Path, name: str, encoder: str, mode: str, seed: str | None
-) -> list[RunRecord]:
-    found = [
-        record
-        for record in inventory(results)[0]
-        if (record.encoder.name, record.joint) == (encoder, mode == "joint")
-        and seed in (None, str(record.seed))
-    ]
-    if not found:
-        raise RecordError(f"{results}: no run '{name}'; `encoder-bench results ls` lists them")
-    return found
-
-
-def _only(results: Path, name: str, found: Sequence[RunRecord]) -> RunRecord:
-    if len(found) > 1:
-        these = ", ".join(f"{r.run_id[:8]} (seed {r.seed})" for r in found[:6])
-        raise RecordError(f"{results}: '{name}' means {len(found)} runs; choose one of {these}")
-    return found[0]
+def _named(results: Path, name: str) -> list[RunRecord]:
+    """Return the run of an id's beginning or of a file, or all runs of ENCODER/MODE[/SEED]."""
+    if name.endswith(".json"):
+        return [read_record(Path(name))]
+    if match := _ENCODER_MODE.fullmatch(name):
+        encoder, mode, seed = match.groups()
+        found = [
+            record
+            for record in inventory(results)[0]
+            if (record.encoder.name, record.joint) == (encoder, mode == "joint")
+            and seed in (None, str(record.seed))
+        ]
+        if not found:
+            raise RecordError(f"{results}: no run '{name}'; `encoder-bench results ls` lists them")
+        return found
+    paths = [p for p in sorted((results / "records").glob("*.json")) if p.stem.startswith(name)]
+    if not paths or not name:
+        rows = dict.fromkeys((r.encoder.name, r.joint) for r in inventory(results)[0])
+        known = [f"{encoder}/{'joint' if joint else 'frozen'}" for encoder, joint in rows]
+        raise RecordError(
+            f"{results}: no run '{name}'; give an id or one of {', '.join(known[:8]) or 'none'}"
+        )
+    if len(paths) > 1:
+        these = ", ".join(path.stem for path in paths[:4])
+        raise RecordError(
+            f"{results}: '{name}' begins {len(paths)} runs ({these}); give more digits"
+        )
+    return [read_record(paths[0])]
 
 
 def remove_runs(results: Path, names: Sequence[str]) -> list[str]:

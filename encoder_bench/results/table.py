@@ -3,45 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from encoder_bench.base.errors import RecordError, UnknownNameError
 from encoder_bench.base.record import RunRecord
-from encoder_bench.results.cells import (
-    AVERAGED,
-    Cell,
-    average,
-    from_score,
-    lift,
-    missing,
-    over_rows,
-    over_seeds,
-)
-from encoder_bench.results.columns import (
-    AVERAGE,
-    ENCODER,
-    IMAGES,
-    JOINT,
-    KIND,
-    MARKS,
-    MEAN_RANK,
-    OVER_TWIN,
-    RUNS,
-    SEEDS,
-    SETTING,
-    SUPERVISION,
-    ExtraColumn,
-    Source,
-    extra_columns,
-    higher_is_better,
-    mean_if_whole,
-    score_columns,
-    score_sources,
-)
+from encoder_bench.results import score
 from encoder_bench.results.grouping import TableGroup, TableRow, group_records
+from encoder_bench.results.score import AVERAGE, AVERAGED, Cell, ExtraColumn, Source, missing
 from encoder_bench.tasks.controls import ASKS_MODEL, CONTROLS
 
 if TYPE_CHECKING:
@@ -142,40 +114,41 @@ def build_tables(
     """Return the comparison tables of run records, in the published table's shape, newest first.
 
     Records that differ in data, adapter, language model, task recipes or limit never share one; in
-    which order they come does not matter. `extra` are names of `columns.EXTRA_COLUMNS`; `ties`, of
+    which order they come does not matter. `extra` are names of `score.EXTRA_COLUMNS`; `ties`, of
     `contrasts.best_ties`, marks rows not significantly worse than the best; `gains`, of
     `contrasts.over_twins`, shows what pretraining adds.
 
     Raises:
         UnknownNameError: an optional column that does not exist.
     """
-    extras = tuple(extra_columns(extra))
+    extras = score.extra_columns(extra)
     return [_table(group, extras, ties, gains or {}) for group in group_records(records)]
 
 
 def _table(
     group: TableGroup, extras: tuple[ExtraColumn, ...], ties: Ties | None, gains: Gains
 ) -> Table:
-    columns = tuple(score_columns(group.records))
-    rows = tuple(_rows(group, columns[:-1]))
-    for column in columns:
-        higher = higher_is_better(group.records, column)
-        for joint in (False, True):
-            _rank([r for r in rows if r.kind == "encoder" and r.joint is joint], column, higher)
-    if ties is not None:
-        for row, column in itertools.product(rows, columns[:-1]):
-            best = ties.get((group.heading, row.runs.joint, column), ()) if row.runs else ()
-            row.cells[column] = replace(row.cells[column], tied=row.label in best)
-    ranks = _mean_ranks(rows, [column for column in columns if column in AVERAGED])
-    rows = tuple(replace(row, mean_rank=ranks.get(number)) for number, row in enumerate(rows))
-    for row, column in itertools.product(rows, columns) if gains else ():
-        gain = gains.get((group.heading, row.joint is True, column, row.label))
-        row.cells[column] = replace(row.cells[column], over_twin=gain if row.runs else None)
-    return Table(group, columns, extras, rows)
+    columns = tuple(score.score_columns(group.records))
+    rows = list(_rows(group, columns[:-1]))
+    for joint in (False, True):
+        places = [n for n, row in enumerate(rows) if row.kind == "encoder" and row.joint is joint]
+        mode = [rows[place] for place in places]
+        for column in columns:
+            _rank(mode, column, score.higher_is_better(group.records, column))
+        ranks = _mean_ranks(mode, [column for column in columns if column in AVERAGED])
+        for place, rank in zip(places, ranks, strict=True):
+            rows[place] = replace(rows[place], mean_rank=rank)
+    for row, column in itertools.product(rows, columns):
+        key, cell = (group.heading, row.joint is True, column), row.cells[column]
+        if ties is not None and column != AVERAGE:
+            cell = replace(cell, tied=row.runs is not None and row.label in ties.get(key, ()))
+        gain = gains.get((*key, row.label)) if row.runs else None
+        row.cells[column] = replace(cell, over_twin=gain)
+    return Table(group, columns, extras, tuple(rows))
 
 
 def _rows(group: TableGroup, columns: Sequence[str]) -> Iterator[Row]:
-    rows = [(row, [score_sources(record) for record in row.records]) for row in group.rows]
+    rows = [(row, [score.score_sources(record) for record in row.records]) for row in group.rows]
     for joint in (False, True):
         mode = [(row, sources) for row, sources in rows if row.joint == joint]
         for row, sources in mode:
@@ -191,13 +164,14 @@ def _own_cells(sources: Sources, columns: Sequence[str]) -> dict[str, Cell]:
     cells = {}
     for column in columns:
         found = [each.get(column) for each in sources]
-        own = over_seeds([
-            from_score(each.scores.metrics.get(each.metric)) if each else missing("task not run")
+        own = score.over_seeds([
+            score.from_score(each.scores.metrics.get(each.metric)) if each
+            else missing("task not run")
             for each in found
         ])  # fmt: skip
-        lifts = [lift(each) if each else None for each in found]
-        cells[column] = replace(own, lift=mean_if_whole(lifts))
-    return cells | {AVERAGE: average(cells)}
+        lifts = score.mean_if_whole(score.lift(each) if each else None for each in found)
+        cells[column] = replace(own, lift=lifts)
+    return cells | {AVERAGE: score.average(cells)}
 
 
 def _blind(
@@ -209,8 +183,8 @@ def _blind(
         for column in columns
     }
     if any(found.values()):
-        cells = {column: over_rows(each) for column, each in found.items()}
-        yield Row(CONTROLS[control].label, joint, cells | {AVERAGE: average(cells)})
+        cells = {column: score.over_rows(each) for column, each in found.items()}
+        yield Row(CONTROLS[control].label, joint, cells | {AVERAGE: score.average(cells)})
 
 
 def _control_cell(sources: Sources, control: str, column: str) -> Cell | None:
@@ -221,8 +195,8 @@ def _control_cell(sources: Sources, control: str, column: str) -> Cell | None:
         scores = source.scores.controls.get(control, {}) if source else {}
         if source is None or source.metric not in scores:
             return None
-        cells.append(from_score(scores[source.metric]))
-    return over_seeds(cells)
+        cells.append(score.from_score(scores[source.metric]))
+    return score.over_seeds(cells)
 
 
 def _rank(rows: Sequence[Row], column: str, higher: bool | None) -> None:
@@ -241,22 +215,13 @@ def _rank(rows: Sequence[Row], column: str, higher: bool | None) -> None:
             row.cells[column] = replace(row.cells[column], rank=rank)
 
 
-def _mean_ranks(rows: Sequence[Row], columns: Sequence[str]) -> dict[int, float]:
-    """Return place of a row -> mean of its ranks in columns where more is better; ties share."""
-    found: dict[int, float] = {}
-    for joint in (False, True):
-        places = [n for n, r in enumerate(rows) if r.kind == "encoder" and r.joint is joint]
-        scores = {n: [rows[n].cells[column].value for column in columns] for n in places}
-        whole = {n: [v for v in own if v is not None] for n, own in scores.items()}
-        if len(places) < 2 or not columns or any(len(v) < len(columns) for v in whole.values()):
-            continue
-        for n, own in whole.items():
-            ranks = [
-                sum((other[c] > value) + (other[c] == value) / 2 for other in whole.values()) + 0.5
-                for c, value in enumerate(own)
-            ]
-            found[n] = math.fsum(ranks) / len(ranks)
-    return found
+def _mean_ranks(rows: Sequence[Row], columns: Sequence[str]) -> list[float | None]:
+    """Return each row's mean rank in columns where more is better; rows that tie share a rank."""
+    scores = np.array([[row.cells[c].value for c in columns] for row in rows], dtype=np.float64)
+    if len(rows) < 2 or not columns or np.isnan(scores).any():
+        return [None] * len(rows)
+    above, equal = (compare(scores, scores[:, None]).sum(1) for compare in (np.greater, np.equal))
+    return [float(rank) for rank in (above + equal / 2 + 0.5).mean(axis=1)]
 
 
 def arranged(tables: Sequence[Table], *, sort: str | None, contains: str | None) -> list[Table]:
@@ -271,7 +236,7 @@ def arranged(tables: Sequence[Table], *, sort: str | None, contains: str | None)
         RecordError: no row holds the word.
     """
     printed = (
-        [ENCODER, *table.columns, MEAN_RANK, *(extra.header for extra in table.extras)]
+        [score.ENCODER, *table.columns, score.MEAN_RANK, *(extra.header for extra in table.extras)]
         for table in tables
     )
     known = {name.casefold(): name for names in printed for name in names}
@@ -293,25 +258,30 @@ def arranged(tables: Sequence[Table], *, sort: str | None, contains: str | None)
 
 def _holds(row: Row, runs: TableRow, word: str) -> bool:
     encoder = runs.records[0].encoder
-    facts = (row.label, encoder.name, encoder.family, encoder.supervision)
-    return word.casefold() in " ".join((*facts, "joint" if row.joint else "frozen")).casefold()
+    facts = (row.label, encoder.name, encoder.family, encoder.supervision, runs.mode)
+    return word.casefold() in " ".join(facts).casefold()
 
 
 def _sort_key(table: Table, row: Row, column: str | None) -> tuple[int, bool, bool, float, str]:
     mode = 2 if row.joint is None else int(row.joint)
     if column is None or row.kind != "encoder":
         return mode, row.kind != "encoder", False, 0.0, ""
-    if column == ENCODER:
-        return mode, False, False, 0.0, row.label.casefold()
-    if column in table.columns:
-        value = row.cells[column].value
-        sign = 1.0 if higher_is_better(table.group.records, column) is False else -1.0
-    elif column == MEAN_RANK:
-        value, sign = row.mean_rank, 1.0
-    else:
-        extra = next((each for each in table.extras if each.header == column), None)
-        value, sign = (row.extra(extra) if extra else None), -1.0
-    return mode, False, value is None, sign * (value or 0.0), ""
+    value = _flat(table, row, table.columns).get(column)
+    if isinstance(value, str):
+        return mode, False, False, 0.0, value.casefold()
+    higher = column != score.MEAN_RANK and score.higher_is_better(table.group.records, column)
+    return mode, False, value is None, (1.0 if higher is False else -1.0) * (value or 0.0), ""
+
+
+_PARTS: dict[str, tuple[str, Callable[[Cell], Any]]] = {
+    "±": ("float64", lambda cell: cell.half_width),
+    "lift": ("float64", lambda cell: cell.lift),
+    "seed share": ("float64", lambda cell: cell.seed_share),
+    "n": ("Int64", lambda cell: cell.samples or None),
+    "images": ("Int64", lambda cell: cell.images or None),
+    "rank": ("Int64", lambda cell: cell.rank),
+}
+"""After a score column's name: type in a DataFrame, and value."""
 
 
 def flat_rows(tables: Sequence[Table]) -> list[dict[str, Any]]:
@@ -324,54 +294,48 @@ def flat_rows(tables: Sequence[Table]) -> list[dict[str, Any]]:
     was run with `C over random twin`, its `low` and `high`. `Mean Rank` is scale-free, `Marks` says
     what a reader must know, `Runs` has the run ids.
     """
-    columns = score_columns(record for table in tables for record in table.group.records)
+    columns = _all_columns(tables)
     return [_flat(table, row, columns) for table in tables for row in table.rows]
+
+
+def _all_columns(tables: Sequence[Table]) -> list[str]:
+    return score.score_columns(record for table in tables for record in table.group.records)
 
 
 def _flat(table: Table, row: Row, columns: Sequence[str]) -> dict[str, Any]:
     cells = {column: row.cells.get(column) or missing("task not run") for column in columns}
     supervision, images = row.pretraining
     flat: dict[str, Any] = {
-        SETTING: table.heading,
-        JOINT: row.joint,
-        KIND: row.kind,
-        SUPERVISION: supervision,
-        ENCODER: row.label,
-        IMAGES: images,
-        **{column: cells[column].value for column in columns},
-        MEAN_RANK: row.mean_rank,
+        score.SETTING: table.heading,
+        score.JOINT: row.joint,
+        score.KIND: row.kind,
+        score.SUPERVISION: supervision,
+        score.ENCODER: row.label,
+        score.IMAGES: images,
+        **{column: cell.value for column, cell in cells.items()},
+        score.MEAN_RANK: row.mean_rank,
         **{column.header: row.extra(column) for column in table.extras},
-        SEEDS: len(row.runs.records) if row.runs else None,
-        MARKS: "; ".join(row.marks),
+        score.SEEDS: len(row.runs.records) if row.runs else None,
+        score.MARKS: "; ".join(row.marks),
     }
     for column, cell in cells.items():
-        flat |= {
-            f"{column} ±": cell.half_width,
-            f"{column} lift": cell.lift,
-            f"{column} seed share": cell.seed_share,
-            f"{column} n": cell.samples or None,
-            f"{column} images": cell.images or None,
-            f"{column} rank": cell.rank,
-            f"{column} reason": cell.reason,
-        }
-    flat[RUNS] = " ".join(record.run_id for record in row.runs.records) if row.runs else ""
-    tied = {f"{column} tied": cells[column].tied for column in columns}
+        flat |= {f"{column} {part}": read(cell) for part, (_, read) in _PARTS.items()}
+        flat[f"{column} reason"] = cell.reason
+    flat[score.RUNS] = " ".join(record.run_id for record in row.runs.records) if row.runs else ""
     for column, cell in cells.items():
         if gain := cell.over_twin:
-            name = f"{column} {OVER_TWIN}"
+            name = f"{column} {score.OVER_TWIN}"
             flat |= {name: gain.value, f"{name} low": gain.low, f"{name} high": gain.high}
-    return flat | {name: value for name, value in tied.items() if value is not None}
+    return flat | {f"{c} tied": cell.tied for c, cell in cells.items() if cell.tied is not None}
 
 
 def to_frame(tables: Sequence[Table]) -> pd.DataFrame:
     """Return tables as one DataFrame with the columns of `flat_rows`; NaN where n/a."""
     import pandas as pd
 
+    types = {score.SEEDS: "Int64", score.MEAN_RANK: "float64"}
+    for column in _all_columns(tables):
+        types |= {column: "float64"}
+        types |= {f"{column} {part}": kind for part, (kind, _) in _PARTS.items()}
     frame = pd.DataFrame(flat_rows(tables))
-    columns = score_columns(record for table in tables for record in table.group.records)
-    types = {SEEDS: "Int64", MEAN_RANK: "float64"}
-    for column in columns:
-        types |= {column: "float64", f"{column} ±": "float64", f"{column} lift": "float64"}
-        types |= {f"{column} seed share": "float64"}
-        types |= {f"{column} {name}": "Int64" for name in ("n", "images", "rank")}
     return frame.astype(types) if tables else frame

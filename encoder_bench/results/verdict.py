@@ -10,10 +10,9 @@ import numpy as np
 from encoder_bench.base.errors import RecordError, UnknownNameError
 from encoder_bench.base.record import RunRecord
 from encoder_bench.metrics.statistics import Matrix, holm, plain_ratio
-from encoder_bench.results.cells import AVERAGED
-from encoder_bench.results.columns import AVERAGE, higher_is_better, score_sources
 from encoder_bench.results.grouping import TableGroup, TableRow, group_records
 from encoder_bench.results.paired import Difference, Scores, difference, row_scores, shared_scores
+from encoder_bench.results.score import AVERAGE, AVERAGED, higher_is_better, score_sources
 
 LEVEL, NEAR_POINTS = 0.05, 1.0
 
@@ -155,13 +154,12 @@ def _verdict(results: Path, group: TableGroup, tasks: Sequence[str]) -> Verdict 
     for row in group.rows:
         own = {c: found[None] for c in columns if None in (found := row_scores(results, row, c))}
         if len(own) == len(columns) > 0 and all(each.samples for each in own.values()):
-            mode = "joint" if row.joint else "frozen"
-            rows.append(_Row(f"{row.label} ({mode})", row, own))
+            rows.append(_Row(f"{row.label} ({row.mode})", row, own))
     if not rows:
         return None
     by = AVERAGE if set(columns) == set(AVERAGED) else " + ".join(columns)
+    names = [row.name for row in rows]
     means = [_together(list(row.scores.values())) for row in rows]
-    choice = _choice(by, [row.name for row in rows], means)
     best = max(each.mean for each in means)
     near = [r for r, m in zip(rows, means, strict=True) if m.mean >= best - NEAR_POINTS]
     costs = {row.name: _gflops(row.row.records[0]) for row in near}
@@ -169,9 +167,8 @@ def _verdict(results: Path, group: TableGroup, tasks: Sequence[str]) -> Verdict 
     known = costs[cheapest] < np.inf
     return Verdict(
         setting=group.heading,
-        choice=choice,
-        by_task=tuple(_choice(c, [r.name for r in rows], [r.scores[c] for r in rows])
-                      for c in columns),
+        choice=_choice(by, names, means),
+        by_task=tuple(_choice(c, names, [row.scores[c] for row in rows]) for c in columns),
         cheapest=f"{cheapest}, {costs[cheapest]:.3g} GFLOPs" if known else None,
         gains=tuple(_gains(rows, columns)),
         seeds=min(len(row.row.records) for row in rows),
@@ -192,14 +189,10 @@ def _columns(group: TableGroup, tasks: Sequence[str]) -> list[str]:
 
 def _together(parts: Sequence[Scores]) -> Scores:
     """Return the mean of several scores of one row as one score; images are shared by them."""
-    seeds = parts[0].seeds
-    count = sum(len(part.samples) for part in parts)
-    values = np.zeros((len(seeds), count, 2 * len(parts)))
-    start = 0
-    for place, part in enumerate(parts):
-        stop = start + len(part.samples)
-        values[:, start:stop, 2 * place : 2 * place + 2] = part.values
-        start = stop
+    from scipy.linalg import block_diag
+
+    by_seed = zip(*(part.values for part in parts), strict=True)
+    values = np.stack([block_diag(*matrices) for matrices in by_seed])
 
     def mean(sums: Matrix) -> Matrix:
         pairs = np.split(sums, len(parts), axis=1)
@@ -207,7 +200,7 @@ def _together(parts: Sequence[Scores]) -> Scores:
 
     samples = tuple(f"{place} {s}" for place, part in enumerate(parts) for s in part.samples)
     images = tuple(image for part in parts for image in part.images)
-    return Scores(seeds, samples, images, values, mean)
+    return Scores(parts[0].seeds, samples, images, values, mean)
 
 
 def _choice(by: str, names: Sequence[str], scores: Sequence[Scores]) -> Choice:

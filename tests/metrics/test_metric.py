@@ -124,8 +124,7 @@ def test_the_gate_passes_an_error_that_falls_and_stops_one_that_rises(
 
 
 def test_the_lift_of_an_error_is_over_the_smallest_blind_one() -> None:
-    from encoder_bench.results.cells import lift
-    from encoder_bench.results.columns import Source
+    from encoder_bench.results.score import Source, lift
 
     blind = {
         name: {"counting_error": Score(value=value, samples=9, images=9)}

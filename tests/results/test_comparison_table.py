@@ -20,12 +20,18 @@ from rich.console import Console
 
 from encoder_bench.base.errors import RecordError, UnknownNameError
 from encoder_bench.base.record import RunRecord, require_records, write_record
-from encoder_bench.results.cells import Cell, over_seeds
 from encoder_bench.results.export import load_results
-from encoder_bench.results.formats import FORMATS, escape_latex, escape_markdown, write_tables
+from encoder_bench.results.formats import (
+    FORMATS,
+    escape_latex,
+    escape_markdown,
+    print_page,
+    print_table,
+    write_tables,
+)
 from encoder_bench.results.page import table_page
+from encoder_bench.results.score import Cell, over_seeds
 from encoder_bench.results.table import arranged, build_tables
-from encoder_bench.results.terminal import print_page, print_table
 
 BLIND = {"no-image": 30.0, "shuffled-images": 28.0, "constant": 20.0, "question-majority": 35.0}
 

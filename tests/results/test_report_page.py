@@ -20,7 +20,6 @@ from result_builders import encoder_facts, make_record
 
 from encoder_bench.base.errors import RecordError
 from encoder_bench.base.record import read_records, write_record
-from encoder_bench.results.columns import bounds
 from encoder_bench.results.report.charts import (
     Point,
     change_chart,
@@ -33,6 +32,7 @@ from encoder_bench.results.report.charts import (
 )
 from encoder_bench.results.report.content import chapters
 from encoder_bench.results.report.page import write_figures, write_report
+from encoder_bench.results.score import bounds
 
 
 class _Page(HTMLParser):

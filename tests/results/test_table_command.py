@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from encoder_bench.base.errors import RecordError, UnknownNameError
 from encoder_bench.base.record import read_records, write_record
 from encoder_bench.cli.app import app
-from encoder_bench.results.columns import EXTRA_COLUMNS
 from encoder_bench.results.contrasts import MAX_RUNS, usual_ties
+from encoder_bench.results.score import EXTRA_COLUMNS
 
 
 def table(results: Path, *arguments: str) -> Any:

@@ -1,26 +1,32 @@
-"""What the report shows of each table: its charts, and rows in the order of their scores."""
+"""What the report shows of each table: charts, rows from the best, and samples with answers."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import altair as alt
 import pandas as pd
 
+from encoder_bench.base.errors import RecordError
+from encoder_bench.base.hashing import hash_text
 from encoder_bench.base.record import RunRecord
-from encoder_bench.results.cells import from_score, over_seeds
-from encoder_bench.results.columns import (
-    AVERAGE,
-    EXTRA_COLUMNS,
-    ExtraColumn,
-    bounds,
-    higher_is_better,
-)
+from encoder_bench.metrics.metric import recorded_metric
+from encoder_bench.results import score
+from encoder_bench.results.compare import RIGHT
 from encoder_bench.results.contrasts import over_twins, usual_ties
 from encoder_bench.results.grouping import TableRow
 from encoder_bench.results.report import charts
 from encoder_bench.results.report.charts import Point
+from encoder_bench.results.score import AVERAGE, EXTRA_COLUMNS, ExtraColumn
 from encoder_bench.results.table import Table, build_tables
+from encoder_bench.results.thumbnails import data_uri
+from encoder_bench.tasks.predictions import (
+    Prediction,
+    has_predictions,
+    predictions_path,
+    read_predictions,
+)
 
 TABLE_EXTRAS = ("parameters", "gflops", "device-hours", "visual-tokens", "parse-failures")
 _COSTS = {
@@ -80,7 +86,7 @@ def _points(
     table: Table, column: str, series: dict[str, int], cost: ExtraColumn | None = None
 ) -> list[Point]:
     """Return a point per encoder and mode that has a score, and a cost where one is asked for."""
-    found, limits = [], bounds(table.group.records, column)
+    found, limits = [], score.bounds(table.group.records, column)
     for row in table.rows:
         cell, at = row.cells[column], row.extra(cost) if cost else None
         if row.runs and cell.value is not None and (cost is None or at is not None):
@@ -92,7 +98,7 @@ def _points(
 def _blind(table: Table, column: str) -> float | None:
     values = [row.cells[column].value for row in table.rows if row.runs is None]
     known = [value for value in values if value is not None]
-    best = min if higher_is_better(table.group.records, column) is False else max
+    best = min if score.higher_is_better(table.group.records, column) is False else max
     return best(known, default=None)
 
 
@@ -160,7 +166,117 @@ def _facet_points(row: TableRow, series: dict[str, int], task: str, facet: str) 
     ]
     for value in breakdowns[0]:
         if all(value in breakdown for breakdown in breakdowns):
-            mean = over_seeds([from_score(breakdown[value]) for breakdown in breakdowns])
+            mean = score.over_seeds([score.from_score(each[value]) for each in breakdowns])
             if mean.value is not None:
                 look = (row.label, series[row.label], row.joint)
                 yield Point(*look, mean.value, mean.half_width, value, mean.samples)
+
+
+def browse(
+    results: Path, chapters: Sequence[Chapter], *, limit: int
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return, for each table, its runs and at most `limit` samples per task with their answers.
+
+    Samples are chosen by a hash of their id, so that every report shows the same ones.
+
+    Returns:
+        A JSON list (one entry per table: `heading`, `runs`, `second`, the best run of another
+        encoder than the first, `tasks` -> samples, `right` -> from which score on the task's
+        answers are right, None for graded ones), and why some predictions are not shown.
+    """
+    tables: list[dict[str, Any]] = []
+    problems = _missing(results, [run for c in chapters for row in c.rows for run in row.records])
+    for chapter in chapters:
+        runs = [(row, record) for row in chapter.rows for record in row.records]
+        labels = [row.label for row, _ in runs]
+        records = [record for _, record in runs]
+        entry: dict[str, Any] = {
+            "heading": chapter.table.heading,
+            "runs": [f"{row.name}, seed {record.seed}" for row, record in runs],
+            "second": next((n for n, label in enumerate(labels) if label != labels[0]), 0),
+            "right": {},
+            "tasks": {},
+        }
+        for task in dict.fromkeys(name for record in records for name in record.tasks):
+            answers = [_answers(results, record, task, problems) for record in records]
+            samples = _samples(answers, records, task, limit)
+            if samples:
+                entry["tasks"][task] = samples
+                primary = next(r.tasks[task].primary for r in records if task in r.tasks)
+                entry["right"][task] = None if recorded_metric(primary).graded else RIGHT
+        tables.append(entry)
+    return tables, problems
+
+
+def thumbnails(
+    tables: Sequence[dict[str, Any]], images: Mapping[str, Path], *, budget_bytes: int
+) -> dict[str, str]:
+    """Return image id -> data URI for the images of `browse`, until the budget is spent.
+
+    An id without a file, or with an unreadable one, has no picture.
+    """
+    shown: dict[str, str] = {}
+    samples = (s for entry in tables for task in entry["tasks"].values() for s in task)
+    for image_id in dict.fromkeys(sample["image"] for sample in samples):
+        uri = data_uri(images[image_id]) if image_id in images else None
+        budget_bytes -= len(uri or "")
+        if budget_bytes < 0:
+            break
+        if uri:
+            shown[image_id] = uri
+    return shown
+
+
+def _missing(results: Path, records: Sequence[RunRecord]) -> list[str]:
+    """Return one line about the predictions that are not there, however many, or none."""
+    files = [predictions_path(results, run, task) for run in records for task in run.tasks]
+    lost = [path for path in files if not has_predictions(path)]
+    if not lost:
+        return []
+    where = results / "predictions"
+    return [
+        f"{len(lost)} of {len(files)} files are not in {where}, as {lost[0].relative_to(where)}"
+    ]
+
+
+def _answers(
+    results: Path, record: RunRecord, task: str, problems: list[str]
+) -> dict[str, Prediction]:
+    if task not in record.tasks or not has_predictions(predictions_path(results, record, task)):
+        return {}
+    try:
+        return {each.sample_id: each for each in read_predictions(results, record, task)}
+    except RecordError as error:
+        problems.append(str(error))
+        return {}
+
+
+def _samples(
+    answers: Sequence[dict[str, Prediction]], records: Sequence[RunRecord], task: str, limit: int
+) -> list[dict[str, Any]]:
+    known = {key: found[key] for found in reversed(answers) for key in found}
+    metrics = [record.tasks[task].primary if task in record.tasks else "" for record in records]
+    return [
+        {
+            "id": key,
+            "image": str(known[key].image_id),
+            "question": known[key].question,
+            "references": list(known[key].references),
+            "answers": [
+                _answer(found.get(key), metric)
+                for found, metric in zip(answers, metrics, strict=True)
+            ],
+        }
+        for key in sorted(sorted(known, key=hash_text)[:limit])
+    ]
+
+
+def _answer(prediction: Prediction | None, primary: str) -> dict[str, Any] | None:
+    if prediction is None:
+        return None
+    score = prediction.scores.get(primary)
+    return {
+        "text": prediction.prediction,
+        "score": None if score is None else round(score, 4),
+        "unparsed": prediction.outcome == "unparsable",
+    }

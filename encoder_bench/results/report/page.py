@@ -1,7 +1,6 @@
 """The report: one self-contained HTML file, and its charts as files for papers and slides.
 
-The page asks the network for nothing: styles, scripts, charts, pictures and samples all lie in it,
-and its content security policy forbids the rest.
+The page asks the network for nothing; its content security policy forbids it.
 """
 
 import functools
@@ -14,15 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import vl_convert
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from encoder_bench.base.files import write_bytes, write_text
 from encoder_bench.base.record import RunRecord, require_records
-from encoder_bench.results.formats import html_table
+from encoder_bench.results.formats import style_sheet, templates
 from encoder_bench.results.page import table_page
-from encoder_bench.results.report.content import Chapter, chapters
-from encoder_bench.results.report.samples import browse, thumbnails
+from encoder_bench.results.report.content import Chapter, browse, chapters, thumbnails
 from encoder_bench.results.thumbnails import Seen
 
 MAX_PICTURE_BYTES = 9_000_000
@@ -59,21 +56,22 @@ def write_report(
     tables, problems = browse(results, parts, limit=samples_per_task)
     pictures = thumbnails(tables, images or {}, budget_bytes=MAX_PICTURE_BYTES)
     specs: list[dict[str, Any]] = []
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    page = environment.from_string(read_resource("template.html.j2")).render(
-        title=_title(records),
-        verdict=verdict,
-        chapters=[
-            _template_chapter(part, (features or {}).get(part.table.heading), specs)
-            for part in parts
-        ],
-        problems=problems,
-        has_samples=any(entry["tasks"] for entry in tables),
-        samples=_embedded({"tables": tables, "images": pictures}),
-        charts=_embedded({"config": chart_config(), "light": light_colours(), "specs": specs}),
-        style=Markup(read_resource("style.css")),
-        vega=Markup(_vega()) if specs else "",
-        script=Markup(read_resource("script.js")),
+    page = (
+        templates()
+        .get_template("report.html.j2")
+        .render(
+            title=_title(records),
+            verdict=verdict,
+            chapters=[_template_chapter(part, features or {}, specs) for part in parts],
+            problems=problems,
+            has_samples=any(entry["tasks"] for entry in tables),
+            samples=_embedded({"tables": tables, "images": pictures}),
+            charts=_embedded(
+                {"config": _chart_config(), "light": _light_colours(), "specs": specs}
+            ),
+            vega=Markup(_vega()) if specs else "",
+            script=Markup(_read("script.js")),
+        )
     )
     path = output or results / "report.html"
     write_text(path, page)
@@ -89,21 +87,19 @@ def _title(records: Sequence[RunRecord]) -> str:
 
 
 def _template_chapter(
-    part: Chapter, seen: Seen | None, specs: list[dict[str, Any]]
+    part: Chapter, seen: Mapping[str, Seen], specs: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Return what the template shows of a chapter; its charts are added to `specs`."""
-    page, numbers = table_page(part.table), {}
+    numbers = {}
     for section, charts in part.charts.items():
         numbers[section] = range(len(specs), len(specs) + len(charts))
         specs.extend(chart.to_dict(validate=False) for chart in charts)
     runs = [(f"{r.name}, seed {run.seed}", run) for r in part.rows for run in r.records]
     return {
-        "heading": part.table.heading,
-        "table": Markup(html_table(page)),
-        "footnotes": page.footnotes,
+        "page": table_page(part.table),
         "charts": numbers,
         "no_cost": part.no_cost,
-        "features": seen,
+        "features": seen.get(part.table.heading),
         "runs": runs,
         "shared": list(_shared(runs)),
     }
@@ -123,13 +119,8 @@ def _shared(runs: Sequence[tuple[str, RunRecord]]) -> Iterator[tuple[str, list[t
             text = json.dumps(value, indent=2, ensure_ascii=False)
             settings.setdefault(name, {}).setdefault(text, []).append(run)
     for name, texts in settings.items():
-        yield (
-            name,
-            [
-                ("all runs" if len(of) == len(runs) else "; ".join(of), text)
-                for text, of in texts.items()
-            ],
-        )
+        of = ["all runs" if len(own) == len(runs) else "; ".join(own) for own in texts.values()]
+        yield name, list(zip(of, texts, strict=True))
 
 
 @functools.cache
@@ -167,24 +158,22 @@ def write_figures(records: Sequence[RunRecord], folder: Path) -> list[Path]:
     return written
 
 
-def read_resource(name: str) -> str:
-    """Return one of the files beside this module: template, style or script."""
-    return (resources.files("encoder_bench.results.report") / name).read_text(encoding="utf-8")
+def _in_light(spec: dict[str, Any]) -> str:
+    colours = _light_colours()
+    text = json.dumps(spec | {"config": _chart_config()})
+    return re.sub(r"var\(--([a-z0-9]+)\)", lambda match: colours[match.group(1)], text)
 
 
-def chart_config() -> dict[str, Any]:
+def _chart_config() -> dict[str, Any]:
     """Return the charts' shared look; `var(--NAME)` in it is a colour of `style.css`."""
-    config: dict[str, Any] = json.loads(read_resource("chart_config.json"))
+    config: dict[str, Any] = json.loads(_read("chart_config.json"))
     return config
 
 
-def light_colours() -> dict[str, str]:
+def _light_colours() -> dict[str, str]:
     """Return the light theme's colours in `style.css` by name."""
-    css = read_resource("style.css")
-    return dict(_VARIABLE.findall(css[: css.index("@media")]))
+    return dict(_VARIABLE.findall(style_sheet().partition("@media")[0]))
 
 
-def _in_light(spec: dict[str, Any]) -> str:
-    colours = light_colours()
-    text = json.dumps(spec | {"config": chart_config()})
-    return re.sub(r"var\(--([a-z0-9]+)\)", lambda match: colours[match.group(1)], text)
+def _read(name: str) -> str:
+    return (resources.files("encoder_bench.results.report") / name).read_text(encoding="utf-8")
