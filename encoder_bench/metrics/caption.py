@@ -25,23 +25,16 @@ Floats = NDArray[np.float64]
 _Tokens = dict[int, list[str]]
 
 
-def cider(predictions: Sequence[str], references: References) -> Floats:
+def cider(
+    predictions: Sequence[str], references: References, corpus: References | None = None
+) -> Floats:
     """Return the CIDEr-D of each image, in percent; their mean is the corpus score.
 
-    Document frequencies are those of the references given, so that a subset of a split scores
-    higher than the split: compare runs on the same samples only.
+    Document frequencies are those of `corpus`, the references of a whole split, so that a subset
+    scores what it adds to the split's own score. By default they are those of `references`: a
+    subset of a split then scores higher than the split, and runs compare on the same samples only.
     """
-    return cider_full_idf(predictions, references, references)
-
-
-def cider_full_idf(
-    predictions: Sequence[str], references: References, corpus: References
-) -> Floats:
-    """Return each image's CIDEr-D, in percent, with document frequencies of a whole split.
-
-    So a subset scores what it adds to the split's own score, instead of more.
-    """
-    split = None if corpus is references else _tokenized(corpus)
+    split = None if corpus is None or corpus is references else _tokenized(corpus)
     guesses = [ptb_tokenize(text) for text in predictions]
     return 100.0 * cider_d(guesses, _tokenized(references), split)
 

@@ -115,7 +115,7 @@ METRICS: dict[str, Metric] = {
         _vqa("vqa_accuracy_gvt", per_answer(vqa.vqa_accuracy_gvt)),
         _vqa("exact_match", per_answer(vqa.exact_match)),
         _caption("cider", per_sample(caption.cider)),
-        _caption("cider@full-idf", per_sample(caption.cider_full_idf), needs_corpus=True),
+        _caption("cider@full-idf", per_sample(caption.cider), needs_corpus=True),
         *(_caption(f"bleu{order}", caption.bleu_of_order(order)) for order in (1, 2, 3, 4)),
         _caption("rouge_l", per_sample(caption.rouge_l)),
         _caption("meteor", meteor, backend="java"),

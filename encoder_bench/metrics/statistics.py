@@ -250,6 +250,28 @@ class Variance:
         return float(10.0 ** brentq(beyond, _SMALLEST_P, 0.0))
 
 
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A difference B − A in the metric's unit, with its 95% interval and two-sided p.
+
+    `low` and `high` are None where all samples are on one image. `seed_share` is the share of the
+    variance that comes from seeds; None where one seed leaves it unknown, so that interval and p
+    are about the images alone.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    p: float
+    seed_share: float | None = None
+
+    def interval(self, digits: int) -> str:
+        """Return `[-1.0, +2.0]`, or `n/a`."""
+        if self.low is None or self.high is None:
+            return "n/a"
+        return f"[{self.low:+.{digits}f}, {self.high:+.{digits}f}]"
+
+
 def leave_one_out(
     values: Matrix, clusters: Sequence[Hashable], statistic: Statistic
 ) -> NDArray[np.float64]:

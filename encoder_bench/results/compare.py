@@ -10,14 +10,9 @@ import numpy as np
 from encoder_bench.base.errors import RecordError
 from encoder_bench.base.record import RunRecord
 from encoder_bench.metrics.metric import Measure, measure_java_once, recorded_metric
+from encoder_bench.metrics.statistics import Difference
 from encoder_bench.results.grouping import setting_key, task_key
-from encoder_bench.results.paired import (
-    Difference,
-    Scores,
-    difference,
-    sample_scores,
-    shared_scores,
-)
+from encoder_bench.results.paired import Scores, difference, sample_scores, shared_scores
 from encoder_bench.tasks.predictions import Prediction, read_predictions
 from encoder_bench.tasks.rescore import measure_again
 
@@ -71,10 +66,9 @@ class TaskComparison:
     """One task's primary metric, B − A, over the samples that both sides answered.
 
     Attributes:
-        only_a: samples that only A answered; `only_b` likewise.
-        score_a: A's mean over the shared samples, in the metric's unit; `score_b` likewise.
-        difference: with its 95% interval over images and seeds, and p; None where nothing could be
-            compared.
+        only_a: samples that only A answered.
+        score_a: A's mean over the shared samples, in the metric's unit.
+        difference: over images and seeds; None where nothing could be compared.
         right: who was right, on the mean of seeds; None for graded metrics.
         flips: samples scored differently, largest change first.
         metrics: every metric of the task; empty where only the primary one was asked for.

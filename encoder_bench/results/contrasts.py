@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from encoder_bench.base.errors import RecordError
 from encoder_bench.base.record import RunRecord
-from encoder_bench.metrics.statistics import holm
+from encoder_bench.metrics.statistics import Difference, holm
 from encoder_bench.results.grouping import TableGroup, TableRow, find_twin, group_records
-from encoder_bench.results.paired import Difference, Scores, difference, row_scores, shared_scores
+from encoder_bench.results.paired import Scores, difference, row_scores, shared_scores
 from encoder_bench.results.score import higher_is_better, score_sources
 from encoder_bench.results.table import Gains, Ties
 from encoder_bench.tasks.controls import CONTROLS
@@ -38,10 +38,9 @@ class Contrast:
         family: `BLIND`, `TWINS`, `JOINT` or `ENCODERS`; Holm's correction runs over a family of a
             setting.
         mode: `frozen`, `joint`, or `both` where the modes are compared.
-        a: the row, or its label and mode.
         seeds: runs of each side, at least.
-        score_a: mean over the samples and seeds; `score_b` likewise.
-        difference: with its 95% interval over images and seeds, and uncorrected p.
+        score_a: mean over the samples and seeds.
+        difference: over images and seeds, its p uncorrected.
     """
 
     setting: str
@@ -89,10 +88,7 @@ def contrasts(results: Path, records: Sequence[RunRecord]) -> list[Contrast]:
 
     A row against its best blind baseline, an encoder against its random twin, tuned jointly
     against the same one frozen, and all pairs of encoders in one mode; each family is corrected by
-    Holm's method on its own.
-
-    Raises:
-        RecordError: predictions are missing or damaged.
+    Holm's method on its own. Raises as `row_scores`.
     """
     families = {
         BLIND: _against_blind,
@@ -127,10 +123,8 @@ def best_ties(results: Path, records: Sequence[RunRecord]) -> Ties:
     """Return the rows that tie with the best of each mode and column, from the predictions.
 
     Each row is tested against the best in its mode, as in `contrasts`; p is corrected over all
-    tests of a table by Holm's method, and a row ties where it is at least 0.05.
-
-    Raises:
-        RecordError: predictions are missing or damaged.
+    tests of a table by Holm's method, and a row ties where it is at least 0.05. Raises as
+    `row_scores`.
     """
     ties: dict[tuple[str, bool, str], frozenset[str]] = {}
     for columns in _tables(results, records):
@@ -146,11 +140,7 @@ def best_ties(results: Path, records: Sequence[RunRecord]) -> Ties:
 
 
 def over_twins(results: Path, records: Sequence[RunRecord]) -> Gains:
-    """Return each row's difference to its random twin, over images and seeds, uncorrected.
-
-    Raises:
-        RecordError: predictions are missing or damaged.
-    """
+    """Return each row's difference to its random twin, uncorrected; raises as `row_scores`."""
     if all(record.encoder.pretrained for record in records):
         return {}
     pairs = [p for columns in _tables(results, records) for c in columns for p in _against_twin(c)]

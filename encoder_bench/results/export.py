@@ -53,14 +53,10 @@ _PERMISSIVE = ("bundled:", "hub:HuggingFaceTB/SmolLM2")
 def load_results(results: str | Path = RESULTS) -> pd.DataFrame:
     """Return every recorded score, one per row, from a results folder's records.
 
-    Args:
-        results: the folder that holds `records/`.
-
-    Returns:
-        One row for each run, task, control (empty for the model itself) and metric: what ran
-        (`run_id`, `encoder`, `joint`, `adapter`, `llm`, `data`, `seed`...), `value` with its 95%
-        interval `low` and `high` in percent (NaN where n/a, with `reason`), `samples`, `images`,
-        whether the metric is the task's `primary`, and the path of the `predictions` file.
+    There is one row for each run, task, control (empty for the model itself) and metric: what ran
+    (`run_id`, `encoder`, `joint`, `adapter`, `llm`, `data`, `seed`...), `value` with its 95%
+    interval `low` and `high` in percent (NaN where n/a, with `reason`), `samples`, `images`,
+    whether the metric is the task's `primary`, and the path of the `predictions` file.
 
     Raises:
         RecordError: a record is half-written, edited or of another schema version.
@@ -95,10 +91,7 @@ def all_predictions(results: Path, records: Sequence[RunRecord]) -> pd.DataFrame
 
     Columns: `run_id`, `encoder`, `joint`, `seed`, `task`, `control`, `sample_id`, `image_id`,
     `question`, `prompt`, `prediction`, `choice`, `parsed`, `outcome`, `references` (a list), and
-    `score: METRIC` each.
-
-    Raises:
-        RecordError: predictions are missing or damaged.
+    `score: METRIC` each. Raises as `read_controls`.
     """
     rows = [
         row
@@ -127,10 +120,9 @@ def _prediction_rows(results: Path, record: RunRecord, task: str) -> Iterator[di
 
 
 def export_parquet(results: Path, records: Sequence[RunRecord], target: Path) -> Path:
-    """Write `all_predictions` as one Parquet file, in one step.
+    """Write `all_predictions` as one Parquet file, in one step; raises as they do.
 
     Raises:
-        RecordError: predictions are missing or damaged.
         EncoderBenchError: the file cannot be written.
     """
     frame = all_predictions(results, records)

@@ -1,7 +1,5 @@
 """Printable tables on a terminal, as Markdown, LaTeX, HTML, CSV and JSON, and as files."""
 
-from __future__ import annotations
-
 import functools
 import html
 import json
@@ -9,8 +7,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
 from rich import box
 from rich.console import Console
 from rich.table import Table as Grid
@@ -21,9 +21,6 @@ from encoder_bench.base.record import RunRecord
 from encoder_bench.results.page import MODE, PRIMARY, SAMPLES, Entry, Line, Page, table_page
 from encoder_bench.results.score import ENCODER, IMAGES, MEAN_RANK, SEEDS, SUPERVISION
 from encoder_bench.results.table import Table, build_tables, flat_rows, to_frame
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 _MARKDOWN = {"best": "**{}**", "second": "<ins>{}</ins>", "blind": "*{}*", "": "{}"}
 _LATEX = {
@@ -67,9 +64,6 @@ def templates() -> Environment:
 
     `style` in them is the report's style sheet.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-    from markupsafe import Markup
-
     found = Environment(
         loader=PackageLoader("encoder_bench.results"),
         autoescape=select_autoescape(["html.j2"]),

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder_bench.metrics.statistics import (
+    Difference,
     Statistic,
     Variance,
     cluster_sums,
@@ -68,28 +69,6 @@ class Scores:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A difference B − A in the metric's unit, with its 95% interval and two-sided p.
-
-    `low` and `high` are None where all samples are on one image. `seed_share` is the share of the
-    variance that comes from seeds; None where one seed leaves it unknown, so that interval and p
-    are about the images alone.
-    """
-
-    value: float
-    low: float | None
-    high: float | None
-    p: float
-    seed_share: float | None = None
-
-    def interval(self, digits: int) -> str:
-        """Return `[-1.0, +2.0]`, or `n/a`."""
-        if self.low is None or self.high is None:
-            return "n/a"
-        return f"[{self.low:+.{digits}f}, {self.high:+.{digits}f}]"
-
-
 def sample_scores(by_seed: Mapping[int, Iterable[Prediction]], metric: str) -> Scores:
     """Return the samples' own scores in a metric, of the samples that have one in every seed."""
     images: dict[str, str] = {}
@@ -111,10 +90,7 @@ def sample_scores(by_seed: Mapping[int, Iterable[Prediction]], metric: str) -> S
 def row_scores(results: Path, row: TableRow, column: str) -> dict[str | None, Scores]:
     """Return the scores of a row's own answers (under None) and of each blind baseline.
 
-    Empty where a run of the row has no score in the column.
-
-    Raises:
-        RecordError: predictions are missing or damaged.
+    Empty where a run of the row has no score in the column. Raises as `read_controls`.
     """
     by_seed: dict[int, dict[str | None, list[Prediction]]] = {}
     metrics: list[str] = []

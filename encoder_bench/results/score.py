@@ -1,22 +1,16 @@
 """The table's columns and cells: where a score is in a record, means over seeds and rows."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from encoder_bench.base.errors import UnknownNameError
 from encoder_bench.base.record import RunRecord, Score, TaskScores
 from encoder_bench.metrics.metric import Metric, recorded_metric
-from encoder_bench.metrics.statistics import Variance
+from encoder_bench.metrics.statistics import Difference, Variance
 from encoder_bench.tasks.controls import CONTROLS
-
-if TYPE_CHECKING:
-    from encoder_bench.results.paired import Difference
 
 SETTING, JOINT, KIND = "Setting", "Joint Tuning", "Row"
 SUPERVISION, ENCODER, IMAGES = "Supervision", "Visual Encoder", "Pretraining Images"

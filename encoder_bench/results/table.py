@@ -11,6 +11,7 @@ import numpy as np
 
 from encoder_bench.base.errors import RecordError, UnknownNameError
 from encoder_bench.base.record import RunRecord
+from encoder_bench.metrics.statistics import Difference
 from encoder_bench.results import score
 from encoder_bench.results.grouping import TableGroup, TableRow, group_records
 from encoder_bench.results.score import AVERAGE, AVERAGED, Cell, ExtraColumn, Source, missing
@@ -18,8 +19,6 @@ from encoder_bench.tasks.controls import ASKS_MODEL, CONTROLS
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from encoder_bench.results.paired import Difference
 
 DECIMALS = 1
 """Scores are printed, and compared for best and second best, with this many decimals."""
@@ -30,7 +29,7 @@ Sources = Sequence[Mapping[str, Source]]
 """For each record of a row: column -> where its score is."""
 Ties = Mapping[tuple[str, bool, str], frozenset[str]]
 """(heading, joint, column) -> labels of the rows that tie with the best, the best included."""
-Gains = Mapping[tuple[str, bool, str, str], "Difference"]
+Gains = Mapping[tuple[str, bool, str, str], Difference]
 """(heading, joint, column, label) -> a row's difference to its random twin."""
 
 

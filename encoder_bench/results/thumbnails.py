@@ -1,19 +1,17 @@
 """Small pictures inside HTML: images as data URIs, and what encoders see."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+from PIL import Image, UnidentifiedImageError
 
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.record import RunRecord
 from encoder_bench.data.folder import open_data
-
-if TYPE_CHECKING:
-    from PIL import Image
+from encoder_bench.data.images import read_image_bytes
 
 THUMBNAIL_PIXELS = 192
 _LOSSLESS_PIXELS = 96
@@ -40,10 +38,6 @@ def data_uri(path: Path) -> str | None:
 
     Very small images stay PNG, since JPEG would smear them.
     """
-    from PIL import Image, UnidentifiedImageError
-
-    from encoder_bench.data.images import read_image_bytes
-
     try:
         with Image.open(io.BytesIO(read_image_bytes(path))) as image:
             small = image.convert("RGB")

@@ -9,9 +9,9 @@ import numpy as np
 
 from encoder_bench.base.errors import RecordError, UnknownNameError
 from encoder_bench.base.record import RunRecord
-from encoder_bench.metrics.statistics import Matrix, holm, plain_ratio
+from encoder_bench.metrics.statistics import Difference, Matrix, holm, plain_ratio
 from encoder_bench.results.grouping import TableGroup, TableRow, group_records
-from encoder_bench.results.paired import Difference, Scores, difference, row_scores, shared_scores
+from encoder_bench.results.paired import Scores, difference, row_scores, shared_scores
 from encoder_bench.results.score import AVERAGE, AVERAGED, higher_is_better, score_sources
 
 LEVEL, NEAR_POINTS = 0.05, 1.0

@@ -21,7 +21,7 @@ from encoder_bench.base.progress import QuietReporter
 from encoder_bench.base.recipes import load_task
 from encoder_bench.data.sample import Sample
 from encoder_bench.metrics import java, spice
-from encoder_bench.metrics.caption import cider, cider_full_idf
+from encoder_bench.metrics.caption import cider
 from encoder_bench.metrics.java import (
     find_java,
     heap_mebibytes,
@@ -412,7 +412,7 @@ def test_spice_is_started_once_within_its_own_folders_and_limits(
 
 
 def test_cider_with_the_splits_own_frequencies() -> None:
-    assert cider_full_idf(GUESSES, TRUTHS, TRUTHS) == pytest.approx(cider(GUESSES, TRUTHS))
-    subset = cider_full_idf(GUESSES[3:], TRUTHS[3:], TRUTHS)
+    assert cider(GUESSES, TRUTHS, TRUTHS) == pytest.approx(cider(GUESSES, TRUTHS))
+    subset = cider(GUESSES[3:], TRUTHS[3:], TRUTHS)
     assert subset == pytest.approx(cider(GUESSES, TRUTHS)[3:])
     assert subset.mean() != pytest.approx(cider(GUESSES[3:], TRUTHS[3:]).mean())

@@ -21,11 +21,12 @@ from encoder_bench.base.recipes import load_task
 from encoder_bench.base.record import RunRecord, write_record
 from encoder_bench.cli.app import app
 from encoder_bench.data.sample import Sample
+from encoder_bench.metrics.statistics import Difference
 from encoder_bench.results.compare import compare_runs, compare_task, differing_settings
 from encoder_bench.results.compare_page import as_json, metric_page, task_page, to_html
 from encoder_bench.results.export import all_predictions, export_harness, export_parquet
 from encoder_bench.results.formats import to_markdown
-from encoder_bench.results.paired import Difference, Scores
+from encoder_bench.results.paired import Scores
 from encoder_bench.results.paired import difference as scores_difference
 from encoder_bench.results.runs import find_run, find_runs, inventory, remove_runs
 from encoder_bench.tasks.evaluate import evaluate
