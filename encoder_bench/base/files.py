@@ -1,4 +1,4 @@
-"""Atomic writes: a kill at any moment leaves the old content or the new, never half."""
+"""Files: reading with one-line errors, and writing so that a kill never leaves half a file."""
 
 import contextlib
 import errno
@@ -10,11 +10,27 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from encoder_bench.base.errors import EncoderBenchError
+from encoder_bench.base.errors import DataError, EncoderBenchError
 from encoder_bench.base.paths import cache_dir
 
 _FULL = f"os error {errno.ENOSPC}"
 """How safetensors says that the disk is full."""
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Let a block read a file.
+
+    Raises:
+        DataError: it is not there, cannot be read, or is not UTF-8.
+    """
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error.reason})") from error
+    except (OSError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: cannot be read ({reason})") from error
 
 
 @contextlib.contextmanager
@@ -75,11 +91,22 @@ def _sync(path: Path) -> None:
 @contextlib.contextmanager
 def _beside(target: Path) -> Iterator[Path]:
     """Yield a free path on the target's disk; what is left there afterwards is removed."""
-    try:
+    with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         beside = tempfile.TemporaryDirectory(".partial", f".{target.name}.", target.parent)
         with beside as folder:
             yield Path(folder) / target.name
+
+
+@contextlib.contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Let a block write a file or a folder.
+
+    Raises:
+        EncoderBenchError: the disk is full or the folder cannot be written; names the target.
+    """
+    try:
+        yield
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         if getattr(error, "errno", None) == errno.ENOSPC or _FULL in str(error):

@@ -4,7 +4,6 @@ A virtual path goes on below the archive's: `shard-0001.tar/000001.jpg`, or `row
 (column, row, and number in the row's list).
 """
 
-import bisect
 import os
 import tarfile
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from encoder_bench.base.errors import DataError
+from encoder_bench.base.files import reading
 from encoder_bench.data.index import RowMaker, open_index
 
 TAR, ARROW = ".tar", ".arrow"
@@ -41,15 +41,12 @@ def read_member(archive: Path, name: str) -> bytes:
     if archive.suffix == ARROW:
         return _read_cell(archive, name)
     members = tar_members(archive)
-    row = bisect.bisect_left(range(len(members)), name, key=lambda at: members["name"][at].as_py())
-    if row == len(members) or members["name"][row].as_py() != name:
+    row = pc.index(members["name"], name).as_py()
+    if row < 0:
         raise DataError(f"{archive}: holds no {name}")
     offset, size = members["offset"][row].as_py(), members["size"][row].as_py()
-    try:
-        with archive.open("rb") as stream:
-            data = os.pread(stream.fileno(), size, offset)
-    except OSError as error:
-        raise DataError(f"{archive}: cannot be read ({error.strerror or error})") from error
+    with reading(archive), archive.open("rb") as stream:
+        data = os.pread(stream.fileno(), size, offset)
     if len(data) < size:
         raise DataError(f"{archive}: cut short before the end of {name}; fetch it again")
     return data

@@ -137,13 +137,6 @@ class DataFiles:
                     found[number] = (*found.get(number, ()), (listing, name))
         return found
 
-    @property
-    def image_count(self) -> int:
-        """How many images have a numeric COCO id."""
-        names = (name for listing in self.listings for name in listing.sizes)
-        images = (coco_id(name) for name in names if name.lower().endswith(_IMAGE_ENDINGS))
-        return len({number for number in images if number is not None})
-
     def image(
         self, image_id: int | str, where: str, *, split: str = "", name: str = ""
     ) -> tuple[int | str, Path]:

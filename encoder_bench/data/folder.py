@@ -156,7 +156,7 @@ class DataFolder:
             "fingerprint": self.fingerprint(),
             "files": self._annotation_hashes,
             "versions": self.versions(),
-            "image_files": self.files.image_count,
+            "image_files": len(self.files.coco_images),
         }
 
 

@@ -10,15 +10,15 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 from filelock import FileLock
 
-from encoder_bench.base.errors import DataError, EncoderBenchError
-from encoder_bench.base.files import atomic_folder
+from encoder_bench.base.errors import DataError
+from encoder_bench.base.files import atomic_folder, writing
 from encoder_bench.base.hashing import hash_text
 from encoder_bench.base.paths import ABOUT, CacheEntry, cache_dir, list_cached
 
@@ -57,16 +57,19 @@ def open_index(
         EncoderBenchError: the cache cannot be written.
     """
     folder = cache_dir("index", hash_text(key, schema.to_string())[:32])
-    found = _opened(folder)
-    if found is None or not is_current(found.about):
-        with _lock(folder.with_suffix(".lock")):
-            found = _opened(folder)  # another process may have made it meanwhile
-            if found is None or not is_current(found.about):
-                with atomic_folder(folder, replace=found is not None) as temporary:
+    found = _opened(folder, is_current)
+    if found is None:
+        with writing(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder.with_suffix(".lock")).acquire()
+        with lock:
+            found = _opened(folder, is_current)  # another process may have made it meanwhile
+            if found is None:
+                with atomic_folder(folder, replace=True) as temporary:
                     about = _write(str(temporary / _TABLE), schema, make())
                     (temporary / _OF).write_text(of, encoding="utf-8", errors="replace")
                     (temporary / ABOUT).write_text(json.dumps(about), encoding="utf-8")
-                found = _opened(folder)
+                found = _opened(folder, lambda about: True)
                 _remove_unused(folder.parent)
     assert found is not None
     with contextlib.suppress(OSError):  # a cache that is read-only
@@ -97,28 +100,14 @@ def _table(folder: Path) -> pa.Table:
     return pa.ipc.open_file(pa.memory_map(str(folder / _TABLE))).read_all()
 
 
-def _opened(folder: Path) -> Index | None:
+def _opened(folder: Path, is_current: Callable[[dict[str, Any]], bool]) -> Index | None:
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        return Index(_table(folder), about)
+        return Index(_table(folder), about) if is_current(about) else None
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:  # pa.ArrowInvalid is a ValueError
         raise DataError(f"{folder}: damaged ({error}); remove it and run it again") from error
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path).acquire()
-    except OSError as error:
-        raise EncoderBenchError(
-            f"cannot write {path.parent}, where an index of the data is kept: "
-            f"{error.strerror or error}; set ENCODER_BENCH_CACHE to a folder that can be written"
-        ) from error
-    with lock:
-        yield
 
 
 def _write(path: str, schema: pa.Schema, rows: RowMaker) -> Mapping[str, Any]:

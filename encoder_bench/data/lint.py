@@ -95,16 +95,15 @@ def majority_leak(samples: SampleTable) -> str | None:
     """
     by_question: dict[str, Counter[str]] = defaultdict(Counter)
     by_image: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    rows = list(samples.pairs("question", "target"))
-    images = samples.column("image").to_pylist()
-    keys = [(image, question) for image, (question, _) in zip(images, rows, strict=True)]
-    for key, (question, target) in zip(keys, rows, strict=True):
+    names = ("image", "question", "target")
+    rows = list(zip(*(samples.column(name).to_pylist() for name in names), strict=True))
+    for image, question, target in rows:
         by_question[question][target] += 1
-        by_image[key][target] += 1
+        by_image[image, question][target] += 1
     ((everywhere, constant),) = samples.counts("target").most_common(1)
     right = 0
-    for key, (question, target) in zip(keys, rows, strict=True):
-        elsewhere = by_question[question] - by_image[key]
+    for image, question, target in rows:
+        elsewhere = by_question[question] - by_image[image, question]
         guess = max(elsewhere, key=elsewhere.__getitem__) if elsewhere else everywhere
         right += guess == target
     best = sum(max(counts.values()) for counts in by_question.values())

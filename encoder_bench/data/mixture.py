@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -70,7 +70,7 @@ class Part:
         return pc.if_else(pc.starts_with(names, "/"), names, joined)
 
 
-class Mixture(Sequence[Conversation]):
+class Mixture:
     """The rows of a mixture, source by source, in the order of their files."""
 
     def __init__(self, name: str, recipe: MixtureRecipe, parts: Sequence[Part]) -> None:
@@ -83,17 +83,9 @@ class Mixture(Sequence[Conversation]):
         """Return the number of rows, those of a weight of 2 counted twice."""
         return self._ends[-1] if self._ends else 0
 
-    @overload
-    def __getitem__(self, index: int) -> Conversation: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Conversation]: ...
-    def __getitem__(self, index: int | slice) -> Conversation | Sequence[Conversation]:
-        """Return a row, read from disk, or the rows of a slice."""
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"row {index} of {len(self)}")
-        index %= len(self)
+    def __getitem__(self, index: int) -> Conversation:
+        """Return a row, read from disk."""
+        index = range(len(self))[index]
         which = bisect.bisect_right(self._ends, index)
         return self.parts[which].row(index - (self._ends[which - 1] if which else 0))
 

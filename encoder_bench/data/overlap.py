@@ -6,6 +6,7 @@ image are read), and by pixels on request (every image is decoded once, which is
 
 import os
 import stat
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -88,15 +89,10 @@ class TestImages:
     @cached_property
     def by_size(self) -> dict[int, list[Path]]:
         """The images that are there, by the size of their files."""
-        found: dict[int, list[Path]] = {}
-        for path in self.paths:
-            if path.is_file():
-                found.setdefault(path.stat().st_size, []).append(path)
-        return found
-
-    def fingerprints(self, reporter: Reporter) -> dict[Path, Fingerprint]:
-        """Return what the images that are there are compared by."""
-        return cached_fingerprints([path for path in self.paths if path.is_file()], reporter)
+        found: dict[int, list[Path]] = defaultdict(list)
+        for path in filter(Path.is_file, self.paths):
+            found[path.stat().st_size].append(path)
+        return dict(found)
 
 
 def image_sizes(place: Place, names: Sequence[str]) -> Iterator[int]:
@@ -164,7 +160,8 @@ def find_matches(
         numbers = coco_numbers(names, any_folder=any_folder)
         by_number = pc.is_in(numbers, pa.array(tests.by_number, pa.int64()))
         by_path = pc.is_in(names, pa.array(map(str, tests.paths), pa.string()))
-        for place in _places(pc.or_(by_number, by_path)):
+        is_test = pc.or_(by_number, by_path).to_numpy(zero_copy_only=False)
+        for place in np.flatnonzero(is_test).tolist():
             twin = tests.by_number.get(numbers[place].as_py(), paths[place])
             found[place] = Match("id", twin)
     if "bytes" in kinds and tests.by_size:
@@ -176,7 +173,7 @@ def find_matches(
                     found.setdefault(place, Match("bytes", same))
                 phase.advance()
     if "pixels" in kinds and tests.paths:
-        theirs = tests.fingerprints(reporter)
+        theirs = cached_fingerprints(list(filter(Path.is_file, tests.paths)), reporter)
         present = np.flatnonzero(sizes >= 0)
         for start in range(0, len(present), IMAGES_AT_ONCE):
             places = {paths[place]: int(place) for place in present[start : start + IMAGES_AT_ONCE]}
@@ -185,11 +182,6 @@ def find_matches(
             for path, twin in [*same_files(ours, theirs), *near]:
                 found.setdefault(places[path], Match("pixels", twin))
     return found
-
-
-def _places(chosen: pa.Array) -> list[int]:
-    places: list[int] = np.flatnonzero(chosen.to_numpy(zero_copy_only=False)).tolist()
-    return places
 
 
 def _twin(path: Path, candidates: Sequence[Path]) -> Path | None:

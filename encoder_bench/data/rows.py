@@ -17,6 +17,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from encoder_bench.base.errors import DataError
+from encoder_bench.base.files import reading
 
 T = TypeVar("T")
 Text = Annotated[str, msgspec.Meta(pattern=r"\S")]
@@ -49,13 +50,9 @@ class AnnotationFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        try:
+        with reading(path):
             data = path.read_bytes()
             self._content = gzip.decompress(data) if path.suffix == ".gz" else data
-        except FileNotFoundError:
-            raise DataError(f"{path}: no such file") from None
-        except (OSError, EOFError) as error:
-            raise DataError(f"{path}: cannot be read ({error})") from error
 
     def rows(self, row: type[T], key: str | None = "") -> Numbered[T]:
         """Yield the rows of the list under a key, or of the list that the file is.

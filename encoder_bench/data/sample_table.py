@@ -108,9 +108,7 @@ class SampleTable(Sequence[Sample]):
     def __getitem__(self, index: int | slice) -> Sample | SampleTable:
         if isinstance(index, slice):
             return self.take(np.arange(len(self))[index])
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        row = index % len(self)
+        row = range(len(self))[index]
         return self._sample(*(column[row].as_py() for column in self._columns))
 
     def __iter__(self) -> Iterator[Sample]:
@@ -259,21 +257,21 @@ def as_row(sample: Sample, path: str | None = None) -> dict[str, Any]:
     }
 
 
-class ImageGroups(Sequence[tuple[Sample, ...]]):
+class ImageGroups:
     """The samples of each image, ordered by image id and made when asked for."""
 
     def __init__(self, samples: Iterable[Sample], tasks: Sequence[str]) -> None:
         self.samples = SampleTable.of(samples)
-        tasks_by_row, names = self.samples.codes("task")
-        self._tasks, self._names = tasks_by_row.astype(np.int16), names
-        kept = np.isin(self._tasks, [code for code, name in enumerate(names) if name in tasks])
+        tasks_by_row, self._names = self.samples.codes("task")
+        self._tasks = tasks_by_row.astype(np.int16)
+        wanted = [code for code, name in enumerate(self._names) if name in tasks]
         codes, texts = self.samples.codes("image")
         identities = [_from_json(text) for text in texts]
         del texts
         order = sorted(range(len(identities)), key=lambda code: str(identities[code]))
         place = np.empty(len(identities), np.int32)
         place[order] = np.arange(len(identities), dtype=np.int32)
-        rows = np.flatnonzero(kept).astype(np.int32)
+        rows = np.flatnonzero(np.isin(self._tasks, wanted)).astype(np.int32)
         own = place[codes[rows]]
         self._rows = rows[np.argsort(own, kind="stable")]
         counts = np.bincount(own, minlength=len(identities))
@@ -286,13 +284,7 @@ class ImageGroups(Sequence[tuple[Sample, ...]]):
     def __len__(self) -> int:
         return len(self._images)
 
-    @overload
-    def __getitem__(self, index: int) -> tuple[Sample, ...]: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[tuple[Sample, ...]]: ...
-    def __getitem__(self, index: int | slice) -> tuple[Sample, ...] | list[tuple[Sample, ...]]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
+    def __getitem__(self, index: int) -> tuple[Sample, ...]:
         return tuple(self.samples[row] for row in self.rows(index))
 
     def image(self, index: int) -> int | str:

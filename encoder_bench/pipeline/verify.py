@@ -82,7 +82,7 @@ def train_and_verify(
     save_mllm(mllm, final)
     probe: list[TrainingRow] = [(sample,) for sample in samples[:_PROBE_ROWS]]
     for mixture in mixtures.values():
-        probe += mixture[:_PROBE_ROWS]
+        probe += [mixture[row] for row in range(min(_PROBE_ROWS, len(mixture)))]
     loaded, difference = _reload(plan, mllm, final, probe, device)
     proof = TrainingProof(parts=parts, reload_max_difference=difference)
     content = {"proof": proof.model_dump(mode="json"), "summary": summary.as_json()}

@@ -12,7 +12,7 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
-from encoder_bench.base.errors import DataError
+from encoder_bench.base.files import reading
 from encoder_bench.data.images import load_image, read_image_bytes
 from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.mllm.attention import usual_kernel
@@ -102,10 +102,8 @@ class BatchEncoder:
         return [each.clone() for each in tokens[: len(pixels)].cpu()]
 
     def _decode(self, path: Path) -> Decoded:
-        try:
+        with reading(path):
             stamp, data = file_stamp(path), read_image_bytes(path)
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
         seen = Seen(stamp, hashlib.sha256(data).hexdigest())
         if self._known(seen.digest):
             return Decoded(seen, None)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TextIO
 
 from encoder_bench.base.errors import DataError
+from encoder_bench.base.files import reading
 from encoder_bench.data.formats.row import BadRow, Place, RawRow, RawRows
 
 CHUNK_CHARACTERS, MAX_ROW_CHARACTERS = 2**20, 2**26
@@ -21,13 +22,8 @@ def rows(place: Place) -> RawRows:
         DataError: a file that is neither, or is cut short.
     """
     for path in place.files:
-        try:
-            with path.open(encoding="utf-8") as stream:
-                yield from _array(path, stream) if _is_array(stream) else _lines(path, stream)
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: not UTF-8 ({error.reason})") from error
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+        with reading(path), path.open(encoding="utf-8") as stream:
+            yield from _array(path, stream) if _is_array(stream) else _lines(path, stream)
 
 
 def _is_array(stream: TextIO) -> bool:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from encoder_bench.base.errors import DataError
-from encoder_bench.base.files import atomic_folder
+from encoder_bench.base.files import atomic_folder, reading
 from encoder_bench.base.hashing import hash_text
 from encoder_bench.base.paths import cache_dir
 from encoder_bench.base.progress import Reporter
@@ -88,8 +88,7 @@ def _streamed(source: SourceSettings) -> tuple[Path, ...]:
         stream = open_rows(
             str(source.hub), source.split, source.revision, config=source.config, streaming=True
         )
-        for name, feature in (stream.features or {}).items():
-            stream = stream.cast_column(name, _undecoded(feature))
+        stream = stream.decode(False) if stream.features else stream
         rows = stream.take(source.max_rows)
         with atomic_folder(folder) as temporary:
             kept = datasets.Dataset.from_generator(
@@ -98,16 +97,6 @@ def _streamed(source: SourceSettings) -> tuple[Path, ...]:
             kept.save_to_disk(str(temporary))
             shutil.rmtree(temporary / "making")
     return tuple(sorted(folder.glob("*.arrow")))
-
-
-def _undecoded(feature: Any) -> Any:
-    import datasets
-
-    if isinstance(feature, datasets.Image):
-        return datasets.Image(decode=False)
-    if isinstance(feature, datasets.List):
-        return datasets.List(_undecoded(feature.feature))
-    return feature
 
 
 def conversation_rows(place: Place) -> RawRows:
@@ -164,30 +153,25 @@ def _columns(names: Sequence[str], source: SourceSettings, where: str) -> list[s
 
 def _lines(path: Path, source: SourceSettings) -> RawRows:
     csv.field_size_limit(MAX_CELL_CHARACTERS)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            table = csv.reader(stream, delimiter="\t" if ".tsv" in path.suffixes else ",")
-            header = next(table, [])
-            places = [header.index(name) for name in _columns(header, source, str(path))]
-            for number in count():
-                try:
-                    cells = next(table)
-                except StopIteration:
-                    return
-                except csv.Error as error:
-                    yield RawRow(path.name, number, BadRow("unreadable row", str(error)))
-                    continue
-                if len(cells) == len(header):
-                    image, text = (cells[at] for at in places)
-                    content: object = caption([image] * bool(image), text, source.prompt)
-                else:
-                    detail = f"{len(cells)} cells for {len(header)} columns"
-                    content = BadRow("unreadable row", detail)
-                yield RawRow(path.name, number, content)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error.reason})") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    with reading(path), path.open(encoding="utf-8-sig", newline="") as stream:
+        table = csv.reader(stream, delimiter="\t" if ".tsv" in path.suffixes else ",")
+        header = next(table, [])
+        places = [header.index(name) for name in _columns(header, source, str(path))]
+        for number in count():
+            try:
+                cells = next(table)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield RawRow(path.name, number, BadRow("unreadable row", str(error)))
+                continue
+            if len(cells) == len(header):
+                image, text = (cells[at] for at in places)
+                content: object = caption([image] * bool(image), text, source.prompt)
+            else:
+                detail = f"{len(cells)} cells for {len(header)} columns"
+                content = BadRow("unreadable row", detail)
+            yield RawRow(path.name, number, content)
 
 
 def _label(place: Place) -> str:
