@@ -61,7 +61,7 @@ def list_command(
     """List the encoders by name, or show one's card."""
     if context.invoked_subcommand is not None:
         return
-    from encoder_bench.encoders.listing import encoder_rows
+    from encoder_bench.encoders.registry import encoder_rows
 
     rows = encoder_rows(family, supervision, max_parameters, max_gflops)
     if json_output:
@@ -102,7 +102,7 @@ def show_command(
     debug: options.Debug = False,
 ) -> None:
     """Print one encoder's card: sources, architecture, data, licence, paper."""
-    from encoder_bench.encoders.listing import encoder_card
+    from encoder_bench.encoders.registry import encoder_card
 
     card = encoder_card(name)
     if json_output:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from encoder_bench.encoders.catalog import EncoderSpec
     from encoder_bench.encoders.encoder import LoadOptions
     from encoder_bench.encoders.hf import HfEncoder
-    from encoder_bench.encoders.spec import EncoderSpec
 
 _SEED = 20240607
 _SIDE = 72

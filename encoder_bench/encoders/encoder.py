@@ -6,20 +6,24 @@ Axes: B images, H and W pixels, N patch tokens, h and w the patch grid (N = h * 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from encoder_bench.base.errors import WeightsError
+from encoder_bench.base.hashing import hash_parameters, hash_text
+from encoder_bench.encoders.catalog import EncoderSpec
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from encoder_bench.encoders.spec import EncoderSpec
+TokensAndGrid = tuple[Tensor, tuple[int, int]]
+"""`(B, N, D)`, row-major on its (h, w)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +48,8 @@ class LoadOptions:
 class Encoder(nn.Module, ABC):
     """A frozen or jointly tuned backbone with the preprocessing that its weights expect.
 
-    Subclasses hold the library's own model in `self.backbone` and implement `forward` and
-    `transform`. Nothing here freezes: `mllm/trainable.py` decides what trains.
+    Subclasses hold the library's own model in `self.backbone` and implement `forward`. Nothing
+    here freezes: `mllm/trainable.py` decides what trains.
 
     Attributes:
         spec: the catalogue's record (name, source, supervision, pretraining data...).
@@ -53,7 +57,9 @@ class Encoder(nn.Module, ABC):
         width: D, the size of a patch token.
         grid: (h, w) patches at `resolution`.
         resolution: (H, W) pixels that `transform` returns.
+        to_pixels: the library's own preprocessing of one image.
         layer: which blocks' outputs are returned, -1 the last; several are joined along channels.
+        blocks: how many there are to choose from; None for hierarchical models.
         pretrained: False only for random weights, which every output then marks.
         weights_revision: the Hub commit or file hash that was in fact loaded; None if unknown.
         remote_code: whether a repository's own Python code ran, as `--trust-remote-code` allows.
@@ -65,7 +71,9 @@ class Encoder(nn.Module, ABC):
     width: int
     grid: tuple[int, int]
     resolution: tuple[int, int]
+    to_pixels: Callable[[Image], Tensor]
     layer: tuple[int, ...]
+    blocks: int | None = None
     pretrained: bool = True
     weights_revision: str | None = None
     remote_code: bool = False
@@ -93,9 +101,9 @@ class Encoder(nn.Module, ABC):
             `(B, N, D)`, without CLS, register or distillation tokens.
         """
 
-    @abstractmethod
     def transform(self, image: Image) -> Tensor:
         """Return `(3, H, W)` float32 pixels, resized and normalised as the checkpoint declares."""
+        return self.to_pixels(image).float()
 
     @property
     @abstractmethod
@@ -109,21 +117,47 @@ class Encoder(nn.Module, ABC):
 
     def fingerprint(self) -> str:
         """Return the sha256 of weights, transform and layer: equal exactly when features are."""
-        from encoder_bench.base.hashing import hash_parameters, hash_text
-
         return hash_text(
             hash_parameters(self.backbone), self.transform_description, repr(self.layer)
         )
 
-    def _set_shape(
-        self, spec: EncoderSpec, *, width: int, depth: int | None, patch: int, prefix_tokens: int
-    ) -> None:
+    def _set_layer(self, spec: EncoderSpec, layer: tuple[int, ...], blocks: int | None) -> None:
+        """Choose among so many blocks; None for hierarchical models.
+
+        Raises:
+            WeightsError: no such block, or no plain stack of blocks.
+        """
+        if blocks is None and layer != (-1,):
+            raise WeightsError(f"encoder {spec.name}: --layer works on plain stacks of blocks only")
+        known = blocks or 1
+        if absent := [index for index in layer if not -known <= index < known]:
+            raise WeightsError(
+                f"encoder {spec.name}: --layer {absent[0]} is none of its {known} blocks "
+                f"(0 to {known - 1}, or -{known} to -1)"
+            )
+        self.layer, self.blocks = layer, blocks
+
+    @property
+    def _last(self) -> int:
+        """The last block's number, counted from 0; a hierarchical model is one block."""
+        return (self.blocks or 1) - 1
+
+    def _wanted(self) -> list[int]:
+        """Return the numbers of the blocks in `layer`, counted from 0."""
+        return [index % (self._last + 1) for index in self.layer]
+
+    def _joined(self, outputs: Mapping[int, Tensor]) -> Tensor:
+        """Return the wanted blocks' outputs, joined along channels."""
+        parts = [outputs[index] for index in self._wanted()]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+    def _set_shape(self, spec: EncoderSpec, *, width: int, patch: int, prefix_tokens: int) -> None:
         """Set width and the facts of the spec, after `layer`, `resolution` and `grid`."""
         self.width = width * len(self.layer)
         self.spec = replace(
             spec,
             width=width,
-            depth=depth,
+            depth=self.blocks,
             patch=patch,
             resolution=self.resolution[0],
             tokens=self.num_tokens,
@@ -145,21 +179,59 @@ def encode_images(
         yield encoder(encoder.pixels(batch)).float().cpu()
 
 
-def check_layers(name: str, layer: tuple[int, ...], blocks: int | None) -> None:
-    """Check that an encoder has the blocks that are asked for.
+def flat_map(map_BDhw: Tensor) -> TokensAndGrid:
+    """Return the tokens of `(B, D, h, w)`."""
+    return map_BDhw.flatten(2).transpose(1, 2), (map_BDhw.shape[2], map_BDhw.shape[3])
 
-    `blocks` is how many it has; None for hierarchical models.
 
-    Raises:
-        WeightsError: no such block, or no plain stack of blocks.
+class CombinedEncoder(Encoder):
+    """Encoders side by side; each sees the image through its own preprocessing.
+
+    The first encoder's grid is the common one; other grids are resized to it bilinearly. Pixels
+    of all encoders travel as one `(3, H, W)` tensor, stacked along the height and padded to the
+    widest, since the contract knows one tensor per image.
     """
-    if blocks is None:
-        if layer != (-1,):
-            raise WeightsError(f"encoder {name}: --layer works on plain stacks of blocks only")
-        return
-    for index in layer:
-        if not -blocks <= index < blocks:
-            raise WeightsError(
-                f"encoder {name}: --layer {index} is none of its {blocks} blocks "
-                f"(0 to {blocks - 1}, or -{blocks} to -1)"
-            )
+
+    def __init__(self, spec: EncoderSpec, encoders: Sequence[Encoder]) -> None:
+        super().__init__()
+        self.backbone = nn.ModuleList(encoders)
+        self.spec = spec
+        self.grid = encoders[0].grid
+        self.width = sum(encoder.width for encoder in encoders)
+        self.resolution = (
+            sum(encoder.resolution[0] for encoder in encoders),
+            max(encoder.resolution[1] for encoder in encoders),
+        )
+        self.layer = encoders[0].layer
+        self.pretrained = all(encoder.pretrained for encoder in encoders)
+        self.remote_code = any(encoder.remote_code for encoder in encoders)
+        self.weights_revision = "+".join(e.weights_revision or "unpinned" for e in encoders)
+        self.notes = tuple(note for encoder in encoders for note in encoder.notes)
+
+    @property
+    def _encoders(self) -> list[Encoder]:
+        return [encoder for encoder in self.backbone if isinstance(encoder, Encoder)]
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return `(B, N, D1 + D2 + ...)` tokens on the first encoder's grid."""
+        top, parts = 0, []
+        for encoder in self._encoders:
+            height, width = encoder.resolution
+            tokens = encoder(pixels[:, :, top : top + height, :width])
+            if encoder.grid != self.grid:
+                map_BDhw = tokens.transpose(1, 2).reshape(len(tokens), -1, *encoder.grid)
+                tokens, _ = flat_map(F.interpolate(map_BDhw, self.grid, mode="bilinear"))
+            parts.append(tokens)
+            top += height
+        return torch.cat(parts, dim=-1)
+
+    def transform(self, image: Image) -> Tensor:
+        """Return each encoder's pixels, stacked along the height."""
+        parts = [encoder.transform(image) for encoder in self._encoders]
+        widest = self.resolution[1]
+        return torch.cat([F.pad(part, (0, widest - part.shape[2])) for part in parts], dim=1)
+
+    @property
+    def transform_description(self) -> str:
+        """Every encoder's own, in order."""
+        return " + ".join(encoder.transform_description for encoder in self._encoders)

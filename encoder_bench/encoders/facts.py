@@ -10,9 +10,8 @@ import torch
 
 from encoder_bench.base.errors import WeightsError
 from encoder_bench.base.files import write_text
-from encoder_bench.encoders.catalog import CATALOG, FACTS_FILE, transformers_configs
+from encoder_bench.encoders.catalog import CATALOG, FACTS_FILE, EncoderSpec, transformers_configs
 from encoder_bench.encoders.encoder import Encoder, LoadOptions
-from encoder_bench.encoders.spec import EncoderSpec
 
 _NAMES = ("parameters", "width", "depth", "patch", "resolution", "tokens", "prefix_tokens")
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from encoder_bench.base.errors import UnknownNameError, WeightsError
 from encoder_bench.base.hashing import known_hash
-from encoder_bench.base.network import is_cached, obstacle
-from encoder_bench.encoders.encoder import Encoder, LoadOptions, check_layers
+from encoder_bench.encoders.catalog import EncoderSpec
+from encoder_bench.encoders.encoder import Encoder, LoadOptions, TokensAndGrid, flat_map
 from encoder_bench.encoders.hf_architectures import (
     ARCHITECTURES,
     FAMILY_TYPES,
@@ -22,8 +22,13 @@ from encoder_bench.encoders.hf_architectures import (
     loading_options,
     remote_architecture,
 )
-from encoder_bench.encoders.loading import check_names, explained, quiet_loading, unreachable
-from encoder_bench.encoders.spec import EncoderSpec
+from encoder_bench.encoders.loading import (
+    check_names,
+    explained,
+    quiet_loading,
+    require_here_or_reachable,
+    token_shape,
+)
 from encoder_bench.encoders.weights import verify_weights
 
 _DESCRIBED = (
@@ -44,9 +49,7 @@ def load_hf(spec: EncoderSpec, place: str, options: LoadOptions) -> HfEncoder:
     """
     from transformers import AutoConfig, AutoImageProcessor
 
-    here = Path(place).is_dir() or is_cached(place, spec.revision)
-    if not here and (why := obstacle(place)):
-        raise unreachable(spec.name, place, why)
+    require_here_or_reachable(spec, place)
     trusted = options.trust_remote_code
     arguments = {"revision": spec.revision, "trust_remote_code": trusted}
     with explained(spec.name, place):
@@ -183,11 +186,8 @@ class HfEncoder(Encoder):
         config = backbone.config
         self.backbone = backbone
         self._architecture = architecture or ARCHITECTURES[config.model_type]
-        self.processor = processor
-        if options.resolution:
-            self.processor = resized(processor, options.resolution)
+        self.processor = resized(processor, options.resolution) if options.resolution else processor
         self.resolution = output_size(self.processor)
-        self.layer = options.layer
         registers = int(getattr(config, "num_register_tokens", 0) or 0)
         self._prefix_tokens = self._architecture.prefix_tokens + registers
         self._resized = config.image_size not in (self.resolution[0], list(self.resolution))
@@ -197,11 +197,13 @@ class HfEncoder(Encoder):
                 f"not {self.resolution[0]}; leave --resolution out, or use its timm source"
             )
         depth = None if self._architecture.hierarchical else int(config.num_hidden_layers)
-        check_layers(spec.name, self.layer, depth)
-        width, patch = self._measure_last_stage() if depth is None else self._plain_grid(spec.name)
-        self._set_shape(
-            spec, width=width, depth=depth, patch=patch, prefix_tokens=self._prefix_tokens
-        )
+        self._set_layer(spec, options.layer, depth)
+        if depth is None:
+            width, self.grid = token_shape(backbone, self._last_stage, self.resolution)
+            patch = self.resolution[0] // self.grid[0]
+        else:
+            width, patch = self._plain_grid(spec.name)
+        self._set_shape(spec, width=width, patch=patch, prefix_tokens=self._prefix_tokens)
         if not options.resolution:
             self.notes = self._size_notes(spec)
 
@@ -217,19 +219,14 @@ class HfEncoder(Encoder):
         self.grid = (self.resolution[0] // patch, self.resolution[1] // patch)
         return int(self.backbone.config.hidden_size), patch
 
-    def _measure_last_stage(self) -> tuple[int, int]:
-        """Set the grid of a hierarchical model from a blank image; return width and stride."""
-        first = next(self.backbone.parameters())
-        with torch.no_grad():
-            blank = first.new_zeros(1, 3, *self.resolution)
-            features = self.backbone(pixel_values=blank).last_hidden_state
+    def _last_stage(self, pixels: Tensor, **arguments: Any) -> TokensAndGrid:
+        """Return the tokens of a hierarchical model, of which some give a map."""
+        features = self.backbone(pixel_values=pixels, **arguments).last_hidden_state
         if features.ndim == 4:
-            self.grid = (features.shape[2], features.shape[3])
-            return int(features.shape[1]), self.resolution[0] // self.grid[0]
-        tokens = features.shape[1] - self._prefix_tokens
-        stride = round((self.resolution[0] * self.resolution[1] / tokens) ** 0.5)
-        self.grid = (self.resolution[0] // stride, self.resolution[1] // stride)
-        return int(features.shape[2]), stride
+            return flat_map(features)
+        tokens = features[:, self._prefix_tokens :]
+        stride = round((pixels.shape[2] * pixels.shape[3] / tokens.shape[1]) ** 0.5)
+        return tokens, (pixels.shape[2] // stride, pixels.shape[3] // stride)
 
     def _size_notes(self, spec: EncoderSpec) -> tuple[str, ...]:
         """Return where the checkpoint's sizes disagree with its name or with each other."""
@@ -253,40 +250,27 @@ class HfEncoder(Encoder):
         `last_hidden_state` comes before it, as in no other source of the same weights); an earlier
         layer is the block's output as it is, as LLaVA takes it.
         """
-        config = self.backbone.config
-        arguments: dict[str, Any] = {"pixel_values": pixels.to(self.dtype)}
+        arguments: dict[str, Any] = {}
         if self._resized and self._architecture.other_sizes == "argument":
             arguments["interpolate_pos_encoding"] = True
-        if config.model_type == "vit_mae":
+        if self.backbone.config.model_type == "vit_mae":
             # Noise in rising order keeps every patch in its place; the mask ratio is 0.
             order = torch.arange(self.num_tokens, device=pixels.device, dtype=torch.float32)
             arguments["noise"] = order.expand(len(pixels), -1)
-        if self._architecture.hierarchical:
-            features: Tensor = self.backbone(**arguments).last_hidden_state
-            if features.ndim == 4:
-                return features.flatten(2).transpose(1, 2)
-            return features[:, self._prefix_tokens :]
-        last = (-1, int(config.num_hidden_layers) - 1)
-        deep = any(index not in last for index in self.layer)
-        output = self.backbone(**arguments, output_hidden_states=deep)
-        chosen = [
-            self._normed(output.last_hidden_state)
-            if index in last
-            else output.hidden_states[index + 1 if index >= 0 else index]
-            for index in self.layer
-        ]
-        tokens = torch.cat(chosen, dim=-1) if len(chosen) > 1 else chosen[0]
-        return tokens[:, self._prefix_tokens :]
+        pixels = pixels.to(self.dtype)
+        if self.blocks is None:
+            return self._last_stage(pixels, **arguments)[0]
+        deep = set(self._wanted()) != {self._last}
+        output = self.backbone(pixel_values=pixels, **arguments, output_hidden_states=deep)
+        outputs = dict(enumerate(output.hidden_states[1:])) if deep else {}
+        final, norm = output.last_hidden_state, self._architecture.final_norm
+        outputs[self._last] = getattr(self.backbone, norm)(final) if norm else final
+        return self._joined(outputs)[:, self._prefix_tokens :]
 
-    def _normed(self, tokens: Tensor) -> Tensor:
-        name = self._architecture.final_norm
-        normed: Tensor = getattr(self.backbone, name)(tokens) if name else tokens
-        return normed
-
-    def transform(self, image: Image) -> Tensor:
+    def to_pixels(self, image: Image) -> Tensor:
         """Return `(3, H, W)` pixels as the checkpoint's own processor makes them."""
         pixels: Tensor = self.processor(images=image, return_tensors="pt")["pixel_values"][0]
-        return pixels.float()
+        return pixels
 
     @property
     def transform_description(self) -> str:

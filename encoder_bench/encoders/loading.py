@@ -4,6 +4,7 @@ import contextlib
 import logging
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from encoder_bench.base.errors import EncoderBenchError, WeightsError
-from encoder_bench.base.network import refusal
+from encoder_bench.base.network import is_cached, obstacle, refusal
+from encoder_bench.encoders.catalog import EncoderSpec
+from encoder_bench.encoders.encoder import TokensAndGrid
 
 _UNREACHABLE = ("LocalEntryNotFound", "OfflineMode", "ConnectError", "ConnectionError", "Timeout")
 _RANDOM_FILLS = {
@@ -26,7 +29,6 @@ _RANDOM_FILLS = {
     nn.init.xavier_uniform_,
     nn.init.xavier_normal_,
 }
-TokensAndGrid = tuple[Tensor, tuple[int, int]]
 
 
 @contextlib.contextmanager
@@ -75,6 +77,17 @@ def unreachable(name: str, place: str, why: str) -> WeightsError:
         "--weights PATH with the checkpoint's folder, or fetch it into HF_HOME where there is a "
         "network and set HF_HUB_OFFLINE=1"
     )
+
+
+def require_here_or_reachable(spec: EncoderSpec, place: str) -> None:
+    """Check that a folder or repository is on this machine, or that the Hub offers it.
+
+    Raises:
+        WeightsError: neither; says why and what to do.
+    """
+    here = Path(place).is_dir() or is_cached(place, spec.revision)
+    if not here and (why := obstacle(place)):
+        raise unreachable(spec.name, place, why)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -6,21 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-from PIL.Image import Image
 from torch import Tensor, nn
 
 from encoder_bench.base.errors import UnknownNameError, WeightsError
-from encoder_bench.encoders.encoder import Encoder, LoadOptions, check_layers
+from encoder_bench.encoders.catalog import EncoderSpec
+from encoder_bench.encoders.encoder import Encoder, LoadOptions, TokensAndGrid, flat_map
 from encoder_bench.encoders.loading import (
     NoRandomFill,
-    TokensAndGrid,
     explained,
     quiet_building,
     strict_loading,
     token_shape,
 )
-from encoder_bench.encoders.spec import EncoderSpec
 from encoder_bench.encoders.weights import fetch_file, find_file, read_tensors
 
 _FILES = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin")
@@ -202,18 +199,14 @@ class OpenClipEncoder(Encoder):
                 "weights may be in timm (timm:NAME)"
             )
         _drop_heads(backbone)
-        self.backbone = backbone
-        self.layer = options.layer
+        self.backbone, self.to_pixels = backbone, transform
         size = backbone.image_size
         self.resolution = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-        self._transform = transform
-        self._blocks = len(blocks)
-        check_layers(spec.name, self.layer, self._blocks)
+        self._set_layer(spec, options.layer, len(blocks))
         width, self.grid = token_shape(backbone, self._first_map, self.resolution)
         self._set_shape(
             spec,
             width=width,
-            depth=self._blocks,
             patch=self.resolution[0] // self.grid[0],
             prefix_tokens=1 if trunk is None else int(getattr(trunk, "num_prefix_tokens", 0) or 0),
         )
@@ -223,16 +216,12 @@ class OpenClipEncoder(Encoder):
 
         One pass, which ends with the last block that is asked for.
         """
-        wanted = [index % self._blocks for index in self.layer]
-        tokens = self._outputs(pixels.to(self.dtype), sorted(set(wanted)), "NLC")
-        last = self._blocks - 1
-        if last in tokens:
+        outputs = self._outputs(pixels.to(self.dtype), sorted(set(self._wanted())), "NLC")
+        if self._last in outputs:
             trunk = getattr(self.backbone, "trunk", None)
             norm = self.backbone.ln_post if trunk is None else trunk.norm
-            tokens[last] = norm(tokens[last])
-        if len(wanted) == 1:
-            return tokens[wanted[0]]
-        return torch.cat([tokens[index] for index in wanted], dim=-1)
+            outputs[self._last] = norm(outputs[self._last])
+        return self._joined(outputs)
 
     def _outputs(self, pixels: Tensor, indices: list[int], layout: str) -> dict[int, Tensor]:
         """Return the un-normed patch tokens of some blocks, `NLC` or as maps, `NCHW`."""
@@ -243,18 +232,12 @@ class OpenClipEncoder(Encoder):
 
     def _first_map(self, pixels: Tensor) -> TokensAndGrid:
         """Return the first block's patch tokens and their grid: all blocks have the same."""
-        (features,) = self._outputs(pixels, [0], "NCHW").values()
-        return features.flatten(2).transpose(1, 2), (features.shape[2], features.shape[3])
-
-    def transform(self, image: Image) -> Tensor:
-        """Return `(3, H, W)` pixels as open_clip's evaluation transform makes them."""
-        pixels: Tensor = self._transform(image)
-        return pixels.float()
+        return flat_map(self._outputs(pixels, [0], "NCHW")[0])
 
     @property
     def transform_description(self) -> str:
         """The steps of the evaluation transform."""
-        return " ".join(str(self._transform).split())
+        return " ".join(str(self.to_pixels).split())
 
 
 def _drop_heads(backbone: Any) -> None:

@@ -1,16 +1,17 @@
-"""From a name to an encoder: exact names and general forms; importing it imports no torch."""
+"""From a name to what is known of an encoder, and to the encoder; importing it imports no torch."""
 
 from __future__ import annotations
 
+import json
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from encoder_bench.base.errors import EncoderBenchError, UnknownNameError, WeightsError
 from encoder_bench.base.plugins import plugins
-from encoder_bench.encoders.catalog import CATALOG, parse_source
-from encoder_bench.encoders.spec import EncoderSpec, Source
+from encoder_bench.encoders.bundled import bundled_folder, has_bundled_weights
+from encoder_bench.encoders.catalog import CATALOG, EncoderSpec, Source, parse_source
 
 if TYPE_CHECKING:
     from encoder_bench.encoders.encoder import Encoder, LoadOptions
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 ENTRY_POINTS = "encoder_bench.encoders"
 RANDOM = "random:"
 """Before any name: its architecture and preprocessing with freshly initialised weights."""
+_BYTES_PER_PARAMETER = 4
 _FORMS: dict[str, Source] = {"timm": "timm", "open_clip": "open_clip", "hf": "hf", "dir": "dir"}
 _HINT = (
     "Besides: timm:NAME, open_clip:ARCH/PRETRAINED, hf:REPO[@REV], dir:PATH, NAME@SOURCE for "
@@ -143,27 +145,95 @@ def _elsewhere(name: str) -> EncoderSpec:
 
 
 def _combined(name: str, specs: list[EncoderSpec]) -> EncoderSpec:
+    """Return what is known of several encoders at once; the first has the grid."""
     kinds = {spec.supervision for spec in specs}
     parameters = [spec.parameters for spec in specs]
     gflops = [spec.gflops for spec in specs]
+    texts = ("display_name", "pretraining_data", "pretraining_images", "licence", "paper")
+    joined: dict[str, Any] = {
+        field: " + ".join(getattr(spec, field) for spec in specs) for field in texts
+    }
     return EncoderSpec(
         name=name,
-        display_name=" + ".join(spec.display_name for spec in specs),
         family="+".join(spec.family for spec in specs),
         source="combined",
         locator=name,
         supervision=kinds.pop() if len(kinds) == 1 else "mixed",
-        pretraining_data=" + ".join(spec.pretraining_data for spec in specs),
-        pretraining_images=" + ".join(spec.pretraining_images for spec in specs),
         parameters=None if None in parameters else sum(p or 0 for p in parameters),
         patch=specs[0].patch,
         resolution=specs[0].resolution,
         tokens=specs[0].tokens,
         gflops=None if None in gflops else round(sum(g or 0.0 for g in gflops), 2),
-        licence=" + ".join(spec.licence for spec in specs),
-        paper=" + ".join(spec.paper for spec in specs),
         sources=tuple(source for spec in specs for source in spec.sources[:1]),
+        **joined,
     )
+
+
+def encoder_rows(
+    family: str | None = None,
+    supervision: str | None = None,
+    max_parameters: int | None = None,
+    max_gflops: float | None = None,
+) -> list[dict[str, Any]]:
+    """Return one row per encoder, in catalogue order, of those that pass every filter given.
+
+    An encoder whose size is not known before it is loaded passes no filter by size.
+
+    Raises:
+        UnknownNameError: no encoder has this family or supervision.
+    """
+    rows = [_row(find_spec(name)) for name in encoder_names()]
+    for key, wanted in (("family", family), ("supervision", supervision)):
+        known = {row[key] for row in rows}
+        if wanted is not None and wanted not in known:
+            raise UnknownNameError(key, wanted, sorted(known))
+        rows = [row for row in rows if wanted in (None, row[key])]
+    for key, limit in (("parameters", max_parameters), ("gflops", max_gflops)):
+        if limit is not None:
+            rows = [row for row in rows if row[key] is not None and row[key] <= limit]
+    return rows
+
+
+def encoder_card(name: str) -> dict[str, Any]:
+    """Return everything that is known of one encoder without loading it.
+
+    Raises:
+        UnknownNameError: no such encoder.
+    """
+    spec = find_spec(name)
+    card = asdict(spec) | {"sources": list(spec.sources), "revision": spec.revision or "unpinned"}
+    if spec.source == "bundled" and not spec.random_weights:
+        card |= _bundled_facts(spec)
+    if spec.parameters is not None:
+        card["weights_memory_bytes_float32"] = spec.parameters * _BYTES_PER_PARAMETER
+    return card
+
+
+def _bundled_facts(spec: EncoderSpec) -> dict[str, Any]:
+    """Return what the shipped card says of a tiny encoder, or that its weights are random."""
+    if not has_bundled_weights(spec.locator):
+        return {"weights": "seeded random", "supervision": "none", "pretraining_data": "none",
+                "pretraining_images": "none"}  # fmt: skip
+    card = json.loads((bundled_folder(spec.locator) / "card.json").read_text())
+    return {
+        "weights": "shipped",
+        "revision": f"sha256:{card['weights_sha256']}",
+        "pretraining_images": f"{card['budget']['images_seen']} seen",
+    }
+
+
+def _row(spec: EncoderSpec) -> dict[str, Any]:
+    facts = asdict(spec) | (_bundled_facts(spec) if spec.source == "bundled" else {})
+    data, images = facts["pretraining_data"], facts["pretraining_images"]
+    kept = ("name", "family", "supervision", "parameters", "gflops", "width", "resolution",
+            "prefix_tokens", "licence")  # fmt: skip
+    return {key: facts[key] for key in kept} | {
+        "encoder": spec.display_name,
+        "pretraining": "none: random weights" if data == "none" else f"{data} ({images})",
+        "patch_tokens": spec.tokens,
+        "sources": list(spec.sources),
+        "revision": facts["revision"] or "unpinned",
+    }
 
 
 def load_encoder(
@@ -241,7 +311,7 @@ def _by_file(spec: EncoderSpec, weights: Path | None) -> tuple[EncoderSpec, Path
 
 def _load(spec: EncoderSpec, weights: Path | None, options: LoadOptions) -> Encoder:
     if spec.source == "combined":
-        from encoder_bench.encoders.combine import CombinedEncoder
+        from encoder_bench.encoders.encoder import CombinedEncoder
 
         parts = [find_spec(part) for part in spec.locator.split("+")]
         return CombinedEncoder(spec, [_load(part, None, options) for part in parts])

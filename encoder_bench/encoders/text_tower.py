@@ -15,11 +15,9 @@ from PIL.Image import Image
 from torch import Tensor
 
 from encoder_bench.base.errors import WeightsError
-from encoder_bench.base.network import is_cached, obstacle
-from encoder_bench.encoders.catalog import parse_source
-from encoder_bench.encoders.loading import explained, quiet_loading, unreachable
+from encoder_bench.encoders.catalog import EncoderSpec, parse_source
+from encoder_bench.encoders.loading import explained, quiet_loading, require_here_or_reachable
 from encoder_bench.encoders.registry import find_spec
-from encoder_bench.encoders.spec import EncoderSpec
 
 _CLASSES = {"clip": "CLIPModel", "siglip": "SiglipModel"}
 _TEXT_LENGTH = {"siglip": 64}
@@ -63,9 +61,7 @@ def load_dual_encoder(
 def _hf(spec: EncoderSpec, place: str, device: torch.device) -> DualEncoder:
     import transformers
 
-    here = Path(place).is_dir() or is_cached(place, spec.revision)
-    if not here and (why := obstacle(place)):
-        raise unreachable(spec.name, place, why)
+    require_here_or_reachable(spec, place)
     with explained(spec.name, place), quiet_loading():
         config = transformers.AutoConfig.from_pretrained(place, revision=spec.revision)
         if config.model_type not in _CLASSES:

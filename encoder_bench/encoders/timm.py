@@ -11,19 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL.Image import Image
 from torch import Tensor, nn
 
 from encoder_bench.base.errors import UnknownNameError, WeightsError
-from encoder_bench.encoders.encoder import Encoder, LoadOptions, check_layers
-from encoder_bench.encoders.loading import (
-    NoRandomFill,
-    TokensAndGrid,
-    explained,
-    strict_loading,
-    token_shape,
-)
-from encoder_bench.encoders.spec import EncoderSpec
+from encoder_bench.encoders.catalog import EncoderSpec
+from encoder_bench.encoders.encoder import Encoder, LoadOptions, TokensAndGrid, flat_map
+from encoder_bench.encoders.loading import NoRandomFill, explained, strict_loading, token_shape
 from encoder_bench.encoders.weights import external_checkpoint, fetch_file, find_file, read_tensors
 
 _HEADS = (
@@ -228,19 +221,16 @@ class TimmEncoder(Encoder):
         config = timm.data.resolve_model_data_config(backbone)
         _drop_heads(backbone)
         self.backbone = backbone
-        self.layer = options.layer
         if options.resolution:
             config["input_size"] = (3, options.resolution, options.resolution)
         self._data_config = config
-        self._transform = timm.data.create_transform(**config, is_training=False)
+        self.to_pixels = timm.data.create_transform(**config, is_training=False)
         self.resolution = (int(config["input_size"][1]), int(config["input_size"][2]))
-        self._blocks = _plain_blocks(backbone)
-        check_layers(spec.name, self.layer, self._blocks)
+        self._set_layer(spec, options.layer, _plain_blocks(backbone))
         width, self.grid = token_shape(backbone, self._tokens, self.resolution)
         self._set_shape(
             spec,
             width=width // len(self.layer),
-            depth=self._blocks,
             patch=self.resolution[0] // self.grid[0],
             prefix_tokens=int(getattr(backbone, "num_prefix_tokens", 0) or 0),
         )
@@ -254,28 +244,19 @@ class TimmEncoder(Encoder):
         return self._tokens(pixels.to(self.dtype))[0]
 
     def _tokens(self, pixels: Tensor) -> TokensAndGrid:
-        last = -1 if self._blocks is None else self._blocks - 1
-        if all(index in (-1, last) for index in self.layer):
-            tokens, grid = _flat(self.backbone.forward_features(pixels), self.backbone)
-            return torch.cat([tokens] * len(self.layer), dim=-1), grid
-        assert self._blocks is not None
-        wanted = [index % self._blocks for index in self.layer]
-        inner = sorted({index for index in wanted if index != last})
-        final, maps = self.backbone.forward_intermediates(
-            pixels, indices=inner, output_fmt="NCHW", stop_early=last not in wanted
-        )
-        by_layer = {
-            index: (part.flatten(2).transpose(1, 2), (part.shape[2], part.shape[3]))
-            for index, part in zip(inner, maps, strict=True)
-        }
-        if last in wanted:
-            by_layer[last] = _flat(final, self.backbone)
-        return torch.cat([by_layer[index][0] for index in wanted], dim=-1), by_layer[wanted[0]][1]
-
-    def transform(self, image: Image) -> Tensor:
-        """Return `(3, H, W)` pixels as timm's data configuration makes them."""
-        pixels: Tensor = self._transform(image)
-        return pixels.float()
+        wanted = set(self._wanted())
+        inner = sorted(wanted - {self._last})
+        if inner:
+            final, maps = self.backbone.forward_intermediates(
+                pixels, indices=inner, output_fmt="NCHW", stop_early=self._last not in wanted
+            )
+        else:
+            final, maps = self.backbone.forward_features(pixels), []
+        outputs = dict(zip(inner, map(flat_map, maps), strict=True))
+        if self._last in wanted:
+            outputs[self._last] = _flat(final, self.backbone)
+        _, grid = outputs[max(outputs)]
+        return self._joined({index: tokens for index, (tokens, _) in outputs.items()}), grid
 
     @property
     def transform_description(self) -> str:
@@ -335,4 +316,4 @@ def _flat(features: Tensor, backbone: Any) -> TokensAndGrid:
         return tokens, (int(grid[0]), int(grid[1]))
     if getattr(backbone, "output_fmt", "NCHW") == "NHWC":
         features = features.permute(0, 3, 1, 2)
-    return features.flatten(2).transpose(1, 2), (features.shape[2], features.shape[3])
+    return flat_map(features)

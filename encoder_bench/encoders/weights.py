@@ -14,10 +14,10 @@ from torch import Tensor
 
 from encoder_bench.base.errors import WeightsError
 from encoder_bench.base.hashing import hash_text, known_hash
-from encoder_bench.base.network import OFFLINE, is_cached, is_offline, obstacle
+from encoder_bench.base.network import OFFLINE, is_offline
 from encoder_bench.base.paths import cache_dir
-from encoder_bench.encoders.loading import explained, unreachable
-from encoder_bench.encoders.spec import EncoderSpec
+from encoder_bench.encoders.catalog import EncoderSpec
+from encoder_bench.encoders.loading import explained, require_here_or_reachable, unreachable
 
 SAFETENSORS = ("model.safetensors", "open_clip_model.safetensors", "model.safetensors.index.json")
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".tar", ".npz")
@@ -59,9 +59,7 @@ def fetch_file(spec: EncoderSpec, repository: str, names: tuple[str, ...]) -> tu
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    here = is_cached(repository, spec.revision)
-    if not here and (why := obstacle(repository)):
-        raise unreachable(spec.name, repository, why)
+    require_here_or_reachable(spec, repository)
     for name in names:
         with explained(spec.name, repository):
             try:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from encoder_bench.base.errors import WeightsError
 from encoder_bench.encoders.bundled import seeded_backbone, tiny_processor
 from encoder_bench.encoders.catalog import CATALOG, parse_source
-from encoder_bench.encoders.combine import CombinedEncoder
+from encoder_bench.encoders.encoder import CombinedEncoder
 from encoder_bench.encoders.facts import build_without_weights, can_be_computed
 from encoder_bench.encoders.hf import resized
 from encoder_bench.encoders.registry import find_spec, load_encoder

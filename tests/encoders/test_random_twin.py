@@ -9,8 +9,7 @@ import torch
 from PIL import Image
 
 from encoder_bench.base.errors import UnknownNameError, WeightsError
-from encoder_bench.encoders.listing import encoder_card
-from encoder_bench.encoders.registry import find_spec, load_encoder
+from encoder_bench.encoders.registry import encoder_card, find_spec, load_encoder
 from tests.encoders.test_contract import write_open_clip, write_timm, write_transformers
 
 

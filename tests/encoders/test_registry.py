@@ -18,6 +18,7 @@ from encoder_bench.encoders import registry
 from encoder_bench.encoders.catalog import (
     CATALOG,
     FACTS_FILE,
+    EncoderSpec,
     parse_source,
     transformers_configs,
 )
@@ -26,8 +27,7 @@ from encoder_bench.encoders.facts import (
     build_without_weights,
     can_be_computed,
 )
-from encoder_bench.encoders.listing import encoder_card, encoder_rows
-from encoder_bench.encoders.spec import EncoderSpec
+from encoder_bench.encoders.registry import encoder_card, encoder_rows
 
 SHORT_NAMES = ("dinov2-l", "clip-l", "siglip-so400m", "mae-l", "dino-b", "deit-b")
 
@@ -182,7 +182,7 @@ def test_rows_and_cards_say_what_is_open() -> None:
 
 def test_listing_imports_no_torch() -> None:
     code = (
-        "import sys; from encoder_bench.encoders.listing import encoder_card, encoder_rows\n"
+        "import sys; from encoder_bench.encoders.registry import encoder_card, encoder_rows\n"
         "encoder_rows(); encoder_card('tiny-mae'); print('torch' in sys.modules)"
     )
     result = subprocess.run(
