@@ -220,7 +220,7 @@ def report(root: str) -> None:
     from encoder_bench.base.progress import QuietReporter
     from encoder_bench.pipeline.data import read_data
     from encoder_bench.pipeline.plan import make_plan
-    from encoder_bench.training.order import stage_order
+    from encoder_bench.training.batches import stage_order
 
     plan = make_plan(data=root, limit=100, steps=40)
     before, wall, cpu = _resident(), time.perf_counter(), time.process_time()

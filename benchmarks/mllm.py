@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from benchmarks.timing import medians
 from encoder_bench.base.recipes import DecodingSettings, LanguageModelSettings, ProjectorSettings
-from encoder_bench.mllm.dialogue import ImageDialogue
+from encoder_bench.mllm.dialogue import ImageDialogue, tokenize_dialogues
 from encoder_bench.mllm.generate import generate
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.loading import load_language_model
 from encoder_bench.mllm.model import MLLM
-from encoder_bench.mllm.packing import TrainingBatch, make_batch, pack
+from encoder_bench.mllm.packing import TrainingBatch, batch_dialogues, pack
 from encoder_bench.mllm.projectors import build_projector
 from encoder_bench.mllm.trainable import set_trainable
 
@@ -119,9 +119,11 @@ def _training_ratio(
     The limit is the language model alone, forward and backward, on dense embeddings of as many
     tokens as the shared rows hold, in plain causal sequences.
     """
-    items = dialogues(len(features), count)
+    items = tokenize_dialogues(mllm.language, dialogues(len(features), count), image=True)
     batches = {
-        shared: make_batch(mllm.language, items, shared_prefix=shared, features=features)
+        shared: batch_dialogues(
+            mllm.language, items, shared_prefix=shared, images=features, encoded=True
+        )
         for shared in (False, True)
     }
     rows = pack(batches[True], mllm.language, visual_tokens=features.shape[1]).to(features.device)

@@ -44,6 +44,7 @@ from encoder_bench.pipeline.predictor import ImagePredictor
 from encoder_bench.tasks.controls import ASKS_MODEL
 from encoder_bench.tasks.predict import predict
 from encoder_bench.tasks.task import TaskSamples
+from encoder_bench.training.batches import stage_order, training_images
 from encoder_bench.training.feature_cache import open_features
 from encoder_bench.training.optimizer import (
     make_optimizer,
@@ -51,7 +52,6 @@ from encoder_bench.training.optimizer import (
     schedule,
     set_learning_rates,
 )
-from encoder_bench.training.order import stage_order, training_images
 from encoder_bench.training.trainer import Trainer
 
 _TASKS = ("vqa", "oc", "mci")
@@ -141,7 +141,7 @@ def ours(job: Job, folder: Path) -> dict[str, Any]:
                 seed=plan.seed,
                 reporter=reporter,
                 device=device,
-                features=features,
+                features={} if features is None else features,
             )
             .train()
             .losses

@@ -23,8 +23,8 @@ from encoder_bench.mllm.model import MLLM
 from encoder_bench.pipeline.build import build_mllm
 from encoder_bench.pipeline.data import read_data
 from encoder_bench.pipeline.plan import RunPlan, make_plan
+from encoder_bench.training.checkpoint import TrainingSummary
 from encoder_bench.training.feature_cache import open_features
-from encoder_bench.training.summary import TrainingSummary
 from encoder_bench.training.trainer import Trainer
 
 _DATA = "scenes:0:{images}:2:6"
@@ -88,9 +88,9 @@ def _measure(plan: RunPlan, folder: Path, repeats: int) -> dict[str, float]:
     store = open_features(mllm.encoder, paths, device=device, reporter=QuietReporter())
     store.fill()
     shape = (mllm.encoder.num_tokens, mllm.encoder.width)
-    ways: dict[str, Mapping[Path, Tensor] | None] = {
+    ways: dict[str, Mapping[Path, Tensor]] = {
         "cached": store,
-        "uncached": None,
+        "uncached": {},
         "limit": {path: torch.randn(shape) for path in paths},
     }
     summaries: dict[str, list[TrainingSummary]] = {way: [] for way in _WAYS}
@@ -117,7 +117,7 @@ def _train(
     plan: RunPlan,
     mllm: MLLM,
     samples: Sequence[Sample],
-    features: Mapping[Path, Tensor] | None,
+    features: Mapping[Path, Tensor],
     folder: Path,
     device: torch.device,
 ) -> TrainingSummary:

@@ -31,10 +31,11 @@ from encoder_bench.base.recipes import (
 )
 from encoder_bench.encoders.registry import load_encoder
 from encoder_bench.mllm.attention import training_attention
+from encoder_bench.mllm.dialogue import tokenize_dialogues
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.loading import load_language_model
 from encoder_bench.mllm.model import MLLM
-from encoder_bench.mllm.packing import make_batch
+from encoder_bench.mllm.packing import batch_dialogues
 from encoder_bench.mllm.projectors import build_projector
 from encoder_bench.mllm.trainable import set_trainable
 from encoder_bench.training.batches import MicroBatch, StepBatches
@@ -187,11 +188,11 @@ def _model(sizes: Sizes) -> MLLM:
 
 def _micro_batch(mllm: MLLM, sizes: Sizes) -> MicroBatch:
     shape = (sizes.images, 3, *mllm.encoder.resolution)
-    batch = make_batch(
+    batch = batch_dialogues(
         mllm.language,
-        dialogues(sizes.images, sizes.questions),
+        tokenize_dialogues(mllm.language, dialogues(sizes.images, sizes.questions), image=True),
         shared_prefix=True,
-        pixels=torch.randn(shape, generator=torch.Generator().manual_seed(0)),
+        images=torch.randn(shape, generator=torch.Generator().manual_seed(0)),
     )
     return MicroBatch(batch, ((),) * sizes.images)
 

@@ -78,9 +78,9 @@ class MLLM(nn.Module):
         Raises:
             DataError: a question is longer than the context; names the image.
         """
-        features, language = batch.features, self.language
-        if batch.pixels is not None:
-            features = self.features(batch.pixels)
+        features, language = batch.images, self.language
+        if features is not None and not batch.encoded:
+            features = self.features(features)
         elif features is None and self.training and torch.is_grad_enabled():
             features = self._no_image()
         visual_BME = None if features is None else self.visual_tokens(features)
@@ -93,7 +93,7 @@ class MLLM(nn.Module):
             input_RLE = input_RLE.index_put(
                 is_visual_RL.nonzero(as_tuple=True), flat[rows.visual_index[is_visual_RL]]
             )
-            if batch.pixels is None and batch.features is None:
+            if batch.images is None:
                 input_RLE = input_RLE + 0 * flat.mean()
         with training_kernel(rows, language):
             logits_TV: Tensor = language(

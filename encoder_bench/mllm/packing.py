@@ -28,13 +28,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from encoder_bench.base.errors import DataError
-from encoder_bench.data.sample import Conversation
-from encoder_bench.mllm.dialogue import (
-    ImageDialogue,
-    Segment,
-    TokenizedDialogue,
-    tokenize_dialogues,
-)
+from encoder_bench.mllm.dialogue import Segment, TokenizedDialogue
 from encoder_bench.mllm.language import LanguageModel
 
 _SHARED = 0
@@ -45,22 +39,20 @@ _NONE = -1
 class TrainingBatch:
     """What an `MLLM` trains on: tokenised dialogues and their images.
 
-    At most one of `pixels` and `features` is set; with neither the dialogues are text only.
-
     Attributes:
         dialogues: in the order of their images, of which each shows none, one or several.
         shared_prefix: put all questions of an image behind one image prefix.
         row_length: tokens of a row into which several dialogues are packed under a shared prefix;
             None for the longest one's length, which makes no row longer.
-        pixels: `(B, 3, H, W)` as the encoder's transform makes them.
-        features: `(B, N, D)` patch tokens, computed before.
+        images: `(B, 3, H, W)` as the encoder's transform makes them; None for text alone.
+        encoded: whether images are `(B, N, D)` patch tokens instead.
     """
 
     dialogues: tuple[TokenizedDialogue, ...]
     shared_prefix: bool
     row_length: int | None = None
-    pixels: Tensor | None = None
-    features: Tensor | None = None
+    images: Tensor | None = None
+    encoded: bool = False
 
     @property
     def answer_tokens(self) -> int:
@@ -73,48 +65,16 @@ class TrainingBatch:
         shown = sum(item.images for item in self.dialogues[:middle])
 
         def part(dialogues: slice, images: slice) -> TrainingBatch:
-            return replace(
-                self,
-                dialogues=self.dialogues[dialogues],
-                pixels=None if self.pixels is None else self.pixels[images],
-                features=None if self.features is None else self.features[images],
-            )
+            kept = None if self.images is None else self.images[images]
+            return replace(self, dialogues=self.dialogues[dialogues], images=kept)
 
         first, second = slice(0, middle), slice(middle, None)
         return part(first, slice(0, shown)), part(second, slice(shown, None))
 
     def to(self, device: torch.device | str) -> TrainingBatch:
         """Return the batch with its images on `device`."""
-        return replace(
-            self,
-            pixels=None if self.pixels is None else self.pixels.to(device, non_blocking=True),
-            features=None if self.features is None else self.features.to(device, non_blocking=True),
-        )
-
-
-def make_batch(
-    language: LanguageModel,
-    items: Sequence[ImageDialogue | Conversation],
-    *,
-    shared_prefix: bool,
-    row_length: int | None = None,
-    pixels: Tensor | None = None,
-    features: Tensor | None = None,
-) -> TrainingBatch:
-    """Return questions, one image each, or conversations, tokenised, with pixels or features.
-
-    Raises:
-        DataError: an image without a question, or an empty answer; names the image or the row.
-    """
-    image = pixels is not None or features is not None
-    return batch_dialogues(
-        language,
-        tokenize_dialogues(language, items, image=image),
-        shared_prefix=shared_prefix,
-        row_length=row_length,
-        pixels=pixels,
-        features=features,
-    )
+        moved = None if self.images is None else self.images.to(device, non_blocking=True)
+        return replace(self, images=moved)
 
 
 def batch_dialogues(
@@ -123,23 +83,19 @@ def batch_dialogues(
     *,
     shared_prefix: bool,
     row_length: int | None = None,
-    pixels: Tensor | None = None,
-    features: Tensor | None = None,
+    images: Tensor | None = None,
+    encoded: bool = False,
 ) -> TrainingBatch:
-    """Return tokenised dialogues with the pixels or features of their images, in order.
+    """Return tokenised dialogues with the pixels or patch tokens of their images, in order.
 
     Where the language model cannot keep questions apart by a mask, each question gets a row of
     its own whatever is asked.
     """
-    if pixels is not None and features is not None:
-        raise ValueError("give pixels or features, not both")
-    images = pixels if pixels is not None else features
     given, shown = 0 if images is None else len(images), sum(item.images for item in dialogues)
     if given != shown:
         raise ValueError(f"{given} images for {shown} that the dialogues show")
-    return TrainingBatch(
-        dialogues, shared_prefix and language.keeps_questions_apart, row_length, pixels, features
-    )
+    shared = shared_prefix and language.keeps_questions_apart
+    return TrainingBatch(dialogues, shared, row_length, images, encoded)
 
 
 class PackedRows(NamedTuple):

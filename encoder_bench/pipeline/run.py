@@ -38,16 +38,16 @@ from encoder_bench.base.record import (
 from encoder_bench.data.images import IMAGE_LOADING
 from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.mllm.model import MLLM
+from encoder_bench.mllm.projectors.whitening import images_to_fit
 from encoder_bench.pipeline.build import build_mllm, encoder_facts, model_notes, model_warnings
 from encoder_bench.pipeline.data import RunData, read_data
 from encoder_bench.pipeline.plan import RunPlan
 from encoder_bench.pipeline.predictor import MEAN_OF, ImagePredictor
 from encoder_bench.pipeline.verify import is_trained, train_and_verify
 from encoder_bench.tasks.evaluate import evaluate
+from encoder_bench.training.batches import sample_images, training_images
 from encoder_bench.training.feature_cache import FeatureStore, open_features
-from encoder_bench.training.order import sample_images, training_images
 from encoder_bench.training.trainer import Trainer
-from encoder_bench.training.whiten import images_to_fit
 
 _PACKAGES = ("encoder-bench", "torch", "torchvision", "transformers", "timm", "open_clip_torch")
 """Whose versions may change scores."""
@@ -176,21 +176,11 @@ def _train_and_score(
     watch: _Stopwatch,
     trackers: Sequence[str],
 ) -> RunRecord:
-    device = choose_device(plan.device)
-
     # 5. Train, save, load, and check what trained; scores come from the weights as loaded.
+    folder = plan.results / "checkpoints" / facts["run_id"]
     with watch.phase("training"):
-        loaded, proof, summary = train_and_verify(
-            plan,
-            mllm,
-            data.training,
-            mixtures=data.mixtures,
-            folder=plan.results / "checkpoints" / facts["run_id"],
-            features=features,
-            device=device,
-            reporter=reporter,
-            trackers=trackers,
-        )
+        trainer = _trainer(plan, mllm, data, folder, features, reporter, trackers)
+        loaded, proof, summary = train_and_verify(plan, trainer)
 
     # 6. Score every task and its blind baselines.
     if features is not None:
@@ -217,7 +207,31 @@ def _train_and_score(
         proof=proof,
         training=summary,
         seconds=dict(watch.seconds),
-        peak_memory_bytes=peak_memory(device),
+        peak_memory_bytes=peak_memory(trainer.device),
+    )
+
+
+def _trainer(
+    plan: RunPlan,
+    mllm: MLLM,
+    data: RunData,
+    folder: Path,
+    features: FeatureStore | None,
+    reporter: Reporter,
+    trackers: Sequence[str],
+) -> Trainer:
+    return Trainer(
+        mllm,
+        data.training,
+        plan.adapter,
+        plan.training_recipes,
+        folder=folder,
+        seed=plan.seed,
+        reporter=reporter,
+        device=choose_device(plan.device),
+        features={} if features is None else features,
+        mixtures=data.mixtures,
+        trackers=trackers,
     )
 
 
@@ -251,26 +265,15 @@ def _work(plan: RunPlan, processes: Processes, trackers: Sequence[str]) -> None:
     Data and model are the main process's, by the seed; it encodes the images of its own share.
     Everything else of the run, scores included, is the main process's work.
     """
-    data = read_data(plan, QuietReporter())
+    quiet = QuietReporter()
+    data = read_data(plan, quiet)
     mllm = build_mllm(plan)
     folder: Path | None = processes.broadcast(None)
     if folder is None:
         return
-    features = _features(plan, mllm.encoder, data, QuietReporter(), processes)
+    features = _features(plan, mllm.encoder, data, quiet, processes)
     with contextlib.nullcontext() if features is None else contextlib.closing(features):
-        Trainer(
-            mllm,
-            data.training,
-            plan.adapter,
-            plan.training_recipes,
-            folder=folder,
-            seed=plan.seed,
-            reporter=QuietReporter(),
-            device=choose_device(plan.device),
-            features=features,
-            mixtures=data.mixtures,
-            trackers=trackers,
-        ).train()
+        _trainer(plan, mllm, data, folder, features, quiet, trackers).train()
 
 
 def _features(

@@ -1,4 +1,7 @@
-"""Saving and loading what trains: safetensors and JSON, whole or absent; nothing is pickled."""
+"""What training keeps: weights, optimizer state and its summary, as safetensors and JSON.
+
+Folders are whole or absent; nothing is pickled.
+"""
 
 import json
 import shutil
@@ -7,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from pydantic import BaseModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -43,13 +47,64 @@ def load_mllm_weights(mllm: MLLM, folder: Path) -> None:
     restore_weights(trained_state(mllm), folder)
 
 
+class TrainingSummary(BaseModel):
+    """What happened in training, over all stages and resumed parts.
+
+    Attributes:
+        losses: mean loss per token (nats) of every step.
+        gradient_norms: part -> (first, last) L2 norm of its gradient, before clipping.
+        steps: optimizer steps of each stage.
+        images: images shown, repeats counted, over all processes.
+        cut_rows: conversations of which only the first turns fitted into the context.
+        skipped_rows: conversations whose first turn alone did not fit.
+        answer_tokens: tokens taught, over all processes.
+        seconds: spent in steps and in waiting for batches, checkpoints not counted.
+        waited_seconds: of these, spent waiting for batches.
+        processes: that trained together; after a resume, those of the last part.
+        sharded: whether they shared one copy of the model; after a resume, in the last part.
+        attention: of the language model, as transformers names it; in the last part likewise.
+    """
+
+    losses: list[float] = []
+    gradient_norms: dict[str, tuple[float, float]] = {}
+    steps: dict[str, int] = {}
+    images: int = 0
+    cut_rows: int = 0
+    skipped_rows: int = 0
+    answer_tokens: int = 0
+    seconds: float = 0.0
+    waited_seconds: float = 0.0
+    processes: int = 1
+    sharded: bool = False
+    attention: str = "sdpa"
+
+    def add_norms(self, norms: Mapping[str, float]) -> None:
+        """Keep each part's first gradient norm and replace its last."""
+        for part, norm in norms.items():
+            self.gradient_norms[part] = (self.gradient_norms.get(part, (norm, norm))[0], norm)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields as a JSON object, with rates; a rate of no time is None."""
+
+        def per_second(amount: float) -> float | None:
+            return round(amount / self.seconds, 4) if self.seconds else None
+
+        return self.model_dump(mode="json") | {
+            "seconds": round(self.seconds, 3),
+            "waited_seconds": round(self.waited_seconds, 3),
+            "waited_share": per_second(self.waited_seconds),
+            "images_per_second": per_second(self.images),
+            "answer_tokens_per_second": per_second(self.answer_tokens),
+        }
+
+
 class Resume(NamedTuple):
     """Where an unfinished training stands: the stage, the steps done in it, and its summary."""
 
     path: Path
     stage: int
     step: int
-    history: dict[str, Any]
+    summary: TrainingSummary
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -68,7 +123,7 @@ def save_checkpoint(
     *,
     stage: int,
     step: int,
-    history: Mapping[str, Any],
+    summary: TrainingSummary,
     identity: str,
     keep: int,
 ) -> None:
@@ -79,7 +134,7 @@ def save_checkpoint(
     Raises:
         EncoderBenchError: the disk is full or read-only.
     """
-    state = {"identity": identity, "stage": stage, "step": step, "history": history}
+    state = {"identity": identity, "stage": stage, "step": step, "history": summary.as_json()}
     files = {_WEIGHTS: trained, _OPTIMIZER: optimizer}
     _write_folder(folder / f"checkpoint-{stage}-{step:08}", files, state)
     remove_checkpoints(folder, keep=keep)
@@ -96,7 +151,8 @@ def latest_checkpoint(folder: Path, identity: str) -> Resume | None:
     path = found[-1]
     try:
         content = json.loads((path / _STATE).read_text(encoding="utf-8"))
-        resume = Resume(path, content["stage"], content["step"], content["history"])
+        summary = TrainingSummary.model_validate(content["history"])
+        resume = Resume(path, content["stage"], content["step"], summary)
         written_by = content["identity"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"{path}: its state cannot be read ({error}); remove it") from error

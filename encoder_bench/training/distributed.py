@@ -7,7 +7,6 @@ not the launcher's, because it changes scores.
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers.utils.generic import flatten_dict
 
 from encoder_bench.base.errors import MissingDependencyError, TrainingError, UnknownNameError
 from encoder_bench.base.recipes import AdapterRecipe
@@ -62,23 +62,16 @@ def make_accelerator(
         raise MissingDependencyError(f"tracker '{missing[0]}': pip install {name}")
     if trackers:
         (folder / "trackers").mkdir(parents=True, exist_ok=True)
-        accelerator.init_trackers("encoder-bench", config=_flat(adapter.model_dump(mode="json")))
+        accelerator.init_trackers("encoder-bench", config=_tracked(adapter))
     return accelerator
 
 
-def _flat(recipe: Mapping[str, Any], above: str = "") -> dict[str, str | int | float | bool]:
+def _tracked(adapter: AdapterRecipe) -> dict[str, str | int | float | bool]:
     """Return a recipe's keys as `training.precision`, since trackers take no nested values."""
-    flat: dict[str, str | int | float | bool] = {}
-    for key, value in recipe.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{above}{key}.")
-        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-            for entry in value:
-                flat |= _flat(entry, f"{above}{key}.{entry.get('name', '')}.")
-        else:
-            plain = isinstance(value, str | int | float | bool)
-            flat[above + key] = value if plain else str(value)
-    return flat
+    recipe = adapter.model_dump(mode="json")
+    recipe["stages"] = {stage["name"]: stage for stage in recipe["stages"]}
+    plain = str | int | float | bool
+    return {k: v if isinstance(v, plain) else str(v) for k, v in flatten_dict(recipe).items()}
 
 
 def asks_for_shards(accelerator: Accelerator) -> bool:

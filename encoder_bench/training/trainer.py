@@ -25,9 +25,20 @@ from encoder_bench.mllm.attention import training_attention
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.packing import TrainingBatch
 from encoder_bench.mllm.projectors.whitening import WhitenedProjector
-from encoder_bench.training.batches import BatchMaker, MicroBatch, StepBatches, prefetch
+from encoder_bench.training.batches import (
+    NO_MIXTURES,
+    BatchMaker,
+    MicroBatch,
+    StageOrder,
+    StepBatches,
+    prefetch,
+    sample_images,
+    stage_order,
+    training_images,
+)
 from encoder_bench.training.checkpoint import (
     Resume,
+    TrainingSummary,
     latest_checkpoint,
     optimizer_state,
     restore_optimizer,
@@ -50,15 +61,6 @@ from encoder_bench.training.optimizer import (
     schedule,
     set_learning_rates,
 )
-from encoder_bench.training.order import (
-    NO_MIXTURES,
-    StageOrder,
-    sample_images,
-    stage_order,
-    training_images,
-)
-from encoder_bench.training.summary import TrainingSummary
-from encoder_bench.training.whiten import fit_whitening
 
 _MAX_SHOWN_SAMPLES = 16
 
@@ -101,7 +103,7 @@ class Trainer:
     seed: int
     reporter: Reporter
     device: torch.device
-    features: Mapping[Path, Tensor] | None = None
+    features: Mapping[Path, Tensor] = field(default_factory=dict)
     mixtures: Mapping[str, Mixture] = field(default_factory=dict)
     trackers: Sequence[str] = ()
     summary: TrainingSummary = field(default_factory=TrainingSummary, init=False)
@@ -127,8 +129,13 @@ class Trainer:
         self.sharded = asks_for_shards(self.accelerator)
         if isinstance(whole.projector, WhitenedProjector):
             shown = training_images(self.samples, self.adapter, self.seed, self.mixtures)
-            first = sample_images(self.samples, shown)
-            fit_whitening(whole, first, self.features, device=self.device, reporter=self.reporter)
+            whole.projector.fit(
+                whole.encoder,
+                sample_images(self.samples, shown),
+                self.features,
+                device=self.device,
+                reporter=self.reporter,
+            )
         self.mllm = sharded_copy(whole, self.device) if self.sharded else whole.to(self.device)
         if isinstance(self.features, FeatureStore):
             self.features.use(self.mllm.encoder)
@@ -167,7 +174,7 @@ class Trainer:
             micro_batch_images=stage.micro_batch_images or stage.images_per_step,
             shared_prefix=training.shared_prefix,
             row_length=training.row_length,
-            features=self.features or {},
+            features=self.features,
             pin_memory=self.device.type == "cuda",
         )
         done = resumed.step if resumed else 0
@@ -222,7 +229,7 @@ class Trainer:
         found = latest_checkpoint(self.folder, self._identity)
         if found is not None:
             restore_weights(self._trained, found.path)
-            self.summary = TrainingSummary.from_json(found.history)
+            self.summary = found.summary
             self.reporter.note(f"training resumes from {found.path.name}")
         self.summary.processes = self.accelerator.num_processes
         self.summary.sharded = self.sharded
@@ -240,7 +247,7 @@ class Trainer:
                 moments,
                 stage=stage,
                 step=step,
-                history=self.summary.as_json(),
+                summary=self.summary,
                 identity=self._identity,
                 keep=self.adapter.training.keep_checkpoints,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -12,9 +13,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast, ViTConfig, ViTModel
 
 from encoder_bench.base.recipes import LanguageModelSettings, LoraSettings, ProjectorSettings
+from encoder_bench.data.sample import Conversation
 from encoder_bench.encoders.encoder import Encoder
+from encoder_bench.mllm.dialogue import ImageDialogue, tokenize_dialogues
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.model import MLLM
+from encoder_bench.mllm.packing import TrainingBatch, batch_dialogues
 from encoder_bench.mllm.projectors import build_projector
 from zoo.language import tiny_llama
 
@@ -112,3 +116,24 @@ def small_mllm(
 
 def pixels(images: int, seed: int = 1) -> Tensor:
     return torch.randn(images, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+
+
+def make_batch(
+    language: LanguageModel,
+    items: Sequence[ImageDialogue | Conversation],
+    *,
+    shared_prefix: bool,
+    row_length: int | None = None,
+    pixels: Tensor | None = None,
+    features: Tensor | None = None,
+) -> TrainingBatch:
+    """Questions, one image each, or conversations, tokenised, with pixels or features."""
+    images = pixels if features is None else features
+    return batch_dialogues(
+        language,
+        tokenize_dialogues(language, items, image=images is not None),
+        shared_prefix=shared_prefix,
+        row_length=row_length,
+        images=images,
+        encoded=features is not None,
+    )

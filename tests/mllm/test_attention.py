@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from encoder_bench.mllm import attention
 from encoder_bench.mllm.attention import FLEX, training_attention, trains_with_flex
-from encoder_bench.mllm.packing import PackedRows, make_batch, pack
+from encoder_bench.mllm.packing import PackedRows, pack
 
-from .models import pixels, small_language, small_mllm
+from .models import make_batch, pixels, small_language, small_mllm
 from .test_packing import DIALOGUES, gradients
 
 CPU = torch.device("cpu")

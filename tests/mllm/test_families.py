@@ -12,9 +12,8 @@ from encoder_bench.base.recipes import DecodingSettings, LanguageModelSettings
 from encoder_bench.mllm.generate import answer, generate
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.model import MLLM
-from encoder_bench.mllm.packing import make_batch
 
-from .models import byte_tokenizer, pixels, small_mllm
+from .models import byte_tokenizer, make_batch, pixels, small_mllm
 from .test_generation import PROMPTS, plain_answer, visual_of
 from .test_packing import DIALOGUES
 

@@ -19,11 +19,10 @@ from encoder_bench.base.record import LanguageModelFacts
 from encoder_bench.mllm.dialogue import ImageDialogue
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.loading import count_parameters, load_language_model
-from encoder_bench.mllm.packing import make_batch
 from encoder_bench.mllm.trainable import set_trainable
 from encoder_bench.pipeline.build import model_notes
 
-from .models import byte_tokenizer, pixels, seeded_llama, small_language, small_mllm
+from .models import byte_tokenizer, make_batch, pixels, seeded_llama, small_language, small_mllm
 
 
 def joined(tokenizer: Any, model: Any = None) -> LanguageModel:

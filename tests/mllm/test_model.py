@@ -9,10 +9,9 @@ from encoder_bench.base.recipes import DecodingSettings, LanguageModelSettings
 from encoder_bench.mllm.dialogue import ImageDialogue
 from encoder_bench.mllm.generate import answer, generate
 from encoder_bench.mllm.loading import load_language_model
-from encoder_bench.mllm.packing import make_batch
 from encoder_bench.mllm.trainable import set_trainable
 
-from .models import pixels, small_language, small_mllm
+from .models import make_batch, pixels, small_language, small_mllm
 
 LESSONS = (
     ImageDialogue(1, (("How many?", "2"), ("What is it?", "a red dog"))),
@@ -84,10 +83,6 @@ def test_images_and_dialogues_must_pair() -> None:
     language = small_language()
     with pytest.raises(ValueError, match="3 images for 2 that"):
         make_batch(language, LESSONS, shared_prefix=True, pixels=pixels(3))
-    with pytest.raises(ValueError, match="pixels or features"):
-        make_batch(
-            language, LESSONS, shared_prefix=True, pixels=pixels(2), features=torch.zeros(2, 16, 48)
-        )
 
 
 def test_the_head_is_applied_at_answers_alone() -> None:

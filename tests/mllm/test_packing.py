@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from encoder_bench.base.errors import DataError
 from encoder_bench.mllm.dialogue import ImageDialogue, tokenize_dialogues
 from encoder_bench.mllm.model import MLLM
-from encoder_bench.mllm.packing import TrainingBatch, make_batch, pack
+from encoder_bench.mllm.packing import TrainingBatch, pack
 
-from .models import pixels, small_language, small_mllm
+from .models import make_batch, pixels, small_language, small_mllm
 
 DIALOGUES = (
     ImageDialogue(7, (("How many dogs?", "2"), ("Is it red?", "Yes."), ("Describe it.", "A dog"))),

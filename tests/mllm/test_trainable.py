@@ -14,10 +14,9 @@ from encoder_bench.base.recipes import LanguageModelSettings, LoraSettings
 from encoder_bench.mllm.dialogue import ImageDialogue
 from encoder_bench.mllm.loading import load_language_model
 from encoder_bench.mllm.model import MLLM
-from encoder_bench.mllm.packing import make_batch
 from encoder_bench.mllm.trainable import add_lora, prove, set_trainable, snapshot
 
-from .models import pixels, small_language, small_mllm
+from .models import make_batch, pixels, small_language, small_mllm
 
 Llm = Literal["frozen", "lora", "full"]
 

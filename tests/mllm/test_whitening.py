@@ -16,7 +16,6 @@ from encoder_bench.data.images import load_image
 from encoder_bench.mllm.projectors import build_projector, projector_names
 from encoder_bench.mllm.projectors.whitening import WhitenedProjector, Whitening
 from encoder_bench.training.checkpoint import load_mllm_weights, save_mllm
-from encoder_bench.training.whiten import fit_whitening
 from tests.training import world
 
 
@@ -101,8 +100,8 @@ def test_training_fits_it_to_training_images_and_the_weights_carry_it(tmp_path: 
     pixels = torch.stack([mllm.encoder.transform(load_image(path)) for path in paths])
     with torch.no_grad():
         known = dict(zip(paths, mllm.features(pixels), strict=True))
-    fit_whitening(again, paths, known, device=world.CPU, reporter=QuietReporter())
     assert isinstance(again.projector, WhitenedProjector)
+    again.projector.fit(again.encoder, paths, known, device=world.CPU, reporter=QuietReporter())
     torch.testing.assert_close(again.projector.whitening.matrix, projector.whitening.matrix)
     save_mllm(mllm, tmp_path / "final")
     read = world.model(whiten=True)
@@ -116,8 +115,8 @@ def test_fitting_leaves_a_tuned_encoder_in_its_mode_and_draws_no_dropout(tmp_pat
     paths = world.draw(tmp_path)
     matrices = []
     for _ in range(2):
-        fit_whitening(mllm, paths, None, device=world.CPU, reporter=QuietReporter())
         assert isinstance(mllm.projector, WhitenedProjector)
+        mllm.projector.fit(mllm.encoder, paths, {}, device=world.CPU, reporter=QuietReporter())
         matrices.append(mllm.projector.whitening.matrix.clone())
     assert torch.equal(*matrices)
     assert mllm.encoder.training

@@ -11,9 +11,9 @@ from encoder_bench.base.errors import DataError, TrainingError, UnknownNameError
 from encoder_bench.base.progress import QuietReporter
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.trainable import prove, snapshot
+from encoder_bench.training.batches import training_images
 from encoder_bench.training.feature_cache import open_features
 from encoder_bench.training.optimizer import only_parts
-from encoder_bench.training.order import training_images
 from tests.training.world import CPU, draw, model, questions, recipe, run
 
 

@@ -19,10 +19,9 @@ from encoder_bench.data.sample import IMAGE, Conversation, Turn
 from encoder_bench.mllm.dialogue import tokenize_dialogues
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.packing import pack
-from encoder_bench.training.batches import BatchMaker
+from encoder_bench.training.batches import BatchMaker, stage_order, training_images
+from encoder_bench.training.checkpoint import TrainingSummary
 from encoder_bench.training.feature_cache import open_features
-from encoder_bench.training.order import stage_order, training_images
-from encoder_bench.training.summary import TrainingSummary
 from tests.mllm.models import small_mllm
 from tests.training import world
 from tests.training.world import CPU, model, recipe

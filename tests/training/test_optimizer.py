@@ -19,8 +19,8 @@ from encoder_bench.base.recipes import (
     recipe_folder,
 )
 from encoder_bench.data.sample_table import ImageGroups
+from encoder_bench.training.batches import StageOrder
 from encoder_bench.training.optimizer import make_optimizer, schedule
-from encoder_bench.training.order import StageOrder
 from tests.training.world import model, questions, recipe
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from encoder_bench.training.order import sample_images, stage_order, training_images
+from encoder_bench.training.batches import sample_images, stage_order, training_images
 from tests.training.world import questions, recipe
 
 SAMPLES = questions([Path(f"{number}.png") for number in range(11)])

@@ -8,9 +8,9 @@ import torch
 
 from encoder_bench.encoders.registry import load_encoder
 from encoder_bench.mllm.attention import training_kernel
-from encoder_bench.mllm.packing import make_batch, pack
+from encoder_bench.mllm.packing import pack
 from encoder_bench.training.batch_encoder import BatchEncoder, one_core_threads
-from tests.mllm.models import small_language
+from tests.mllm.models import make_batch, small_language
 from tests.mllm.test_packing import DIALOGUES
 
 CPU = torch.device("cpu")

@@ -5,11 +5,21 @@ Axes: B images, N patch tokens, D encoder width, M visual tokens, E LLM width, T
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
+from encoder_bench.base.errors import TrainingError
+from encoder_bench.base.progress import Reporter
+from encoder_bench.data.images import load_image
+from encoder_bench.encoders.encoder import Encoder, encode_images
 from encoder_bench.mllm.projectors.projector import Projector
 
+_TOKENS_PER_DIRECTION = 32
+_MIN_IMAGES, _MAX_IMAGES = 64, 512
 SHRINKAGE = 1e-4
 """Share of the mean variance that is added to every direction before it is inverted, so that
 directions in which features hardly differ are not blown up into noise."""
@@ -88,3 +98,51 @@ class WhitenedProjector(Projector):
         """Return `(B, M, E)`."""
         projected: Tensor = self.inner(self.whitening(features))
         return projected
+
+    def fit(
+        self,
+        encoder: Encoder,
+        images: Sequence[Path],
+        features: Mapping[Path, Tensor],
+        *,
+        device: torch.device,
+        reporter: Reporter,
+    ) -> None:
+        """Fit the whitening to the untuned encoder's features, before the first step.
+
+        It is fitted to the first `images_to_fit` of the images, or to all there are. The result
+        follows from the untrained model and the images alone, so that a resumed training finds the
+        same. `features` are `(N, D)` patch tokens by image path; images that it lacks are encoded
+        here.
+
+        Raises:
+            DataError: an image cannot be read.
+            TrainingError: there is no image.
+        """
+        if not images:
+            raise TrainingError(
+                "projector.whiten: training shows no image that it could be fitted to"
+            )
+        paths = images[: images_to_fit(encoder)]
+        found: dict[Path, Tensor] = {}
+        with reporter.phase("whitening", len(paths), "images") as phase:
+            for path in paths:
+                if path in features:
+                    found[path] = features[path]
+                    phase.advance()
+        missing = [path for path in paths if path not in found]
+        training, home = encoder.training, next(encoder.parameters()).device
+        if missing:
+            encoder.to(device).eval()  # no dropout
+            with torch.inference_mode():
+                batches = encode_images(encoder, map(load_image, missing))
+                tokens = (each for batch in batches for each in batch)
+                found |= dict(zip(missing, tokens, strict=True))
+            encoder.to(home).train(training)
+        self.whitening.fit(torch.cat([found[path].float() for path in paths]))
+
+
+def images_to_fit(encoder: Encoder) -> int:
+    """Return how many images make 32 tokens for each direction; 64 to 512."""
+    wanted = math.ceil(_TOKENS_PER_DIRECTION * encoder.width / encoder.num_tokens)
+    return min(max(wanted, _MIN_IMAGES), _MAX_IMAGES)
