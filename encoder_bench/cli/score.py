@@ -137,9 +137,9 @@ def _print(found: FileScores, show: int, console: Console) -> None:
         for entry in found.differing(name)[:show]:
             console.print(
                 f"{name} {entry.scores[name]:.0f}, {found.primary} "
-                f"{entry.scores[found.primary]:.0f}: {entry.sample.sample_id} "
-                f"{entry.sample.question!r} answered {entry.prediction!r}, truth "
-                f"{_truths(entry.sample.references)}",
+                f"{entry.scores[found.primary]:.0f}: {entry.sample_id} "
+                f"{entry.question!r} answered {entry.prediction!r}, truth "
+                f"{_truths(entry.references)}",
                 markup=False,
                 highlight=False,
             )
@@ -185,7 +185,7 @@ def _java_check(found: FileScores) -> JavaCheck:
     from encoder_bench.metrics.java import check_tokens
 
     texts = [entry.prediction for entry in found.samples]
-    return check_tokens([*texts, *(t for e in found.samples for t in e.sample.references)])
+    return check_tokens([*texts, *(t for e in found.samples for t in e.references)])
 
 
 def _truths(references: tuple[str, ...]) -> str:
@@ -215,8 +215,7 @@ def _as_json(found: FileScores, java: JavaCheck | None) -> dict[str, Any]:
         "samples_of_the_split": found.total,
         "odd": {kind: {"count": len(names), "names": names} for kind, names in found.odd.items()},
         "differing": {
-            name: [entry.sample.sample_id for entry in found.differing(name)]
-            for name in found.variants()
+            name: [entry.sample_id for entry in found.differing(name)] for name in found.variants()
         },
     }
 
@@ -227,10 +226,9 @@ def _csv(found: FileScores) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["sample_id", "question", "prediction", "parsed", "references", *metrics])
     for entry in found.samples:
-        sample = entry.sample
         scores = [entry.scores.get(name, "") for name in metrics]
         writer.writerow(
-            [sample.sample_id, sample.question, entry.prediction, entry.parsed,
-             json.dumps(list(sample.references), ensure_ascii=False), *scores]
+            [entry.sample_id, entry.question, entry.prediction, entry.parsed,
+             json.dumps(list(entry.references), ensure_ascii=False), *scores]
         )  # fmt: skip
     return stream.getvalue()

@@ -15,8 +15,8 @@ from encoder_bench.pipeline.plan import NO_MIXTURE, RunPlan, make_plan
 from encoder_bench.results.compare import TaskComparison, compare_task
 from encoder_bench.results.formats import escape_markdown
 from encoder_bench.results.grouping import data_key, scoring_recipe, scoring_task
+from encoder_bench.tasks.evaluate import measure_again, prepare_recorded
 from encoder_bench.tasks.predictions import Prediction, read_predictions
-from encoder_bench.tasks.rescore import measure_again, prepare_recorded
 
 LEVEL = 0.05
 """Of the test that a score got worse, corrected over all scores that are checked together."""

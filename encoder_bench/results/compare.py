@@ -13,8 +13,8 @@ from encoder_bench.metrics.metric import Measure, measure_java_once, recorded_me
 from encoder_bench.metrics.statistics import Difference
 from encoder_bench.results.grouping import setting_key, task_key
 from encoder_bench.results.paired import Scores, difference, sample_scores, shared_scores
+from encoder_bench.tasks.evaluate import measure_again
 from encoder_bench.tasks.predictions import Prediction, read_predictions
-from encoder_bench.tasks.rescore import measure_again
 
 RIGHT = 50.0
 """A sample is right from this score on, in percent; VQA's are 0, 30, 60, 90 or 100."""

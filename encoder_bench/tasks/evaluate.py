@@ -1,20 +1,35 @@
-"""The one evaluation: answers are predicted, read, measured and scored alike for every task."""
+"""The one evaluation: answers are predicted, read, measured and scored alike for every task.
+
+Recorded answers are measured again by today's code, which needs neither data nor model.
+"""
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from encoder_bench.base.errors import RecordError, UnknownNameError
 from encoder_bench.base.files import write_text
 from encoder_bench.base.hashing import hash_file
 from encoder_bench.base.progress import Reporter
-from encoder_bench.base.record import Score, TaskScores
+from encoder_bench.base.recipes import TaskRecipe
+from encoder_bench.base.record import RunRecord, Score, TaskScores
 from encoder_bench.data.sample import Sample
-from encoder_bench.metrics.metric import LIKELIHOOD, Measure, find_metric, measure_java_once
+from encoder_bench.metrics.metric import (
+    LIKELIHOOD,
+    Measure,
+    find_metric,
+    measure_java_once,
+    recorded_metric,
+    runner_metrics,
+)
 from encoder_bench.metrics.statistics import References, score_interval
 from encoder_bench.tasks.predict import Answers, Predictor, predict
-from encoder_bench.tasks.predictions import Prediction, write_predictions
+from encoder_bench.tasks.predictions import Prediction, read_predictions, write_predictions
 from encoder_bench.tasks.task import Runner, TaskSamples, find_runner
 
 Breakdown = dict[str, dict[str, Score]]
@@ -27,6 +42,30 @@ class Measured:
 
     measures: dict[str, Measure]
     parsed: list[str | None]
+
+    def predictions(
+        self,
+        recipe: TaskRecipe,
+        samples: Sequence[Sample],
+        answers: Answers,
+        control: str | None = None,
+    ) -> Iterator[Prediction]:
+        """Yield the answers one by one, each with its scores under the metrics that are not n/a."""
+        by_metric = {name: m.sample_scores() for name, m in self.measures.items() if not m.reason}
+        for index, (sample, parsed) in enumerate(zip(samples, self.parsed, strict=True)):
+            yield Prediction(
+                sample_id=sample.sample_id,
+                image_id=sample.image_id,
+                question=sample.question,
+                prompt=recipe.fill_prompt(sample.question),
+                prediction=answers.texts[index],
+                choice=None if answers.choices is None else answers.choices[index],
+                parsed=parsed,
+                outcome="unparsable" if parsed is None else "scored",
+                references=sample.references,
+                scores={name: scores[index] for name, scores in by_metric.items()},
+                control=control,
+            )
 
 
 def evaluate(
@@ -167,7 +206,11 @@ def _score(
         control: measure(runner, recipe.metrics, references, each, corpus)
         for control, each in answers.items()
     }
-    write_predictions(path, _predictions(task, answers, measured))
+    written = (
+        measured[control].predictions(recipe, samples, each, control)
+        for control, each in answers.items()
+    )
+    write_predictions(path, chain.from_iterable(written))
     if runner.export is not None and not any(references):
         rows, target = runner.export(samples, answers[None].texts), path.with_suffix(".export.json")
         write_text(target, json.dumps(rows, ensure_ascii=False) + "\n")
@@ -194,26 +237,56 @@ def _score(
     )
 
 
-def _predictions(
-    task: TaskSamples,
-    answers: Mapping[str | None, Answers],
-    measured: Mapping[str | None, Measured],
-) -> Iterator[Prediction]:
-    for control, each in answers.items():
-        found = measured[control]
-        by_metric = {name: m.sample_scores() for name, m in found.measures.items() if not m.reason}
-        for index, sample in enumerate(task.samples):
-            parsed = found.parsed[index]
-            yield Prediction(
-                sample_id=sample.sample_id,
-                image_id=sample.image_id,
-                question=sample.question,
-                prompt=task.recipe.fill_prompt(sample.question),
-                prediction=each.texts[index],
-                choice=None if each.choices is None else each.choices[index],
-                parsed=parsed,
-                outcome="unparsable" if parsed is None else "scored",
-                references=sample.references,
-                scores={name: scores[index] for name, scores in by_metric.items()},
-                control=control,
-            )
+def measure_again(record: RunRecord, task: str, predictions: Sequence[Prediction]) -> Measured:
+    """Return a task's metrics over recorded answers as today's code computes them.
+
+    Metrics that depend on the whole split are left out where only a part of it was scored.
+
+    Raises:
+        RecordError: the recorded recipe cannot be read, or its runner is not installed.
+    """
+    recipe, runner = _recorded(record, task)
+    known = runner_metrics(runner.name)
+    metrics = [
+        name
+        for name in recipe.metrics
+        if name.removesuffix(LIKELIHOOD) in known
+        and not (record.limit is not None and recorded_metric(name).needs_corpus)
+    ]
+    answers = Answers(
+        [each.prediction for each in predictions],
+        [each.prediction if each.choice is None else each.choice for each in predictions],
+    )
+    return measure(runner, metrics, [each.references for each in predictions], answers)
+
+
+def prepare_recorded(results: Path, records: Iterable[RunRecord]) -> None:
+    """Score the recorded captions of all runs by each Java program in one go.
+
+    Raises:
+        RecordError: predictions are missing or damaged.
+    """
+
+    def sets() -> Iterator[tuple[Collection[str], Sequence[str], Sequence[Sequence[str]]]]:
+        for record in records:
+            for task, scores in record.tasks.items():
+                if any(recorded_metric(name).backend == "java" for name in scores.metrics):
+                    found = read_predictions(results, record, task)
+                    texts = [each.prediction for each in found]
+                    yield scores.metrics, texts, [each.references for each in found]
+
+    measure_java_once(sets())
+
+
+def _recorded(record: RunRecord, task: str) -> tuple[TaskRecipe, Runner]:
+    try:
+        recipe = TaskRecipe.model_validate(record.tasks[task].definition)
+        return recipe, find_runner(recipe.runner)
+    except ValidationError as error:
+        found = error.errors()[0]
+        where = ".".join(str(part) for part in found["loc"])
+        raise RecordError(
+            f"run {record.run_id}, task {task}: its recipe is not one ({where}: {found['msg']})"
+        ) from error
+    except UnknownNameError as error:
+        raise RecordError(f"run {record.run_id}, task {task}: {error}") from error

@@ -16,20 +16,11 @@ from encoder_bench.tasks.controls import constant_answer, majority_answers
 from encoder_bench.tasks.evaluate import Breakdown, breakdowns, measure, score_of
 from encoder_bench.tasks.matching import match
 from encoder_bench.tasks.predict import Answers
+from encoder_bench.tasks.predictions import Prediction
 from encoder_bench.tasks.task import check_samples, find_runner
 
 Missing = Literal["refuse", "wrong", "leave-out"]
 """What becomes of samples without an answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredSample:
-    """One answer: what it was read as, and its score under each metric that a sample has."""
-
-    sample: Sample
-    prediction: str
-    parsed: str | None
-    scores: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +44,7 @@ class FileScores:
     scores: dict[str, Score]
     blind: dict[str, Score]
     breakdown: dict[str, Breakdown]
-    samples: tuple[ScoredSample, ...]
+    samples: tuple[Prediction, ...]
     total: int
     odd: dict[str, list[str]]
     form: str
@@ -73,15 +64,14 @@ class FileScores:
         """How many answers could not be parsed."""
         return sum(entry.parsed is None for entry in self.samples)
 
-    def differing(self, metric: str) -> list[ScoredSample]:
+    def differing(self, metric: str) -> list[Prediction]:
         """Return the samples that a metric scores otherwise than the primary one does."""
-        return [
-            entry
-            for entry in self.samples
-            if metric in entry.scores
-            and self.primary in entry.scores
-            and abs(entry.scores[metric] - entry.scores[self.primary]) > 1e-9
-        ]
+        found = []
+        for entry in self.samples:
+            own, other = entry.scores.get(self.primary), entry.scores.get(metric)
+            if own is not None and other is not None and abs(own - other) > 1e-9:
+                found.append(entry)
+        return found
 
     def variants(self) -> list[str]:
         """Return the metrics that are other readings of the primary one."""
@@ -118,32 +108,22 @@ def score_predictions(
         )
     found = matched.texts
     kept = [s for s in samples if missing != "leave-out" or s.sample_id in found]
-    texts = [found.get(sample.sample_id, "") for sample in kept]
-    measured = measure(
-        runner,
-        runner_metrics(runner.name),
-        [sample.references for sample in kept],
-        Answers(texts),
-        [sample.references for sample in samples],
-    )
+    given = Answers([found.get(sample.sample_id, "") for sample in kept])
+    references, corpus = ([s.references for s in each] for each in (kept, samples))
+    measured = measure(runner, runner_metrics(runner.name), references, given, corpus)
     every = runner.break_down_all
     named = {n: m for n, m in measured.measures.items() if every or n.startswith(recipe.primary)}
-    by_metric = {n: m.sample_scores() for n, m in measured.measures.items() if not m.reason}
-    rows = [
-        {n: score for n, scores in by_metric.items() if (score := scores[index]) is not None}
-        for index in range(len(kept))
-    ]
     return FileScores(
         task,
         recipe.primary,
         {name: score_of(each, kept, seed=0) for name, each in measured.measures.items()},
         _blind_scores(recipe, kept),
         breakdowns(runner, named, kept, seed=0),
-        tuple(map(ScoredSample, kept, texts, measured.parsed, rows)),
+        tuple(measured.predictions(recipe, kept, given)),
         len(samples),
         answers.odd,
         f"{answers.form}, matched by {matched.by}, answers in {matched.column}",
-        ceiling([s.references for s in kept]) if runner.name == "vqa" else None,
+        ceiling(references) if runner.name == "vqa" else None,
     )
 
 

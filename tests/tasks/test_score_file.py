@@ -44,7 +44,7 @@ def test_variants_are_scored_side_by_side_and_show_where_they_disagree(tmp_path:
     found = score_predictions("oc", load_task("oc"), COUNTS, file)
     assert found.scores["counting_accuracy"].value == pytest.approx(100 / 3)
     assert found.variants() == ["counting_accuracy_gvt"]
-    differing = {entry.sample.sample_id for entry in found.differing("counting_accuracy_gvt")}
+    differing = {entry.sample_id for entry in found.differing("counting_accuracy_gvt")}
     gvt = found.scores["counting_accuracy_gvt"].value
     assert gvt is not None
     assert len(differing) == round(abs(gvt - 100 / 3) * 3 / 100)

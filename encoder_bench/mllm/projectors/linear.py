@@ -1,5 +1,4 @@
-"""Projectors that keep the grid: linear layers on patch tokens, averages or squares of them, or
-convolutions around an average pooling.
+"""Projectors that keep the grid: linear layers or convolutions on patches, averages or squares.
 
 Axes: B images, N patch tokens on a grid (h, w), D encoder width, M visual tokens, E LLM width.
 """
