@@ -1,7 +1,6 @@
 """The tiny encoders: each family's own architecture at 1 to 2 million parameters.
 
-Weights that ship with the package are read like any other checkpoint; where there are none, the
-same architecture is built with seeded random weights and says so (`pretrained` is False).
+Where no weights ship with the package they are seeded random ones, and `pretrained` is False.
 Importing this module imports no torch.
 """
 
@@ -48,11 +47,7 @@ def has_bundled_weights(name: str) -> bool:
 
 
 def load_bundled(spec: EncoderSpec, options: LoadOptions) -> HfEncoder:
-    """Return a tiny encoder, pretrained where its weights ship, else with seeded random weights.
-
-    Raises:
-        WeightsError: the shipped files are damaged.
-    """
+    """Return a tiny encoder, pretrained where its weights ship; raises as `load_hf`."""
     from encoder_bench.encoders.hf import HfEncoder, load_hf
 
     if has_bundled_weights(spec.locator):

@@ -52,7 +52,7 @@ class Encoder(nn.Module, ABC):
     here freezes: `mllm/trainable.py` decides what trains.
 
     Attributes:
-        spec: the catalogue's record (name, source, supervision, pretraining data...).
+        spec: the catalogue's record.
         backbone: the library's module; its state dict is what is hashed and saved.
         width: D, the size of a patch token.
         grid: (h, w) patches at `resolution`.
@@ -92,13 +92,9 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return patch tokens only, row-major on `grid`.
+        """Return patch tokens `(B, N, D)` of pixels `(B, 3, H, W)`, row-major on `grid`.
 
-        Args:
-            pixels: `(B, 3, H, W)` floats as `transform` makes them.
-
-        Returns:
-            `(B, N, D)`, without CLS, register or distillation tokens.
+        Without CLS, register or distillation tokens.
         """
 
     def transform(self, image: Image) -> Tensor:

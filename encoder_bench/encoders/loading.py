@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +184,14 @@ def check_names(
         wrong = sorted(n for n in names if not n.startswith(ignored_keys))
         if wrong:
             raise WeightsError(f"encoder {name}: {place} {words.format(len(wrong), wrong[0])}")
+
+
+def notes_on_differences(
+    spec: EncoderSpec, place: Path | None, other: Sequence[str]
+) -> tuple[str, ...]:
+    """Return a note on the keys that a checkpoint's own configuration sets otherwise, if any."""
+    line = f"encoder {spec.name}: {place} states another {', '.join(other)} than the name"
+    return (f"{line}; the checkpoint is followed",) if other else ()
 
 
 def token_shape(

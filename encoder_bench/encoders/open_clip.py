@@ -14,6 +14,7 @@ from encoder_bench.encoders.encoder import Encoder, LoadOptions, TokensAndGrid, 
 from encoder_bench.encoders.loading import (
     NoRandomFill,
     explained,
+    notes_on_differences,
     quiet_building,
     strict_loading,
     token_shape,
@@ -105,12 +106,7 @@ def _folder_notes(spec: EncoderSpec, weights: Path | None) -> tuple[str, ...]:
     other = ["quick_gelu"] if bool(model.get("quick_gelu")) != quick else []
     other += [k for k, v in model.get("vision_cfg", {}).items() if named["vision_cfg"].get(k) != v]
     other += [k for k in _PREPROCESSING if k in pixels and facts.get(k, pixels[k]) != pixels[k]]
-    if not other:
-        return ()
-    return (
-        f"encoder {spec.name}: {weights} states another {', '.join(other)} than the name; the "
-        "checkpoint is followed",
-    )
+    return notes_on_differences(spec, weights, other)
 
 
 def load_open_clip(
@@ -140,11 +136,7 @@ def read_open_clip(
     *,
     vision_only: bool,
 ) -> tuple[Any, Any, str]:
-    """Return open_clip's model with every parameter read, its transform, and the revision.
-
-    Raises:
-        WeightsError: unreachable, damaged, or not whole.
-    """
+    """Return open_clip's model, read as `load_open_clip` does, its transform, and the revision."""
     from open_clip.convert import convert_state_dict
     from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed
 

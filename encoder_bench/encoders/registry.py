@@ -35,11 +35,9 @@ def encoder_names() -> list[str]:
 def plugin_specs() -> dict[str, EncoderSpec]:
     """Return encoders that other packages add through the `encoder_bench.encoders` entry point.
 
-    Each entry point is an `EncoderSpec`.
-
     Raises:
-        EncoderBenchError: an entry point is something else, takes a name that is taken, or has a
-            name that reads as a general form.
+        EncoderBenchError: one is no `EncoderSpec`, takes a name that is taken, or has a name that
+            reads as a general form.
     """
     found = plugins(ENTRY_POINTS, EncoderSpec, CATALOG)
     for name in found:
@@ -195,11 +193,7 @@ def encoder_rows(
 
 
 def encoder_card(name: str) -> dict[str, Any]:
-    """Return everything that is known of one encoder without loading it.
-
-    Raises:
-        UnknownNameError: no such encoder.
-    """
+    """Return all that is known of one encoder without loading it; raises as `find_spec`."""
     spec = find_spec(name)
     card = asdict(spec) | {"sources": list(spec.sources), "revision": spec.revision or "unpinned"}
     if spec.source == "bundled" and not spec.random_weights:

@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from encoder_bench.base.errors import UnknownNameError, WeightsError
 from encoder_bench.encoders.catalog import EncoderSpec
 from encoder_bench.encoders.encoder import Encoder, LoadOptions, TokensAndGrid, flat_map
-from encoder_bench.encoders.loading import NoRandomFill, explained, strict_loading, token_shape
+from encoder_bench.encoders.loading import (
+    NoRandomFill,
+    explained,
+    notes_on_differences,
+    strict_loading,
+    token_shape,
+)
 from encoder_bench.encoders.weights import external_checkpoint, fetch_file, find_file, read_tensors
 
 _HEADS = (
@@ -106,9 +112,10 @@ def _of_folder(spec: EncoderSpec, weights: Path | None) -> tuple[EncoderSpec, tu
     """Return a spec with a folder's own `config.json`, and a note on where it differs."""
     import timm
 
-    file = None if weights is None else (weights if weights.is_dir() else weights.parent)
-    file = None if file is None else file / "config.json"
-    if file is None or not file.is_file():
+    if weights is None:
+        return spec, ()
+    file = (weights if weights.is_dir() else weights.parent) / "config.json"
+    if not file.is_file():
         return spec, ()
     with explained(spec.name, str(file)):
         config = json.loads(file.read_text())
@@ -126,16 +133,12 @@ def _of_folder(spec: EncoderSpec, weights: Path | None) -> tuple[EncoderSpec, tu
     known = {key: getattr(record, key, None) for key in _FACTS} | dict(spec.preprocessing)
     other = [key for key in stated if _plain(stated[key]) != _plain(known[key])]
     arguments = {k: v for k, v in (config.get("model_args") or {}).items() if k != "img_size"}
-    note = (
-        f"encoder {spec.name}: {file} states another "
-        f"{', '.join(other)} than the name; the checkpoint is followed"
-    )
     followed = replace(
         spec,
         architecture={**spec.architecture, **arguments},
         preprocessing={**spec.preprocessing, **stated},
     )
-    return followed, (note,) if other else ()
+    return followed, notes_on_differences(spec, file, other)
 
 
 def _plain(value: Any) -> Any:
@@ -171,15 +174,11 @@ def _read(name: str, file: Path, backbone: Any, model: str) -> None:
         for parameter in backbone.parameters():
             parameter.data.fill_(torch.nan)
         backbone.load_pretrained(str(file))
-        unread = [k for k, v in backbone.named_parameters() if v.isnan().any()]
-        strict_loading(name, str(file), backbone, _without(backbone, unread), ignored_keys=_HEADS)
-        return
-    tensors = state_filter(model)(read_tensors(name, file), backbone)
+        unread = {k for k, v in backbone.named_parameters() if v.isnan().any()}
+        tensors = {k: v for k, v in backbone.state_dict().items() if k not in unread}
+    else:
+        tensors = state_filter(model)(read_tensors(name, file), backbone)
     strict_loading(name, str(file), backbone, tensors, ignored_keys=_HEADS)
-
-
-def _without(backbone: Any, names: list[str]) -> dict[str, Tensor]:
-    return {k: v for k, v in backbone.state_dict().items() if k not in names}
 
 
 def state_filter(name: str) -> Callable[[dict[str, Tensor], Any], dict[str, Tensor]]:
@@ -212,8 +211,7 @@ class TimmEncoder(Encoder):
         """Wrap a backbone; its heads, which no patch token depends on, are dropped.
 
         Raises:
-            WeightsError: layers are asked for of a model that is no plain stack of blocks, or a
-                layer that it does not have.
+            WeightsError: it has no such layer, or no layers to choose from.
         """
         import timm
 
@@ -238,8 +236,7 @@ class TimmEncoder(Encoder):
     def forward(self, pixels: Tensor) -> Tensor:
         """Return `(B, N, D)` patch tokens; see `Encoder.forward`.
 
-        The last layer is `forward_features`, with the final norm; earlier layers are the blocks'
-        own outputs.
+        The last layer is `forward_features`, with the final norm; earlier layers are un-normed.
         """
         return self._tokens(pixels.to(self.dtype))[0]
 

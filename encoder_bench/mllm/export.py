@@ -52,11 +52,7 @@ def export_llava(mllm: MLLM, folder: Path, *, card: str | None = None) -> Path:
 
 @torch.no_grad()
 def build_llava(mllm: MLLM) -> tuple[Any, Any]:
-    """Return the same model as transformers' LLaVA, and its processor, in memory.
-
-    Raises:
-        WeightsError: a part that LLaVA's class cannot express; names it and says why.
-    """
+    """Return what `export_llava` writes, the model and its processor, in memory."""
     from transformers import LlavaConfig, LlavaForConditionalGeneration, PreTrainedModel
 
     first, second, activation = _projector_layers(mllm)

@@ -69,29 +69,19 @@ def check_name(name: str) -> None:
         raise UnknownNameError("language model", name, _NAMES, hint)
 
 
-def find_config(name: str) -> Any | None:
-    """Return the configuration that a name stands for, read on this machine; None if not there."""
-    from transformers import AutoConfig
+def empty_model(name: str) -> Any | None:
+    """Return a language model of its local configuration without weights; None if not there."""
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     own = {"tiny-llama": _BUNDLED, _SMOLLM2_NAME: _packaged_smollm2()}
     path, gguf = own.get(name) or Path(name).expanduser(), None
     if path.suffix == ".gguf" and path.is_file():
         converted = _converted_folder(path, hash_file(path))
         path, gguf = (converted, None) if converted.is_dir() else (path.parent, path.name)
+    place = str(path) if path.is_dir() else name
     try:
-        return AutoConfig.from_pretrained(
-            str(path) if path.is_dir() else name, gguf_file=gguf, local_files_only=True
-        )
+        config = AutoConfig.from_pretrained(place, gguf_file=gguf, local_files_only=True)
     except (OSError, ValueError):
-        return None
-
-
-def empty_model(name: str) -> Any | None:
-    """Return a language model of its local configuration without weights; None if not there."""
-    from transformers import AutoModelForCausalLM
-
-    config = find_config(name)
-    if config is None:
         return None
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config)

@@ -78,14 +78,9 @@ def activation_bytes(
 ) -> int:
     """Return the bytes that a decoder's layers keep for the backward pass.
 
-    Args:
-        config: of a Llama-like decoder, under transformers' names.
-        rows: of the forward pass, each of `length` tokens.
-        length: tokens of a row.
-        size: bytes of one activation.
-        trained: whether its own weights get gradients; if not, inputs of linear maps are not kept.
-        masked: whether attention takes a mask, of which each layer keeps a copy.
-        recomputed: whether gradient checkpointing is on.
+    `config` is that of a Llama-like decoder, `length` the tokens of each row, `size` the bytes of
+    one activation. Unless its own weights are `trained`, inputs of linear maps are not kept; where
+    attention is `masked` each layer keeps a copy of the mask.
     """
     width, layers = config.hidden_size, config.num_hidden_layers
     inner = getattr(config, "intermediate_size", None) or 4 * width

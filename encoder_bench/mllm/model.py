@@ -18,13 +18,7 @@ from encoder_bench.mllm.projectors.projector import Projector
 
 
 class MLLM(nn.Module):
-    """Encoder -> projector -> language model.
-
-    Attributes:
-        encoder: `(B, 3, H, W) -> (B, N, D)`.
-        projector: `(B, N, D) -> (B, M, E)`.
-        language: the causal language model with its tokenizer.
-    """
+    """Encoder `(B, 3, H, W) -> (B, N, D)`, projector `-> (B, M, E)` and language model."""
 
     def __init__(self, encoder: Encoder, projector: Projector, language: LanguageModel) -> None:
         """Join the three parts as they are; `trainable.set_trainable` says what trains."""
@@ -59,12 +53,7 @@ class MLLM(nn.Module):
     def forward(self, batch: TrainingBatch) -> Tensor:
         """Return the cross-entropy (nats) of the answers, summed over `batch.answer_tokens`.
 
-        Only answer tokens, each with its end token, are taught. Divided by the answer tokens of
-        all micro-batches and processes, sums give the mean over the global batch, however it was
-        cut.
-
-        Raises:
-            DataError: a question is longer than the context; names the image.
+        Only answer tokens, each with its end token, are taught. Raises as `logits`.
         """
         logits_TV, targets_T = self.logits(batch)
         return F.cross_entropy(logits_TV.float(), targets_T, reduction="sum")

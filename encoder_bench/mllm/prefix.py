@@ -58,10 +58,7 @@ class Prefix:
     def questions(
         self, prompts: Sequence[Sequence[str]]
     ) -> tuple[list[list[Question]], list[Question]]:
-        """Tokenise prompts, one group for each image.
-
-        Returns:
-            The questions in the groups of their prompts, and each question once, by length.
+        """Return prompts as questions, one group for each image, and each question once, by length.
 
         Raises:
             ValueError: not one group of prompts per image.

@@ -47,10 +47,7 @@ def set_trainable(mllm: MLLM, *, encoder: bool, llm: Literal["frozen", "lora", "
 def add_lora(language: Any, settings: LoraSettings) -> None:
     """Put low-rank adapters into a causal LM, in place, initialised by torch's generator.
 
-    Raises:
-        RecipeError: `target_modules` names nothing in it.
-
-    Reference: Hu et al. 2021 (arXiv 2106.09685), through peft.
+    Raises as `set_trainable`. Reference: Hu et al. 2021 (arXiv 2106.09685), through peft.
     """
     from peft import LoraConfig, inject_adapter_in_model
 

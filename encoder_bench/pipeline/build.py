@@ -20,12 +20,7 @@ from encoder_bench.training.checkpoint import load_mllm_weights
 
 
 def build_encoder(plan: RunPlan) -> Encoder:
-    """Return the encoder of a plan, on the CPU.
-
-    Raises:
-        WeightsError: its weights are unreachable, tampered with or do not fit.
-        UnknownNameError: no such encoder.
-    """
+    """Return the encoder of a plan, on the CPU; raises as `load_encoder`."""
     settings = plan.adapter.encoder
     return load_encoder(
         plan.encoder,

@@ -19,6 +19,7 @@ from encoder_bench.base.errors import EncoderBenchError
 from encoder_bench.base.hardware import device_type
 from encoder_bench.base.recipes import StageSettings, TaskRecipe
 from encoder_bench.data.folder import open_data
+from encoder_bench.data.sample import Split
 from encoder_bench.data.scenes.build import parse_sizes
 from encoder_bench.encoders.registry import find_spec
 from encoder_bench.mllm.loading import count_parameters
@@ -115,7 +116,7 @@ def estimate_run(plan: RunPlan) -> RunEstimate:
         unread: taught,
         "time is estimated on CPUs only": on_cpu or None,
     }
-    asked, fault = _test_questions(plan.data, tuple(plan.tasks.items()), plan.limit)
+    asked, fault = _test_questions(plan)
     if fault:
         reasons[f"the test data cannot be read: {fault}"] = None
     flops = answering = memory = None
@@ -145,25 +146,35 @@ def estimate_run(plan: RunPlan) -> RunEstimate:
     )
 
 
+@functools.cache
+def _counted(
+    data: str, task: str, recipe: TaskRecipe, split: Split, limit: int | None
+) -> tuple[set[int | str], int]:
+    """Return the images of a task's samples, and how many samples; scenes are not drawn."""
+    flag = "--train-data" if split == "train" else "--data"
+    if data.startswith("scenes"):
+        scenes, each = (
+            getattr(parse_sizes(data, flag), split),
+            _SCENE_QUESTIONS.get(recipe.source, 1),
+        )
+        samples = min(scenes * each, scenes * each if limit is None else limit)
+        return set(range(math.ceil(samples / each))), samples
+    folder = open_data(data, images_required=False, flag=flag)
+    rows = folder.task_samples(task, recipe, split, limit)
+    return set(rows.images()), len(rows)
+
+
 def _training_images(plan: RunPlan) -> tuple[int | None, str]:
     """Return how many images training may show, or why it is not known."""
     if any(stage.mixture for stage in plan.adapter.stages):
         return None, "a mixture is not read for an estimate"
-    return _sampled_images(plan.training_data, tuple(plan.training_recipes.items()))
-
-
-@functools.cache
-def _sampled_images(data: str, tasks: tuple[tuple[str, TaskRecipe], ...]) -> tuple[int | None, str]:
+    images: set[int | str] = set()
     try:
-        if data.startswith("scenes"):
-            return parse_sizes(data).train, ""
-        folder = open_data(data, images_required=False, flag="--train-data")
-        images: set[int | str] = set()
-        for name, recipe in tasks:
-            images |= set(folder.task_samples(name, recipe, "train").images())
-        return len(images), ""
+        for name, recipe in plan.training_recipes.items():
+            images |= _counted(plan.training_data, name, recipe, "train", None)[0]
     except EncoderBenchError as error:
         return None, f"the training data cannot be read: {error}"
+    return len(images), ""
 
 
 def _encoded_images(
@@ -208,34 +219,20 @@ class _Questions(NamedTuple):
     text_tokens: int
 
 
-@functools.cache
-def _test_questions(
-    data: str, tasks: tuple[tuple[str, TaskRecipe], ...], limit: int | None
-) -> tuple[_Questions | None, str]:
-    """Return what the tasks ask, blind baselines of the model included, or why it is not known.
-
-    Scenes are counted without drawing them.
-    """
-    images: set[object] = set()
+def _test_questions(plan: RunPlan) -> tuple[_Questions | None, str]:
+    """Return what the tasks ask, blind baselines of the model included, or why it is not known."""
+    images: set[int | str] = set()
     samples = read = tokens = 0
     try:
-        for name, recipe in tasks:
-            found: list[object]
-            if data.startswith("scenes"):
-                each = _SCENE_QUESTIONS.get(recipe.source, 1)
-                found = [scene for scene in range(parse_sizes(data).test) for _ in range(each)]
-                found = found[:limit]
-            else:
-                folder = open_data(data, images_required=False)
-                rows = folder.task_samples(name, recipe, "test", limit)
-                found = [sample.image_id for sample in rows]
+        for name, recipe in plan.tasks.items():
+            found, count = _counted(plan.data, name, recipe, "test", plan.limit)
             written = min(recipe.decoding.max_new_tokens, _TURN_TOKENS) * recipe.decoding.num_beams
             passes = 1 + len(set(recipe.controls) & set(ASKS_MODEL))
-            images |= set(found)
-            samples += len(found)
-            read += passes * len(set(found))
+            images |= found
+            samples += count
+            read += passes * len(found)
             text = _TURN_TOKENS // 2 + written + 2 * len(recipe.candidates)
-            tokens += passes * len(found) * text
+            tokens += passes * count * text
     except EncoderBenchError as error:
         return None, str(error)
     return _Questions(len(images), samples, read, tokens), ""

@@ -69,15 +69,12 @@ class ImagePredictor:
 
     @functools.cached_property
     def _mean_tokens(self) -> Tensor:
-        return self._mllm.visual_tokens(self._mean)[0]
-
-    @functools.cached_property
-    def _mean(self) -> Tensor:
-        """The mean patch tokens of the training images, `(1, N, D)`."""
+        """`(M, D_llm)` of the training images' mean patch tokens."""
         starts = range(0, len(self._training), _BATCH)
         batches = [self._patch_tokens(self._training[at : at + _BATCH]) for at in starts]
         total = torch.stack([tokens.sum(dim=0, dtype=torch.float32) for tokens in batches]).sum(0)
-        return (total / len(self._training)).to(batches[0].dtype)[None]
+        mean = (total / len(self._training)).to(batches[0].dtype)
+        return self._mllm.visual_tokens(mean[None])[0]
 
     def _patch_tokens(self, images: Sequence[Path]) -> Tensor:
         device = next(self._mllm.projector.parameters()).device

@@ -58,11 +58,7 @@ def preview_mixture(language: LanguageModel, mixture: Mixture, rows: int) -> Ite
 def preview_folder(
     language: LanguageModel, folder: DataFolder, recipes: dict[str, TaskRecipe], images: int
 ) -> Iterator[Shown]:
-    """Yield so many training images of a folder, each with the questions about it.
-
-    Raises:
-        DataError: files are missing or malformed.
-    """
+    """Yield so many training images of a folder, each with the questions about it."""
     tables = [folder.task_samples(name, recipe, "train") for name, recipe in recipes.items()]
     groups = ImageGroups(
         SampleTable.joined([SampleTable.of(table) for table in tables]), list(recipes)

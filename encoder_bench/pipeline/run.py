@@ -244,11 +244,7 @@ def run_here(
     cache_limit_bytes: int | None = None,
     command: str | None = None,
 ) -> RunOutcome | None:
-    """Do a run, or as one of several processes the share that is this one's (then None).
-
-    Raises:
-        EncoderBenchError: as `run`; or another process has stopped.
-    """
+    """Do `run`, or as one of several processes the share that is this one's (then None)."""
     processes = join_processes(cpu=choose_device(plan.device).type == "cpu")
     if not processes.is_main:
         _work(plan, processes, trackers)
@@ -260,10 +256,9 @@ def run_here(
 
 
 def _work(plan: RunPlan, processes: Processes, trackers: Sequence[str]) -> None:
-    """Do the training share of a process that is not the main one.
+    """Do the training share of a process that is not the main one, which does all else.
 
     Data and model are the main process's, by the seed; it encodes the images of its own share.
-    Everything else of the run, scores included, is the main process's work.
     """
     quiet = QuietReporter()
     data = read_data(plan, quiet)
@@ -307,20 +302,18 @@ def _images_in_order(
     ordered = functools.partial(
         training_images, data.training, plan.adapter, plan.seed, data.mixtures
     )
-    shown = ordered()
-    images = shown
+    shown = images = ordered()
     if processes.count > 1:
         images = ordered(index=processes.index, processes=processes.count)
-    averaged = any("mean-image" in recipe.controls for recipe in plan.tasks.values())
     first = sample_images(data.training, shown)
     if plan.adapter.projector.whiten:
         images = [*first[: images_to_fit(encoder)], *images]
-    if averaged and processes.is_main:
+    if not processes.is_main:
+        return images
+    if any("mean-image" in recipe.controls for recipe in plan.tasks.values()):
         images = [*images, *first[:MEAN_OF]]
-    if processes.is_main:
-        tests = (task.samples for task in data.test.values())
-        images = [*images, *(sample.image_path for samples in tests for sample in samples)]
-    return images
+    tests = (task.samples for task in data.test.values())
+    return [*images, *(sample.image_path for samples in tests for sample in samples)]
 
 
 @contextlib.contextmanager

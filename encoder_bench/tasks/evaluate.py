@@ -87,10 +87,7 @@ def evaluate(
     too; `timed` is entered with the name of each phase.
 
     Raises:
-        RecipeError: an unknown metric, or one that does not fit the recipe.
-        UnknownNameError: an unknown runner.
-        DataError: no samples, a sample id twice, or a reference that cannot be parsed.
-        EncoderBenchError: predictions cannot be written.
+        EncoderBenchError: as `TaskSamples.check`, or predictions cannot be written.
     """
     for task in tasks:
         task.check()

@@ -96,11 +96,7 @@ class GrowingPredictions:
 
 
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
-    """Write the finished file in one step and remove the growing one.
-
-    Raises:
-        EncoderBenchError: it cannot be written.
-    """
+    """Write the finished file in one step, as `write_text`, and remove the growing one."""
     rows = (
         each.model_dump(exclude={"choice"} if each.choice is None else None) for each in predictions
     )

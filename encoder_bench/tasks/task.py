@@ -106,10 +106,10 @@ class TaskSamples:
     training: Sequence[Sample] = ()
 
     def check(self) -> Runner:
-        """Return the task's runner once recipe (`check_recipe`) and samples have been checked.
+        """Return the task's runner after `check_recipe` and `check_samples`.
 
         Raises:
-            DataError: no samples, a sample id twice, or a reference that cannot be parsed.
+            DataError: no samples.
         """
         runner = check_recipe(self.name, self.recipe)
         if not self.samples:
@@ -144,10 +144,10 @@ def check_recipe(task: str, recipe: TaskRecipe) -> Runner:
 
 
 def check_samples(task: str, runner: Runner, samples: Sequence[Sample]) -> None:
-    """Check that each sample occurs once and that closed answers can be parsed.
+    """Check samples before they are asked.
 
     Raises:
-        DataError: they do not; names the sample.
+        DataError: one occurs twice, or a closed answer cannot be parsed; names the sample.
     """
     seen: set[str] = set()
     table = samples if isinstance(samples, SampleTable) else None
@@ -166,11 +166,9 @@ def check_samples(task: str, runner: Runner, samples: Sequence[Sample]) -> None:
 def read_samples(
     folder: DataFolder, task: str, recipe: TaskRecipe, *, limit: int | None = None
 ) -> TaskSamples:
-    """Read a task's test samples, at most `limit` of them, and the whole split where it counts.
+    """Return a task's test samples, at most `limit` of them, and the whole split where it counts.
 
-    Raises:
-        DataError: files are missing or malformed.
-        UnknownNameError: no such reader or metric.
+    Raises as `DataFolder.samples` and `find_metric`.
     """
     samples = folder.task_samples(task, recipe, "test", limit)
     corpus = None

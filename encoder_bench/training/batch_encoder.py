@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
@@ -22,11 +21,8 @@ _BATCH, _CPU_BATCH = 32, 8
 """Images of one pass; on CPUs a small one is as quick per image and is ready sooner."""
 
 
-class Decoded(NamedTuple):
-    """An image file as it was read; no pixels where its content is known already."""
-
-    seen: Seen
-    pixels: Tensor | None
+Decoded = tuple[Seen, Tensor | None]
+"""An image file as it was read, and its pixels; None where its content is known already."""
 
 
 class BatchEncoder:
@@ -65,7 +61,7 @@ class BatchEncoder:
         Raises:
             DataError: the image cannot be read.
         """
-        decoded = self._waiting[path].result()
+        decoded = self._waiting[path].result()  # stays where it raises
         del self._waiting[path]
         return decoded
 
@@ -106,8 +102,8 @@ class BatchEncoder:
             stamp, data = file_stamp(path), read_image_bytes(path)
         seen = Seen(stamp, hashlib.sha256(data).hexdigest())
         if self._known(seen.digest):
-            return Decoded(seen, None)
-        return Decoded(seen, self._encoder.transform(load_image(path, data)))
+            return seen, None
+        return seen, self._encoder.transform(load_image(path, data))
 
 
 def one_core_threads(number: int) -> ThreadPoolExecutor:

@@ -147,10 +147,7 @@ def training_images(
 ) -> list[Path]:
     """Return the image files that all stages show, each once, in the order of their first use.
 
-    With `processes` those of the share of process `index`.
-
-    Raises:
-        TrainingError: a stage has no samples.
+    With `processes` those of the share of process `index`. Raises as `stage_order`.
     """
     used: dict[Path, None] = {}
     for number in range(len(adapter.stages)):

@@ -125,8 +125,7 @@ class FeatureShards:
         """Write what the folder holds, or mark it as used now.
 
         Raises:
-            EncoderBenchError: the folder cannot be written.
-            OSError: likewise.
+            EncoderBenchError, OSError: the folder cannot be written.
         """
         path = self.folder / ABOUT
         if path.is_file():

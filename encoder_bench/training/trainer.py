@@ -29,7 +29,6 @@ from encoder_bench.training.batches import (
     NO_MIXTURES,
     BatchMaker,
     MicroBatch,
-    StageOrder,
     StepBatches,
     prefetch,
     sample_images,
@@ -127,6 +126,12 @@ class Trainer:
         whole = self.mllm
         self.accelerator = make_accelerator(self.device, self.adapter, self.folder, self.trackers)
         self.sharded = asks_for_shards(self.accelerator)
+        for stage in self.adapter.stages:
+            if stage.images_per_step < self.accelerator.num_processes:
+                raise TrainingError(
+                    f"stage '{stage.name}': images_per_step {stage.images_per_step} is fewer than "
+                    f"the {self.accelerator.num_processes} processes"
+                )
         if isinstance(whole.projector, WhitenedProjector):
             shown = training_images(self.samples, self.adapter, self.seed, self.mixtures)
             whole.projector.fit(
@@ -167,7 +172,7 @@ class Trainer:
         """Do the steps of a stage that are left, with a checkpoint every so often."""
         stage, training = self.adapter.stages[number], self.adapter.training
         index, processes = self.accelerator.process_index, self.accelerator.num_processes
-        order, steps = self._order(number)
+        order, steps = stage_order(self.samples, self.adapter, number, self.seed, self.mixtures)
         maker = BatchMaker(
             self.mllm,
             self.tasks,
@@ -253,16 +258,6 @@ class Trainer:
             )
         if isinstance(self.features, FeatureStore):
             self.features.flush()
-
-    def _order(self, number: int) -> tuple[StageOrder, int]:
-        """Return the order of a stage's rows, and its number of steps."""
-        stage, processes = self.adapter.stages[number], self.accelerator.num_processes
-        if stage.images_per_step < processes:
-            raise TrainingError(
-                f"stage '{stage.name}': images_per_step {stage.images_per_step} is fewer than the "
-                f"{processes} processes"
-            )
-        return stage_order(self.samples, self.adapter, number, self.seed, self.mixtures)
 
     def _halve(self, maker: BatchMaker) -> None:
         if maker.micro_batch_images > 1:

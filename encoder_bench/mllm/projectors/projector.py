@@ -18,10 +18,7 @@ class Projector(nn.Module, ABC):
     """Turns patch tokens `(B, N, D)` into visual tokens `(B, M, E)`.
 
     Attributes:
-        settings: the recipe's `[projector]`.
-        grid: (h, w) of the patch tokens that it takes.
-        width: D.
-        llm_width: E.
+        grid: (h, w) of the patch tokens that it takes, D `width` and E `llm_width`.
         visual_tokens: M; subclasses set it.
         target: (h, w) of the visual tokens, where they are on a grid.
     """
