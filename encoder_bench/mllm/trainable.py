@@ -1,7 +1,7 @@
 """What trains and what stays frozen, how (adapters, gradient checkpointing), and its proof."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +16,6 @@ from encoder_bench.mllm.model import MLLM
 _ADAPTER = "lora_"
 _TRANSFORMERS = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
 """The later name first."""
-_SHOWN = 3
 
 
 def set_trainable(mllm: MLLM, *, encoder: bool, llm: Literal["frozen", "lora", "full"]) -> None:
@@ -40,7 +39,7 @@ def set_trainable(mllm: MLLM, *, encoder: bool, llm: Literal["frozen", "lora", "
     for part in ("encoder", "projector"):
         strays = [name for name in mllm.parts()[part].state_dict() if _ADAPTER in name]
         if strays:
-            raise ProofError(f"{part}: a LoRA adapter is outside the LLM: {_some(strays)}")
+            raise ProofError(f"{part}: a LoRA adapter is outside the LLM: {first_names(strays)}")
     mllm.train(mllm.training)
 
 
@@ -169,7 +168,7 @@ def _verified_change(
         raise ProofError(f"{name}: it has other parameters than before training")
     moved = [key for key, digest in before.frozen.items() if hash_tensor(parameters[key]) != digest]
     if moved:
-        raise ProofError(f"{name}: frozen weights changed in training: {_some(moved)}")
+        raise ProofError(f"{name}: frozen weights changed in training: {first_names(moved)}")
     changes = (
         parameters[key].detach().cpu().double() - old.double()
         for key, old in before.trainable.items()
@@ -178,7 +177,7 @@ def _verified_change(
     if not should_train:
         trainable = [key for key, p in parameters.items() if p.requires_grad]
         if trainable:
-            raise ProofError(f"{name}: should be frozen, yet may train: {_some(trainable)}")
+            raise ProofError(f"{name}: should be frozen, yet may train: {first_names(trainable)}")
         if after != before.sha256:
             raise ProofError(f"{name}: should be frozen, yet its state changed in training")
     elif not before.trainable:
@@ -192,6 +191,7 @@ def _norm(tensors: Iterable[Tensor]) -> float:
     return math.sqrt(sum(tensor.square().sum().item() for tensor in tensors))
 
 
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+def first_names(names: Sequence[str], shown: int = 3) -> str:
+    """Return the first few names, and how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

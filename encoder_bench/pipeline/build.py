@@ -138,14 +138,10 @@ def load_run(
             f"LLM {record.language_model.name}: its chat template is not that of run "
             f"{record.run_id} any more; put the tokenizer's files back as they were"
         )
-    return _with_trained(mllm, final, choose_device(device))
+    return with_trained(mllm, final, choose_device(device))
 
 
-def load_trained(plan: RunPlan, final: Path, device: torch.device) -> MLLM:
-    """Return the model of a plan with the weights that its training saved, in eval mode."""
-    return _with_trained(build_mllm(plan), final, device)
-
-
-def _with_trained(mllm: MLLM, final: Path, device: torch.device) -> MLLM:
+def with_trained(mllm: MLLM, final: Path, device: torch.device) -> MLLM:
+    """Return a model, as it was built, with the weights that training saved, in eval mode."""
     load_mllm_weights(mllm, final)
     return mllm.to(device).eval()

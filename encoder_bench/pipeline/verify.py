@@ -13,7 +13,7 @@ from encoder_bench.base.files import write_text
 from encoder_bench.base.record import TrainingProof
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.trainable import prove, snapshot
-from encoder_bench.pipeline.build import load_trained
+from encoder_bench.pipeline.build import build_mllm, with_trained
 from encoder_bench.pipeline.plan import RunPlan
 from encoder_bench.training.batches import BatchMaker, TrainingRow
 from encoder_bench.training.checkpoint import remove_checkpoints, save_mllm
@@ -47,7 +47,7 @@ def train_and_verify(plan: RunPlan, trainer: Trainer) -> tuple[MLLM, TrainingPro
         content = json.loads(finished.read_text(encoding="utf-8"))
         trainer.reporter.note(f"training was finished before; reading {final}")
         proof = TrainingProof.model_validate(content["proof"])
-        return load_trained(plan, final, device), proof, content["summary"]
+        return with_trained(build_mllm(plan), final, device), proof, content["summary"]
     before = snapshot(mllm)
     summary = trainer.train()
     trains = {"encoder": plan.joint, "projector": True, "llm": plan.adapter.llm.train != "frozen"}
@@ -70,7 +70,7 @@ def _reload(
     """Return the saved model in place of the trained one, and how far their logits differ."""
     expected = _probe_logits(mllm.to(device), plan, probe, device)
     mllm.to("meta")  # frees the memory of a model that the callers still hold
-    loaded = load_trained(plan, final, device)
+    loaded = with_trained(build_mllm(plan), final, device)
     differences = (_probe_logits(loaded, plan, probe, device) - expected).abs()
     difference = differences.max().item() if len(differences) else 0.0
     if difference != 0.0:

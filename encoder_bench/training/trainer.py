@@ -25,6 +25,7 @@ from encoder_bench.mllm.attention import training_attention
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.packing import TrainingBatch
 from encoder_bench.mllm.projectors.whitening import WhitenedProjector
+from encoder_bench.mllm.trainable import first_names
 from encoder_bench.training.batches import (
     NO_MIXTURES,
     BatchMaker,
@@ -410,10 +411,8 @@ def _non_finite(
     finite = torch.isfinite(losses).tolist()
     bad = [m for m, good in zip(micro, finite, strict=True) if not good] or list(micro)
     names = [name for m in bad for image in m.sample_ids for name in image]
-    shown = ", ".join(names[:_MAX_SHOWN_SAMPLES])
-    hidden = len(names) - _MAX_SHOWN_SAMPLES
-    more = f" and {hidden} more" if hidden > 0 else ""
     return TrainingError(
         f"{where}: the loss is {loss:.4g} and the gradient norm {norm:.4g}; the batch held "
-        f"{shown}{more}. Lower the learning rate, or look at these samples"
+        f"{first_names(names, _MAX_SHOWN_SAMPLES)}. Lower the learning rate, or look at these "
+        "samples"
     )
