@@ -37,7 +37,7 @@ from encoder_bench.pipeline.build import build_mllm
 from encoder_bench.pipeline.data import read_data
 from encoder_bench.pipeline.plan import make_plan
 from encoder_bench.pipeline.run import run
-from encoder_bench.training import order
+from encoder_bench.training import batches
 from encoder_bench.training.trainer import Trainer
 
 DATA = "scenes:5:64:2:24"
@@ -164,8 +164,8 @@ def test_training_that_begins_otherwise_is_red(
     with monkeypatch.context() as planted:
         columns_first(planted)
         assert other_losses(record, tmp_path / "columns")
-    right = order.StageOrder.step
-    monkeypatch.setattr(order.StageOrder, "step", lambda self, step: right(self, step + 1))
+    right = batches.StageOrder.step
+    monkeypatch.setattr(batches.StageOrder, "step", lambda self, step: right(self, step + 1))
     assert 1 in other_losses(record, tmp_path / "order")
 
 
