@@ -33,7 +33,6 @@ class LoadOptions:
     Attributes:
         layer: blocks whose tokens are returned, joined along channels; -1 is the last.
         resolution: pixels of a side; None for the checkpoint's own.
-        dtype: of the weights.
         random_weights: build with the library's own initialisation and read no weights.
         trust_remote_code: let a Hub repository run its own code.
     """

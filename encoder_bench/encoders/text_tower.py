@@ -26,12 +26,7 @@ _TEXT_LENGTH = {"siglip": 64}
 
 @dataclass(frozen=True, slots=True)
 class DualEncoder:
-    """Both towers of one checkpoint.
-
-    Attributes:
-        embed_images: images to `(P, E)`.
-        embed_texts: texts to `(T, E)`.
-    """
+    """Both towers of one checkpoint: images to `(P, E)`, texts to `(T, E)`."""
 
     name: str
     embed_images: Callable[[Sequence[Image]], Tensor]

@@ -60,7 +60,7 @@ def answer(
     """Return one reply to each prompt, its text cut at the first stop string.
 
     Args:
-        mllm: the model.
+        mllm: in any mode.
         visual: `(M, E)` of each image; None shows no image at all, and no image prefix.
         prompts: for each image, its prompts. The same prompt on the same image is asked once.
         decoding: more than one beam goes through the library's own beam search.
@@ -291,12 +291,9 @@ def _read_whole(
 
 @dataclass
 class Conversation:
-    """Questions and answers about one image.
+    """Questions and answers about one image, which is encoded once; None for text only.
 
     Attributes:
-        mllm: the model, in eval mode.
-        image: what is talked about; None for text only. It is encoded once.
-        decoding: how answers are generated.
         turns: (question, answer) pairs so far, oldest first.
     """
 

@@ -247,7 +247,7 @@ class LanguageModel(nn.Module):
         """Return `(T, vocabulary)` logits at T chosen places of `(R, L, E)` embeddings.
 
         Args:
-            embeddings: `(R, L, E)`.
+            embeddings: of text and visual tokens.
             at: rows and columns `(T,)` whose logits are wanted; the head sees no others.
             mask: `(R, K)` with 1 for tokens, 0 for padding, or `(R, 1, L, K)` booleans (True:
                 may attend) that replace the causal mask, or FlexAttention's block mask.

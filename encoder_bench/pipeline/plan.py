@@ -34,7 +34,6 @@ class RunPlan:
     """One run, fully resolved: every setting that changes a score, and where things go.
 
     Attributes:
-        encoder: a registered name or a general form (`timm:NAME`, `a+b`).
         adapter: the recipe with every flag applied; `adapter_name` as the user named it.
         tasks: task name -> its recipe, in the order in which they run.
         training_recipes: the same for every task that a stage trains on, tested or not.
@@ -42,9 +41,6 @@ class RunPlan:
         data: where test samples come from (`scenes`, `coco`, or a folder).
         seed: fixes initialisation, order of samples, and the bootstrap.
         limit: most test samples per task, the same ones for every seed; None for all.
-        weights: a local folder or file with the encoder's checkpoint, instead of the Hub.
-        results: folder of records, predictions and checkpoints.
-        trust_remote_code: let a Hub repository run its own Python code; recorded.
     """
 
     encoder: str

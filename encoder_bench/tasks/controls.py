@@ -22,7 +22,6 @@ class Control:
     """What a blind baseline is.
 
     Attributes:
-        label: as tables print it.
         meaning: one line for a footnote.
         asks_model: whether the trained model answers.
         counts: whether lift is measured against it.

@@ -57,8 +57,9 @@ def _pairs(
         if not all(kind in answer.names for answer in file.answers):
             continue
         owner = _owners(kind, samples)
-        found = [_owner(answer.names[kind], owner) for answer in file.answers]
-        pairs = [(s, a) for s, a in zip(found, file.answers, strict=True) if s is not None]
+        names = [next((n for n in a.names[kind] if n in owner), None) for a in file.answers]
+        claims = list(zip(file.answers, names, strict=True))
+        pairs = [(owner[name], answer) for answer, name in claims if name is not None]
         if not pairs:
             continue
         if kind in _ROW_NUMBERS and (wrong := next((p for p in pairs if not _agree(*p)), None)):
@@ -68,7 +69,12 @@ def _pairs(
             )
             continue
         _refuse_doubles(file, pairs, kind)
-        _note_ids(file, kind, owner)
+        for answer, name in claims:
+            written = answer.names[kind][0]
+            if name is None:
+                file.note("to no sample", f"{answer.place} ({written})")
+            elif name != written:
+                file.note("id written otherwise", f"{written} for {name}")
         return kind, pairs
     if _in_order(file.answers, samples):
         return "order", list(zip(samples, file.answers, strict=True))
@@ -96,10 +102,6 @@ def _owners(kind: str, samples: Sequence[Sample]) -> Mapping[str, Sample]:
         return images
     ids = {name: s for s in samples for name in (_short(s), s.sample_id)}
     return images | ids if kind == "id" else ids
-
-
-def _owner(names: Sequence[str], owner: Mapping[str, Sample]) -> Sample | None:
-    return next((owner[name] for name in names if name in owner), None)
 
 
 def _short(sample: Sample) -> str:
@@ -132,16 +134,6 @@ def _refuse_doubles(file: AnswersFile, pairs: Sequence[tuple[Sample, Answer]], k
             f"{file.path}: a second answer to {len(twice)} samples, the first {twice[0]}; keep one "
             "of each"
         )
-
-
-def _note_ids(file: AnswersFile, kind: str, owner: Mapping[str, Sample]) -> None:
-    for answer in file.answers:
-        names = answer.names[kind]
-        name = next((name for name in names if name in owner), None)
-        if name is None:
-            file.note("to no sample", f"{answer.place} ({names[0]})")
-        elif name != names[0]:
-            file.note("id written otherwise", f"{names[0]} for {name}")
 
 
 def _in_order(answers: Sequence[Answer], samples: Sequence[Sample]) -> bool:

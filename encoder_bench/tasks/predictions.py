@@ -21,7 +21,6 @@ class Prediction(BaseModel):
     Attributes:
         image_id: the sample's image; samples of one image are not independent.
         question: the bare question, empty for captions.
-        prompt: what the model was asked, the template filled in.
         choice: the likeliest of the task's candidates, where it has any.
         parsed: what was scored of it; None where it could not be parsed.
         outcome: `scored` or `unparsable`.

@@ -27,7 +27,6 @@ class Runner:
     Its metrics are those whose `runner` is its name.
 
     Attributes:
-        name: what recipes say under `runner`.
         parse: an answer to what is scored of it; None where it cannot be parsed.
         facets: facets of samples by which scores are broken down.
         break_down_all: whether every metric is broken down; else only the primary one.

@@ -214,7 +214,6 @@ class BatchMaker:
     """Makes a step's micro-batches from its rows.
 
     Attributes:
-        tasks: recipes by task, for prompts and answers.
         micro_batch_images: most rows in one forward pass; may be lowered between steps.
         shared_prefix: lay all questions of an image behind one image prefix.
         row_length: tokens of a row into which images and conversations are packed under a shared

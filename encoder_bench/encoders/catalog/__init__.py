@@ -31,7 +31,6 @@ class EncoderSpec:
     Attributes:
         name: the registered name, or the general form (`timm:NAME`) as the user gave it.
         display_name: for tables (`DINOv2 ViT-L/14`).
-        family: `dinov2`, `clip`...
         source: which loader reads it.
         locator: Hub repository, timm name, `ARCH/PRETRAINED`, or folder.
         supervision: of the pretraining.
@@ -47,7 +46,6 @@ class EncoderSpec:
         prefix_tokens: class, distillation and register tokens that stand before the patch tokens
             and are left out.
         gflops: 1e9 floating-point operations per image, a multiply-add counted as two.
-        licence: of the weights.
         paper: arXiv number.
         sources: every place that offers these weights, `timm:NAME` and so on, the first loaded by
             the plain name.
