@@ -60,7 +60,7 @@ def load_hf(spec: EncoderSpec, place: str, options: LoadOptions) -> HfEncoder:
             backbone = build_backbone(config).to(options.dtype)
         else:
             backbone = _read(spec, place, architecture, config, options.dtype, arguments)
-    folder = _folder(place, spec.revision)
+    folder, revision = _files(place, spec.revision)
     if folder is not None and not options.random_weights:
         verify_weights(spec.name, folder)
     _check_size(spec, backbone.config, place)
@@ -71,27 +71,22 @@ def load_hf(spec: EncoderSpec, place: str, options: LoadOptions) -> HfEncoder:
         size = output_size(processor)
         architecture = remote_architecture(spec.name, place, backbone, size, options.layer)
     encoder = HfEncoder(spec, backbone, processor, options, architecture)
-    encoder.weights_revision = _revision(folder, place)
+    encoder.weights_revision = revision
     encoder.remote_code = trusted and bool(getattr(config, "auto_map", None))
     return encoder
 
 
-def _folder(place: str, revision: str | None) -> Path | None:
-    """Return where the files of a repository or folder are; a Hub snapshot's name is its commit."""
+def _files(place: str, revision: str | None) -> tuple[Path | None, str | None]:
+    """Return where the files are, and the Hub's commit or the sha256 of a folder's one file."""
     from huggingface_hub import try_to_load_from_cache
 
     if Path(place).is_dir():
-        return Path(place)
+        file = Path(place) / "model.safetensors"
+        return Path(place), f"sha256:{known_hash(file)}" if file.is_file() else None
     configuration = try_to_load_from_cache(place, "config.json", revision=revision)
-    return Path(configuration).parent if isinstance(configuration, str) else None
-
-
-def _revision(folder: Path | None, place: str) -> str | None:
-    """Return a snapshot's commit, or the sha256 of a folder's one weights file."""
-    if folder is None or not Path(place).is_dir():
-        return folder.name if folder else None
-    file = folder / "model.safetensors"
-    return f"sha256:{known_hash(file)}" if file.is_file() else None
+    if not isinstance(configuration, str):
+        return None, None
+    return Path(configuration).parent, Path(configuration).parent.name  # named by its commit
 
 
 def _architecture(spec: EncoderSpec, config: Any, place: str, *, own_class: bool) -> Architecture:

@@ -10,12 +10,13 @@ answer, a capital letter is taught:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from encoder_bench.base.errors import DataError
-from encoder_bench.data.sample import IMAGE, Conversation, Turn
+from encoder_bench.base.recipes import TaskRecipe
+from encoder_bench.data.sample import IMAGE, Conversation, Sample, Turn
 from encoder_bench.mllm.language import Before, LanguageModel
 
 
@@ -25,6 +26,15 @@ class ImageDialogue:
 
     image_id: int | str
     turns: tuple[tuple[str, str], ...]
+
+
+def asked_about(samples: Sequence[Sample], tasks: Mapping[str, TaskRecipe]) -> ImageDialogue:
+    """Return what training asks about one image: its samples, with their tasks' wording."""
+    turns = tuple(
+        (tasks[s.task].fill_prompt(s.question), tasks[s.task].fill_answer(s.target))
+        for s in samples
+    )
+    return ImageDialogue(samples[0].image_id, turns)
 
 
 class Segment(NamedTuple):

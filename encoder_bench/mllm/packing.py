@@ -220,29 +220,23 @@ def _first_fit(dialogues: _Row, visual_tokens: int, row_length: int) -> list[_Ro
     return rows
 
 
-class _RowWriter:
-    """Writes dialogues into one row.
+_Written = tuple[tuple[list[int], ...], list[tuple[int, int]]]
+"""A row's tokens, field by field as in `PackedRows` from `input_ids` on, and for the loss the
+column of the token that predicts each taught token, and the taught token."""
 
-    Attributes:
-        columns: tokens, field by field, as in `PackedRows` from `input_ids` on.
-        loss: column of the token that predicts each taught token, and the taught token.
-    """
 
-    def __init__(self, pad_id: int, visual_tokens: int) -> None:
-        self.columns: tuple[list[int], ...] = ([], [], [], [], [])
-        self.loss: list[tuple[int, int]] = []
-        self._pad_id, self._visual_tokens = pad_id, visual_tokens
-
-    def write(self, number: int, image: int, item: TokenizedDialogue) -> None:
-        """Write a dialogue, whose images are counted from `image` in the batch."""
-        input_ids, visual_index, dialogue, turns, position_ids = self.columns
+def _write_row(row: _Row, pad_id: int, visual_tokens: int) -> _Written:
+    columns: tuple[list[int], ...] = ([], [], [], [], [])
+    loss: list[tuple[int, int]] = []
+    input_ids, visual_index, dialogue, turns, position_ids = columns
+    for number, image, item in row:
         start = len(input_ids)
         last = {segment.turn: place for place, segment in enumerate(item.segments)}
         ends: dict[int, int] = {0: start - 1}  # the last column of each turn
         for place, (ids, taught, turn) in enumerate(item.segments):
             before, column = ends.get(turn, ends[0]), len(input_ids)
             if ids is None:
-                tokens, index = [self._pad_id] * self._visual_tokens, image * self._visual_tokens
+                tokens, index = [pad_id] * visual_tokens, image * visual_tokens
                 visual_index.extend(range(index, index + len(tokens)))
                 image += 1
             else:
@@ -250,27 +244,25 @@ class _RowWriter:
                 tokens = list(ids[: -1 if taught and last[turn] == place else None])
                 visual_index.extend([_NONE] * len(tokens))
             if ids and taught:
-                self.loss += zip((before, *range(column, column + len(ids) - 1)), ids, strict=True)
+                loss += zip((before, *range(column, column + len(ids) - 1)), ids, strict=True)
             position = position_ids[before] + 1 if before >= start else 0
             input_ids.extend(tokens)
             dialogue.extend([number] * len(tokens))
             turns.extend([turn] * len(tokens))
             position_ids.extend(range(position, position + len(tokens)))
             ends[turn] = len(input_ids) - 1 if tokens else before
+    return columns, loss
 
 
 def _write_rows(rows: Sequence[_Row], pad_id: int, *, visual_tokens: int = 0) -> PackedRows:
-    writers = [_RowWriter(pad_id, visual_tokens) for _ in rows]
-    for writer, row in zip(writers, rows, strict=True):
-        for entry in row:
-            writer.write(*entry)
-    columns = zip(*(writer.columns for writer in writers), strict=True)
+    written = [_write_row(row, pad_id, visual_tokens) for row in rows]
+    columns = zip(*(columns for columns, _ in written), strict=True)
     fields = zip(columns, (pad_id, _NONE, _NONE, _SHARED, 0), strict=True)
     tensors = [
         pad_sequence(list(map(torch.tensor, column)), batch_first=True, padding_value=filler)
         for column, filler in fields
     ]
-    loss = [(row, *pair) for row, writer in enumerate(writers) for pair in writer.loss]
+    loss = [(row, *pair) for row, (_, pairs) in enumerate(written) for pair in pairs]
     loss_3T = torch.tensor(loss, dtype=torch.long).reshape(-1, 3).T.contiguous()
     plain = all(len(row) == 1 and len(row[0][-1].apart()) == 1 for row in rows)
     return PackedRows(plain, *tensors, *loss_3T)

@@ -114,14 +114,12 @@ def snapshot(mllm: MLLM) -> dict[str, PartSnapshot]:
     """Return each part's hashes, with copies of the weights that `set_trainable` lets move."""
     snapshots = {}
     for part, module in mllm.parts().items():
-        parameters = {name: p.detach() for name, p in module.named_parameters()}
-        moving = [name for name, p in module.named_parameters() if p.requires_grad]
-        frozen = [name for name, p in module.named_parameters() if not p.requires_grad]
+        named = list(module.named_parameters())
         snapshots[part] = PartSnapshot(
             sha256=hash_parameters(module),
-            norm=_norm(p.double() for p in parameters.values()),
-            trainable={name: parameters[name].to("cpu", copy=True) for name in moving},
-            frozen={name: hash_tensor(parameters[name]) for name in frozen},
+            norm=_norm(p.detach().double() for _, p in named),
+            trainable={n: p.detach().to("cpu", copy=True) for n, p in named if p.requires_grad},
+            frozen={n: hash_tensor(p) for n, p in named if not p.requires_grad},
         )
     return snapshots
 

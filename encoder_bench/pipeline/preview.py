@@ -10,7 +10,12 @@ from encoder_bench.data.folder import DataFolder
 from encoder_bench.data.mixture import Mixture
 from encoder_bench.data.sample import Conversation
 from encoder_bench.data.sample_table import ImageGroups, SampleTable
-from encoder_bench.mllm.dialogue import ImageDialogue, TokenizedDialogue, tokenize_dialogues
+from encoder_bench.mllm.dialogue import (
+    ImageDialogue,
+    TokenizedDialogue,
+    asked_about,
+    tokenize_dialogues,
+)
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.results.formats import templates
 from encoder_bench.results.thumbnails import data_uri
@@ -65,12 +70,7 @@ def preview_folder(
     )
     for number in _spread(len(groups), images):
         samples = groups[number]
-        turns = tuple(
-            (recipes[s.task].fill_prompt(s.question), recipes[s.task].fill_answer(s.target))
-            for s in samples
-        )
-        item = ImageDialogue(samples[0].image_id, turns)
-        yield _shown(language, item, (samples[0].image_path,))
+        yield _shown(language, asked_about(samples, recipes), (samples[0].image_path,))
 
 
 def _spread(total: int, wanted: int) -> Sequence[int]:

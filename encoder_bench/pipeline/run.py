@@ -9,6 +9,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +37,6 @@ from encoder_bench.base.record import (
     write_record,
 )
 from encoder_bench.data.images import IMAGE_LOADING
-from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.projectors.whitening import images_to_fit
 from encoder_bench.pipeline.build import build_mllm, encoder_facts, model_notes, model_warnings
@@ -73,6 +73,70 @@ class _Stopwatch:
             yield
         finally:
             self.seconds[name] = round(self.seconds[name] + time.perf_counter() - start, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """What one of a run's processes works with."""
+
+    plan: RunPlan
+    data: RunData
+    mllm: MLLM
+    reporter: Reporter
+    trackers: Sequence[str]
+    processes: Processes
+
+    def features(self, limit_bytes: int | None = None) -> FeatureStore | None:
+        """Return the frozen encoder's patch tokens of every image, or None if they would move."""
+        plan = self.plan
+        if plan.joint or not plan.adapter.training.feature_cache:
+            return None
+        return open_features(
+            self.mllm.encoder,
+            self._images_in_order(),
+            device=choose_device(plan.device),
+            reporter=self.reporter,
+            limit_bytes=limit_bytes,
+            storage=plan.adapter.training.feature_storage,
+        )
+
+    def _images_in_order(self) -> list[Path]:
+        """Return the images that the process shows to the encoder, in the order of their first use.
+
+        The main process has, besides its share of training, the mean image and the tests.
+        """
+        plan, data, processes = self.plan, self.data, self.processes
+        ordered = functools.partial(
+            training_images, data.training, plan.adapter, plan.seed, data.mixtures
+        )
+        shown = images = ordered()
+        if processes.count > 1:
+            images = ordered(index=processes.index, processes=processes.count)
+        first = sample_images(data.training, shown)
+        if plan.adapter.projector.whiten:
+            images = [*first[: images_to_fit(self.mllm.encoder)], *images]
+        if not processes.is_main:
+            return images
+        if any("mean-image" in recipe.controls for recipe in plan.tasks.values()):
+            images = [*images, *first[:MEAN_OF]]
+        tests = (task.samples for task in data.test.values())
+        return [*images, *(sample.image_path for samples in tests for sample in samples)]
+
+    def trainer(self, folder: Path, features: FeatureStore | None) -> Trainer:
+        """Return what trains the model, with checkpoints in `folder`."""
+        return Trainer(
+            self.mllm,
+            self.data.training,
+            self.plan.adapter,
+            self.plan.training_recipes,
+            folder=folder,
+            seed=self.plan.seed,
+            reporter=self.reporter,
+            device=choose_device(self.plan.device),
+            features={} if features is None else features,
+            mixtures=self.data.mixtures,
+            trackers=self.trackers,
+        )
 
 
 def run(
@@ -122,12 +186,13 @@ def run(
 
         # 4. A frozen encoder sees each image once, when training or a task first asks for it.
         with watch.phase("features"):
-            features = _features(plan, mllm.encoder, data, reporter, processes, cache_limit_bytes)
+            share = _Share(plan, data, mllm, reporter, trackers, processes)
+            features = share.features(cache_limit_bytes)
         processes.broadcast(None if is_trained(folder) else folder)
 
         facts["command"] = command or shlex.join(["encoder-bench", *sys.argv[1:]])
         with contextlib.nullcontext() if features is None else contextlib.closing(features):
-            record = _train_and_score(plan, mllm, data, features, facts, reporter, watch, trackers)
+            record = _train_and_score(share, features, facts, watch)
         return RunOutcome(record, write_record(plan.results, record), found=False)
 
 
@@ -167,19 +232,14 @@ def _facts(plan: RunPlan, data: RunData, mllm: MLLM, device: torch.device) -> di
 
 
 def _train_and_score(
-    plan: RunPlan,
-    mllm: MLLM,
-    data: RunData,
-    features: FeatureStore | None,
-    facts: Mapping[str, Any],
-    reporter: Reporter,
-    watch: _Stopwatch,
-    trackers: Sequence[str],
+    share: _Share, features: FeatureStore | None, facts: Mapping[str, Any], watch: _Stopwatch
 ) -> RunRecord:
+    plan, data = share.plan, share.data
+
     # 5. Train, save, load, and check what trained; scores come from the weights as loaded.
     folder = plan.results / "checkpoints" / facts["run_id"]
     with watch.phase("training"):
-        trainer = _trainer(plan, mllm, data, folder, features, reporter, trackers)
+        trainer = share.trainer(folder, features)
         loaded, proof, summary = train_and_verify(plan, trainer)
 
     # 6. Score every task and its blind baselines.
@@ -192,13 +252,13 @@ def _train_and_score(
         plan.results / "predictions" / facts["run_id"],
         batch_images=plan.adapter.evaluation_batch_images,
         seed=plan.seed,
-        reporter=reporter,
+        reporter=share.reporter,
         timed=watch.phase,
     )
 
     # 7. The record comes last, so that there is one only of a whole run.
     if features is not None:
-        reporter.note(features.summary())
+        share.reporter.note(features.summary())
         watch.seconds["encoding"] = round(features.seconds, 3)
     return RunRecord(
         **facts,
@@ -208,30 +268,6 @@ def _train_and_score(
         training=summary,
         seconds=dict(watch.seconds),
         peak_memory_bytes=peak_memory(trainer.device),
-    )
-
-
-def _trainer(
-    plan: RunPlan,
-    mllm: MLLM,
-    data: RunData,
-    folder: Path,
-    features: FeatureStore | None,
-    reporter: Reporter,
-    trackers: Sequence[str],
-) -> Trainer:
-    return Trainer(
-        mllm,
-        data.training,
-        plan.adapter,
-        plan.training_recipes,
-        folder=folder,
-        seed=plan.seed,
-        reporter=reporter,
-        device=choose_device(plan.device),
-        features={} if features is None else features,
-        mixtures=data.mixtures,
-        trackers=trackers,
     )
 
 
@@ -261,59 +297,13 @@ def _work(plan: RunPlan, processes: Processes, trackers: Sequence[str]) -> None:
     Data and model are the main process's, by the seed; it encodes the images of its own share.
     """
     quiet = QuietReporter()
-    data = read_data(plan, quiet)
-    mllm = build_mllm(plan)
+    share = _Share(plan, read_data(plan, quiet), build_mllm(plan), quiet, trackers, processes)
     folder: Path | None = processes.broadcast(None)
     if folder is None:
         return
-    features = _features(plan, mllm.encoder, data, quiet, processes)
+    features = share.features()
     with contextlib.nullcontext() if features is None else contextlib.closing(features):
-        _trainer(plan, mllm, data, folder, features, quiet, trackers).train()
-
-
-def _features(
-    plan: RunPlan,
-    encoder: Encoder,
-    data: RunData,
-    reporter: Reporter,
-    processes: Processes,
-    limit_bytes: int | None = None,
-) -> FeatureStore | None:
-    """Return the frozen encoder's patch tokens of every image, or None where they would move."""
-    if plan.joint or not plan.adapter.training.feature_cache:
-        return None
-    return open_features(
-        encoder,
-        _images_in_order(plan, encoder, data, processes),
-        device=choose_device(plan.device),
-        reporter=reporter,
-        limit_bytes=limit_bytes,
-        storage=plan.adapter.training.feature_storage,
-    )
-
-
-def _images_in_order(
-    plan: RunPlan, encoder: Encoder, data: RunData, processes: Processes
-) -> list[Path]:
-    """Return the images that a process shows to the encoder, in the order of their first use.
-
-    The main process has, besides its share of training, the mean image and the tests.
-    """
-    ordered = functools.partial(
-        training_images, data.training, plan.adapter, plan.seed, data.mixtures
-    )
-    shown = images = ordered()
-    if processes.count > 1:
-        images = ordered(index=processes.index, processes=processes.count)
-    first = sample_images(data.training, shown)
-    if plan.adapter.projector.whiten:
-        images = [*first[: images_to_fit(encoder)], *images]
-    if not processes.is_main:
-        return images
-    if any("mean-image" in recipe.controls for recipe in plan.tasks.values()):
-        images = [*images, *first[:MEAN_OF]]
-    tests = (task.samples for task in data.test.values())
-    return [*images, *(sample.image_path for samples in tests for sample in samples)]
+        share.trainer(folder, features).train()
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ from encoder_bench.mllm.dialogue import (
     ImageDialogue,
     Segment,
     TokenizedDialogue,
+    asked_about,
     tokenize_dialogues,
 )
 from encoder_bench.mllm.model import MLLM
@@ -261,7 +262,7 @@ class BatchMaker:
             item: ImageDialogue | Conversation = row
             names, images = [row.row_id], row.images
         else:
-            item = ImageDialogue(row[0].image_id, tuple(map(self._turn, row)))
+            item = asked_about(row, self.tasks)
             names, images = [sample.sample_id for sample in row], (row[0].image_path,)
         (dialogue,) = tokenize_dialogues(self.mllm.language, [item], image=True)
         return _Tokenized(dialogue, tuple(names), images)
@@ -301,10 +302,6 @@ class BatchMaker:
 
     def _pixels(self, path: Path) -> Tensor:
         return self.mllm.encoder.transform(load_image(path))
-
-    def _turn(self, sample: Sample) -> tuple[str, str]:
-        recipe = self.tasks[sample.task]
-        return recipe.fill_prompt(sample.question), recipe.fill_answer(sample.target)
 
 
 def prefetch(make: Callable[[int], T], steps: range) -> Iterator[tuple[int, T, float]]:
