@@ -42,7 +42,7 @@ from encoder_bench.pipeline.data import RunData, read_data
 from encoder_bench.pipeline.plan import RunPlan, make_plan
 from encoder_bench.pipeline.predictor import ImagePredictor
 from encoder_bench.tasks.controls import ASKS_MODEL
-from encoder_bench.tasks.predict import predict
+from encoder_bench.tasks.predictions import predict
 from encoder_bench.tasks.task import TaskSamples
 from encoder_bench.training.batches import stage_order, training_images
 from encoder_bench.training.feature_cache import open_features

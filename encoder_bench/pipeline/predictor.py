@@ -12,15 +12,14 @@ from encoder_bench.data.images import load_image
 from encoder_bench.mllm.generate import answer
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.tasks.controls import MEAN_IMAGE
-from encoder_bench.tasks.predict import Images, Prompts
-from encoder_bench.tasks.predictions import Reply
+from encoder_bench.tasks.predictions import Images, Prompts, Reply
 
 MEAN_OF, _BATCH = 512, 16
 """Images that the mean image is the mean of, and images of one forward pass."""
 
 
 class ImagePredictor:
-    """Answers prompts about images; meets `tasks.predict.Predictor`.
+    """Answers prompts about images; meets `tasks.predictions.Predictor`.
 
     Images without `(N, D)` patch tokens in `features` are encoded here. `MEAN_IMAGE` has the mean
     patch tokens of the first 512 `training` images, which are those that training has shown.

@@ -28,8 +28,14 @@ from encoder_bench.metrics.metric import (
     runner_metrics,
 )
 from encoder_bench.metrics.statistics import References, score_interval
-from encoder_bench.tasks.predict import Answers, Predictor, predict
-from encoder_bench.tasks.predictions import Prediction, read_predictions, write_predictions
+from encoder_bench.tasks.predictions import (
+    Answers,
+    Prediction,
+    Predictor,
+    predict,
+    read_predictions,
+    write_predictions,
+)
 from encoder_bench.tasks.task import Runner, TaskSamples, find_runner
 
 Breakdown = dict[str, dict[str, Score]]

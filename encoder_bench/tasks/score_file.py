@@ -15,8 +15,7 @@ from encoder_bench.tasks.answers_file import read_answers_file
 from encoder_bench.tasks.controls import constant_answer, majority_answers
 from encoder_bench.tasks.evaluate import Breakdown, breakdowns, measure, score_of
 from encoder_bench.tasks.matching import match
-from encoder_bench.tasks.predict import Answers
-from encoder_bench.tasks.predictions import Prediction
+from encoder_bench.tasks.predictions import Answers, Prediction
 from encoder_bench.tasks.task import check_samples, find_runner
 
 Missing = Literal["refuse", "wrong", "leave-out"]

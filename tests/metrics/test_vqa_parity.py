@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from encoder_bench.data.sample import Sample
 from encoder_bench.metrics.vqa import _CONTRACTIONS, vqa_accuracy, vqa_accuracy_pre2021
 from encoder_bench.tasks.evaluate import breakdowns, measure
-from encoder_bench.tasks.predict import Answers
+from encoder_bench.tasks.predictions import Answers
 from encoder_bench.tasks.task import find_runner
 from tests.metrics.vqa_oracle import MISSPELT, before_2021, present, spelt
 

@@ -19,8 +19,7 @@ from encoder_bench.results.export import all_predictions
 from encoder_bench.results.report.page import write_report
 from encoder_bench.tasks.controls import MEAN_IMAGE
 from encoder_bench.tasks.evaluate import evaluate
-from encoder_bench.tasks.predict import Images, Prompts
-from encoder_bench.tasks.predictions import Reply, read_controls, read_predictions
+from encoder_bench.tasks.predictions import Images, Prompts, Reply, read_controls, read_predictions
 from encoder_bench.tasks.task import TaskSamples
 
 COUNT = 24

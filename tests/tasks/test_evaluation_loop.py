@@ -16,8 +16,7 @@ from encoder_bench.base.record import TaskScores
 from encoder_bench.data.sample import Sample
 from encoder_bench.tasks.controls import MEAN_IMAGE, majority_answers, shuffled_images
 from encoder_bench.tasks.evaluate import evaluate
-from encoder_bench.tasks.predict import Images, Predictor, Prompts
-from encoder_bench.tasks.predictions import Reply
+from encoder_bench.tasks.predictions import Images, Predictor, Prompts, Reply
 from encoder_bench.tasks.task import TaskSamples, find_runner
 
 ANSWERS = {
