@@ -28,7 +28,7 @@ from encoder_bench.data.folder import DataFolder
 from encoder_bench.data.images import load_image
 from encoder_bench.pipeline.build import build_mllm, load_run
 from encoder_bench.pipeline.data import read_data
-from encoder_bench.pipeline.plan import RunPlan, make_plan
+from encoder_bench.pipeline.plan import RunPlan, check_places, make_plan
 from encoder_bench.pipeline.predictor import ImagePredictor
 from encoder_bench.pipeline.run import run
 from encoder_bench.results.compare import differing_settings
@@ -298,6 +298,20 @@ def test_an_estimate_counts_what_trains_and_what_is_asked(frozen: Path) -> None:
     unknown = estimate_run(plan(Path("unused"), adapter="gvt", steps=10))
     assert unknown.seconds is None
     assert any("vicuna" in line for line in unknown.lines())
+
+
+def test_a_folder_whose_name_begins_with_scenes_is_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from encoder_bench.pipeline.estimate import estimate_run
+
+    (tmp_path / "scenes_of_mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    own = plan(Path("unused"), data="scenes_of_mine")
+    check_places(own)
+    assert not any("give scenes" in reason for reason in estimate_run(own).unknown)
+    with pytest.raises(DataError, match="--data scenes_of_yours: no such folder"):
+        check_places(plan(Path("unused"), data="scenes_of_yours"))
 
 
 def test_an_estimate_without_memory_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

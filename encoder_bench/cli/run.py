@@ -91,10 +91,11 @@ def run_command(
 
 def warn_of_drawn_scenes(encoders: Sequence[str], data: str, reporter: Reporter) -> None:
     """Warn where published encoders are to be compared on drawings that say nothing of them."""
+    from encoder_bench.data.folder import is_scenes
     from encoder_bench.encoders.registry import find_spec
 
     real = [name for name in encoders if find_spec(name).source != "bundled"]
-    if not data.startswith("scenes") or not real or all(n.startswith("random:") for n in real):
+    if not is_scenes(data) or not real or all(n.startswith("random:") for n in real):
         return
     reporter.warn(
         f"{', '.join(real)}: the default data are drawn 72 px scenes; they test the set-up and say "

@@ -160,6 +160,11 @@ class DataFolder:
         }
 
 
+def is_scenes(name: str) -> bool:
+    """Return whether `--data` names the embedded scenes, not a folder or `coco`."""
+    return name == "scenes" or name.startswith("scenes:")
+
+
 def open_data(
     name: str,
     reporter: Reporter | None = None,
@@ -172,7 +177,7 @@ def open_data(
     `scenes` is drawn once into the cache, `coco` is the folder in $COCO, all else is a folder.
     Scoring needs no images; `flag` is the option that named it, for errors.
     """
-    if name == "scenes" or name.startswith("scenes:"):
+    if is_scenes(name):
         from encoder_bench.data.scenes.build import scenes_folder
 
         root = scenes_folder(name, reporter or QuietReporter(), flag)

@@ -18,7 +18,7 @@ import torch
 from encoder_bench.base.errors import EncoderBenchError
 from encoder_bench.base.hardware import device_type
 from encoder_bench.base.recipes import StageSettings, TaskRecipe
-from encoder_bench.data.folder import open_data
+from encoder_bench.data.folder import is_scenes, open_data
 from encoder_bench.data.sample import Split
 from encoder_bench.data.scenes.build import parse_sizes
 from encoder_bench.encoders.registry import find_spec
@@ -152,7 +152,7 @@ def _counted(
 ) -> tuple[set[int | str], int]:
     """Return the images of a task's samples, and how many samples; scenes are not drawn."""
     flag = "--train-data" if split == "train" else "--data"
-    if data.startswith("scenes"):
+    if is_scenes(data):
         scenes, each = (
             getattr(parse_sizes(data, flag), split),
             _SCENE_QUESTIONS.get(recipe.source, 1),

@@ -142,13 +142,13 @@ def check_places(plan: RunPlan) -> None:
     Raises:
         EncoderBenchError: one is not, or cannot be read; names its flag or its mixture's source.
     """
-    from encoder_bench.data.folder import open_data
+    from encoder_bench.data.folder import is_scenes, open_data
     from encoder_bench.data.scenes.build import parse_sizes
     from encoder_bench.encoders.registry import check_files, find_spec
 
     check_files(find_spec(plan.encoder), plan.weights)
     for data, flag in ((plan.data, "--data"), (plan.training_data, "--train-data")):
-        if data.startswith("scenes"):
+        if is_scenes(data):
             parse_sizes(data, flag)
         else:
             open_data(data, images_required=False, flag=flag)

@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.record import RunRecord
-from encoder_bench.data.folder import open_data
+from encoder_bench.data.folder import is_scenes, open_data
 from encoder_bench.data.images import read_image_bytes
 
 THUMBNAIL_PIXELS = 192
@@ -63,7 +63,7 @@ def sample_pictures(data: str | None, records: Sequence[RunRecord]) -> dict[str,
     asked: set[tuple[str, str, str, str]] = set()
     for record in records:
         name = data or str(record.data.get("name", ""))
-        if data is None and name != "scenes" and not name.startswith("scenes:"):
+        if data is None and not is_scenes(name):
             continue
         for task, scores in record.tasks.items():
             reader, source = (scores.definition.get(key) for key in ("reader", "source"))

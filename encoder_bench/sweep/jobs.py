@@ -19,6 +19,7 @@ from encoder_bench.base.errors import RecipeError, RecordError
 from encoder_bench.base.files import write_text
 from encoder_bench.base.hashing import hash_json
 from encoder_bench.base.record import read_record, record_path
+from encoder_bench.data.folder import is_scenes
 from encoder_bench.encoders.registry import RANDOM
 from encoder_bench.pipeline.plan import RunPlan, make_plan
 
@@ -51,7 +52,7 @@ class Job:
         words = ["encoder-bench", "sweep", "--encoders", self.encoder, "--modes", MODES[self.joint]]
         words += ["--seeds", str(self.seed), "--adapter", Path(self.adapter).name]
         data = self.settings.get("data") or "scenes"
-        return shlex.join([*words, "--data", data if data.startswith("scenes") else "DIR"])
+        return shlex.join([*words, "--data", data if is_scenes(data) else "DIR"])
 
     def plan(self, results: Path) -> RunPlan:
         """Return the run's resolved plan.
