@@ -20,7 +20,7 @@ from encoder_bench.base.progress import QuietReporter
 from encoder_bench.base.record import RunRecord
 from encoder_bench.encoders.registry import find_spec, load_encoder
 from encoder_bench.mllm.model import MLLM
-from encoder_bench.pipeline import verify as trained
+from encoder_bench.pipeline import build as trained
 from encoder_bench.pipeline.build import build_mllm, load_run
 from encoder_bench.pipeline.plan import RunPlan, make_plan
 from encoder_bench.pipeline.run import run
