@@ -14,7 +14,6 @@ from encoder_bench.base.recipes import (
     Controls,
     MixtureRecipe,
     SourceSettings,
-    StageSettings,
     TaskRecipe,
     load_adapter,
     load_mixture,
@@ -125,7 +124,7 @@ def make_plan(
     given = {key: value for key, value in flags.items() if value is not None}
     recipe = load_adapter(adapter, {**(settings or {}), **given})
     _check(encoder, recipe.projector.name, limit)
-    recipe = _resolve_stages(_with_mixtures(recipe, adapter, mixture), adapter, steps)
+    recipe = _resolve_stages(recipe, adapter, mixture, steps)
     tested = _task_recipes(tasks, recipe.controls)
     return RunPlan(
         encoder=encoder, adapter_name=adapter, adapter=recipe, tasks=tested,
@@ -206,50 +205,43 @@ def _taught(recipe: AdapterRecipe) -> list[str]:
     return [name for stage in recipe.stages if not stage.mixture for name in stage.tasks]
 
 
-def _with_mixtures(recipe: AdapterRecipe, name: str, mixtures: Sequence[str]) -> AdapterRecipe:
-    """Set what `--mixture` names: one for all stages, or one for each."""
-    if not mixtures:
-        return recipe
+def _resolve_stages(
+    recipe: AdapterRecipe, name: str, mixtures: Sequence[str], steps: int | None
+) -> AdapterRecipe:
+    """Set `--mixture` and `--steps`, drop optimizers of frozen parts, refuse a part left without.
+
+    `mixtures` are one for all stages, or one for each; none leaves the recipe's.
+    """
+    trains = {
+        "encoder": (recipe.encoder.trainable, "joint tuning"),
+        "llm": (recipe.llm.train != "frozen", f"llm.train '{recipe.llm.train}'"),
+    }
+    update: dict[str, Any] = {part: None for part, (trained, _) in trains.items() if not trained}
+    update |= {} if steps is None else {"steps": steps, "epochs": None}
     count = len(recipe.stages)
-    if len(mixtures) not in (1, count):
+    if mixtures and len(mixtures) not in (1, count):
         raise RecipeError(
             f"--mixture names {len(mixtures)} mixtures, adapter '{name}' has {count} stages; name "
             "one for all stages, or one for each"
         )
     stages = []
-    for stage, mixture in zip(recipe.stages, [*mixtures] * (count // len(mixtures)), strict=True):
+    for number, stage in enumerate(recipe.stages):
+        mixture = mixtures[number % len(mixtures)] if mixtures else None
         if mixture == NO_MIXTURE and not stage.tasks:
             raise RecipeError(
                 f"--mixture none: stage '{stage.name}' of adapter '{name}' names no tasks to train "
                 "on instead"
             )
-        chosen = None if mixture == NO_MIXTURE else mixture
-        stages.append(stage.model_copy(update={"mixture": chosen}))
+        if mixture is not None:
+            update["mixture"] = None if mixture == NO_MIXTURE else mixture
+        stages.append(stage.model_copy(update=update))
+    for part, (trained, why) in trains.items():
+        if trained and not any(getattr(stage, part) for stage in stages):
+            raise RecipeError(
+                f"adapter '{name}': {why} needs a stage with an [{part}] optimizer; add one with a "
+                "learning_rate"
+            )
     return recipe.model_copy(update={"stages": tuple(stages)})
-
-
-def _resolve_stages(recipe: AdapterRecipe, name: str, steps: int | None) -> AdapterRecipe:
-    """Set `--steps`, drop optimizers of frozen parts, refuse a part that would never train."""
-    joint, llm = recipe.encoder.trainable, recipe.llm.train != "frozen"
-
-    def resolved(stage: StageSettings) -> StageSettings:
-        update: dict[str, Any] = {} if steps is None else {"steps": steps, "epochs": None}
-        update |= {} if joint else {"encoder": None}
-        update |= {} if llm else {"llm": None}
-        return stage.model_copy(update=update)
-
-    stages = tuple(resolved(stage) for stage in recipe.stages)
-    if joint and not any(stage.encoder for stage in stages):
-        raise RecipeError(
-            f"adapter '{name}': joint tuning needs a stage with an [encoder] optimizer; "
-            "add one with a learning_rate"
-        )
-    if llm and not any(stage.llm for stage in stages):
-        raise RecipeError(
-            f"adapter '{name}': llm.train '{recipe.llm.train}' needs a stage with an [llm] "
-            "optimizer; add one with a learning_rate"
-        )
-    return recipe.model_copy(update={"stages": stages})
 
 
 def _task_recipes(names: Sequence[str], controls: Controls) -> dict[str, TaskRecipe]:

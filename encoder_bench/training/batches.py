@@ -280,7 +280,8 @@ class BatchMaker:
         if encoded:
             images = [self.features[path] for path in paths]
         else:
-            images = list(self._workers.map(self._pixels, paths))
+            transform = self.mllm.encoder.transform
+            images = list(self._workers.map(lambda path: transform(load_image(path)), paths))
         stacked = torch.stack(images) if images else None
         if stacked is not None and self.pin_memory:
             stacked = stacked.pin_memory()
@@ -299,9 +300,6 @@ class BatchMaker:
         blank = TokenizedDialogue("nothing", (Segment((self.mllm.language.pad_id,)),))
         batch = batch_dialogues(self.mllm.language, (blank,), shared_prefix=False)
         return MicroBatch(batch, ((),))
-
-    def _pixels(self, path: Path) -> Tensor:
-        return self.mllm.encoder.transform(load_image(path))
 
 
 def prefetch(make: Callable[[int], T], steps: range) -> Iterator[tuple[int, T, float]]:
