@@ -35,10 +35,10 @@ from encoder_bench.mllm.dialogue import tokenize_dialogues
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.loading import load_language_model
 from encoder_bench.mllm.model import MLLM
-from encoder_bench.mllm.packing import batch_dialogues
+from encoder_bench.mllm.packing import TrainingBatch, batch_dialogues
 from encoder_bench.mllm.projectors import build_projector
 from encoder_bench.mllm.trainable import set_trainable
-from encoder_bench.training.batches import MicroBatch, StepBatches
+from encoder_bench.training.batches import StepBatches
 from encoder_bench.training.distributed import Gradients
 from encoder_bench.training.optimizer import make_optimizer, only_parts, set_learning_rates
 from encoder_bench.training.trainer import train_step
@@ -163,7 +163,7 @@ def _measure(
         "attention": attention,
         "flops": flops,
         "images_per_second": sizes.images / seconds,
-        "answer_tokens_per_second": micro.batch.answer_tokens / seconds,
+        "answer_tokens_per_second": micro.answer_tokens / seconds,
         "mfu": flops / seconds / peak,
     }
 
@@ -186,15 +186,14 @@ def _model(sizes: Sizes) -> MLLM:
     return MLLM(encoder, projector, language)
 
 
-def _micro_batch(mllm: MLLM, sizes: Sizes) -> MicroBatch:
+def _micro_batch(mllm: MLLM, sizes: Sizes) -> TrainingBatch:
     shape = (sizes.images, 3, *mllm.encoder.resolution)
-    batch = batch_dialogues(
+    return batch_dialogues(
         mllm.language,
         tokenize_dialogues(mllm.language, dialogues(sizes.images, sizes.questions), image=True),
         shared_prefix=True,
         images=torch.randn(shape, generator=torch.Generator().manual_seed(0)),
     )
-    return MicroBatch(batch, ((),) * sizes.images)
 
 
 def _count(module: torch.nn.Module) -> int:

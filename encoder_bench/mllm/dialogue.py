@@ -52,10 +52,11 @@ class Segment(NamedTuple):
 
 
 class TokenizedDialogue(NamedTuple):
-    """Segments in order; `label` names the image or the row in errors."""
+    """Segments in order; `label`, the image or the row, and `samples`' ids are for errors."""
 
     label: str
     segments: tuple[Segment, ...]
+    samples: tuple[str, ...] = ()
 
     @property
     def images(self) -> int:

@@ -59,9 +59,11 @@ class TrainingBatch:
         """How many tokens the loss is summed over."""
         return sum(item.answer_tokens for item in self.dialogues)
 
-    def halves(self) -> tuple[TrainingBatch, TrainingBatch]:
-        """Return two batches of half the dialogues each, with their images."""
+    def halves(self) -> list[TrainingBatch]:
+        """Return two batches of half the dialogues each, or this one where it has but one."""
         middle = len(self.dialogues) // 2
+        if not middle:
+            return [self]
         shown = sum(item.images for item in self.dialogues[:middle])
 
         def part(dialogues: slice, images: slice) -> TrainingBatch:
@@ -69,7 +71,7 @@ class TrainingBatch:
             return replace(self, dialogues=self.dialogues[dialogues], images=kept)
 
         first, second = slice(0, middle), slice(middle, None)
-        return part(first, slice(0, shown)), part(second, slice(shown, None))
+        return [part(first, slice(0, shown)), part(second, slice(shown, None))]
 
     def to(self, device: torch.device | str) -> TrainingBatch:
         """Return the batch with its images on `device`."""

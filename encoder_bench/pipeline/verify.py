@@ -95,4 +95,4 @@ def _probe_logits(
     )
     ((micro,), *_) = maker.make(rows)
     maker.close()
-    return mllm.logits(micro.batch.to(device))[0].float().cpu()
+    return mllm.logits(micro.to(device))[0].float().cpu()

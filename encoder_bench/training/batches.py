@@ -172,42 +172,24 @@ def sample_images(samples: Sequence[Sample], shown: Iterable[Path]) -> list[Path
     return list(dict.fromkeys([*SampleTable.of(samples).image_paths(used), *used]))
 
 
-@dataclass(frozen=True, slots=True)
-class MicroBatch:
-    """Rows of one forward pass, and the samples of each, for errors."""
-
-    batch: TrainingBatch
-    sample_ids: tuple[tuple[str, ...], ...]
-
-    def halves(self) -> list[MicroBatch]:
-        """Return two micro-batches of half the rows each, or this one where it has but one."""
-        middle = len(self.sample_ids) // 2
-        if not middle:
-            return [self]
-        names = self.sample_ids[:middle], self.sample_ids[middle:]
-        return [MicroBatch(*half) for half in zip(self.batch.halves(), names, strict=True)]
-
-
 class StepBatches(NamedTuple):
     """A process's share of a step.
 
     Attributes:
-        micro: at least one; one that teaches nothing where no row fits into the context.
+        micro: of one forward pass each; where no row fits into the context, one without answers.
         images: that the rows show.
         cut_rows: conversations whose last turns do not fit, and are left out.
         skipped_rows: conversations whose first turn alone does not fit.
     """
 
-    micro: list[MicroBatch]
+    micro: list[TrainingBatch]
     images: int
     cut_rows: int
     skipped_rows: int
 
 
-class _Tokenized(NamedTuple):
-    dialogue: TokenizedDialogue
-    sample_ids: tuple[str, ...]
-    images: tuple[Path, ...]
+_Tokenized = tuple[TokenizedDialogue, tuple[Path, ...]]
+"""A row and its images."""
 
 
 @dataclass(slots=True)
@@ -244,13 +226,13 @@ class BatchMaker:
         """
         fitting, cut, size = [], 0, self.micro_batch_images
         for row in rows:
-            whole = self._tokenized(row)
-            fits = self._fitting(whole.dialogue)
-            cut += fits is not None and fits != whole.dialogue
+            whole, paths = self._tokenized(row)
+            fits = self._fitting(whole)
+            cut += fits is not None and fits != whole
             if fits is not None:
-                fitting.append(whole._replace(dialogue=fits, images=whole.images[: fits.images]))
+                fitting.append((fits, paths[: fits.images]))
         micro = [self._micro(fitting[at : at + size]) for at in range(0, len(fitting), size)]
-        images = sum(len(row.images) for row in fitting)
+        images = sum(len(paths) for _, paths in fitting)
         return StepBatches(micro or [self._nothing()], images, cut, len(rows) - len(fitting))
 
     def close(self) -> None:
@@ -260,12 +242,13 @@ class BatchMaker:
     def _tokenized(self, row: TrainingRow) -> _Tokenized:
         if isinstance(row, Conversation):
             item: ImageDialogue | Conversation = row
-            names, images = [row.row_id], row.images
+            names: tuple[str, ...] = (row.row_id,)
+            images = row.images
         else:
             item = asked_about(row, self.tasks)
-            names, images = [sample.sample_id for sample in row], (row[0].image_path,)
+            names, images = tuple(s.sample_id for s in row), (row[0].image_path,)
         (dialogue,) = tokenize_dialogues(self.mllm.language, [item], image=True)
-        return _Tokenized(dialogue, tuple(names), images)
+        return dialogue._replace(samples=names), images
 
     def _fitting(self, dialogue: TokenizedDialogue) -> TokenizedDialogue | None:
         """Return a conversation as far as it fits; questions, which must fit, as they are."""
@@ -274,32 +257,30 @@ class BatchMaker:
         visual_tokens = self.mllm.projector.visual_tokens
         return dialogue.cut(self.mllm.language.max_length, visual_tokens)
 
-    def _micro(self, rows: Sequence[_Tokenized]) -> MicroBatch:
-        paths = [path for row in rows for path in row.images]
+    def _micro(self, rows: Sequence[_Tokenized]) -> TrainingBatch:
+        paths = [path for _, images in rows for path in images]
         encoded = all(path in self.features for path in paths)
         if encoded:
-            images = [self.features[path] for path in paths]
+            read = [self.features[path] for path in paths]
         else:
             transform = self.mllm.encoder.transform
-            images = list(self._workers.map(lambda path: transform(load_image(path)), paths))
-        stacked = torch.stack(images) if images else None
+            read = list(self._workers.map(lambda path: transform(load_image(path)), paths))
+        stacked = torch.stack(read) if read else None
         if stacked is not None and self.pin_memory:
             stacked = stacked.pin_memory()
-        batch = batch_dialogues(
+        return batch_dialogues(
             self.mllm.language,
-            tuple(row.dialogue for row in rows),
+            tuple(dialogue for dialogue, _ in rows),
             shared_prefix=self.shared_prefix,
             row_length=self.row_length,
             images=stacked,
             encoded=encoded,
         )
-        return MicroBatch(batch, tuple(row.sample_ids for row in rows))
 
-    def _nothing(self) -> MicroBatch:
+    def _nothing(self) -> TrainingBatch:
         """Return a micro-batch of one token, so that every process does every forward pass."""
         blank = TokenizedDialogue("nothing", (Segment((self.mllm.language.pad_id,)),))
-        batch = batch_dialogues(self.mllm.language, (blank,), shared_prefix=False)
-        return MicroBatch(batch, ((),))
+        return batch_dialogues(self.mllm.language, (blank,), shared_prefix=False)
 
 
 def prefetch(make: Callable[[int], T], steps: range) -> Iterator[tuple[int, T, float]]:

@@ -29,7 +29,6 @@ from encoder_bench.mllm.trainable import first_names
 from encoder_bench.training.batches import (
     NO_MIXTURES,
     BatchMaker,
-    MicroBatch,
     StepBatches,
     prefetch,
     sample_images,
@@ -327,7 +326,7 @@ def train_step(
     losses, ran = _forward_backward(
         mllm, optimizer, gradients, batches.micro, bfloat16=bfloat16, where=where, seed=seed
     )
-    taught = sum(m.batch.answer_tokens for m in batches.micro)
+    taught = sum(m.answer_tokens for m in batches.micro)
     sums = torch.tensor([float(losses.sum()), taught, *batches[1:]], dtype=torch.float64)
     loss, *counts = gradients.reduce(sums.to(_device(mllm))).tolist()
     tokens, images, cut, skipped = map(int, counts)
@@ -352,12 +351,12 @@ def _forward_backward(
     mllm: MLLM,
     optimizer: torch.optim.Optimizer,
     gradients: Gradients,
-    micro: Sequence[MicroBatch],
+    micro: Sequence[TrainingBatch],
     *,
     bfloat16: bool,
     where: str,
     seed: int,
-) -> tuple[Tensor, Sequence[MicroBatch]]:
+) -> tuple[Tensor, Sequence[TrainingBatch]]:
     """Return each micro-batch's summed loss, on the CPU, and the micro-batches as they ran.
 
     Where memory runs out, the step starts again with halves.
@@ -377,9 +376,9 @@ def _forward_backward(
     while True:
         torch.manual_seed(seed + accelerator.process_index)
         try:
-            losses = [backward(m.batch, 1.0) for m in micro]
+            losses = [backward(m, 1.0) for m in micro]
             for _ in range(idle):
-                backward(micro[-1].batch, 0.0)
+                backward(micro[-1], 0.0)
             return torch.stack(losses).cpu(), micro
         except RuntimeError as error:
             if not (isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)):
@@ -389,7 +388,7 @@ def _forward_backward(
                     f"{where}: out of memory; processes that share shards cannot halve their "
                     "micro-batches one by one: lower micro_batch_images and run it again"
                 ) from error
-            if all(len(m.sample_ids) == 1 for m in micro):
+            if all(len(m.dialogues) == 1 for m in micro):
                 raise TrainingError(
                     f"{where}: out of memory with one image in a micro-batch; lower "
                     "samples_per_image or --visual-tokens, or set gradient_checkpointing"
@@ -405,12 +404,12 @@ def _device(mllm: MLLM) -> torch.device:
 
 
 def _non_finite(
-    where: str, loss: float, norm: float, micro: Sequence[MicroBatch], losses: Tensor
+    where: str, loss: float, norm: float, micro: Sequence[TrainingBatch], losses: Tensor
 ) -> TrainingError:
     """Name the samples of the micro-batches whose loss is not finite, else of all."""
     finite = torch.isfinite(losses).tolist()
     bad = [m for m, good in zip(micro, finite, strict=True) if not good] or list(micro)
-    names = [name for m in bad for image in m.sample_ids for name in image]
+    names = [name for m in bad for dialogue in m.dialogues for name in dialogue.samples]
     return TrainingError(
         f"{where}: the loss is {loss:.4g} and the gradient norm {norm:.4g}; the batch held "
         f"{first_names(names, _MAX_SHOWN_SAMPLES)}. Lower the learning rate, or look at these "

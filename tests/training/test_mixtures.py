@@ -64,9 +64,9 @@ def gradients(
     loss, tokens = 0.0, 0
     for batch in batches:
         for micro in maker(mllm, **options).make(batch).micro:
-            summed = mllm(micro.batch)
+            summed = mllm(micro)
             summed.backward()
-            loss, tokens = loss + summed.item(), tokens + micro.batch.answer_tokens
+            loss, tokens = loss + summed.item(), tokens + micro.answer_tokens
     found = {name: p.grad for name, p in mllm.named_parameters() if p.grad is not None}
     return loss / tokens, found
 
@@ -113,8 +113,8 @@ def test_any_conversations_have_the_loss_of_rows_one_by_one(
         found, taught = 0.0, 0
         for batch in batches:
             for micro in maker(small, features=features, **options).make(batch).micro:
-                found += small(micro.batch).item()
-                taught += micro.batch.answer_tokens
+                found += small(micro).item()
+                taught += micro.answer_tokens
         return found, taught
 
     with torch.no_grad():
@@ -132,9 +132,9 @@ def test_a_turn_sees_those_before_it_and_no_other_row(rows: Mixture) -> None:
 
     def logits(*batch: Conversation) -> torch.Tensor:
         (micro,) = maker(mllm, row_length=900).make(batch).micro
-        assert len(pack(micro.batch, mllm.language, visual_tokens=16).input_ids) == 1
+        assert len(pack(micro, mllm.language, visual_tokens=16).input_ids) == 1
         with torch.no_grad():
-            return mllm.logits(micro.batch)[0]
+            return mllm.logits(micro)[0]
 
     alone, whole = logits(first), logits(two)
     near = partial(torch.testing.assert_close, atol=1e-4, rtol=1e-4)
@@ -218,7 +218,7 @@ def test_long_rows_are_cut_at_a_turn_or_skipped_and_counted(rows: Mixture, tmp_p
     assert min(cut, skipped) > 0
     made = maker(mllm).make(list(rows))
     assert (made.cut_rows, made.skipped_rows) == (cut, skipped)
-    assert len(made.micro[0].sample_ids) == 8 - skipped
+    assert len(made.micro[0].dialogues) == 8 - skipped
     summary = train(mllm, tmp_path, rows, adapter(steps=2, images_per_step=8))
     assert (summary.cut_rows, summary.skipped_rows) == (2 * cut, 2 * skipped)
     assert summary.images == 2 * made.images
