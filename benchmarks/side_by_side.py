@@ -155,7 +155,7 @@ def ours(job: Job, folder: Path) -> dict[str, Any]:
         ("answers_and_baselines", baselines, trained),
     ):
         with clock.measure(name):
-            found[name] = predict(
+            replies = predict(
                 ImagePredictor(mllm, known, shown),
                 tests,
                 predictions=folder / f"{name}.jsonl",
@@ -163,7 +163,8 @@ def ours(job: Job, folder: Path) -> dict[str, Any]:
                 batch_images=plan.adapter.evaluation_batch_images,
                 seed=0,
                 reporter=reporter,
-            )[None].texts
+            )[None]
+            found[name] = [reply.text for reply in replies]
     return {"losses": losses, "answers": found["answers"], "seconds": clock.seconds}
 
 

@@ -29,9 +29,9 @@ from encoder_bench.metrics.metric import (
 )
 from encoder_bench.metrics.statistics import References, score_interval
 from encoder_bench.tasks.predictions import (
-    Answers,
     Prediction,
     Predictor,
+    Reply,
     predict,
     read_predictions,
     write_predictions,
@@ -53,19 +53,20 @@ class Measured:
         self,
         recipe: TaskRecipe,
         samples: Sequence[Sample],
-        answers: Answers,
+        answers: Sequence[Reply],
         control: str | None = None,
     ) -> Iterator[Prediction]:
         """Yield the answers one by one, each with its scores under the metrics that are not n/a."""
         by_metric = {name: m.sample_scores() for name, m in self.measures.items() if not m.reason}
-        for index, (sample, parsed) in enumerate(zip(samples, self.parsed, strict=True)):
+        rows = zip(samples, answers, self.parsed, strict=True)
+        for index, (sample, reply, parsed) in enumerate(rows):
             yield Prediction(
                 sample_id=sample.sample_id,
                 image_id=sample.image_id,
                 question=sample.question,
                 prompt=recipe.fill_prompt(sample.question),
-                prediction=answers.texts[index],
-                choice=None if answers.choices is None else answers.choices[index],
+                prediction=reply.text,
+                choice=reply.choice,
                 parsed=parsed,
                 outcome="unparsable" if parsed is None else "scored",
                 references=sample.references,
@@ -97,7 +98,7 @@ def evaluate(
     """
     for task in tasks:
         task.check()
-    answers: dict[str, dict[str | None, Answers]] = {}
+    answers: dict[str, dict[str | None, list[Reply]]] = {}
     for task in tasks:
         with timed(task.name):
             answers[task.name] = predict(
@@ -111,7 +112,7 @@ def evaluate(
             )
     with timed("scoring_together"):
         measure_java_once(
-            (task.recipe.metrics, each.texts, _references(task.samples))
+            (task.recipe.metrics, [reply.text for reply in each], _references(task.samples))
             for task in tasks
             for each in answers[task.name].values()
         )
@@ -127,7 +128,7 @@ def measure(
     runner: Runner,
     metrics: Sequence[str],
     references: References,
-    answers: Answers,
+    answers: Sequence[Reply],
     corpus: References | None = None,
 ) -> Measured:
     """Return metrics of one answer per sample, `@likelihood` ones of its likeliest candidate.
@@ -135,14 +136,15 @@ def measure(
     Raises:
         DataError: a reference cannot be parsed.
     """
-    choices = answers.texts if answers.choices is None else answers.choices
+    texts = [reply.text for reply in answers]
+    choices = [reply.text if reply.choice is None else reply.choice for reply in answers]
     measures = {
         name: find_metric(name).measure(
-            choices if name.endswith(LIKELIHOOD) else answers.texts, references, corpus
+            choices if name.endswith(LIKELIHOOD) else texts, references, corpus
         )
         for name in metrics
     }
-    return Measured(measures, [runner.parse(text) for text in answers.texts])
+    return Measured(measures, [runner.parse(text) for text in texts])
 
 
 def score_of(measure: Measure, samples: Sequence[Sample], *, seed: int) -> Score:
@@ -196,7 +198,7 @@ def _references(samples: Sequence[Sample]) -> References:
 
 def _score(
     task: TaskSamples,
-    answers: Mapping[str | None, Answers],
+    answers: Mapping[str | None, Sequence[Reply]],
     path: Path,
     seed: int,
     reporter: Reporter,
@@ -215,7 +217,8 @@ def _score(
     )
     write_predictions(path, chain.from_iterable(written))
     if runner.export is not None and not any(references):
-        rows, target = runner.export(samples, answers[None].texts), path.with_suffix(".export.json")
+        rows = runner.export(samples, [reply.text for reply in answers[None]])
+        target = path.with_suffix(".export.json")
         write_text(target, json.dumps(rows, ensure_ascii=False) + "\n")
         reporter.note(f"{task.name}: the file to upload is {target} ({len(rows)} answers)")
     scores = {
@@ -256,10 +259,7 @@ def measure_again(record: RunRecord, task: str, predictions: Sequence[Prediction
         if name.removesuffix(LIKELIHOOD) in known
         and not (record.limit is not None and recorded_metric(name).needs_corpus)
     ]
-    answers = Answers(
-        [each.prediction for each in predictions],
-        [each.prediction if each.choice is None else each.choice for each in predictions],
-    )
+    answers = [Reply(each.prediction, each.choice) for each in predictions]
     return measure(runner, metrics, [each.references for each in predictions], answers)
 
 

@@ -5,7 +5,6 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -84,14 +83,6 @@ class Predictor(Protocol):
         """Return one reply to each prompt of each image."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """One answer per sample: generated, and the likeliest candidate where there are any."""
-
-    texts: list[str]
-    choices: list[str] | None = None
-
-
 class GrowingPredictions:
     """The replies to a task so far; each batch is on disk before the next is asked.
 
@@ -141,7 +132,7 @@ def predict(
     batch_images: int,
     seed: int,
     reporter: Reporter,
-) -> dict[str | None, Answers]:
+) -> dict[str | None, list[Reply]]:
     """Return the answers to a task's samples by control; the model's own are under None.
 
     It is asked what `predictions`, the file that the answers will be in once they are scored, does
@@ -159,16 +150,14 @@ def predict(
             for found in _replies(model, task, asked, growing.replies, batch_images):
                 growing.append(found)
                 phase.advance(len(found))
-    answers: dict[str | None, Answers] = {}
+    answers: dict[str | None, list[Reply]] = {}
     for control in (None, *controls):
         if control in by_model:
-            replies = [growing.replies[control, sample.sample_id] for sample in samples]
-            choices = [reply.choice or "" for reply in replies] if recipe.candidates else None
-            answers[control] = Answers([reply.text for reply in replies], choices)
+            answers[control] = [growing.replies[control, each.sample_id] for each in samples]
         elif control == "constant":
-            answers[control] = Answers(constant_answer(samples, recipe.primary))
+            answers[control] = [Reply(text) for text in constant_answer(samples, recipe.primary)]
         else:
-            answers[control] = Answers(majority_answers(samples, task.training))
+            answers[control] = [Reply(text) for text in majority_answers(samples, task.training)]
     return answers
 
 

@@ -15,7 +15,7 @@ from encoder_bench.tasks.answers_file import read_answers_file
 from encoder_bench.tasks.controls import constant_answer, majority_answers
 from encoder_bench.tasks.evaluate import Breakdown, breakdowns, measure, score_of
 from encoder_bench.tasks.matching import match
-from encoder_bench.tasks.predictions import Answers, Prediction
+from encoder_bench.tasks.predictions import Prediction, Reply
 from encoder_bench.tasks.task import check_samples, find_runner
 
 Missing = Literal["refuse", "wrong", "leave-out"]
@@ -107,7 +107,7 @@ def score_predictions(
         )
     found = matched.texts
     kept = [s for s in samples if missing != "leave-out" or s.sample_id in found]
-    given = Answers([found.get(sample.sample_id, "") for sample in kept])
+    given = [Reply(found.get(sample.sample_id, "")) for sample in kept]
     references, corpus = ([s.references for s in each] for each in (kept, samples))
     measured = measure(runner, runner_metrics(runner.name), references, given, corpus)
     every = runner.break_down_all

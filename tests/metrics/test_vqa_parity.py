@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from encoder_bench.data.sample import Sample
 from encoder_bench.metrics.vqa import _CONTRACTIONS, vqa_accuracy, vqa_accuracy_pre2021
 from encoder_bench.tasks.evaluate import breakdowns, measure
-from encoder_bench.tasks.predictions import Answers
+from encoder_bench.tasks.predictions import Reply
 from encoder_bench.tasks.task import find_runner
 from tests.metrics.vqa_oracle import MISSPELT, before_2021, present, spelt
 
@@ -100,7 +100,7 @@ def test_the_breakdown_is_the_mean_of_each_answer_type_and_question_type(real_da
         )
         for row in chosen
     ]  # fmt: skip
-    runner, answers = find_runner("vqa"), Answers([s.references[0] for s in samples])
+    runner, answers = find_runner("vqa"), [Reply(s.references[0]) for s in samples]
     measured = measure(runner, ["vqa_accuracy"], [s.references for s in samples], answers)
     found = breakdowns(runner, measured.measures, samples, seed=0)["vqa_accuracy"]
     for facet in ("answer_type", "question_type"):
