@@ -211,7 +211,8 @@ def _print_rows(rows: Iterator[Shown]) -> None:
         )
     )
     for row in rows:
-        head = f"\n{row.label}: {row.tokens} tokens, {row.taught_tokens} of them taught"
+        taught = row.dialogue.answer_tokens
+        head = f"\n{row.dialogue.label}: {row.tokens} tokens, {taught} of them taught"
         console.print(Text(head, style="bold"), soft_wrap=True)
         console.print(_as_text(row, brackets), soft_wrap=True)
 
@@ -220,16 +221,16 @@ def _as_text(row: Shown, brackets: bool) -> Text:
     from rich.text import Text
 
     text, question = Text(), 0
-    for piece in row.pieces:
-        if piece.question != question:
-            question = piece.question
+    for segment, said in row.pieces:
+        if segment.turn != question:
+            question = segment.turn
             text.append(f"\n(question {question}, which sees no other)\n", style="dim")
-        if piece.image:
-            text.append(f"[image {Path(piece.text).name}]", style="black on cyan")
-        elif piece.taught:
-            text.append_text(Text.assemble(*_taught(piece.text, brackets)))
+        if segment.ids is None:
+            text.append(f"[image {Path(said).name}]", style="black on cyan")
+        elif segment.taught:
+            text.append_text(Text.assemble(*_taught(said, brackets)))
         else:
-            text.append(piece.text)
+            text.append(said)
     return text
 
 

@@ -12,6 +12,7 @@ from encoder_bench.data.sample import Conversation
 from encoder_bench.data.sample_table import ImageGroups, SampleTable
 from encoder_bench.mllm.dialogue import (
     ImageDialogue,
+    Segment,
     TokenizedDialogue,
     asked_about,
     tokenize_dialogues,
@@ -23,32 +24,18 @@ from encoder_bench.results.thumbnails import data_uri
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A stretch of a row.
-
-    Attributes:
-        text: what its tokens say; for the place of an image the file's path.
-        image: whether the visual tokens of an image stand here.
-        taught: whether the loss covers it.
-        question: the separate question that it belongs to, from 1; 0 is seen by all.
-    """
-
-    text: str
-    image: bool
-    taught: bool
-    question: int
+Piece = tuple[Segment, str]
+"""A stretch of a row with what its tokens say; for the place of an image with the file's path."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A row: its name, its pieces, its images, and its tokens (visual ones not counted)."""
+    """A row, its pieces, its images, and its tokens (visual ones not counted)."""
 
-    label: str
+    dialogue: TokenizedDialogue
     pieces: tuple[Piece, ...]
     images: tuple[Path, ...]
     tokens: int
-    taught_tokens: int
 
 
 def preview_mixture(language: LanguageModel, mixture: Mixture, rows: int) -> Iterator[Shown]:
@@ -83,7 +70,7 @@ def _shown(
     [dialogue] = tokenize_dialogues(language, [item], image=True)
     tokens = sum(len(segment.ids or ()) for segment in dialogue.segments)
     pieces = tuple(_pieces(language, dialogue, images))
-    return Shown(dialogue.label, pieces, images, tokens, dialogue.answer_tokens)
+    return Shown(dialogue, pieces, images, tokens)
 
 
 def _pieces(
@@ -95,7 +82,7 @@ def _pieces(
     text = ""
     for segment in dialogue.segments:
         if segment.ids is None:
-            yield Piece(str(next(left)), True, False, segment.turn)
+            yield segment, str(next(left))
             continue
         ids += segment.ids
         whole = language.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
@@ -103,9 +90,7 @@ def _pieces(
         if own is None:
             own = language.tokenizer.decode(list(segment.ids), clean_up_tokenization_spaces=False)
         text = whole
-        yield Piece(
-            _CONTROL.sub("\N{REPLACEMENT CHARACTER}", own), False, segment.taught, segment.turn
-        )
+        yield segment, _CONTROL.sub("\N{REPLACEMENT CHARACTER}", own)
 
 
 def to_html(title: str, rows: Sequence[Shown]) -> str:
