@@ -208,7 +208,7 @@ def _taught(recipe: AdapterRecipe) -> list[str]:
 def _resolve_stages(
     recipe: AdapterRecipe, name: str, mixtures: Sequence[str], steps: int | None
 ) -> AdapterRecipe:
-    """Set `--mixture` and `--steps`, drop optimizers of frozen parts, refuse parts that never train.
+    """Set `--mixture` and `--steps`, drop frozen parts' optimizers, refuse parts that never train.
 
     `mixtures` are one for all stages, or one for each; none leaves the recipe's.
     """

@@ -3,7 +3,6 @@
 import json
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from encoder_bench.base.errors import DataError
@@ -17,17 +16,10 @@ _ROW_NUMBERS = ("id", "index", "doc_id")
 """Ids that in many files only count the rows of another tool's data."""
 
 
-@dataclass(frozen=True, slots=True)
-class Matched:
-    """A file's answers by sample id, and how they were found: the kind of id, the column."""
+def match(file: AnswersFile, task: str, samples: Sequence[Sample]) -> tuple[dict[str, str], str]:
+    """Return the answers by sample id, and in words how they were found.
 
-    texts: dict[str, str]
-    by: str
-    column: str
-
-
-def match(file: AnswersFile, task: str, samples: Sequence[Sample]) -> Matched:
-    """Return the answers by sample id; what is missing and what is odd is noted in the file.
+    What is missing and what is odd is noted in the file.
 
     Of several kinds of id the surest that fits is used for all rows. Ids that may be row numbers
     (`id`, `index`, `doc_id`) count only where the rows' questions are those of the samples. Rows
@@ -46,7 +38,7 @@ def match(file: AnswersFile, task: str, samples: Sequence[Sample]) -> Matched:
     for sample in samples:
         if sample.sample_id not in texts:
             file.note("missing", sample.sample_id)
-    return Matched(texts, kind, column)
+    return texts, f"matched by {kind}, answers in {column}"
 
 
 def _pairs(

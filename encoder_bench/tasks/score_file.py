@@ -99,13 +99,12 @@ def score_predictions(
     runner = find_runner(recipe.runner)
     check_samples(task, runner, samples)
     answers = read_answers_file(file, column)
-    matched = match(answers, task, samples)
+    found, how = match(answers, task, samples)
     if missing == "refuse" and (absent := answers.odd.get("missing")):
         raise DataError(
             f"{file}: no answer to {len(absent)} of {len(samples)} samples, the first {absent[0]}; "
             "--missing-is-wrong scores them as empty, --answered-only leaves them out"
         )
-    found = matched.texts
     kept = [s for s in samples if missing != "leave-out" or s.sample_id in found]
     given = [Reply(found.get(sample.sample_id, "")) for sample in kept]
     references, corpus = ([s.references for s in each] for each in (kept, samples))
@@ -121,7 +120,7 @@ def score_predictions(
         tuple(measured.predictions(recipe, kept, given)),
         len(samples),
         answers.odd,
-        f"{answers.form}, matched by {matched.by}, answers in {matched.column}",
+        f"{answers.form}, {how}",
         ceiling(references) if runner.name == "vqa" else None,
     )
 

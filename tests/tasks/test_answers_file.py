@@ -55,9 +55,9 @@ def dump(path: Path, content: Any) -> Path:
 
 
 def read(path: Path, samples: Sequence[Sample], column: str | None = None) -> list[str]:
-    found = match(read_answers_file(path, column), "a", samples)
-    assert set(found.texts) == {sample.sample_id for sample in samples}
-    return [found.texts[sample.sample_id] for sample in samples]
+    found, _ = match(read_answers_file(path, column), "a", samples)
+    assert set(found) == {sample.sample_id for sample in samples}
+    return [found[sample.sample_id] for sample in samples]
 
 
 def lmms(index: int, nested: dict[str, Any]) -> dict[str, Any]:
