@@ -41,7 +41,6 @@ _NEEDED = (
     "accelerate",
     "encoder_bench.pipeline.run",
     "huggingface_hub.hf_api",
-    "inflect",
     "torch._dynamo",
     "torchvision",
     "transformers.models.llama.modeling_llama",

@@ -7,6 +7,7 @@ import random
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import inflect
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -17,7 +18,7 @@ from encoder_bench.data.folder import DataFolder
 from encoder_bench.data.lint import lint_samples
 from encoder_bench.data.questions import write_questions
 from encoder_bench.data.readers.captions import read_instances
-from encoder_bench.data.readers.gvtbench import plural
+from encoder_bench.data.readers.gvtbench import _PLURALS, plural
 
 NAMES = ("person", "wine glass", "sheep", "bus", "knife", "mouse")
 COCO = """person:people|bicycle:bicycles|car:cars|motorcycle:motorcycles
@@ -119,6 +120,11 @@ def test_plurals_of_all_categories_of_coco() -> None:
     pairs = dict(pair.split(":") for line in COCO.split("\n") for pair in line.split("|"))
     assert len(pairs) == 80
     assert {name: plural(name) for name in pairs} == pairs
+    assert set(pairs) <= set(_PLURALS) | {"skis", "broccoli"}  # for which inflect is not imported
+    made = inflect.engine()
+    assert {name: made.plural_noun(name) for name in _PLURALS} == {
+        name: plural(name) for name in _PLURALS
+    }
     scenes = {"circle": "circles", "cross": "crosses", "ring": "rings", "square": "squares",
               "star": "stars", "triangle": "triangles"}  # fmt: skip
     assert {name: plural(name) for name in scenes} == scenes
