@@ -128,14 +128,11 @@ def _from_class_folders(root: Path) -> LabelledSet:
 
 def _by_class(root: Path) -> dict[str, list[Path]]:
     """Return the image files of each class folder that has any."""
-    folders = [folder for folder in sorted(root.iterdir()) if folder.is_dir()]
-    found = {
-        folder.name: sorted(
-            p for p in folder.rglob("*") if p.suffix.lower() in _ENDINGS and p.is_file()
-        )
-        for folder in folders
-    }
-    return {name: files for name, files in found.items() if files}
+    found: dict[str, list[Path]] = {}
+    for path in sorted(root.glob("*/**/*")):
+        if path.suffix.lower() in _ENDINGS and path.is_file():
+            found.setdefault(path.relative_to(root).parts[0], []).append(path)
+    return found
 
 
 def _image(path: Path, classes: tuple[int, ...]) -> LabelledImage:

@@ -37,16 +37,14 @@ def probe_encoder(
 ) -> dict[str, Any]:
     """Return k-NN and linear-probe scores of an encoder's mean patch tokens.
 
-    Returns:
-        `measure` (`accuracy`, or `label-ranking average precision` where images may have several
-        classes), `knn` and `linear_probe` (each `percent` and `interval`), `chance_percent`, and
-        how many images and classes.
+    They are `measure` (`accuracy`, or `label-ranking average precision` where images may have
+    several classes), `knn` and `linear_probe` (each `percent` and `interval`), `chance_percent`,
+    and how many images and classes.
 
     Raises:
         DataError: fewer than two classes.
     """
-    known, asked = _both_means(encoder, data, reporter, batch)
-    return probe_features(data, known, asked)
+    return probe_features(data, *_both_means(encoder, data, reporter, batch))
 
 
 def probe_layers(
@@ -54,16 +52,13 @@ def probe_layers(
 ) -> dict[str, Any]:
     """Return k-NN and linear-probe scores of every block, from one pass over the images.
 
-    The encoder gives all of its blocks' tokens, joined along channels.
-
-    Returns:
-        What `probe_encoder` returns of the last block; `layers`, the same of each block in order;
-        and `best`, by task (`knn`, `linear_probe`) what `lead_over_last` returns.
+    The encoder gives all of its blocks' tokens, joined along channels. What `probe_encoder` returns
+    of the last block comes with `layers`, the same of each block in order, and with `best`, what
+    `lead_over_last` returns by task (`knn`, `linear_probe`).
     """
     blocks = len(encoder.layer)
-    halves = [
-        np.split(part, blocks, axis=1) for part in _both_means(encoder, data, reporter, batch)
-    ]
+    both = _both_means(encoder, data, reporter, batch)
+    halves = [np.split(half, blocks, axis=1) for half in both]
     found = []
     with reporter.phase("probes", blocks, "blocks") as phase:
         for known, asked in zip(*halves, strict=True):
@@ -85,14 +80,12 @@ def lead_over_last(scores: Matrix) -> dict[str, Any]:
     of the largest deviation of any block's lead. Scores are `(layers, images)`, 0 to 1.
     """
     leads = 100.0 * (scores - scores[-1])
-    layer = int(leads.mean(axis=1).argmax())
-    lead = leads[layer].mean()
-    images = leads.shape[1]
+    means, images = leads.mean(axis=1), leads.shape[1]
     draws = np.random.default_rng(_SEED).multinomial(images, [1 / images] * images, _RESAMPLES)
-    deviations = np.abs(draws @ leads.T / images - leads.mean(axis=1)).max(axis=1)
-    width = float(np.quantile(deviations, 0.95))
+    width = float(np.quantile(np.abs(draws @ leads.T / images - means).max(axis=1), 0.95))
+    lead = float(means.max())
     ends = [round(lead - width, 2), round(lead + width, 2)]
-    return {"layer": layer, "lead": round(float(lead), 2), "interval": ends}
+    return {"layer": int(means.argmax()), "lead": round(lead, 2), "interval": ends}
 
 
 def _both_means(
@@ -230,12 +223,8 @@ def recall_at_one(images: Tensor, texts: Tensor, owner: Sequence[int]) -> dict[s
     """Return image-to-text and text-to-image recall at one, in percent, with intervals.
 
     An image is right where its best text is one of its own; a text where its best image is its own
-    (Karpathy and Fei-Fei 2015, section 4.1).
-
-    Args:
-        images: `(P, E)` embeddings.
-        texts: `(T, E)` embeddings.
-        owner: T indices: the image of each text.
+    (Karpathy and Fei-Fei 2015, section 4.1). Embeddings are `(P, E)` and `(T, E)`; `owner` is the
+    image of each text.
     """
     similarity = F.normalize(texts, dim=-1) @ F.normalize(images, dim=-1).T
     of = torch.as_tensor(owner)

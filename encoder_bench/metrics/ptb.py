@@ -25,10 +25,7 @@ _KEPT_APOSTROPHE, _KEPT_AND, _KEPT_STOP, _KEPT_DASH = "\ue000", "\ue001", "\ue00
 """Stand for a sign that stays part of its word while the rules run."""
 
 
-def _bracket(name: str) -> str:
-    return f" {_KEPT_DASH}{name}{_KEPT_DASH} "
-
-
+_BRACKETS = zip("()[]{}", ("lrb", "rrb", "lsb", "rsb", "lcb", "rcb"), strict=True)
 _STARTS = "|".join(
     f"{word[0]}(?i:{word[1:]})"
     for word in (
@@ -76,12 +73,7 @@ _RULES = tuple(
         (r"(?<![\w.])\.(?=[^\W\d_])", " . "),
         (r'["\u00ab\u00bb]|``|\'\'', " '' "),
         (r"`", " ` "),
-        (r"\(", _bracket("lrb")),
-        (r"\)", _bracket("rrb")),
-        (r"\[", _bracket("lsb")),
-        (r"\]", _bracket("rsb")),
-        (r"\{", _bracket("lcb")),
-        (r"\}", _bracket("rcb")),
+        *((f"\\{bracket}", f" {_KEPT_DASH}{name}{_KEPT_DASH} ") for bracket, name in _BRACKETS),
         (r"([?!]+)(?!\w)|(?<!\w)([?!]+)", r" \1\2 "),
         (r"(_{2,}|\*+)", r" \1 "),
         (rf"(?<=[^\s\d:;-]):(?![-{_KEPT_DASH}])|:(?![\d{_KEPT_DASH}-])", " : "),
@@ -149,13 +141,8 @@ def _tokens(text: str) -> list[str]:
     text = text.replace(_KEPT_APOSTROPHE, "'").replace(_KEPT_AND, "&").replace(_KEPT_DASH, "-")
     tokens: list[str] = []
     for word in text.split():
-        tokens += _split_period(_SPLIT_WORDS.get(word, word)).split()
+        word = _SPLIT_WORDS.get(word, word)
+        ends = word.strip(".") and word.endswith(".") and not _ABBREVIATION.fullmatch(word[:-1])
+        tokens += [word[:-1], "."] if ends else word.split()
     kept = (token.replace(_KEPT_STOP, ".") for token in tokens)
     return [token for token in kept if token not in PUNCTUATION]
-
-
-def _split_period(word: str) -> str:
-    """Cut a full stop off a word's end, but not off an abbreviation's."""
-    if word.strip(".") and word.endswith(".") and not _ABBREVIATION.fullmatch(word[:-1]):
-        return f"{word[:-1]} ."
-    return word

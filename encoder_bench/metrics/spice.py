@@ -79,12 +79,17 @@ def spice_scores(predictions: Sequence[str], references: References) -> NDArray[
             for index, (text, truths) in enumerate(zip(predictions, references, strict=True))
         ]
         asked.write_text(json.dumps(rows), encoding="utf-8")
-        opened = [f"--add-opens={name}=ALL-UNNAMED" for name in OPENED]
+        opened = OPENED if find_java()[1] >= 9 else ()
+        cache: list[str] = []
+        if platform.machine().lower() in ("x86_64", "amd64"):  # as its native library
+            cache = ["-cache", str(spice_folder() / "parsed")]
+            (spice_folder() / "parsed").mkdir(parents=True, exist_ok=True)
         run_java(
             "SPICE",
-            [f"-Djava.io.tmpdir={temporary}", *(opened if find_java()[1] >= 9 else []),
+            [f"-Djava.io.tmpdir={temporary}",
+             *(f"--add-opens={name}=ALL-UNNAMED" for name in opened),
              "-cp", os.pathsep.join(jars), "edu.anu.spice.SpiceScorer", str(asked),
-             *_parsed_cache(), "-out", str(answered), "-silent"],
+             *cache, "-out", str(answered), "-silent"],
             spice_folder() / "lib", heap=8192, seconds=START_SECONDS + CAPTION_SECONDS * len(rows),
         )  # fmt: skip
         try:  # the file is there, empty, from the start on
@@ -166,15 +171,6 @@ def install(
         hashes = {path.name: hash_file(path) for path in sorted(library.glob("*.jar"))}
         (library / "sha256.json").write_text(json.dumps(hashes, indent=1) + "\n", "utf-8")
     return hashes
-
-
-def _parsed_cache() -> list[str]:
-    """Return the option for the cache of parsed captions, whose native library is for x86-64."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return []
-    parsed = spice_folder() / "parsed"
-    parsed.mkdir(parents=True, exist_ok=True)
-    return ["-cache", str(parsed)]
 
 
 def _copy(source: Path, library: Path, sha256: str | None) -> None:

@@ -40,7 +40,11 @@ def task_page(comparison: RunComparison) -> Page:
     if comparison.differing:
         differing = ", ".join(comparison.differing)
         notes.append(f"These runs differ in more than the encoder: {differing}.")
+    rows = []
     for task in comparison.tasks:
+        right = ["–"] * 4 if task.right is None else list(map(str, astuple(task.right)))
+        counts = [*right, str(len(task.flips)), str(task.samples)]
+        rows.append([task.column, task.metric, *_difference(task, 1), *counts])
         if task.only_a or task.only_b:
             notes.append(
                 f"{task.column}: {task.only_a} samples only in A, {task.only_b} only in B."
@@ -48,7 +52,7 @@ def task_page(comparison: RunComparison) -> Page:
         if task.reason:
             notes.append(f"{task.column}: {task.reason}.")
     title = f"A: {side_title(comparison.runs_a)}; B: {side_title(comparison.runs_b)}"
-    return text_page(title, _HEADER, [_texts(task) for task in comparison.tasks], notes)
+    return text_page(title, _HEADER, rows, notes)
 
 
 def metric_page(comparison: RunComparison) -> Page:
@@ -60,12 +64,6 @@ def metric_page(comparison: RunComparison) -> Page:
             if each.difference is None:
                 notes.append(f"{task.task}, {each.metric}: {each.reason}.")
     return text_page("Every metric", ("Task", "Metric", *_DIFFERENCE), rows, notes)
-
-
-def _texts(task: TaskComparison) -> list[str]:
-    right = ["–"] * 4 if task.right is None else [str(count) for count in astuple(task.right)]
-    flipped = [str(len(task.flips)), str(task.samples)]
-    return [task.column, task.metric, *_difference(task, 1), *right, *flipped]
 
 
 def _difference(compared: TaskComparison | MetricComparison, digits: int) -> list[str]:

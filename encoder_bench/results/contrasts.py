@@ -160,15 +160,18 @@ def usual_ties(results: Path, records: Sequence[RunRecord]) -> tuple[Ties | None
     """
     if len(records) > MAX_RUNS:
         return None, f"more than {MAX_RUNS} runs; --ties reads their predictions all the same"
-    for record in records:
-        for task in record.tasks:
-            path = predictions_path(results, record, task)
-            if not has_predictions(path):
-                return None, f"{path} is not there"
+    if lost := lost_predictions(results, records):
+        return None, f"{lost[0]} is not there"
     try:
         return best_ties(results, records), None
     except RecordError as error:
         return None, str(error)
+
+
+def lost_predictions(results: Path, records: Sequence[RunRecord]) -> list[Path]:
+    """Return the predictions files of records that are not there."""
+    files = (predictions_path(results, run, task) for run in records for task in run.tasks)
+    return [path for path in files if not has_predictions(path)]
 
 
 def _tables(results: Path, records: Sequence[RunRecord]) -> Iterator[list[_Column]]:

@@ -213,6 +213,7 @@ def _metadata(record: RunRecord) -> str:
         for column, source in score_sources(record).items()
         if (value := source.scores.metrics[source.metric].value) is not None
     ]
+    sources = [each.source.partition(":") for each in (record.encoder, record.language_model)]
     licence = _licence(record)
     hub = _HUB_LICENCES.get(licence)
     card = ModelCardData(
@@ -222,7 +223,8 @@ def _metadata(record: RunRecord) -> str:
         library_name="transformers",
         pipeline_tag="image-text-to-text",
         tags=["encoder-bench", "llava"],
-        base_model=_hub_models(record) or None,
+        base_model=[name.partition("@")[0] for form, _, name in sources if form in ("hf", "hub")]
+        or None,
         datasets=[training],
         eval_results=scores,
     )
@@ -237,10 +239,3 @@ def _licence(record: RunRecord) -> str:
         own = "unknown"
     llm = record.language_model
     return own if llm.source.startswith(_PERMISSIVE) else f"encoder {own}; LLM as {llm.name}"
-
-
-def _hub_models(record: RunRecord) -> list[str]:
-    """Return the Hub repositories of encoder and LLM, as far as they come from there."""
-    sources = (record.encoder.source, record.language_model.source)
-    found = (source.partition(":") for source in sources)
-    return [name.partition("@")[0] for form, _, name in found if form in ("hf", "hub")]

@@ -94,26 +94,25 @@ def group_records(records: Iterable[RunRecord]) -> list[TableGroup]:
     flat.sort(key=lambda draft: _age(draft.records[-1]), reverse=True)
     headings = [_heading(draft.records[-1]) for draft in flat]
     groups = []
-    for heading, draft in zip(headings, flat, strict=True):
-        recipes = f" · task recipes ({hash_json(draft.definitions)[:6]})"
-        several = headings.count(heading) > 1
-        groups.append(TableGroup(heading + recipes * several, _rows(draft.records)))
+    for draft in flat:
+        heading = _heading(draft.records[-1])
+        if headings.count(heading) > 1:
+            heading += f" · task recipes ({hash_json(draft.definitions)[:6]})"
+        groups.append(TableGroup(heading, _rows(draft.records)))
     return groups
 
 
 def setting_key(record: RunRecord) -> str:
     """Return the hash of what all rows of one table share, task recipes aside."""
     model = record.language_model
-    return hash_json(
-        {
-            "data": data_key(record.data),
-            "training_data": data_key(record.training_data),
-            "llm": model.weights_sha256,
-            "adapter": _adapter_key(record.adapter),
-            "limit": record.limit,
-        }
-        | ({"template": model.template} if model.template else {})
-    )
+    shared = {
+        "data": data_key(record.data),
+        "training_data": data_key(record.training_data),
+        "llm": model.weights_sha256,
+        "adapter": _adapter_key(record.adapter),
+        "limit": record.limit,
+    }
+    return hash_json(shared | ({"template": model.template} if model.template else {}))
 
 
 def task_key(record: RunRecord, task: str) -> str:
@@ -186,8 +185,7 @@ def scoring_recipe(adapter: dict[str, Any]) -> dict[str, Any]:
 def _adapter_key(adapter: dict[str, Any]) -> str:
     """Hash an adapter without what concerns the encoder alone."""
     shared = _without(scoring_recipe(adapter), "encoder")
-    shared["stages"] = [_without(stage, "encoder") for stage in shared["stages"]]
-    return hash_json(shared)
+    return hash_json(shared | {"stages": [_without(s, "encoder") for s in shared["stages"]]})
 
 
 def _age(record: RunRecord) -> tuple[str, str]:
@@ -234,12 +232,12 @@ def _rows(records: Sequence[RunRecord]) -> tuple[TableRow, ...]:
         kept = tuple(newest[seed] for seed in sorted(newest))
         older = tuple(record for record in members if newest[record.seed] is not record)
         rows.append(TableRow(label, kept, older))
-    return tuple(sorted(rows, key=_place))
 
+    def place(row: TableRow) -> tuple[bool, bool, int, str]:
+        supervision = _SUPERVISION.index(row.records[0].encoder.supervision)
+        return row.joint, not row.pretrained, supervision, row.label
 
-def _place(row: TableRow) -> tuple[bool, bool, int, str]:
-    supervision = _SUPERVISION.index(row.records[0].encoder.supervision)
-    return row.joint, not row.pretrained, supervision, row.label
+    return tuple(sorted(rows, key=place))
 
 
 def _labels(records: Sequence[RunRecord]) -> list[str]:

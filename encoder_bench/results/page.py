@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from encoder_bench.metrics.statistics import Difference
 from encoder_bench.results import score
 from encoder_bench.results.score import AVERAGE, MEAN_RANK, SEEDS, Cell
 from encoder_bench.results.table import RANDOM_WEIGHTS, Row, Table
@@ -49,14 +50,13 @@ _BLIND = "Blind baselines (in italics; a model's are means over the models of th
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One place in a printable table.
+    """One place in a printable table; its text is not escaped.
 
     Attributes:
-        text: unescaped.
         half_width: `±` figure printed smaller after the text, or empty.
         lift: signed figure printed smaller under it, or empty.
         emphasis: best or second best in its mode, or of a blind baseline.
-        note: letters of its footnotes, or empty.
+        note: letter of its footnote, or empty.
         number: whether it is aligned like a number.
         tip: what a pointer shows over it, or empty.
     """
@@ -113,7 +113,8 @@ def table_page(table: Table) -> Page:
     """Return a comparison table for printing."""
     notes: _Notes = {}
     seeds = any(row.runs and len(row.runs.records) > 1 for row in table.rows)
-    columns = _printed(table)
+    whole = all(column in table.columns for column in score.AVERAGED)
+    columns = [column for column in table.columns if whole or column != AVERAGE]
     twins = [c for c in columns if any(row.cells[c].over_twin for row in table.rows)]
     ranked = any(row.mean_rank is not None for row in table.rows)
     lines: list[Line] = []
@@ -123,7 +124,7 @@ def table_page(table: Table) -> Page:
         entries += [_score(row.cells[column], column, notes) for column in columns]
         if ranked:
             entries.append(_number(row.mean_rank, 1))
-        entries += [_over_twin(row.cells[column]) for column in twins]
+        entries += [_over_twin(row.cells[column].over_twin) for column in twins]
         entries += [_number(row.extra(column), column.digits) for column in table.extras]
         if seeds:
             entries.append(_number(len(row.runs.records) if row.runs else None, 0))
@@ -143,12 +144,6 @@ def table_page(table: Table) -> Page:
     lettered = [(letter, text) for text, letter in notes.items()]
     general = [("", text) for text in _general_notes(table, numbers, lines)]
     return Page(table.heading, tuple(header), tuple(lines), (*lettered, *general))
-
-
-def _printed(table: Table) -> list[str]:
-    """Return the score columns; without Avg where a task of it was not run."""
-    whole = all(column in table.columns for column in score.AVERAGED)
-    return [column for column in table.columns if whole or column != AVERAGE]
 
 
 def _name(row: Row, notes: _Notes) -> Entry:
@@ -176,8 +171,7 @@ def _score(cell: Cell, column: str, notes: _Notes) -> Entry:
     )
 
 
-def _over_twin(cell: Cell) -> Entry:
-    gain = cell.over_twin
+def _over_twin(gain: Difference | None) -> Entry:
     if gain is None:
         return Entry("–", number=True)
     half = "" if gain.low is None else f"{gain.value - gain.low:.1f}"

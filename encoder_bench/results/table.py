@@ -162,14 +162,9 @@ def _rows(group: TableGroup, columns: Sequence[str]) -> Iterator[Row]:
 def _own_cells(sources: Sources, columns: Sequence[str]) -> dict[str, Cell]:
     cells = {}
     for column in columns:
-        found = [each.get(column) for each in sources]
-        own = score.over_seeds([
-            score.from_score(each.scores.metrics.get(each.metric)) if each
-            else missing("task not run")
-            for each in found
-        ])  # fmt: skip
-        lifts = score.mean_if_whole(score.lift(each) if each else None for each in found)
-        cells[column] = replace(own, lift=lifts)
+        lifts = (score.lift(each[column]) if column in each else None for each in sources)
+        own = [_cell(each.get(column), None) or missing("task not run") for each in sources]
+        cells[column] = replace(score.over_seeds(own), lift=score.mean_if_whole(lifts))
     return cells | {AVERAGE: score.average(cells)}
 
 
@@ -177,25 +172,24 @@ def _blind(
     joint: bool | None, control: str, rows: Sequence[Sources], columns: Sequence[str]
 ) -> Iterator[Row]:
     """Yield a blind baseline, the mean over rows, or nothing where no row was run with it."""
-    found = {
-        column: [cell for sources in rows if (cell := _control_cell(sources, control, column))]
-        for column in columns
-    }
-    if any(found.values()):
-        cells = {column: score.over_rows(each) for column, each in found.items()}
+    cells, run = {}, False
+    for column in columns:
+        by_row = [[_cell(each.get(column), control) for each in sources] for sources in rows]
+        whole = [[cell for cell in cells if cell] for cells in by_row if all(cells)]
+        cells[column] = score.over_rows([score.over_seeds(each) for each in whole])
+        run = run or bool(whole)
+    if run:
         yield Row(CONTROLS[control].label, joint, cells | {AVERAGE: score.average(cells)})
 
 
-def _control_cell(sources: Sources, control: str, column: str) -> Cell | None:
-    """Return a row's score under a control, over its seeds; None unless every run has it."""
-    cells = []
-    for each in sources:
-        source = each.get(column)
-        scores = source.scores.controls.get(control, {}) if source else {}
-        if source is None or source.metric not in scores:
-            return None
-        cells.append(score.from_score(scores[source.metric]))
-    return score.over_seeds(cells)
+def _cell(source: Source | None, control: str | None) -> Cell | None:
+    """Return a run's own score, or that under a control, which it need not have."""
+    if source is None:
+        return None
+    if control is None:
+        return score.from_score(source.scores.metrics.get(source.metric))
+    scores = source.scores.controls.get(control, {})
+    return score.from_score(scores[source.metric]) if source.metric in scores else None
 
 
 def _rank(rows: Sequence[Row], column: str, higher: bool | None) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -97,12 +96,6 @@ class Verdict:
         return found
 
 
-class _Row(NamedTuple):
-    name: str
-    row: TableRow
-    scores: Mapping[str, Scores]
-
-
 def recommend(
     results: Path,
     records: Sequence[RunRecord],
@@ -150,29 +143,29 @@ def verdict_sentences(results: Path, records: Sequence[RunRecord]) -> list[str]:
 
 def _verdict(results: Path, group: TableGroup, tasks: Sequence[str]) -> Verdict | None:
     columns = _columns(group, tasks)
-    rows = []
+    rows: dict[str, TableRow] = {}
+    scores: dict[str, dict[str, Scores]] = {}
     for row in group.rows:
         own = {c: found[None] for c in columns if None in (found := row_scores(results, row, c))}
         if len(own) == len(columns) > 0 and all(each.samples for each in own.values()):
-            rows.append(_Row(f"{row.label} ({row.mode})", row, own))
+            name = f"{row.label} ({row.mode})"
+            rows[name], scores[name] = row, own
     if not rows:
         return None
     by = AVERAGE if set(columns) == set(AVERAGED) else " + ".join(columns)
-    names = [row.name for row in rows]
-    means = [_together(list(row.scores.values())) for row in rows]
-    best = max(each.mean for each in means)
-    near = [r for r, m in zip(rows, means, strict=True) if m.mean >= best - NEAR_POINTS]
-    costs = {row.name: _gflops(row.row.records[0]) for row in near}
+    means = {name: _together(list(own.values())) for name, own in scores.items()}
+    least = max(each.mean for each in means.values()) - NEAR_POINTS
+    costs = {n: _gflops(rows[n].records[0]) for n, each in means.items() if each.mean >= least}
     cheapest = min(costs, key=lambda name: costs[name])
     known = costs[cheapest] < np.inf
     return Verdict(
         setting=group.heading,
-        choice=_choice(by, names, means),
-        by_task=tuple(_choice(c, names, [row.scores[c] for row in rows]) for c in columns),
+        choice=_choice(by, means),
+        by_task=tuple(_choice(c, {name: own[c] for name, own in scores.items()}) for c in columns),
         cheapest=f"{cheapest}, {costs[cheapest]:.3g} GFLOPs" if known else None,
-        gains=tuple(_gains(rows, columns)),
-        seeds=min(len(row.row.records) for row in rows),
-    )  # fmt: skip
+        gains=tuple(_gains(rows, scores, columns)),
+        seeds=min(len(row.records) for row in rows.values()),
+    )
 
 
 def _columns(group: TableGroup, tasks: Sequence[str]) -> list[str]:
@@ -203,22 +196,23 @@ def _together(parts: Sequence[Scores]) -> Scores:
     return Scores(parts[0].seeds, samples, images, values, mean)
 
 
-def _choice(by: str, names: Sequence[str], scores: Sequence[Scores]) -> Choice:
-    order = sorted(range(len(names)), key=lambda index: -scores[index].mean)
-    best, *others = order
-    p = [_difference(scores[best], scores[index]).p for index in others]
-    corrected = dict(zip(others, holm(p), strict=True))
-    tied = tuple(names[index] for index in others if corrected[index] >= LEVEL)
-    worse = tuple(names[index] for index in others if corrected[index] < LEVEL)
-    return Choice(by, names[best], scores[best].mean, tied, worse)
+def _choice(by: str, scores: Mapping[str, Scores]) -> Choice:
+    best, *others = sorted(scores, key=lambda name: -scores[name].mean)
+    p = holm([_difference(scores[best], scores[name]).p for name in others])
+    corrected = dict(zip(others, p, strict=True))
+    tied = tuple(name for name in others if corrected[name] >= LEVEL)
+    worse = tuple(name for name in others if corrected[name] < LEVEL)
+    return Choice(by, best, scores[best].mean, tied, worse)
 
 
-def _gains(rows: Sequence[_Row], columns: Sequence[str]) -> Iterator[Gain]:
-    frozen = {row.row.label: row for row in rows if not row.row.joint}
-    pairs = [(frozen[r.row.label], r) for r in rows if r.row.joint and r.row.label in frozen]
+def _gains(
+    rows: Mapping[str, TableRow], scores: Mapping[str, Mapping[str, Scores]], columns: Sequence[str]
+) -> Iterator[Gain]:
+    frozen = {row.label: name for name, row in rows.items() if not row.joint}
     found = [
-        (joint.row.label, column, _difference(before.scores[column], joint.scores[column]))
-        for before, joint in pairs
+        (row.label, column, _difference(scores[frozen[row.label]][column], scores[name][column]))
+        for name, row in rows.items()
+        if row.joint and row.label in frozen
         for column in columns
     ]
     for (label, column, each), p in zip(found, holm([d.p for *_, d in found]), strict=True):

@@ -14,7 +14,7 @@ from encoder_bench.base.record import RunRecord
 from encoder_bench.metrics.metric import recorded_metric
 from encoder_bench.results import score
 from encoder_bench.results.compare import RIGHT
-from encoder_bench.results.contrasts import over_twins, usual_ties
+from encoder_bench.results.contrasts import lost_predictions, over_twins, usual_ties
 from encoder_bench.results.grouping import TableRow
 from encoder_bench.results.report import charts
 from encoder_bench.results.report.charts import Point
@@ -71,12 +71,16 @@ def _chapter(table: Table) -> Chapter:
     order = list(dict.fromkeys([*(point.label for point in best), *series]))
     rows = sorted(table.group.rows, key=lambda row: (order.index(row.label), row.joint))
     costs, no_cost = _costs(table, series)
+    curves = [
+        (Point(row.name, series[row.label], row.joint, 0.0), loss_curve(row.records[0]))
+        for row in rows
+    ]
     made: dict[str, Iterable[alt.LayerChart | None]] = {
         "scores": (charts.score_chart(c, p, order, _blind(table, c)) for c, p in points.items()),
         "changes": (charts.change_chart(c, p) for c, p in points.items()),
         "costs": costs,
         "errors": _errors(rows, series),
-        "training": [_curves(rows, series)],
+        "training": [charts.curve_chart("Training loss, nats per token, running mean", curves)],
     }
     shown = {name: tuple(c for c in each if c is not None) for name, each in made.items()}
     return Chapter(table, tuple(rows), shown, tuple(no_cost))
@@ -117,14 +121,6 @@ def _costs(table: Table, series: dict[str, int]) -> tuple[list[alt.LayerChart], 
         else:
             reasons.append(f"{title}: no chart, since all rows cost about {points[0].at:,.3g}.")
     return shown, reasons
-
-
-def _curves(rows: Sequence[TableRow], series: dict[str, int]) -> alt.LayerChart | None:
-    curves = [
-        (Point(row.name, series[row.label], row.joint, 0.0), loss_curve(row.records[0]))
-        for row in rows
-    ]
-    return charts.curve_chart("Training loss, nats per token, running mean", curves)
 
 
 def loss_curve(record: RunRecord) -> list[tuple[float, float]]:
@@ -229,13 +225,11 @@ def thumbnails(
 
 def _missing(results: Path, records: Sequence[RunRecord]) -> list[str]:
     """Return one line about the predictions that are not there, however many, or none."""
-    files = [predictions_path(results, run, task) for run in records for task in run.tasks]
-    lost = [path for path in files if not has_predictions(path)]
-    if not lost:
-        return []
-    where = results / "predictions"
+    lost, where = lost_predictions(results, records), results / "predictions"
+    files = sum(len(run.tasks) for run in records)
     return [
-        f"{len(lost)} of {len(files)} files are not in {where}, as {lost[0].relative_to(where)}"
+        f"{len(lost)} of {files} files are not in {where}, as {path.relative_to(where)}"
+        for path in lost[:1]
     ]
 
 
