@@ -82,12 +82,12 @@ def find_runner(name: str) -> Runner:
     Raises:
         UnknownNameError: there is none; the nearest are suggested.
     """
-    if name in _BUILT_IN:
-        return _BUILT_IN[name]
-    others = plugins(ENTRY_POINTS, Runner, _BUILT_IN)
-    if name not in others:
-        raise UnknownNameError("task runner", name, [*_BUILT_IN, *others])
-    return others[name]
+    known = _BUILT_IN
+    if name not in known:
+        known = _BUILT_IN | plugins(ENTRY_POINTS, Runner, _BUILT_IN)
+    if name not in known:
+        raise UnknownNameError("task runner", name, known)
+    return known[name]
 
 
 @dataclass(frozen=True, slots=True)
