@@ -125,8 +125,8 @@ def test_plurals_of_all_categories_of_coco() -> None:
     assert {name: made.plural_noun(name) for name in _PLURALS} == {
         name: plural(name) for name in _PLURALS
     }
-    scenes = {"circle": "circles", "cross": "crosses", "ring": "rings", "square": "squares",
-              "star": "stars", "triangle": "triangles"}  # fmt: skip
+    scenes = {"circle": "circles", "cross": "crosses", "frame": "frames", "ring": "rings",
+              "square": "squares", "star": "stars", "triangle": "triangles"}  # fmt: skip
     assert {name: plural(name) for name in scenes} == scenes
 
 

@@ -39,7 +39,7 @@ bird|cat|dog|horse|cow|elephant|bear|zebra|giraffe|backpack|umbrella|handbag|tie
 snowboard|sports ball|kite|baseball bat|baseball glove|skateboard|surfboard|tennis racket|bottle
 cup|fork|spoon|bowl|banana|apple|orange|carrot|hot dog|pizza|donut|cake|chair|potted plant|bed
 dining table|toilet|tv|laptop|remote|keyboard|cell phone|microwave|oven|toaster|sink|refrigerator
-book|clock|vase|teddy bear|hair drier|circle|ring|square|star|triangle"""
+book|clock|vase|teddy bear|hair drier|circle|frame|ring|square|star|triangle"""
 _PLURALS = {name: f"{name}s" for name in _PLUS_S.replace("\n", "|").split("|") if name} | {
     "person": "people", "bus": "buses", "bench": "benches", "sheep": "sheep", "knife": "knives",
     "wine glass": "wine glasses", "sandwich": "sandwiches", "couch": "couches", "mouse": "mice",
