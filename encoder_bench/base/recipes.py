@@ -342,15 +342,11 @@ def recipe_names(kind: Kind) -> list[str]:
     return sorted(path.stem for path in recipe_folder(kind).glob("*.toml"))
 
 
-def find_recipe(kind: Kind, name: str) -> Path:
-    """Return the file of a shipped recipe's name, or of a path that ends in `.toml`.
+def _find(kind: Kind, name: str) -> Path:
+    """Return the file of a recipe: a path, a shipped one's, or that of another package.
 
-    Other packages add recipes by the entry points `encoder_bench.task_recipes`,
-    `encoder_bench.adapter_recipes` and `encoder_bench.mixture_recipes`, which name a file's path.
-
-    Raises:
-        RecipeError: a path that is no file.
-        UnknownNameError: a name that is not shipped.
+    Those are found by the entry points `encoder_bench.task_recipes`, `adapter_recipes` and
+    `mixture_recipes`, which name a file's path.
     """
     if name.endswith(".toml"):
         path = Path(name).expanduser()
@@ -390,7 +386,7 @@ def load_mixture(name: str) -> MixtureRecipe:
 
 
 def _load(kind: Kind, name: str, model: type[ModelT], overrides: Mapping[str, Any]) -> ModelT:
-    path = find_recipe(kind, name)
+    path = _find(kind, name)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -55,15 +55,13 @@ class TaskScores(RecordPart):
     """A task's scores, those of its blind controls, and its breakdowns.
 
     Attributes:
-        primary: the metric shown in the table.
-        column: the table's column (`VQA Acc`).
+        primary: the metric shown in the table, under `column` (`VQA Acc`).
         metrics: metric name -> score.
         controls: control name (`no-image`, `constant`...) -> metric name -> score.
         breakdown: facet -> facet value -> score of the primary metric.
         more_breakdowns: another metric -> facet -> facet value -> its score.
         parse_failures: samples whose answer could not be parsed; they count as wrong.
         predictions_file: JSON lines beside the record, one per sample.
-        predictions_sha256: of that file.
         definition: the resolved task recipe.
         metric_versions: metric name -> version of its definition.
     """

@@ -72,11 +72,9 @@ class CatalogSet(BaseModel):
             return f"revision {self.revision[:12]}"
         if not known:
             return "pinned on first use"
-        return (
-            "hashes known"
-            if known == len(self.files)
-            else f"{known} of {len(self.files)} hashes known"
-        )
+        if known == len(self.files):
+            return "hashes known"
+        return f"{known} of {len(self.files)} hashes known"
 
     @property
     def size(self) -> int | None:

@@ -142,17 +142,15 @@ class DataFiles:
     ) -> tuple[int | str, Path]:
         """Return an image's identity and its file.
 
-        Two samples show the same image exactly when the identities are equal: COCO's numeric id
-        where the file is named by it, else the file's path in the data folder. Ids that begin
-        again in each split are therefore no identity.
+        The identity is COCO's numeric id where the file is named by it, else the file's path in the
+        data folder: ids that begin again in each split are none. An image that is not there is no
+        error, but noted in `missing`.
 
         Args:
             image_id: a number, or the path that a data file gives.
             where: the data file and row, for errors.
-            split: `train`, `val` or `test`: COCO's, of which the data file speaks.
+            split: COCO's (`train`, `val`, `test`), of which the data file speaks.
             name: the file's name, where the data file gives one; it decides.
-
-        An image that is not there is no error: it is noted in `missing`.
 
         Raises:
             DataError: several different image files, or one outside the data folder.

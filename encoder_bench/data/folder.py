@@ -50,7 +50,7 @@ class DataFolder:
         Raises:
             DataError: files are missing, malformed or unsafe, or the split is empty.
         """
-        index = self._index(find_reader(reader), source, split)
+        index = self._index(find_reader(reader, source), source, split)
         samples = SampleTable.of_task(index.table, task, self._real_root, index.about["rows"])
         if self.images_required and (missing := samples.missing()):
             raise DataError(next(iter(missing.values())))
@@ -70,7 +70,6 @@ class DataFolder:
         return self.samples(task, reader=reader, source=source, split=split, limit=limit)
 
     def _index(self, reader: Reader, source: str, split: Split) -> Index:
-        reader.check_source(source)
         module = sys.modules.get(getattr(reader.read, "__module__", ""))
         place = getattr(module, "__file__", None)
         code = [_code_version(), hash_file(Path(place)) if place else ""]

@@ -195,8 +195,7 @@ def check_folder(
 ) -> Iterator[str]:
     """Read both splits of all tasks, as a run would, and yield lines; problems begin with PROBLEM.
 
-    The folder is opened so that missing images are no error but counted; those that are there are
-    decoded on request.
+    The folder is opened with `images_required=False`; images that are there are decoded on request.
     """
     read = _Splits(folder, tasks)
     for (name, split), samples in read.samples.items():
@@ -231,7 +230,7 @@ def lint_folder(
 ) -> tuple[list[Finding], list[str]]:
     """Return the findings of every task, and a line for each split that could not be read.
 
-    The folder is opened so that missing images are no error; those that are there are compared on
+    The folder is opened with `images_required=False`; images that are there are compared on
     request, for overlap, near duplicates and damage.
     """
     findings: list[Finding] = []

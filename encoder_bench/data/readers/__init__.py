@@ -36,12 +36,6 @@ class Reader:
         """The folders in which its annotation files are."""
         return {name.rpartition("/")[0] for names in self.sources.values() for name in names}
 
-    def check_source(self, source: str) -> None:
-        """Raise a DataError that names the sources if this is none of them."""
-        if source not in self.sources:
-            known = ", ".join(self.sources)
-            raise DataError(f"reader '{self.name}' has no '{source}'; choose one of {known}")
-
     def tested(self, files: DataFiles) -> Iterator[str]:
         """Yield the sources whose test split is in a data folder."""
         for source, names in self.sources.items():
@@ -65,9 +59,12 @@ def readers() -> dict[str, Reader]:
     return found | plugins(ENTRY_POINTS, Reader, found)
 
 
-def find_reader(name: str) -> Reader:
-    """Return a reader by name; near names are suggested."""
+def find_reader(name: str, source: str) -> Reader:
+    """Return a reader that has a source; near names are suggested, sources listed."""
     known = readers()
     if name not in known:
         raise UnknownNameError("data reader", name, known)
+    if source not in known[name].sources:
+        choices = ", ".join(known[name].sources)
+        raise DataError(f"reader '{name}' has no '{source}'; choose one of {choices}")
     return known[name]
