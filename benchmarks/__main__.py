@@ -61,7 +61,7 @@ def bench_command(
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-app.command(context_settings={"help_option_names": ["-h", "--help"]})(bench_command)
+app.command(context_settings=options.HELP_NAMES)(bench_command)
 
 if __name__ == "__main__":
     run_app(app, "python -m benchmarks")

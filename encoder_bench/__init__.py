@@ -11,15 +11,17 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
-    from encoder_bench.api import compare as compare
-    from encoder_bench.api import evaluate as evaluate
-    from encoder_bench.api import load_model as load_model
-    from encoder_bench.api import predict as predict
-    from encoder_bench.api import recommend as recommend
-    from encoder_bench.api import report as report
-    from encoder_bench.api import run as run
-    from encoder_bench.api import table as table
-    from encoder_bench.results.export import load_results as load_results
+    from encoder_bench.api import (
+        compare,
+        evaluate,
+        load_model,
+        load_results,
+        predict,
+        recommend,
+        report,
+        run,
+        table,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
@@ -38,10 +40,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import the Python interface on first use, so that `encoder-bench --help` stays quick."""
-    if name == "load_results":
-        from encoder_bench.results.export import load_results
-
-        return load_results
     if name in __all__:
         from encoder_bench import api
 

@@ -1,6 +1,8 @@
 """The Python interface: `encoder_bench.run`, `table`, `compare` and the others of `__all__`.
 
-Each function does what the command of the same name does, and returns typed objects.
+Each function does what the command of the same name does, and returns typed objects. Arguments that
+a function does not explain mean what they mean for `run`; a run is a record, its id or the start of
+it, or `ENCODER/MODE[/SEED]`.
 """
 
 from __future__ import annotations
@@ -12,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 from encoder_bench.base.errors import needs_extra
 from encoder_bench.base.paths import RESULTS
 from encoder_bench.base.progress import make_reporter
-from encoder_bench.base.record import RunRecord, TaskScores
+from encoder_bench.base.recipes import LanguageModelSettings, load_task
+from encoder_bench.base.record import RunRecord, TaskScores, read_records, require_records
 from encoder_bench.pipeline.plan import DEFAULT_ENCODER, DEFAULT_TASKS, make_plan
+from encoder_bench.results.export import load_results as load_results
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from encoder_bench.base.recipes import TaskRecipe
     from encoder_bench.inspection.predict import Forecast
     from encoder_bench.mllm.model import MLLM
     from encoder_bench.results.compare import RunComparison
@@ -74,8 +77,8 @@ def run(
     plan = make_plan(
         encoder=encoder, joint=joint, adapter=adapter, data=data, training_data=training_data,
         mixture=mixture, tasks=tasks, seed=seed, limit=limit, controls=controls, steps=steps,
-        weights=None if weights is None else Path(weights).expanduser(),
-        results=Path(results).expanduser(), device=device, settings=settings,
+        weights=None if weights is None else _path(weights), results=_path(results), device=device,
+        settings=settings,
     )  # fmt: skip
     return run_plan(plan, make_reporter(quiet=quiet)).record
 
@@ -89,11 +92,7 @@ def load_model(
 ) -> MLLM:
     """Return a finished run's trained model, in eval mode, verified to be the run's own.
 
-    Args:
-        run: a record, a run's id or the start of it, or `ENCODER/MODE[/SEED]`.
-        results: the folder of the run.
-        weights: the encoder's checkpoint on disk, if the run was given one.
-        device: `auto` or a torch device.
+    `weights` is the encoder's checkpoint on disk, if the run was given one.
 
     Raises:
         RecordError: no such run, or its trained weights are gone.
@@ -101,8 +100,7 @@ def load_model(
     """
     from encoder_bench.pipeline.build import load_run
 
-    path = None if weights is None else Path(weights).expanduser()
-    folder = Path(results).expanduser()
+    folder, path = _path(results), None if weights is None else _path(weights)
     return load_run(folder, _record(run, folder), weights=path, device=device)
 
 
@@ -120,37 +118,30 @@ def evaluate(
 ) -> dict[str, TaskScores]:
     """Return a finished run's scores on other tasks or other data, by task.
 
-    Args:
-        run: as `load_model`.
-        tasks: task recipes' names or TOML files.
-        output: folder of the predictions, `TASK.jsonl` each; resumed if interrupted.
-        data: `scenes`, `coco`, or a folder in the official layouts.
-        results: the folder of the run.
-        limit: at most so many test samples per task.
-        weights: as `load_model`.
-        device: `auto` or a torch device.
-        quiet: print warnings only.
+    Predictions go to the folder `output`, `TASK.jsonl` each; resumes if interrupted. The baseline
+    `mean-image` is left out, since it needs the training images.
 
     Raises:
         EncoderBenchError: bad input; nothing is lost.
     """
-    from encoder_bench.base.recipes import load_task
     from encoder_bench.data.folder import open_data
     from encoder_bench.pipeline.predictor import ImagePredictor
     from encoder_bench.tasks.evaluate import evaluate as evaluate_tasks
     from encoder_bench.tasks.task import read_samples
 
-    reporter, record = make_reporter(quiet=quiet), _record(run, Path(results).expanduser())
+    reporter, record = make_reporter(quiet=quiet), _record(run, _path(results))
     folder = open_data(data, reporter)
-    asked = [
-        read_samples(folder, Path(name).stem, _without_mean_image(load_task(name)), limit=limit)
-        for name in tasks
-    ]
+    asked = []
+    for name in tasks:
+        recipe = load_task(name)
+        controls = tuple(control for control in recipe.controls if control != "mean-image")
+        recipe = recipe.model_copy(update={"controls": controls})
+        asked.append(read_samples(folder, Path(name).stem, recipe, limit=limit))
     model = load_model(record, results=results, weights=weights, device=device)
     return evaluate_tasks(
         ImagePredictor(model),
         asked,
-        Path(output).expanduser(),
+        _path(output),
         batch_images=record.adapter["evaluation_batch_images"],
         seed=record.seed,
         reporter=reporter,
@@ -163,10 +154,9 @@ def table(results: str | Path = RESULTS) -> pd.DataFrame:
     Raises:
         RecordError: a record is damaged.
     """
-    from encoder_bench.base.record import read_records
     from encoder_bench.results.table import build_tables, to_frame
 
-    return to_frame(build_tables(read_records(Path(results).expanduser())))
+    return to_frame(build_tables(read_records(_path(results))))
 
 
 def compare(
@@ -174,11 +164,7 @@ def compare(
 ) -> RunComparison:
     """Return paired differences B − A between two runs, or between all seeds of two rows.
 
-    Args:
-        a: a record, a run's id or the start of it, or `ENCODER/MODE[/SEED]`; without the seed it
-            stands for all seeds.
-        b: likewise.
-        results: the folder of their predictions.
+    `ENCODER/MODE` without the seed stands for all seeds.
 
     Raises:
         RecordError: no such run, or its predictions are missing or damaged.
@@ -186,7 +172,7 @@ def compare(
     from encoder_bench.results.compare import compare_runs
     from encoder_bench.results.runs import find_runs
 
-    folder = Path(results).expanduser()
+    folder = _path(results)
     sides = [(s,) if isinstance(s, RunRecord) else find_runs(folder, s) for s in (a, b)]
     return compare_runs(folder, *sides)
 
@@ -196,19 +182,16 @@ def recommend(
 ) -> list[Verdict]:
     """Return which encoder to choose, for each table: `.sentences()` says it in words.
 
-    Args:
-        results: the folder of records and predictions.
-        max_gflops: only encoders of at most so many GFLOPs per image.
-        tasks: choose by these tasks; by default those that Avg counts.
+    `max_gflops` leaves encoders of at most so many GFLOPs per image; `tasks` are those to choose
+    by, the ones that Avg counts by default.
 
     Raises:
         RecordError: predictions are missing or damaged, or no row is left.
         UnknownNameError: no run has such a task.
     """
-    from encoder_bench.base.record import require_records
     from encoder_bench.results.verdict import recommend as choose
 
-    folder = Path(results).expanduser()
+    folder = _path(results)
     return choose(folder, require_records(folder), max_gflops=max_gflops, tasks=tasks)
 
 
@@ -235,16 +218,14 @@ def report(
         MissingDependencyError: the extra `report` is not installed.
         RecordError: there are no records, or one is damaged.
     """
-    from encoder_bench.base.record import read_records
     from encoder_bench.results.thumbnails import sample_pictures
     from encoder_bench.results.verdict import verdict_sentences
 
     with needs_extra("report", "report"):
         from encoder_bench.results.report.page import write_report
-    folder, reporter = Path(results).expanduser(), make_reporter(quiet=quiet)
+    folder, reporter = _path(results), make_reporter(quiet=quiet)
     records = read_records(folder)
     pictures = sample_pictures(data, records)
-    verdict = verdict_sentences(folder, records)
     seen = {}
     if features:
         from encoder_bench.inspection.features import seen_features
@@ -252,11 +233,11 @@ def report(
         seen = seen_features(folder, records, pictures, reporter)
     return write_report(
         folder,
-        output=None if output is None else Path(output).expanduser(),
+        output=None if output is None else _path(output),
         images=pictures,
         features=seen,
         samples_per_task=samples,
-        verdict=verdict,
+        verdict=verdict_sentences(folder, records),
     )
 
 
@@ -289,7 +270,6 @@ def predict(
         EncoderBenchError: bad input.
     """
     from encoder_bench.base.hardware import choose_device
-    from encoder_bench.base.recipes import LanguageModelSettings
     from encoder_bench.data.folder import open_data
     from encoder_bench.encoders.registry import load_encoder
     from encoder_bench.inspection import predict as predictors
@@ -314,10 +294,8 @@ def predict(
     )
 
 
-def _without_mean_image(recipe: TaskRecipe) -> TaskRecipe:
-    """Return a recipe without the baseline that needs the training images."""
-    kept = tuple(name for name in recipe.controls if name != "mean-image")
-    return recipe.model_copy(update={"controls": kept})
+def _path(path: str | Path) -> Path:
+    return Path(path).expanduser()
 
 
 def _record(run: str | RunRecord, results: Path) -> RunRecord:

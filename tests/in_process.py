@@ -57,7 +57,7 @@ class ForkedPython:
     """A process of `python -m MODULE ARGUMENTS`, forked off one that has imported all already.
 
     That one is a server that computes nothing, since autograd's threads do not survive a fork. It
-    has what the tests and `encoder_bench.sweep.local` use of `subprocess.Popen`; the process is
+    has what the tests and `encoder_bench.sweep.launch` use of `subprocess.Popen`; the process is
     killed, waited for and locked out like any other.
     """
 
@@ -125,7 +125,7 @@ def on_two_processes(
 def _run_module(
     name: str, arguments: Sequence[str], env: Mapping[str, str], log: str, new_session: bool
 ) -> None:
-    from encoder_bench.sweep import local
+    from encoder_bench.sweep import launch
 
     if new_session:
         os.setsid()
@@ -136,7 +136,7 @@ def _run_module(
     os.dup2(output, 1)
     os.dup2(output, 2)
     sys.stdout, sys.stderr = (open(n, "w", buffering=1, closefd=False) for n in (1, 2))  # noqa: SIM115
-    local.subprocess = SimpleNamespace(Popen=ForkedPython, STDOUT=subprocess.STDOUT)
+    launch.subprocess = SimpleNamespace(Popen=ForkedPython, STDOUT=subprocess.STDOUT)
     runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 

@@ -93,9 +93,7 @@ def pretrain_command(
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-app.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)(
-    pretrain_command
-)
+app.command(context_settings=options.HELP_NAMES, epilog=EPILOG)(pretrain_command)
 
 if __name__ == "__main__":
     run_app(app, "python -m zoo")

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator
 class EncoderBenchError(Exception):
     """Base of every error that is printed as one line naming the file, row or flag at fault."""
 
-    exit_code = 1
-
 
 class RecipeError(EncoderBenchError):
     """A recipe file or a flag that overrides one of its keys is wrong."""

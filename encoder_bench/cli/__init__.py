@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+INTERRUPTED = 130
+"""Exit status that Typer gives an interrupted command."""
 _ASCII = str.maketrans({"±": "+/-", "−": "-", "–": "-", "·": "|", "×": "x", "→": ">", "…": "..."})
 
 
@@ -27,7 +29,7 @@ def main() -> None:
 def run_app(app: Callable[..., Any], name: str) -> None:
     """Run a Typer app and exit; a user's mistake is one line on standard error.
 
-    Exit status: 0 done, 1 an error that the line names, 2 wrong usage, 130 interrupted.
+    Exit status: 0 done, 1 an error that the line names, 2 wrong usage, `INTERRUPTED`.
     """
     from encoder_bench.base.errors import EncoderBenchError
     from encoder_bench.cli import options
@@ -35,24 +37,22 @@ def run_app(app: Callable[..., Any], name: str) -> None:
     _prepare_environment()
     try:
         app([_with_home(argument) for argument in sys.argv[1:]], prog_name=name)
-    except EncoderBenchError as error:
-        if options.debug:
+    except (EncoderBenchError, OSError) as error:
+        if options.debug or (isinstance(error, OSError) and error.errno is None):
             raise
-        _complain(str(error))
-        sys.exit(error.exit_code)
-    except OSError as error:
-        if options.debug or error.errno is None:
-            raise
-        if error.errno == errno.ENOSPC:
+        if not isinstance(error, OSError):
+            _complain(str(error))
+        elif error.errno == errno.ENOSPC:
             _complain(f"no space left on the disk ({error.filename}); free some and run it again")
-        elif error.errno != errno.EPIPE:
+        else:
             _complain(f"{error.filename or 'input or output'}: {error.strerror}")
         sys.exit(1)
-    except KeyboardInterrupt:
-        if options.debug:
-            raise
-        _complain("interrupted; what was computed is kept, and the same command resumes from it")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            _complain(
+                "interrupted; what was computed is kept, and the same command resumes from it"
+            )
+        raise
 
 
 def _prepare_environment() -> None:

@@ -13,16 +13,12 @@ from encoder_bench.cli import (
     encoders,
     gate,
     inspection,
-    models,
     options,
     predict,
     results,
     run,
     score,
-    setup,
-    status,
     sweep,
-    table,
 )
 
 _HELP = """Which pretrained visual encoder should stand inside a multimodal LLM?
@@ -86,9 +82,9 @@ def _root(
 
 app.command("run", rich_help_panel="Measure", epilog=run.EPILOG)(run.run_command)
 app.command("sweep", rich_help_panel="Measure", epilog=sweep.EPILOG)(sweep.sweep_command)
-app.command("status", rich_help_panel="Measure")(status.status_command)
+app.command("status", rich_help_panel="Measure")(sweep.status_command)
 app.command("score", rich_help_panel="Measure")(score.score_command)
-app.command("table", rich_help_panel="Compare")(table.table_command)
+app.command("table", rich_help_panel="Compare")(compare.table_command)
 app.command("compare", rich_help_panel="Compare")(compare.compare_command)
 app.command("contrasts", rich_help_panel="Compare", epilog=compare.CONTRASTS_EPILOG)(
     compare.contrasts_command
@@ -102,9 +98,9 @@ app.command("features", rich_help_panel="Look up")(inspection.features_command)
 app.command("probe", rich_help_panel="Look up")(inspection.probe_command)
 app.command("predict", rich_help_panel="Look up")(predict.predict_command)
 app.add_typer(data.app, name="data", rich_help_panel="Look up")
-app.add_typer(results.results_app, name="results", rich_help_panel="Look up")
-app.add_typer(cache.app, name="cache", rich_help_panel="Look up")
-app.add_typer(setup.app, name="setup", rich_help_panel="Look up")
-app.command("ask", rich_help_panel="Use")(models.ask_command)
-app.command("export", rich_help_panel="Use")(models.export_command)
+app.add_typer(results.app, name="results", rich_help_panel="Look up")
+app.add_typer(cache.cache_app, name="cache", rich_help_panel="Look up")
+app.add_typer(cache.setup_app, name="setup", rich_help_panel="Look up")
+app.command("ask", rich_help_panel="Use")(results.ask_command)
+app.command("export", rich_help_panel="Use")(results.export_model_command)
 _unwrap(app)

@@ -1,17 +1,23 @@
-"""`encoder-bench cache build | ls | prune`: features of frozen encoders, indexes of data."""
+"""`encoder-bench cache | setup`: what this machine keeps, features, indexes of data, CoreNLP."""
 
 import contextlib
 import datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from encoder_bench.base.errors import EncoderBenchError
+from encoder_bench.base.errors import DataError, EncoderBenchError
+from encoder_bench.base.paths import cache_dir, list_features, prune
+from encoder_bench.base.progress import make_reporter
 from encoder_bench.cli import options
-from encoder_bench.cli.printing import grid
+from encoder_bench.cli.printing import print_grid
 from encoder_bench.pipeline.plan import DEFAULT_ENCODER, make_plan
 
-app = options.group("Cached features of frozen encoders and indexes of data: fill, list, prune.")
+cache_app = options.group(
+    "Cached features of frozen encoders and indexes of data: fill, list, prune."
+)
+setup_app = options.group("Install what pip cannot: CoreNLP for SPICE.")
 Storage = Annotated[
     str | None,
     options.how(
@@ -21,7 +27,7 @@ Storage = Annotated[
 ]
 
 
-@app.command("build")
+@cache_app.command("build")
 def build_command(
     encoder: options.Encoder = DEFAULT_ENCODER,
     adapter: options.Adapter = "quick",
@@ -52,7 +58,6 @@ def build_command(
         device=device, trust_remote_code=trust_remote_code,
     )  # fmt: skip
     from encoder_bench.base.hardware import choose_device
-    from encoder_bench.base.progress import make_reporter
     from encoder_bench.pipeline.build import build_encoder
     from encoder_bench.pipeline.data import read_data
     from encoder_bench.training.feature_cache import open_features
@@ -80,35 +85,26 @@ def build_command(
     typer.echo(f"{encoder}: features of {kept} images are in the cache")
 
 
-@app.command("ls")
+@cache_app.command("ls")
 def list_command(debug: options.Debug = False) -> None:
     """List cached features and indexes of data, the least recently used first."""
-    from rich.console import Console
-    from rich.text import Text
-
-    from encoder_bench.base.paths import cache_dir, list_features
     from encoder_bench.data.index import list_indexes
 
-    entries = {"features": list_features(), "indexes": list_indexes()}
-    for title, of in entries.items():
-        rows = [
-            (
-                Text(entry.of, overflow="fold"),
-                datetime.datetime.fromtimestamp(entry.last_used).isoformat(" ", "minutes"),
-                f"{entry.items:,}",
-                f"{entry.size_bytes / 2**20:,.1f}",
-            )
-            for entry in of
-        ]
-        number = "images" if title == "features" else "rows"
+    features, indexes = list_features(), list_indexes()
+    for title, number, entries in (("features", "images", features), ("indexes", "rows", indexes)):
+        rows = []
+        for entry in entries:
+            used = datetime.datetime.fromtimestamp(entry.last_used).isoformat(" ", "minutes")
+            size = f"{entry.size_bytes / 2**20:,.1f}"
+            rows.append((entry.of, used, f"{entry.items:,}", size))
         if rows:
-            Console().print(grid((title, "last used", number, "MiB"), rows, left=2))
-    total = sum(entry.size_bytes for of in entries.values() for entry in of) / 2**30
-    size = f"{total:.2f} GiB" if any(entries.values()) else "nothing is cached"
-    typer.echo(f"{size} in {cache_dir()}")
+            print_grid((title, "last used", number, "MiB"), rows, left=2)
+    total = sum(entry.size_bytes for entry in (*features, *indexes)) / 2**30
+    kept = f"{total:.2f} GiB" if features or indexes else "nothing is cached"
+    typer.echo(f"{kept} in {cache_dir()}")
 
 
-@app.command("prune")
+@cache_app.command("prune")
 def prune_command(
     keep: Annotated[
         float, typer.Option("--keep", "--most", metavar="GIB", help="How much to keep.")
@@ -116,7 +112,6 @@ def prune_command(
     debug: options.Debug = False,
 ) -> None:
     """Remove features and indexes, least recently used first; they can be computed again."""
-    from encoder_bench.base.paths import list_features, prune
     from encoder_bench.data.index import list_indexes
 
     removed = prune([*list_features(), *list_indexes()], int(keep * 2**30))
@@ -124,3 +119,44 @@ def prune_command(
         typer.echo(f"removed {entry.of}: {entry.size_bytes / 2**20:,.1f} MiB")
     if not removed:
         typer.echo("nothing to remove")
+
+
+@setup_app.command("spice")
+def spice_command(
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FILE|DIR",
+            help="stanford-corenlp-full-2015-12-09.zip, or a folder with it or its jars; else "
+            "fetched through Maven, or without Maven from its authors (385 MB).",
+        ),
+    ] = None,
+    sha256: Annotated[
+        str | None, typer.Option(metavar="HEX", help="What the archive must have, if you know it.")
+    ] = None,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Install Stanford CoreNLP 3.6.0 into the cache, so that the table has SPICE, and try it.
+
+    Maven (`mvn`, as it is set up here) compares what it fetches with the checksums that its
+    repository publishes. No checksum of the archive is published. The sha256 of what was installed
+    is printed, kept and compared before every use.
+    """
+    from encoder_bench.metrics.java import find_java
+    from encoder_bench.metrics.spice import ARTIFACTS, install, spice_folder, spice_scores
+
+    if source is not None and not source.exists():
+        raise DataError(f"--from {source}: no such file or folder")
+    java, version = find_java()
+    reporter = make_reporter(quiet=quiet)
+    for name, digest in install(source, reporter, sha256=sha256).items():
+        if name in ARTIFACTS:
+            typer.echo(f"{name}  sha256:{digest}")
+    with reporter.phase("first caption", 1, "caption") as phase:
+        (score,) = spice_scores(["a brown dog runs"], [("a brown dog runs",)])
+        phase.advance()
+    typer.echo(
+        f"installed in {spice_folder()}; Java {version} ({java}) runs it: {score:.1f} of 1.0"
+    )

@@ -9,17 +9,15 @@ import typer
 from encoder_bench.base.errors import EncoderBenchError
 from encoder_bench.base.progress import make_reporter
 from encoder_bench.cli import mixtures, options
-from encoder_bench.data.hub import Kind, Part
+from encoder_bench.data.hub import Kind, Part, import_dataset
 
 app = options.group("Fetch, import, make, check or lint data.")
-_Data = Annotated[str, typer.Argument(metavar="scenes|coco|DIR")]
-_DataOrMixture = Annotated[str, typer.Argument(metavar="scenes|coco|DIR|MIXTURE")]
 app.command("preview")(mixtures.preview_command)
 
 
 @app.command("check")
 def check_command(
-    data: _DataOrMixture = "scenes",
+    data: Annotated[str, typer.Argument(metavar="scenes|coco|DIR|MIXTURE")] = "scenes",
     images: Annotated[
         bool, typer.Option("--images", help="Also decode every image; takes minutes on large sets.")
     ] = False,
@@ -53,13 +51,8 @@ def check_command(
 
 @app.command("lint")
 def lint_command(
-    data: _Data = "scenes",
-    tasks: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME,...", help="Task recipes; by default four, and VCR's if present."
-        ),
-    ] = None,
+    data: Annotated[str, typer.Argument(metavar="scenes|coco|DIR")] = "scenes",
+    tasks: mixtures.FolderTasks = None,
     images: Annotated[
         bool, typer.Option("--images/--no-images", help="Also compare training with test images.")
     ] = True,
@@ -167,8 +160,6 @@ def import_command(
     debug: options.Debug = False,
 ) -> None:
     """Write a Hub data set to a folder in the official layout, through `datasets`."""
-    from encoder_bench.data.hub import import_dataset
-
     count = import_dataset(
         source,
         output,

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import textwrap
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -16,27 +18,20 @@ app = typer.Typer(
     context_settings=options.HELP_NAMES,
 )
 
-
 _CARD = (
-    ("encoder", "display_name"),
-    ("family", "family"),
-    ("supervision", "supervision"),
-    ("pretraining data", "pretraining_data"),
-    ("pretraining images", "pretraining_images"),
-    ("weights", "weights"),
-    ("revision", "revision"),
-    ("parameters", "parameters"),
-    ("memory for the weights", "weights_memory_bytes_float32"),
-    ("GFLOPs per image", "gflops"),
-    ("width", "width"),
-    ("blocks", "depth"),
-    ("patch", "patch"),
-    ("resolution", "resolution"),
-    ("patch tokens", "tokens"),
-    ("prefix tokens", "prefix_tokens"),
-    ("licence", "licence"),
-    ("paper", "paper"),
-)
+    "display_name", "family", "supervision", "pretraining_data", "pretraining_images", "weights",
+    "revision", "parameters", "weights_memory_bytes_float32", "gflops", "width", "depth", "patch",
+    "resolution", "tokens", "prefix_tokens", "licence", "paper",
+)  # fmt: skip
+_LABELS = {
+    "display_name": "encoder",
+    "weights_memory_bytes_float32": "memory for the weights",
+    "gflops": "GFLOPs per image",
+    "depth": "blocks",
+    "tokens": "patch tokens",
+}
+"""Of the facts that a card does not call by their own name."""
+_WIDTH = 22
 
 
 @app.callback()
@@ -67,32 +62,26 @@ def list_command(
     if json_output:
         typer.echo(json.dumps(rows, indent=1))
         return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console()
-    cells = {name: [shown(row) for row in rows] for name, shown in _COLUMNS.items()}
-    widths = {n: 2 + max(map(len, (n, *texts))) for n, texts in cells.items()}
-    kept = ["name", "weights"]
-    for name in (name for name in _COLUMNS if name not in kept):
-        if sum(widths[each] for each in (*kept, name)) - 2 <= console.width:
+    cells = {name: [name, *map(shown, rows)] for name, shown in _COLUMNS.items()}
+    widths = {name: max(map(len, column)) for name, column in cells.items()}
+    kept, width = ["name", "weights"], shutil.get_terminal_size().columns
+    for name in _COLUMNS:
+        if name not in kept and sum(2 + widths[each] for each in (*kept, name)) - 2 <= width:
             kept.append(name)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    columns = []
     for name in (name for name in _COLUMNS if name in kept):
-        table.add_column(name, no_wrap=True, justify="right" if name in _NUMBERS else "left")
-    for place in range(len(rows)):
-        table.add_row(*(Text(cells[name][place]) for name in _COLUMNS if name in kept))
-    Console(width=max(console.width, sum(widths[name] for name in kept))).print(table)
+        aligned = str.rjust if name in _NUMBERS else str.ljust
+        columns.append([aligned(text, widths[name]) for text in cells[name]])
+    for number, line in enumerate(zip(*columns, strict=True)):
+        typer.secho("  ".join(line).rstrip(), bold=number == 0)
     lacking = ", ".join(name for name in _COLUMNS if name not in kept)
     narrow = f" A wider terminal (or --json) also shows: {lacking}." if lacking else ""
-    console.print(
+    note = (
         f"{len(rows)} encoders; ? is known once it is loaded.{narrow} `encoders show NAME` prints "
         "all sources. Besides these names: timm:NAME, open_clip:ARCH/PRETRAINED, hf:REPO[@REV], "
-        "dir:PATH, NAME@SOURCE, A+B, or random:NAME (fresh weights).",
-        markup=False,
-        highlight=False,
+        "dir:PATH, NAME@SOURCE, A+B, or random:NAME (fresh weights)."
     )
+    typer.echo(textwrap.fill(note, width, break_long_words=False, break_on_hyphens=False))
 
 
 @app.command("show")
@@ -109,16 +98,17 @@ def show_command(
         typer.echo(json.dumps(card, indent=1))
         return
     for number, source in enumerate(card["sources"]):
-        typer.echo(f"{'source' if number == 0 else 'also':<{_WIDTH}}  {source}")
-    for label, key in _CARD:
+        typer.echo(f"{'also' if number else 'source':<{_WIDTH}}  {source}")
+    for key in _CARD:
         if key in card or key == "weights_memory_bytes_float32":
+            label = _LABELS.get(key, key.replace("_", " "))
             typer.echo(f"{label:<{_WIDTH}}  {_shown(key, card)}")
 
 
 _COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "name": lambda row: str(row["name"]),
     "weights": lambda row: re.sub(r"@https?://.*/", "@", row["sources"][0]),
-    "params": lambda row: _millions(row["parameters"]),
+    "params": lambda row: "?" if row["parameters"] is None else f"{row['parameters'] / 1e6:.1f}M",
     "GFLOPs": lambda row: "?" if row["gflops"] is None else f"{row['gflops']:.1f}",
     "px": lambda row: str(row["resolution"] or "?"),
     "tokens": lambda row: str(row["patch_tokens"] or "?"),
@@ -127,11 +117,6 @@ _COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "pretraining": lambda row: str(row["pretraining"]),
 }
 _NUMBERS = frozenset({"params", "GFLOPs", "px", "tokens"})
-_WIDTH = max(len(label) for label, _ in _CARD)
-
-
-def _millions(parameters: int | None) -> str:
-    return "?" if parameters is None else f"{parameters / 1e6:.1f}M"
 
 
 def _shown(key: str, card: dict[str, Any]) -> str:
@@ -139,12 +124,16 @@ def _shown(key: str, card: dict[str, Any]) -> str:
     if value is None:
         hierarchical = key == "depth" and card["width"] is not None
         return "none (hierarchical)" if hierarchical else "known once it is loaded"
-    if key == "parameters":
-        return f"{value:,}"
-    if key == "weights_memory_bytes_float32":
-        return f"{value / 2**20:,.0f} MiB in float32, half of it in bfloat16"
-    if key == "gflops":
-        return f"{value:,} (a multiply-add counted as two; papers often print {value / 2:,.2f})"
-    if key == "paper":
-        return " + ".join(f"arXiv:{number}" for number in str(value).split(" + "))
-    return str(value)
+    return _FORMATS.get(key, str)(value)
+
+
+_FORMATS: dict[str, Callable[[Any], str]] = {
+    "parameters": "{:,}".format,
+    "weights_memory_bytes_float32": lambda size: (
+        f"{size / 2**20:,.0f} MiB in float32, half of it in bfloat16"
+    ),
+    "gflops": lambda number: (
+        f"{number:,} (a multiply-add counted as two; papers often print {number / 2:,.2f})"
+    ),
+    "paper": lambda paper: " + ".join(f"arXiv:{number}" for number in paper.split(" + ")),
+}

@@ -1,14 +1,17 @@
 """`encoder-bench features | probe`: a look inside encoders, without an LLM."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from encoder_bench.base.errors import RecipeError, WeightsError
+from encoder_bench.base.errors import DataError, RecipeError, WeightsError
+from encoder_bench.base.progress import make_reporter
 from encoder_bench.cli import options
-from encoder_bench.cli.printing import grid, print_lines
+from encoder_bench.cli.printing import print_grid
+from encoder_bench.encoders.registry import load_encoder
 
 _TASKS = {"knn": "k-NN", "linear_probe": "linear probe"}
 
@@ -38,17 +41,20 @@ def features_command(
     if output.suffix not in (".png", ".svg", ".pdf"):
         raise RecipeError(f"--output {output}: end it in .png, .svg or .pdf")
     from encoder_bench.base.hardware import choose_device
-    from encoder_bench.base.progress import make_reporter
     from encoder_bench.data.images import load_image
     from encoder_bench.inspection.features import draw_features, patch_features
 
     where, places = _point(point), options.weights_by_name(encoder, weights)
+    blocks = tuple(options.whole_numbers("--layer", layer) or (-1,))
     pictures = [load_image(path) for path in images]
     reporter = make_reporter(quiet=quiet)
     views = []
     with reporter.phase("features", len(encoder), "encoders") as phase:
         for name in encoder:
-            loaded = _load(name, layer, resolution, "float32", places, trust_remote_code)
+            loaded = load_encoder(
+                name, layer=blocks, resolution=resolution, weights=places.get(name),
+                trust_remote_code=trust_remote_code,
+            )  # fmt: skip
             view = patch_features(loaded.to(choose_device(device)), pictures, point=where)
             if not view.pretrained:
                 reporter.warn(f"{name} has seeded random weights, and the picture says so")
@@ -101,7 +107,6 @@ def probe_command(
 ) -> None:
     """Rank frozen features cheaply: linear probe (best first), k-NN, image-text retrieval."""
     from encoder_bench.base.hardware import choose_device
-    from encoder_bench.base.progress import make_reporter
     from encoder_bench.inspection.labelled_images import HubColumns, read_labelled
     from encoder_bench.inspection.probe import probe_encoder, probe_layers
 
@@ -113,12 +118,16 @@ def probe_command(
     places = options.weights_by_name(encoder, weights)
     columns = HubColumns(image_column, label_column, train_split, test_split)
     labelled = read_labelled(data, reporter, columns=columns, limit=limit)
+    blocks = tuple(options.whole_numbers("--layer", layer) or (-1,))
     reports = []
     for name in encoder:
-        loaded = _load(name, layer, resolution, dtype, places, trust_remote_code)
+        load = partial(
+            load_encoder, name, resolution=resolution, dtype=dtype, weights=places.get(name),
+            trust_remote_code=trust_remote_code,
+        )  # fmt: skip
+        loaded = load(layer=blocks)
         if layers:
-            blocks = _all_blocks(loaded)
-            loaded = _load(name, blocks, resolution, dtype, places, trust_remote_code)
+            loaded = load(layer=_all_blocks(loaded))
         loaded = loaded.to(choose_device(device))
         report: dict[str, Any] = {
             "encoder": name,
@@ -136,35 +145,12 @@ def probe_command(
         _print(reports)
 
 
-def _load(
-    name: str,
-    layer: str | None,
-    resolution: int | None,
-    dtype: str,
-    places: dict[str, Path],
-    trust_remote_code: bool,
-) -> Any:
-    from encoder_bench.encoders.registry import load_encoder
-
-    if dtype not in ("float32", "bfloat16", "float16"):
-        raise RecipeError(f"--dtype {dtype}: give float32, bfloat16 or float16")
-    return load_encoder(
-        name,
-        layer=tuple(options.whole_numbers("--layer", layer) or (-1,)),
-        resolution=resolution,
-        dtype=dtype,
-        weights=places.get(name),
-        trust_remote_code=trust_remote_code,
-    )
-
-
-def _all_blocks(encoder: Any) -> str:
-    """Return every block as `--layer` takes them."""
+def _all_blocks(encoder: Any) -> tuple[int, ...]:
     if not encoder.spec.depth or encoder.spec.source == "combined":
         raise WeightsError(
             f"encoder {encoder.spec.name}: --layers works on plain stacks of blocks only"
         )
-    return ",".join(map(str, range(encoder.spec.depth)))
+    return tuple(range(encoder.spec.depth))
 
 
 def _point(text: str) -> tuple[float, float]:
@@ -184,7 +170,6 @@ def _retrieval(
     batch: int,
     reporter: Any,
 ) -> dict[str, Any]:
-    from encoder_bench.base.errors import DataError
     from encoder_bench.base.hardware import choose_device
     from encoder_bench.data.folder import open_data
     from encoder_bench.encoders.text_tower import load_dual_encoder
@@ -203,8 +188,6 @@ def _retrieval(
 
 
 def _print(reports: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-
     rows = []
     reasons: dict[str, list[str]] = {}
     for report in sorted(reports, key=lambda each: -each["linear_probe"]["percent"]):
@@ -212,23 +195,17 @@ def _print(reports: list[dict[str, Any]]) -> None:
         if "n/a" in found:
             reason = found["n/a"].removeprefix(f"encoder {report['encoder']}: ")
             reasons.setdefault(reason, []).append(report["encoder"])
-        scores = (
-            report["knn"],
-            report["linear_probe"],
-            found.get("image_to_text"),
-            found.get("text_to_image"),
-        )
+        recalls = [found.get(way) for way in ("image_to_text", "text_to_image")]
         name = report["encoder"] + ("" if report["pretrained"] else " *")
-        rows.append((name, *map(_score, scores)))
-    first = reports[0]
-    columns = ("encoder", "k-NN", "linear probe", "image>text", "text>image")
-    Console().print(grid(columns, rows))
+        rows.append((name, *map(_score, [*(report[task] for task in _TASKS), *recalls])))
+    print_grid(("encoder", *_TASKS.values(), "image>text", "text>image"), rows)
     for report in reports:
         if blocks := report.get("layers"):
             lines = [
                 (str(n), *(_score(each[task]) for task in _TASKS)) for n, each in enumerate(blocks)
             ]
-            Console().print(grid(("block", *_TASKS.values()), lines, title=report["encoder"]))
+            print_grid(("block", *_TASKS.values()), lines, title=report["encoder"])
+    first = reports[0]
     notes = [
         *(line for report in reports for line in _best_layers(report)),
         f"{first['measure']}, percent, of mean patch tokens on {first['data']}: "
@@ -238,7 +215,7 @@ def _print(reports: list[dict[str, Any]]) -> None:
         *(["* random weights"] if not all(report["pretrained"] for report in reports) else []),
         *(f"n/a: {', '.join(names)}: {reason}" for reason, names in reasons.items()),
     ]
-    print_lines(notes)
+    typer.echo("\n".join(notes))
 
 
 def _best_layers(report: dict[str, Any]) -> list[str]:

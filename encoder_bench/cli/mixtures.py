@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,13 +20,14 @@ from encoder_bench.base.recipes import (
     recipe_names,
 )
 from encoder_bench.cli import options
-from encoder_bench.cli.printing import grid, print_lines
+from encoder_bench.cli.printing import print_grid
 
 if TYPE_CHECKING:
     from rich.text import Text
 
     from encoder_bench.data.mixture import Part
     from encoder_bench.data.sample import Sample
+    from encoder_bench.mllm.language import LanguageModel
     from encoder_bench.pipeline.preview import Shown
 
 MAX_COUNTED = 1000
@@ -39,6 +40,10 @@ TestData = Annotated[
     typer.Option(
         "--data", metavar="scenes|coco|DIR", help="Test sets that a mixture is compared with."
     ),
+]
+FolderTasks = Annotated[
+    str | None,
+    typer.Option(metavar="NAME,...", help="Task recipes; by default four, and VCR's if present."),
 ]
 Tokenizer = Annotated[
     str | None, typer.Option("--llm", metavar="NAME|PATH", help="Whose tokens are counted.")
@@ -67,84 +72,69 @@ def check(
     Raises:
         EncoderBenchError: rows are skipped, a source cannot be read, or overlap is refused.
     """
+    from encoder_bench.data.folder import open_data
     from encoder_bench.data.mixture import open_part
     from encoder_bench.data.overlap import TestImages
 
     recipe = load_mixture(name)
     problems: list[str] = []
-    images = TestImages(_test_sets(test_data, reporter, problems))
+    sets: dict[str, Sequence[Sample]] = {}
+    if test_data is not None:
+        folder = open_data(test_data, reporter, images_required=False)
+        for task, asked in options.task_recipes(folder).items():
+            try:
+                sets[task] = folder.task_samples(task, asked, "test")
+            except DataError as error:
+                problems.append(str(error))
+    images = TestImages(sets)
     parts: list[Part] = []
     for source in recipe.sources:
         try:
             parts.append(open_part(source, root, recipe, images, reporter))
         except DataError as error:
             problems.append(str(error))
-    count = _token_counter(llm)
-    _print_table(parts, count)
-    problems += _skipped(parts)
-    print_lines(_overlap(recipe, parts, list(images.sets)))
-    if recipe.on_overlap == "refuse":
-        shown = sum(part.about["overlap"]["rows"] for part in parts)
-        problems += [f"{shown} rows show a test image, which on_overlap refuses"] * bool(shown)
-    print_lines(f"PROBLEM  {problem}" for problem in problems)
+    _print_table(parts, llm)
+    for part in parts:
+        for reason, entry in part.about["skipped"].items():
+            first = f"first {entry['first'][0]}"
+            problems.append(f"{part.source.name}: {entry['count']:,} {reason}; {first}")
+    for line in _overlap(recipe, parts, list(images.sets)):
+        typer.echo(line)
+    shown = sum(part.about["overlap"]["rows"] for part in parts)
+    if shown and recipe.on_overlap == "refuse":
+        problems.append(f"{shown} rows show a test image, which on_overlap refuses")
+    for problem in problems:
+        typer.echo(f"PROBLEM  {problem}")
     if problems:
         raise EncoderBenchError(f"{name}: {len(problems)} problems, listed above")
 
 
-def _test_sets(
-    name: str | None, reporter: Reporter, problems: list[str]
-) -> Mapping[str, Sequence[Sample]]:
-    """Return the test samples of every task that the test data holds."""
-    from encoder_bench.data.folder import open_data
+def _print_table(parts: list[Part], llm: str | None) -> None:
+    """Print a line per source, with the words of its texts, or their tokens for the LLM."""
+    language: LanguageModel | None = None
+    if llm is not None:
+        from encoder_bench.mllm.loading import load_language_model
 
-    if name is None:
-        return {}
-    folder = open_data(name, reporter, images_required=False)
-    found = {}
-    for task, recipe in options.task_recipes(folder).items():
-        try:
-            found[task] = folder.task_samples(task, recipe, "test")
-        except DataError as error:
-            problems.append(str(error))
-    return found
-
-
-def _token_counter(llm: str | None) -> Callable[[Part], int] | None:
-    """Return what counts the tokens of a source's texts, template included, images not."""
-    if llm is None:
-        return None
-    from encoder_bench.mllm.dialogue import tokenize_turns
-    from encoder_bench.mllm.loading import load_language_model
-
-    language = load_language_model(LanguageModelSettings(name=llm), with_weights=False)
-
-    def count(part: Part) -> int:
-        rows = range(0, len(part.chosen), -(-len(part.chosen) // MAX_COUNTED))
-        segments = (s for row in rows for s in tokenize_turns(language, part.row(row).turns))
-        tokens = sum(len(segment.ids or ()) for segment in segments)
-        return round(tokens / len(rows) * len(part.chosen))
-
-    return count
-
-
-def _print_table(parts: list[Part], count: Callable[[Part], int] | None) -> None:
-    from rich.console import Console
-
-    header = ["source", "rows", "skipped", "overlap", "used", "images", "turns"]
+        language = load_language_model(LanguageModelSettings(name=llm), with_weights=False)
     rows = []
     for part in parts:
         about, (turns, words) = part.about, part.turns()
         skipped = sum(entry["count"] for entry in about["skipped"].values())
-        numbers = [about["read"], skipped, about["overlap"]["rows"], about["used"]]
-        numbers += [about["images"], turns, words if count is None else count(part)]
-        rows.append([part.source.name, *(f"{number:,}" for number in numbers)])
-    Console().print(grid([*header, "words" if count is None else "~tokens"], rows))
+        length = words if language is None else _count_tokens(part, language)
+        numbers = about["read"], skipped, about["overlap"]["rows"], about["used"], about["images"]
+        rows.append([part.source.name, *(f"{number:,}" for number in (*numbers, turns, length))])
+    header = ("source", "rows", "skipped", "overlap", "used", "images", "turns")
+    print_grid((*header, "words" if language is None else "~tokens"), rows)
 
 
-def _skipped(parts: list[Part]) -> Iterator[str]:
-    for part in parts:
-        for reason, entry in part.about["skipped"].items():
-            yield f"{part.source.name}: {entry['count']:,} {reason}; first {entry['first'][0]}"
+def _count_tokens(part: Part, language: LanguageModel) -> int:
+    """Return how many tokens a source's texts have, template included, images not."""
+    from encoder_bench.mllm.dialogue import tokenize_turns
+
+    rows = range(0, len(part.chosen), -(-len(part.chosen) // MAX_COUNTED))
+    segments = (s for row in rows for s in tokenize_turns(language, part.row(row).turns))
+    tokens = sum(len(segment.ids or ()) for segment in segments)
+    return round(tokens / len(rows) * len(part.chosen))
 
 
 def _overlap(recipe: MixtureRecipe, parts: list[Part], sets: list[str]) -> Iterator[str]:
@@ -165,9 +155,7 @@ def preview_command(
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write one HTML file with thumbnails.")
     ] = None,
-    tasks: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="Of a folder; else the default four.")
-    ] = None,
+    tasks: FolderTasks = None,
     train_data: TrainingFolder = Path(),
     adapter: options.Adapter = "quick",
     llm: options.LanguageModel = None,

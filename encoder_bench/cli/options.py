@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from encoder_bench.base.errors import RecipeError
 from encoder_bench.base.paths import RESULTS as RESULTS
-from encoder_bench.base.recipes import load_task
+from encoder_bench.base.recipes import TaskRecipe, load_task
+from encoder_bench.encoders.registry import find_spec
 from encoder_bench.pipeline import plan
 
 if TYPE_CHECKING:
-    from encoder_bench.base.recipes import TaskRecipe
     from encoder_bench.data.folder import DataFolder
 
 debug = os.environ.get("ENCODER_BENCH_DEBUG", "") not in ("", "0")
@@ -56,8 +57,6 @@ def _encoder_names(texts: list[str]) -> list[str]:
         RecipeError: no name.
         UnknownNameError: no such encoder.
     """
-    from encoder_bench.encoders.registry import find_spec
-
     found = []
     for text in texts:
         folder = Path(text.removeprefix("dir:")).expanduser()
@@ -180,7 +179,7 @@ Layer = Annotated[
     ),
 ]
 Resolution = Annotated[int | None, how(metavar="PIXELS", help="encoder.resolution")]
-Dtype = Annotated[str, how(metavar="DTYPE", help="Of the weights: float32, bfloat16, float16.")]
+Dtype = Annotated[Literal["float32", "bfloat16", "float16"], how(help="Of the weights.")]
 Steps = Annotated[int | None, how(metavar="N", help="Optimizer steps of each stage.")]
 Set = Annotated[
     list[str] | None,
@@ -255,21 +254,19 @@ def whole_numbers(flag: str, text: str | None) -> list[int]:
         raise RecipeError(f"{flag} {text}: give whole numbers, as in 0,1 or -2,-8") from None
 
 
-def pair(flag: str, text: str) -> tuple[str, str]:
-    """Read `NAME=VALUE`.
+def pairs(flag: str, texts: list[str] | None, example: str) -> dict[str, str]:
+    """Read a repeatable `KEY=VALUE`.
 
     Raises:
-        RecipeError: there is no name or no value.
+        RecipeError: no key, or no equals sign.
     """
-    name, _, value = text.partition("=")
-    if not name.strip() or not value:
-        raise RecipeError(f"{flag} {text}: give NAME=VALUE")
-    return name.strip(), value
-
-
-def pairs(flag: str, texts: list[str] | None) -> dict[str, str]:
-    """Read a repeatable `NAME=VALUE`; a RecipeError where there is no name or no value."""
-    return dict(pair(flag, text) for text in texts or [])
+    found = {}
+    for text in texts or []:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise RecipeError(f"{flag} {text}: give KEY=VALUE, as in {example}")
+        found[key.strip()] = value
+    return found
 
 
 def settings(texts: list[str] | None) -> dict[str, Any]:
@@ -280,16 +277,10 @@ def settings(texts: list[str] | None) -> dict[str, Any]:
     """
     import tomllib
 
-    found: dict[str, Any] = {}
-    for text in texts or []:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise RecipeError(f"--set {text}: give KEY=VALUE, as in training.precision=bf16")
-        key = key.strip()
-        try:
+    found: dict[str, Any] = dict(pairs("--set", texts, "training.precision=bf16"))
+    for key, value in found.items():
+        with contextlib.suppress(tomllib.TOMLDecodeError):
             found[key] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            found[key] = value
     return found
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from encoder_bench.base.errors import UnknownNameError
+from encoder_bench.base.errors import DataError, UnknownNameError
 from encoder_bench.cli import options
-from encoder_bench.cli.printing import grid, print_lines
+from encoder_bench.cli.printing import print_grid
 
 if TYPE_CHECKING:
     from encoder_bench.inspection.predict import Forecast, Worth
@@ -65,7 +65,6 @@ def predict_command(
     correlation with the trained results in --results, with its interval.
     """
     from encoder_bench import api
-    from encoder_bench.base.errors import DataError
     from encoder_bench.inspection.predict import worth
     from encoder_bench.results.runs import inventory
 
@@ -78,59 +77,44 @@ def predict_command(
         worths, heading = worth(forecasts, inventory(results)[0], joint=joint)
     except DataError as error:
         worths, heading = [], str(error)
-    _require_column(by, worths)
-    if json_output:
-        typer.echo(_forecasts_as_json(forecasts, worths, heading))
-    else:
-        chosen = [each for each in worths if each.column == by]
-        _print_forecasts(forecasts, chosen, heading, images=forecasts[0].images, llm=llm)
-
-
-def _require_column(by: str, worths: Sequence[Worth]) -> None:
     columns = list(dict.fromkeys(each.column for each in worths))
     if columns and by not in columns:
         raise UnknownNameError("column", by, columns)
+    if json_output:
+        content = {
+            "encoders": forecasts,
+            "worth": [asdict(each) | {"established": each.established} for each in worths],
+            "trained": heading,
+        }
+        typer.echo(json.dumps(content, indent=1, default=asdict))
+        return
+    _print_forecasts(forecasts, llm)
+    if worths:
+        _print_worths([each for each in worths if each.column == by], heading)
+    else:
+        typer.echo(f"What this is worth as a forecast is not known: {heading}")
 
 
-def _forecasts_as_json(forecasts: Sequence[Forecast], worths: Sequence[Worth], heading: str) -> str:
-    content = {
-        "encoders": [asdict(each) for each in forecasts],
-        "worth": [asdict(each) | {"established": each.established} for each in worths],
-        "trained": heading,
-    }
-    return json.dumps(content, indent=1)
-
-
-def _print_forecasts(
-    forecasts: Sequence[Forecast], worths: Sequence[Worth], heading: str, *, images: int, llm: str
-) -> None:
-    from rich.console import Console
-
+def _print_forecasts(forecasts: Sequence[Forecast], llm: str) -> None:
     from encoder_bench.inspection.predict import PREDICTORS
 
-    names = list(PREDICTORS)
-    rows = [
-        (
-            each.encoder + ("" if each.pretrained else " *"),
-            *(f"{each.scores[name]:.3g}" if name in each.scores else "n/a" for name in names),
-        )
-        for each in forecasts
-    ]
-    console = Console()
-    console.print(grid(("encoder", *names), rows))
-    reasons = {f"n/a: {name}: {why}" for each in forecasts for name, why in each.reasons.items()}
-    print_lines(
-        [
-            f"On {images} test images, LLM {llm}. Less is better for the GW distance only.",
-            *(["* random weights"] if not all(each.pretrained for each in forecasts) else []),
-            *sorted(reasons),
-            "",
-        ]
+    rows = []
+    for each in forecasts:
+        name = each.encoder + ("" if each.pretrained else " *")
+        scores = [each.scores.get(predictor) for predictor in PREDICTORS]
+        rows.append((name, *("n/a" if score is None else f"{score:.3g}" for score in scores)))
+    print_grid(("encoder", *PREDICTORS), rows)
+    typer.echo(
+        f"On {forecasts[0].images} test images, LLM {llm}. Less is better for the GW distance only."
     )
-    if not worths:
-        print_lines([f"What this is worth as a forecast is not known: {heading}"])
-        return
-    table = [
+    if not all(each.pretrained for each in forecasts):
+        typer.echo("* random weights")
+    reasons = {f"n/a: {name}: {why}" for each in forecasts for name, why in each.reasons.items()}
+    typer.echo("\n".join([*sorted(reasons), ""]))
+
+
+def _print_worths(worths: Sequence[Worth], heading: str) -> None:
+    rows = [
         (
             each.predictor,
             f"{each.correlation:+.2f}",
@@ -140,12 +124,9 @@ def _print_forecasts(
         )
         for each in worths
     ]
-    columns = ("predictor", "rank corr.", "95% interval", "leaving one out", "")
-    console.print(grid(columns, table))
-    print_lines(
-        [
-            f"Spearman's rank correlation with {worths[0].column} over {worths[0].encoders} "
-            f"encoders: {heading}.",
-            f"Of {len(worths)} such intervals {0.05 * len(worths):.1f} leave out 0 by chance.",
-        ]
+    print_grid(("predictor", "rank corr.", "95% interval", "leaving one out", ""), rows)
+    typer.echo(
+        f"Spearman's rank correlation with {worths[0].column} over {worths[0].encoders} encoders: "
+        f"{heading}.\n"
+        f"Of {len(worths)} such intervals {0.05 * len(worths):.1f} leave out 0 by chance."
     )

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from encoder_bench.base.progress import QuietReporter, Reporter, make_reporter
+from encoder_bench.base.progress import QuietReporter, make_reporter
 from encoder_bench.cli import options
-from encoder_bench.cli.printing import print_lines
+from encoder_bench.encoders.registry import find_spec
 from encoder_bench.pipeline.plan import DEFAULT_ENCODER, RunPlan, check_places, make_plan
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def run_command(
         results=results, device=device, settings=options.settings(set_),
         trust_remote_code=trust_remote_code,
     )  # fmt: skip
-    warn_of_drawn_scenes([encoder], data, QuietReporter())
+    warn_of_drawn_scenes([encoder], data)
     check_places(plan)
     if dry_run:
         _print_plan(plan, json_output=json_output)
@@ -89,15 +89,14 @@ def run_command(
         _print_outcome(outcome, plan.results)
 
 
-def warn_of_drawn_scenes(encoders: Sequence[str], data: str, reporter: Reporter) -> None:
+def warn_of_drawn_scenes(encoders: Sequence[str], data: str) -> None:
     """Warn where published encoders are to be compared on drawings that say nothing of them."""
     from encoder_bench.data.folder import is_scenes
-    from encoder_bench.encoders.registry import find_spec
 
     real = [name for name in encoders if find_spec(name).source != "bundled"]
     if not is_scenes(data) or not real or all(n.startswith("random:") for n in real):
         return
-    reporter.warn(
+    QuietReporter().warn(
         f"{', '.join(real)}: the default data are drawn 72 px scenes; they test the set-up and say "
         "nothing about a published encoder. On real data: encoder-bench run --encoder "
         f"{real[0]} --adapter laptop --data DIR (README, 'On real data', says what DIR holds)"
@@ -109,8 +108,7 @@ def _print_plan(plan: RunPlan, *, json_output: bool) -> None:
 
     estimate = estimate_run(plan)
     if json_output:
-        settings = {
-            **plan.scoring_settings(),
+        settings = plan.scoring_settings() | {
             "data": plan.data,
             "training_data": plan.training_data,
             "results": str(plan.results),
@@ -118,7 +116,8 @@ def _print_plan(plan: RunPlan, *, json_output: bool) -> None:
         }
         typer.echo(json.dumps({"plan": settings, "estimate": estimate.as_json()}, indent=2))
         return
-    print_lines([*estimate.lines(), "", *_plan_lines(plan), "", "every setting: add --json"])
+    lines = [*estimate.lines(), "", *_plan_lines(plan), "", "every setting: add --json"]
+    typer.echo("\n".join(lines))
 
 
 def _plan_lines(plan: RunPlan) -> list[str]:
@@ -126,11 +125,9 @@ def _plan_lines(plan: RunPlan) -> list[str]:
     recipe = plan.adapter
     layers = ", ".join(map(str, recipe.encoder.layer))
     tokens = recipe.projector.visual_tokens or "the encoder's"
+    mode = "jointly tuned" if plan.joint else "frozen"
     rows = [
-        (
-            "encoder",
-            f"{plan.encoder}, {'jointly tuned' if plan.joint else 'frozen'}, layer {layers}",
-        ),
+        ("encoder", f"{plan.encoder}, {mode}, layer {layers}"),
         ("projector", f"{recipe.projector.name}, {tokens} visual tokens"),
         ("LLM", f"{recipe.llm.name}, trained: {recipe.llm.train}"),
         ("adapter", f"{plan.adapter_name}, {recipe.training.precision}"),
@@ -162,17 +159,14 @@ def _print_outcome(outcome: RunOutcome, results: Path) -> None:
 
     record = outcome.record
     if outcome.found:
-        print_lines([f"This run was done on {record.created}; --force runs it again."])
+        typer.echo(f"This run was done on {record.created}; --force runs it again.")
     print_table([record])
     folder = "" if results == options.RESULTS else f" --results {shlex.quote(str(results))}"
-    lines = [
-        f"record       {outcome.path}",
-        f"predictions  {results / 'predictions' / record.run_id}",
-    ]
+    typer.echo(f"record       {outcome.path}")
+    typer.echo(f"predictions  {results / 'predictions' / record.run_id}")
     if other := _other_mode(sys.argv[1:], joint=record.joint):
-        lines.append(f"next         {other}")
-    lines.append(f"table        encoder-bench table{folder}   (report, compare, check: --help)")
-    print_lines(lines)
+        typer.echo(f"next         {other}")
+    typer.echo(f"table        encoder-bench table{folder}   (report, compare, check: --help)")
 
 
 def _other_mode(arguments: Sequence[str], *, joint: bool) -> str | None:

@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from encoder_bench.base.errors import DataError
+from encoder_bench.base.files import write_text
+from encoder_bench.base.progress import make_reporter
+from encoder_bench.base.recipes import load_task
 from encoder_bench.cli import options
-from encoder_bench.cli.printing import grid, print_lines
+from encoder_bench.cli.printing import print_grid
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.text import Text
 
     from encoder_bench.metrics.java import JavaCheck
     from encoder_bench.tasks.score_file import FileScores, Missing
@@ -52,9 +56,7 @@ def score_command(
     column: Annotated[
         str | None, typer.Option(metavar="NAME", help="The column that holds the answers.")
     ] = None,
-    data: Annotated[
-        str, typer.Option(metavar="scenes|coco|DIR", help="Where the questions are.")
-    ] = "scenes",
+    data: options.Data = "scenes",
     show: Annotated[
         int, typer.Option(metavar="N", help="Differing samples to print for each variant.")
     ] = 5,
@@ -81,12 +83,6 @@ def score_command(
     It answers "why is my score not the paper's": official, pre-2021, normalised and GVT's readings
     side by side, and the samples on which they disagree.
     """
-    from rich.console import Console
-
-    from encoder_bench.base.errors import DataError
-    from encoder_bench.base.files import write_text
-    from encoder_bench.base.progress import make_reporter
-    from encoder_bench.base.recipes import load_task
     from encoder_bench.data.folder import open_data
     from encoder_bench.tasks.score_file import score_predictions
 
@@ -102,83 +98,84 @@ def score_command(
         write_text(output, _csv(found))
     java = _java_check(found) if check_java else None
     if json_output:
-        typer.echo(json.dumps(_as_json(found, java), indent=1, ensure_ascii=False))
+        content = _as_json(found, java)
+        typer.echo(json.dumps(content, indent=1, ensure_ascii=False, default=asdict))
         return
-    _print(found, show, Console())
-    print_lines([] if java is None else [java.line])
+    _print_scores(found)
+    _print_odd(found)
+    _print_breakdown(found)
+    _print_differing(found, show)
+    if java is not None:
+        typer.echo(java.line)
 
 
-def _print(found: FileScores, show: int, console: Console) -> None:
-    console.print(f"read as {found.form}", markup=False, highlight=False)
-    rows = []
+def _print_scores(found: FileScores) -> None:
+    from rich.text import Text
+
+    typer.echo(f"read as {found.form}")
+    rows: list[tuple[str | Text, ...]] = []
+    reasons = []
     for name, score in found.scores.items():
-        own = name == found.primary
-        differs = str(len(found.differing(name))) if name in found.variants() else ""
         if score.value is None:
             rows.append((name, "n/a", "", str(score.samples), ""))
+            reasons.append(f"{name}: n/a: {score.reason}")
             continue
         interval = "" if score.low is None else f"{score.low:.2f} to {score.high:.2f}"
-        shown = f"[bold]{name}[/]" if own else name
+        shown = Text(name, "bold" if name == found.primary else "")
+        differs = str(len(found.differing(name))) if name in found.variants() else ""
         rows.append((shown, f"{score.value:.2f}", interval, str(score.samples), differs))
-    console.print(grid(("Metric", "Score", "95% interval", "Samples", "Disagrees"), rows))
-    for name, score in found.scores.items():
-        if score.value is None:
-            console.print(f"{name}: n/a: {score.reason}", markup=False, highlight=False)
+    print_grid(("Metric", "Score", "95% interval", "Samples", "Disagrees"), rows)
+    for line in reasons:
+        typer.echo(line)
     if found.ceiling is not None:
-        console.print(
+        typer.echo(
             "some questions have three human answers or fewer, with which the official formula "
             f"cannot reach 100: vqa_accuracy is {found.ceiling:.2f} at most here; exact_match "
-            "counts any of the answers as right",
-            highlight=False,
+            "counts any of the answers as right"
         )
-    _print_odd(found, console)
-    _print_breakdown(found, console)
-    for name in found.variants():
-        for entry in found.differing(name)[:show]:
-            console.print(
-                f"{name} {entry.scores[name]:.0f}, {found.primary} "
-                f"{entry.scores[found.primary]:.0f}: {entry.sample_id} "
-                f"{entry.question!r} answered {entry.prediction!r}, truth "
-                f"{_truths(entry.references)}",
-                markup=False,
-                highlight=False,
-            )
 
 
-def _print_odd(found: FileScores, console: Console) -> None:
+def _print_odd(found: FileScores) -> None:
     """Print over how many samples the scores stand, and what is odd about the file."""
-    console.print(
+    typer.echo(
         f"over {len(found.samples)} of the split's {found.total} samples; parse failures: "
-        f"{found.parse_failures}",
-        highlight=False,
+        f"{found.parse_failures}"
     )
     if found.blind:
-        blind = ", ".join(
-            f"{name} {score.value:.2f}"
-            for name, score in found.blind.items()
-            if score.value is not None
-        )
+        known = {name: score.value for name, score in found.blind.items()}
+        blind = ", ".join(f"{n} {value:.2f}" for n, value in known.items() if value is not None)
         lift = "n/a" if found.lift is None else f"{found.lift:+.2f}"
-        console.print(f"blind: {blind}; lift over the best: {lift}", highlight=False)
+        typer.echo(f"blind: {blind}; lift over the best: {lift}")
     for kind, names in found.odd.items():
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        line = f"{_ODD[kind]}: {len(names)}: {'; '.join(names[:_NAMED])}{more}"
-        console.print(line, markup=False, highlight=False)
+        typer.echo(f"{_ODD[kind]}: {len(names)}: {'; '.join(names[:_NAMED])}{more}")
 
 
-def _print_breakdown(found: FileScores, console: Console) -> None:
+def _print_breakdown(found: FileScores) -> None:
     """Print broken-down metrics by facet value; long lists are cut, `--json` has them whole."""
-    for facet in found.breakdown.get(found.primary, {}):
+    for facet, scores in found.breakdown.get(found.primary, {}).items():
         columns = [name for name, facets in found.breakdown.items() if facet in facets]
         rows = []
-        values = list(found.breakdown[found.primary][facet].items())
-        for value, score in values[:_ROWS]:
+        for value, score in list(scores.items())[:_ROWS]:
             cells = [found.breakdown[name][facet][value].value for name in columns]
             shown = ["n/a" if cell is None else f"{cell:.2f}" for cell in cells]
             rows.append((value, str(score.samples), *shown))
-        console.print(grid((facet, "samples", *columns), rows))
-        if len(values) > _ROWS:
-            console.print(f"and {len(values) - _ROWS} more; --json has all", highlight=False)
+        print_grid((facet, "samples", *columns), rows)
+        if len(scores) > _ROWS:
+            typer.echo(f"and {len(scores) - _ROWS} more; --json has all")
+
+
+def _print_differing(found: FileScores, show: int) -> None:
+    """Print samples that a variant scores otherwise than the primary metric does."""
+    for name in found.variants():
+        for entry in found.differing(name)[:show]:
+            different = list(dict.fromkeys(entry.references))
+            truths = ", ".join(map(repr, different[:4])) + (", ..." if different[4:] else "")
+            typer.echo(
+                f"{name} {entry.scores[name]:.0f}, {found.primary} "
+                f"{entry.scores[found.primary]:.0f}: {entry.sample_id} "
+                f"{entry.question!r} answered {entry.prediction!r}, truth {truths}"
+            )
 
 
 def _java_check(found: FileScores) -> JavaCheck:
@@ -188,29 +185,17 @@ def _java_check(found: FileScores) -> JavaCheck:
     return check_tokens([*texts, *(t for e in found.samples for t in e.references)])
 
 
-def _truths(references: tuple[str, ...]) -> str:
-    different = list(dict.fromkeys(references))
-    return ", ".join(repr(text) for text in different[:4]) + (", ..." if different[4:] else "")
-
-
 def _as_json(found: FileScores, java: JavaCheck | None) -> dict[str, Any]:
-    content: dict[str, Any] = {} if java is None else {"java_check": asdict(java)}
-    return content | {
+    return ({} if java is None else {"java_check": java}) | {
         "task": found.task,
         "read_as": found.form,
         "vqa_accuracy_ceiling": found.ceiling,
         "primary": found.primary,
-        "scores": {name: asdict(score) for name, score in found.scores.items()},
-        "blind": {name: asdict(score) for name, score in found.blind.items()},
+        "scores": found.scores,
+        "blind": found.blind,
         "lift": found.lift,
         "parse_failures": found.parse_failures,
-        "breakdown": {
-            name: {
-                facet: {value: asdict(score) for value, score in values.items()}
-                for facet, values in facets.items()
-            }
-            for name, facets in found.breakdown.items()
-        },
+        "breakdown": found.breakdown,
         "samples": len(found.samples),
         "samples_of_the_split": found.total,
         "odd": {kind: {"count": len(names), "names": names} for kind, names in found.odd.items()},

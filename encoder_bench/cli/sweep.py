@@ -1,30 +1,40 @@
-"""`encoder-bench sweep`: many runs, one for each encoder, mode, adapter and seed."""
+"""`encoder-bench sweep | status`: many runs, and how runs stand."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import dataclasses
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from encoder_bench.base.errors import UnknownNameError
-from encoder_bench.base.progress import QuietReporter
 from encoder_bench.cli import options
-from encoder_bench.cli.printing import grid, print_lines
+from encoder_bench.cli.printing import grid, print_grid
 from encoder_bench.cli.run import warn_of_drawn_scenes
-from encoder_bench.cli.status import coloured_state, status_table
 from encoder_bench.pipeline.plan import check_places
-from encoder_bench.sweep.slurm import SlurmOptions
+from encoder_bench.sweep.jobs import (
+    Job,
+    RunStatus,
+    all_runs,
+    job_status,
+    make_jobs,
+    with_twins,
+    write_job,
+)
+from encoder_bench.sweep.launch import SlurmOptions, run_local, submit, wait_for
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from encoder_bench.pipeline.estimate import RunEstimate
-    from encoder_bench.sweep.jobs import Job
 
 EPILOG = (
     "Example: encoder-bench sweep --encoders dinov2-l,clip-l --modes frozen,joint --seeds 0,1,2. "
@@ -34,7 +44,15 @@ EPILOG = (
 )
 _matrix = partial(typer.Option, rich_help_panel="The matrix")
 _slurm = partial(typer.Option, rich_help_panel="SLURM")
-_LAUNCHERS = ("local", "slurm")
+_COLOURS = {
+    "done": "green",
+    "failed": "red",
+    "running": "cyan",
+    "queued": "blue",
+    "interrupted": "yellow",
+    "damaged": "red",
+}
+_POLL_SECONDS, _IDLE_POLLS = 2.0, 5
 
 Modes = Annotated[str, _matrix(metavar="frozen,joint", help="Encoder frozen, tuned, or both.")]
 Seeds = Annotated[str, _matrix(metavar="N,...", help="Random seeds.")]
@@ -47,7 +65,7 @@ Twins = Annotated[
 ]
 Adapters = Annotated[str, _matrix(metavar="NAME,...", help="Adapter recipes or files.")]
 Launcher = Annotated[
-    str, options.where(metavar="local|slurm", help="Processes of this machine, or SLURM jobs.")
+    Literal["local", "slurm"], options.where(help="Processes of this machine, or SLURM jobs.")
 ]
 Slots = Annotated[
     int | None,
@@ -115,10 +133,6 @@ def sweep_command(
     debug: options.Debug = False,
 ) -> None:
     """Run every encoder in every mode with every seed; a failed run does not stop the rest."""
-    from encoder_bench.sweep.jobs import make_jobs, with_twins
-
-    if launcher not in _LAUNCHERS:
-        raise UnknownNameError("launcher", launcher, _LAUNCHERS)
     files = options.weights_by_name(encoders, weights)
     names, files = with_twins(encoders, files) if twins else (encoders, files)
     settings = {
@@ -130,8 +144,9 @@ def sweep_command(
     }  # fmt: skip
     axes = options.listed(modes), options.whole_numbers("--seeds", seeds), options.listed(adapter)
     jobs = make_jobs(names, *axes, settings, files)
-    warn_of_drawn_scenes(names, data, QuietReporter())
-    slurm = SlurmOptions(partition, gpus, cpus, minutes, at_once, options.pairs("--sbatch", sbatch))
+    warn_of_drawn_scenes(names, data)
+    extra = options.pairs("--sbatch", sbatch, "mem=64GB")
+    slurm = SlurmOptions(partition, gpus, cpus, minutes, at_once, extra)
     if (missing := _print_plan(jobs, results, force=force)) and not dry_run:
         _launch(missing, results, launcher, slurm, slots=slots, force=force, wait=wait, quiet=quiet)
 
@@ -140,42 +155,28 @@ def _print_plan(
     jobs: Sequence[Job], results: Path, *, force: bool
 ) -> list[tuple[Job, RunEstimate]]:
     """Print every job with its state and estimated cost, and return those that are to do."""
-    from rich.console import Console
-
     from encoder_bench.pipeline.estimate import duration_text, estimate_run, size_text
-    from encoder_bench.sweep.jobs import job_status
 
-    plans = [job.plan(results) for job in jobs]
-    for plan in plans:
-        check_places(plan)
-    estimates = [estimate_run(plan) for plan in plans]
-    states = [job_status(job.folder(results), results, job).state for job in jobs]
-    rows = [
-        (
-            job.name,
-            coloured_state(state),
-            duration_text(estimate.seconds),
-            size_text(estimate.memory_bytes),
-            size_text(estimate.disk_bytes),
-        )
-        for job, state, estimate in zip(jobs, states, estimates, strict=True)
-    ]
-    Console().print(grid(("Run", "State", "Time", "Memory", "Disk"), rows, left=2))
     skipped = {"running"} if force else {"running", "done"}
-    missing = [
-        (job, estimate)
-        for job, state, estimate in zip(jobs, states, estimates, strict=True)
-        if state not in skipped
-    ]
-    seconds = [estimate.seconds for _, estimate in missing]
-    known = [value for value in seconds if value is not None]
-    total = duration_text(sum(known) if len(known) == len(seconds) else None)
-    elsewhere = f", {states.count('running')} running elsewhere" if "running" in states else ""
-    print_lines(
-        [
-            f"{len(jobs)} runs, {len(missing)} to do{elsewhere}; one after another "
-            f"{total} (estimated, to a factor of about three)"
-        ]
+    missing: list[tuple[Job, RunEstimate]] = []
+    rows: list[tuple[str | Text, ...]] = []
+    running = 0
+    for job in jobs:
+        plan = job.plan(results)
+        check_places(plan)
+        estimate = estimate_run(plan)
+        state = job_status(job.folder(results), results, job).state
+        sizes = map(size_text, (estimate.memory_bytes, estimate.disk_bytes))
+        rows.append((job.name, _coloured(state), duration_text(estimate.seconds), *sizes))
+        missing += [] if state in skipped else [(job, estimate)]
+        running += state == "running"
+    print_grid(("Run", "State", "Time", "Memory", "Disk"), rows, left=2)
+    seconds = [each.seconds for _, each in missing if each.seconds is not None]
+    total = duration_text(sum(seconds) if len(seconds) == len(missing) else None)
+    elsewhere = f", {running} running elsewhere" if running else ""
+    typer.echo(
+        f"{len(jobs)} runs, {len(missing)} to do{elsewhere}; one after another "
+        f"{total} (estimated, to a factor of about three)"
     )
     return missing
 
@@ -192,27 +193,18 @@ def _launch(
     quiet: bool,
 ) -> None:
     """Do jobs, and name those that did not end well."""
-    from encoder_bench.sweep.jobs import job_status, write_job
-    from encoder_bench.sweep.local import run_local
-    from encoder_bench.sweep.slurm import submit, wait_for
-
     folders = [write_job(job, results) for job, _ in missing]
     if launcher == "slurm":
         submit(folders, results, slurm, force=force)
         if not wait:
-            print_lines([f"queued {len(folders)} runs; encoder-bench status --results {results}"])
+            typer.echo(f"queued {len(folders)} runs; encoder-bench status --results {results}")
             return
         ended = wait_for(folders, results)
     else:
-        memory = max((estimate.memory_bytes or 0 for _, estimate in missing), default=0)
         ended = run_local(
-            folders,
-            results,
-            slots=slots,
-            gpus_per_job=slurm.gpus,
-            memory_bytes=memory or None,
-            force=force,
-        )
+            folders, results, slots=slots, gpus_per_job=slurm.gpus, force=force,
+            memory_bytes=max(estimate.memory_bytes or 0 for _, estimate in missing),
+        )  # fmt: skip
     failed = []
     with contextlib.closing(ended), _live_table(folders, results, quiet=quiet) as console:
         for count, folder in enumerate(ended, start=1):
@@ -220,13 +212,12 @@ def _launch(
             line = f"{status.state}: {status.name}"
             if status.state != "done":
                 failed.append(f"{line}: {status.message}")
-            console.print(
-                f"[{count}/{len(folders)}] {line}", markup=False, highlight=False, soft_wrap=True
-            )
+            numbered = f"[{count}/{len(folders)}] {line}"
+            console.print(numbered, markup=False, emoji=False, highlight=False, soft_wrap=True)
     for line in failed:
         typer.echo(line, err=True)
     done = len(folders) - len(failed)
-    print_lines([f"{done} of {len(folders)} runs done; encoder-bench table --results {results}"])
+    typer.echo(f"{done} of {len(folders)} runs done; encoder-bench table --results {results}")
     if failed:
         raise typer.Exit(1)
 
@@ -237,10 +228,8 @@ def _live_table(folders: Sequence[Path], results: Path, *, quiet: bool) -> Itera
     from rich.console import Console
     from rich.live import Live
 
-    from encoder_bench.sweep.jobs import job_status
-
     def table() -> Table:
-        return status_table(job_status(folder, results) for folder in folders)
+        return _status_table(job_status(folder, results) for folder in folders)
 
     console = Console(stderr=True, quiet=quiet)
     if quiet or not console.is_terminal:
@@ -248,3 +237,47 @@ def _live_table(folders: Sequence[Path], results: Path, *, quiet: bool) -> Itera
         return
     with Live(get_renderable=table, console=console, refresh_per_second=0.5, transient=True):
         yield console
+
+
+def status_command(
+    results: options.Results = options.RESULTS,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Refresh every two seconds until all runs have ended.")
+    ] = False,
+    json_output: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Show the state of runs: done, running, queued, interrupted or failed, with the last line."""
+    from rich.live import Live
+
+    runs = all_runs(results)
+    if json_output:
+        typer.echo(json.dumps(runs, indent=1, default=dataclasses.asdict))
+        return
+    if not runs:
+        typer.echo(f"{results}: no runs here yet; `encoder-bench run` or `sweep` makes some")
+        return
+    idle = 0 if watch else _IDLE_POLLS
+    with Live(_status_table(runs), auto_refresh=False) as live:
+        while idle < _IDLE_POLLS and not all(run.ended for run in runs):
+            time.sleep(_POLL_SECONDS)
+            runs = all_runs(results)
+            live.update(_status_table(runs), refresh=True)
+            # Between two runs of a sweep none is running for a moment.
+            idle = 0 if any(run.state in ("running", "queued") for run in runs) else idle + 1
+
+
+def _status_table(runs: Iterable[RunStatus]) -> Table:
+    """Return a table of runs with their state, and how many there are of each."""
+    shown = list(runs)
+    rows = [(run.name, _coloured(run.state), run.run_id, run.message) for run in shown]
+    table = grid(("Run", "State", "Id", "Last line"), rows, left=4)
+    counts = Counter(run.state for run in shown)
+    table.caption = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    return table
+
+
+def _coloured(state: str) -> Text:
+    from rich.text import Text
+
+    return Text(state, style=_COLOURS.get(state, ""))

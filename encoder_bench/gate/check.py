@@ -146,9 +146,8 @@ def rerun_quick(
     """Do the cheap part of every accepted run again: about a minute on two cores.
 
     All recorded answers are scored again. Runs whose trained weights the baseline keeps answer
-    every test question again, which is judged like a fresh run. No score may get worse by `margin`
-    points; None takes the baseline's own. `data` is where the data are, for runs on a folder; None
-    takes what the record names.
+    every test question again, which is judged like a fresh run. `margin` is as for `check`; `data`
+    is where the data are, for runs on a folder; None takes what the record names.
 
     Raises:
         RecordError: the baseline or its predictions are missing or damaged.
@@ -216,29 +215,21 @@ def todays_plan(
     """
     training = record.training_data
     return make_plan(
-        encoder=record.encoder.name,
-        joint=record.joint,
-        adapter=str(record.adapter.get("name")),
+        encoder=record.encoder.name, joint=record.joint, adapter=str(record.adapter.get("name")),
         data=data or str(record.data.get("name")),
         training_data=data or str(training.get("folder") or training.get("name")),
         mixture=[str(stage.get("mixture") or NO_MIXTURE) for stage in record.adapter["stages"]],
-        tasks=list(record.tasks),
-        seed=record.seed,
-        limit=record.limit,
-        results=results,
+        tasks=list(record.tasks), seed=record.seed, limit=record.limit, results=results,
         device=device,
-    )
+    )  # fmt: skip
 
 
 def answer_again(
     baseline: Path, record: RunRecord, plan: RunPlan, folder: Path, reporter: Reporter
 ) -> RunRecord:
-    """Ask a run's kept model every test question again, without the blind baselines.
+    """Return a record with the scores of its kept model on every test question, asked again.
 
-    Predictions go to the results folder `folder`.
-
-    Returns:
-        The record with today's scores and data in place of its own.
+    There are no blind baselines. Predictions go to the results folder `folder`.
 
     Raises:
         WeightsError: the encoder or the LLM found now is not the one of the run.
@@ -251,12 +242,10 @@ def answer_again(
     from encoder_bench.tasks.task import read_samples
 
     source = open_data(plan.data, reporter)
+    asked = [read_samples(source, n, task, limit=plan.limit) for n, task in plan.tasks.items()]
     tasks = evaluate(
         ImagePredictor(load_run(baseline, record, device=plan.device)),
-        [
-            read_samples(source, name, recipe, limit=plan.limit)
-            for name, recipe in plan.tasks.items()
-        ],
+        asked,
         folder / "predictions" / record.run_id,
         controls=False,
         batch_images=plan.adapter.evaluation_batch_images,

@@ -3,11 +3,17 @@
 A job's folder `RESULTS/sweep/ID` holds `job.json` (what to run), `log.txt` (its output), `.lock`
 (held while it runs), and `run_id.txt` or `error.txt` once it has ended; `slurm.txt` names its job
 in a SLURM queue. Nothing else keeps state, so a killed process leaves nothing stale.
+`python -m encoder_bench.sweep.jobs JOB RESULTS [--force]` is a process that does one.
 """
 
+import datetime
 import itertools
 import json
+import os
 import shlex
+import socket
+import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +21,7 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from encoder_bench.base.errors import RecipeError, RecordError
+from encoder_bench.base.errors import EncoderBenchError, RecipeError, RecordError
 from encoder_bench.base.files import write_text
 from encoder_bench.base.hashing import hash_json
 from encoder_bench.base.record import read_record, record_path
@@ -26,6 +32,8 @@ from encoder_bench.pipeline.plan import RunPlan, make_plan
 MODES = ("frozen", "joint")
 STARTED = "started on "
 """Begins the line that a job's log gets at each start."""
+LOCK_TIMEOUT = 5.0
+"""Seconds; a command that asks how a job stands holds its lock for a moment."""
 
 State = Literal["planned", "queued", "running", "interrupted", "failed", "done", "damaged"]
 
@@ -62,15 +70,11 @@ class Job:
             UnknownNameError: no such encoder, recipe, projector or task.
         """
         weights = self.settings.get("weights")
-        settings = {**self.settings, "weights": Path(weights) if weights else None}
         return make_plan(
-            encoder=self.encoder,
-            joint=self.joint,
-            seed=self.seed,
-            adapter=self.adapter,
+            encoder=self.encoder, joint=self.joint, seed=self.seed, adapter=self.adapter,
             results=results,
-            **settings,
-        )
+            **{**self.settings, "weights": Path(weights) if weights else None},
+        )  # fmt: skip
 
     def folder(self, results: Path) -> Path:
         """Return the job's folder, named by the hash of all that could change its scores."""
@@ -178,17 +182,19 @@ def job_status(folder: Path, results: Path, job: Job | None = None) -> RunStatus
     log = text_of(folder / "log.txt").splitlines()
     starts, last = sum(line.startswith(STARTED) for line in log), log[-1] if log else ""
     run_id, error = text_of(folder / "run_id.txt"), text_of(folder / "error.txt")
-    state: State = "planned" if run_id or not starts else "interrupted"
-    message = last if state == "interrupted" else ""
+
+    def status(state: State, message: str = "", run_id: str = "") -> RunStatus:
+        return RunStatus(job.name, state, message, run_id, starts, job)
+
     if _is_locked(folder):
-        state, message = "running", last
-    elif run_id and record_path(results, run_id).is_file():
-        return RunStatus(job.name, "done", "", run_id, starts, job)
-    elif error:
-        state, message = "failed", error
-    elif (folder / "slurm.txt").is_file():
-        state, message = "queued", ""
-    return RunStatus(job.name, state, message, "", starts, job)
+        return status("running", last)
+    if run_id and record_path(results, run_id).is_file():
+        return status("done", run_id=run_id)
+    if error:
+        return status("failed", error)
+    if (folder / "slurm.txt").is_file():
+        return status("queued")
+    return status("planned") if run_id or not starts else status("interrupted", last)
 
 
 def all_runs(results: Path) -> list[RunStatus]:
@@ -252,3 +258,45 @@ def _is_locked(folder: Path) -> bool:
     except OSError:  # another user's folder
         pass
     return False
+
+
+def _do_job(folder: Path, results: Path, *, force: bool) -> bool:
+    """Do a job's run, or resume it, and write down how it ended; return whether it is done.
+
+    A process of several that is not the main one does its share of the training.
+
+    Raises:
+        RecordError: `job.json` is missing or damaged.
+    """
+    from encoder_bench.base.progress import PlainReporter
+    from encoder_bench.pipeline.run import run_here
+
+    job = read_job(folder)
+    if os.environ.get("RANK", "0") != "0":
+        run_here(job.plan(results), PlainReporter())
+        return True
+    try:
+        with FileLock(folder / ".lock", timeout=LOCK_TIMEOUT):
+            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            print(f"{STARTED}{socket.gethostname()} at {now}", file=sys.stderr, flush=True)
+            (folder / "error.txt").unlink(missing_ok=True)
+            try:
+                outcome = run_here(
+                    job.plan(results), PlainReporter(), force=force, command=job.command
+                )
+                assert outcome is not None, "the main process has a record"
+                write_text(folder / "run_id.txt", f"{outcome.record.run_id}\n")
+            except EncoderBenchError as error:
+                write_text(folder / "error.txt", f"{error}\n")
+            except Exception as error:  # recorded, like any other failure
+                traceback.print_exc()
+                write_text(folder / "error.txt", f"{type(error).__name__}: {error}\n")
+            (folder / "slurm.txt").unlink(missing_ok=True)
+    except Timeout:
+        print("another process is doing this run", file=sys.stderr)
+    return job_status(folder, results, job).state == "done"
+
+
+if __name__ == "__main__":
+    job_folder, results_folder, *rest = sys.argv[1:]
+    sys.exit(not _do_job(Path(job_folder), Path(results_folder), force="--force" in rest))

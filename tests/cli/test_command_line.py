@@ -93,6 +93,16 @@ def test_debug_shows_the_traceback() -> None:
     assert "Traceback" in result.stderr
 
 
+def test_an_interrupted_command_says_that_it_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("encoder_bench.cli.cache.list_features", interrupted)
+    result = encoder_bench("cache", "ls")
+    assert result.returncode == 130
+    assert "error: interrupted; what was computed is kept" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -13,7 +13,7 @@ from report_builders import make_run
 from result_builders import make_record
 from typer.testing import CliRunner
 
-from encoder_bench.base.errors import RecordError, UnknownNameError
+from encoder_bench.base.errors import RecordError
 from encoder_bench.base.record import read_records, write_record
 from encoder_bench.cli.app import app
 from encoder_bench.results.contrasts import MAX_RUNS, usual_ties
@@ -92,6 +92,13 @@ def test_published_figures_are_written_in_every_format(tmp_path: Path) -> None:
         assert (tmp_path / f"reported.{ending}").stat().st_size > 500
 
 
-@pytest.mark.parametrize("wrong", [("--format", "xlsx"), ("--compare", "mine")])
-def test_a_wrong_name_suggests_the_right_ones(results: Path, wrong: tuple[str, str]) -> None:
-    assert isinstance(table(results, *wrong).exception, UnknownNameError)
+@pytest.mark.parametrize(
+    ("wrong", "right"), [(("--format", "xlsx"), "'md', 'csv'"), (("--compare", "mine"), "reported")]
+)
+def test_a_wrong_name_lists_the_right_ones(
+    results: Path, wrong: tuple[str, str], right: str
+) -> None:
+    done = table(results, *wrong)
+    assert done.exit_code == 2
+    assert f"Invalid value for '{wrong[0]}'" in done.output
+    assert right in done.output

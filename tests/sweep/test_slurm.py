@@ -18,7 +18,7 @@ import pytest
 from encoder_bench.base.errors import EncoderBenchError
 from encoder_bench.base.recipes import recipe_folder
 from encoder_bench.sweep.jobs import all_runs, make_jobs, write_job
-from encoder_bench.sweep.slurm import SlurmOptions, submit
+from encoder_bench.sweep.launch import SlurmOptions, submit
 
 pytestmark = [
     pytest.mark.slurm,

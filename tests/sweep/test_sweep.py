@@ -23,7 +23,7 @@ from encoder_bench.base.record import read_records
 from encoder_bench.cli import options
 from encoder_bench.cli.app import app
 from encoder_bench.results.grouping import group_records
-from encoder_bench.sweep import local
+from encoder_bench.sweep import launch
 from encoder_bench.sweep.jobs import (
     STARTED,
     Job,
@@ -34,7 +34,7 @@ from encoder_bench.sweep.jobs import (
     with_twins,
     write_job,
 )
-from encoder_bench.sweep.local import close_job, local_slots, start_job, stop_job
+from encoder_bench.sweep.launch import close_job, local_slots, start_job, stop_job
 from tests.in_process import ForkedPython, encoder_bench, on_two_processes
 
 DATA = "scenes:5:24:2:6"
@@ -58,7 +58,7 @@ def sweep(*arguments: str) -> Any:
 def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers start within milliseconds; another test starts them as a user's sweep does."""
     forked = SimpleNamespace(Popen=ForkedPython, STDOUT=subprocess.STDOUT)
-    monkeypatch.setattr(local, "subprocess", forked)
+    monkeypatch.setattr(launch, "subprocess", forked)
 
 
 def wait_until(condition: Any, seconds: float = 240.0) -> None:
@@ -105,7 +105,10 @@ def test_encoders_are_listed_or_repeated_and_a_folder_may_hold_commas(tmp_path: 
         (("--encoders", ","), "--encoders is empty"),
         (("--encoders", "tiny-mae,tiny-dino", "--weights", "tiny-clip=/x"), "tiny-clip"),
         (("--encoders", "tiny-mae,no-such-thing"), "unknown encoder 'no-such-thing'"),
-        (("--encoders", "tiny-mae", "--launcher", "cloud"), "unknown launcher 'cloud'"),
+        (
+            ("--encoders", "tiny-mae", "--launcher", "cloud"),
+            "'cloud' is not one of 'local'",
+        ),
         (("--encoders", "tiny-mae", "--data", "/nowhere"), "--data /nowhere"),
         (("--encoders", "tiny-mae,dir:/nowhere"), "encoder dir:/nowhere: No such file"),
         (("--encoders", "tiny-mae,tiny-dino", "--weights", "tiny-dino=/no"), "--weights /no"),
@@ -115,7 +118,8 @@ def test_a_typing_error_stops_the_sweep_before_anything_runs(
     wrong: tuple[str, ...], message: str, tmp_path: Path
 ) -> None:
     result = sweep(*wrong, "--results", str(tmp_path))
-    assert message in str(result.exception)
+    assert message in f"{result.exception} {result.output}"
+    assert result.exit_code
     assert not list(tmp_path.iterdir())
 
 
@@ -236,7 +240,7 @@ def test_a_state_follows_from_the_files(tmp_path: Path) -> None:
 
 
 def test_watch_ends_when_all_have_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from encoder_bench.cli import status as command
+    from encoder_bench.cli import sweep as command
 
     folder = write_job(job(), tmp_path)
     lock = FileLock(folder / ".lock")
@@ -279,7 +283,7 @@ def test_a_killed_sweep_resumes(tmp_path: Path) -> None:
 
 def test_a_run_is_done_by_two_processes(tmp_path: Path) -> None:
     folder = write_job(job(device="cpu"), tmp_path)
-    worker, log = ("encoder_bench.sweep.worker", str(folder), str(tmp_path)), folder / "log.txt"
+    worker, log = ("encoder_bench.sweep.jobs", str(folder), str(tmp_path)), folder / "log.txt"
     assert on_two_processes(*worker, log=log) == (0, 0), log.read_text()
     status = job_status(folder, tmp_path)
     assert (status.state, status.starts) == ("done", 1), log.read_text()
@@ -307,7 +311,7 @@ def test_several_processes_are_started_by_torchrun_on_their_own_gpus(
     monkeypatch.setattr(subprocess, "Popen", popen)
     start_job(tmp_path, tmp_path, processes=4, threads=8, gpus=[4, 5, 6, 7], force=True)
     assert started["command"][1:3] == ["-m", "torch.distributed.run"]
-    assert {"--nproc-per-node=4", "encoder_bench.sweep.worker"} < set(started["command"])
+    assert {"--nproc-per-node=4", "encoder_bench.sweep.jobs"} < set(started["command"])
     assert started["command"][-1] == "--force"
     assert started["env"]["CUDA_VISIBLE_DEVICES"] == "4,5,6,7"
     assert started["env"]["OMP_NUM_THREADS"] == "2"
@@ -320,9 +324,9 @@ def test_a_damaged_job_is_named(tmp_path: Path) -> None:
 
 
 def test_as_many_processes_as_fit() -> None:
-    assert local_slots(None, 10, None, 4) == 4
-    assert local_slots(3, 2, None, 0) == 2
+    assert local_slots(None, 10, 0, 4) == 4
+    assert local_slots(3, 2, 0, 0) == 2
     assert local_slots(None, 10, 2**60, 0) == 1
     assert local_slots(None, 1, 1, 8) == 1
-    assert local_slots(None, 10, None, 8, 4) == 2
-    assert local_slots(None, 10**9, None, 0) == max(1, (os.cpu_count() or 1) // 2)
+    assert local_slots(None, 10, 0, 8, 4) == 2
+    assert local_slots(None, 10**9, 0, 0) == max(1, (os.cpu_count() or 1) // 2)

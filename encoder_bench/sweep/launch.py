@@ -1,0 +1,293 @@
+"""Where jobs are done: in processes of this machine, or as an array of SLURM jobs.
+
+Here that is one per GPU, or as many as its cores and memory allow. SLURM's are queued through
+submitit, waited for, and queued again if preempted.
+"""
+
+import contextlib
+import getpass
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from encoder_bench.base.errors import (
+    EncoderBenchError,
+    MissingDependencyError,
+    RecipeError,
+    needs_extra,
+)
+from encoder_bench.base.files import write_text
+from encoder_bench.sweep.jobs import job_status, text_of
+
+INTERRUPTED = {-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, -signal.SIGUSR2}
+"""Exit statuses of a process that was stopped from outside and resumes when it is run again."""
+_POLL_SECONDS, _QUEUE_POLL_SECONDS = 0.5, 4.0
+_FILE_DELAY_SECONDS = 30.0
+"""How long a shared file system may take to show what a node wrote."""
+
+
+def run_local(
+    folders: Sequence[Path],
+    results: Path,
+    *,
+    slots: int | None,
+    gpus_per_job: int,
+    memory_bytes: int,
+    force: bool,
+) -> Generator[Path, None, None]:
+    """Do jobs, `slots` at a time (see `local_slots`); yield a job's folder when it has ended.
+
+    Each job trains on GPUs of its own; CPU threads are shared evenly. Where the caller stops, the
+    processes stop too; what they had done is kept.
+
+    Raises:
+        RecipeError: more GPUs per job than there are.
+    """
+    gpus, per_job = visible_gpus(), max(1, gpus_per_job)
+    if per_job > max(1, len(gpus)):
+        raise RecipeError(f"--gpus {per_job}: this machine has {len(gpus)} GPUs")
+    free = list(range(local_slots(slots, len(folders), memory_bytes, len(gpus), per_job)))
+    threads = max(1, (os.cpu_count() or 1) // len(free))
+    waiting = list(folders)
+    running: dict[int, tuple[Path, subprocess.Popen[bytes]]] = {}
+    try:
+        while waiting or running:
+            while waiting and free:
+                slot, folder = free.pop(), waiting.pop(0)
+                own = gpus[slot * per_job : (slot + 1) * per_job]
+                process = start_job(
+                    folder, results, processes=per_job, threads=threads, gpus=own, force=force
+                )
+                running[slot] = folder, process
+            time.sleep(_POLL_SECONDS)
+            for slot, (folder, process) in list(running.items()):
+                if (code := process.poll()) is not None:
+                    if code not in INTERRUPTED:
+                        close_job(folder, results, f"its process ended with status {code}")
+                    del running[slot]
+                    free.append(slot)
+                    yield folder
+    finally:
+        for _, process in running.values():
+            stop_job(process)
+
+
+def start_job(
+    folder: Path,
+    results: Path,
+    *,
+    processes: int,
+    threads: int,
+    gpus: Sequence[int] = (),
+    force: bool,
+) -> subprocess.Popen[bytes]:
+    """Start a job's processes, through torchrun where there are several; output goes to its log.
+
+    They share `threads` CPU threads, and use `gpus`, or any there are where none are named.
+    """
+    for name in ("error.txt", "run_id.txt"):
+        (folder / name).unlink(missing_ok=True)
+    command = [sys.executable, "-m"]
+    if processes > 1:
+        command += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    command += ["encoder_bench.sweep.jobs", str(folder.resolve()), str(results.resolve())]
+    environment = dict(os.environ, OMP_NUM_THREADS=str(max(1, threads // processes)))
+    if gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
+    with (folder / "log.txt").open("ab") as log:
+        return subprocess.Popen(
+            [*command, *(["--force"] if force else [])],
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def stop_job(process: subprocess.Popen[bytes]) -> None:
+    """End a job's processes, whichever of them are left."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    process.wait()
+
+
+def close_job(folder: Path, results: Path, what_happened: str) -> None:
+    """Write down that a job failed whose process could not say so: killed, out of memory."""
+    status = job_status(folder, results)
+    if not status.ended and status.state != "running":
+        last = (text_of(folder / "log.txt").splitlines() or ["-"])[-1]
+        write_text(folder / "error.txt", f"{what_happened} and no result; its log ends: {last}\n")
+        (folder / "slurm.txt").unlink(missing_ok=True)
+
+
+def local_slots(
+    wanted: int | None, jobs: int, memory_bytes: int, gpus: int, gpus_per_job: int = 1
+) -> int:
+    """Return how many jobs run at a time: `wanted`, or as many as fit.
+
+    That is one per `gpus_per_job` GPUs where there are GPUs; else one per two CPU cores, and no
+    more jobs of `memory_bytes` (0: not known) than fit into nine tenths of the free memory.
+    """
+    import psutil
+
+    if wanted is not None:
+        slots = wanted
+    elif gpus:
+        slots = gpus // gpus_per_job
+    else:
+        slots = (os.cpu_count() or 1) // 2
+        if memory_bytes:
+            slots = min(slots, int(0.9 * psutil.virtual_memory().available) // memory_bytes)
+    return max(1, min(slots, jobs))
+
+
+def visible_gpus() -> list[int]:
+    """Return the numbers of the GPUs that this process may use."""
+    import torch
+
+    if stated := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return [int(number) for number in stated.split(",") if number.strip().isdigit()]
+    return list(range(torch.cuda.device_count()))
+
+
+@dataclass(frozen=True, slots=True)
+class SlurmOptions:
+    """What a job asks SLURM for.
+
+    Attributes:
+        minutes: time limit; a job that reaches it is queued again and resumes.
+        at_once: how many jobs of the array may run at the same time.
+        extra: any other `sbatch` option, as `{"constraint": "a100"}`.
+    """
+
+    partition: str | None = None
+    gpus: int = 1
+    cpus: int = 4
+    minutes: int = 240
+    at_once: int = 16
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters of submitit's executor."""
+        return {
+            "job_name": "encoder-bench",
+            "time": self.minutes,
+            "nodes": 1,
+            "ntasks_per_node": 1,
+            "cpus_per_task": self.cpus,
+            "array_parallelism": self.at_once,
+            "signal_delay_s": 60,
+            "additional_parameters": {"requeue": True, **self.extra},
+            **({"partition": self.partition} if self.partition else {}),
+            **({"gpus_per_node": self.gpus} if self.gpus else {}),
+        }
+
+
+@dataclass(frozen=True)
+class SlurmJob:
+    """What submitit sends to a node; a preempted one is queued again and resumes."""
+
+    folder: Path
+    results: Path
+    options: SlurmOptions
+    force: bool
+
+    def __call__(self) -> None:
+        """Do the job in processes of its own, and wait for them."""
+        preempted = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: preempted.set())
+        processes, threads = max(1, self.options.gpus), self.options.cpus
+        process = start_job(
+            self.folder, self.results, processes=processes, threads=threads, force=self.force
+        )
+        try:
+            code = process.wait()
+        finally:
+            stop_job(process)
+        if code not in INTERRUPTED and not preempted.is_set():
+            close_job(self.folder, self.results, f"its process ended with status {code}")
+
+    def checkpoint(self) -> Any:
+        """Return what submitit queues at the time limit: this job, which resumes by itself."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(replace(self, force=False))
+
+
+def submit(folders: Sequence[Path], results: Path, options: SlurmOptions, *, force: bool) -> None:
+    """Queue jobs as one array of SLURM jobs; those that are in the queue already stay.
+
+    Every node must see the results folder under the same path.
+
+    Raises:
+        MissingDependencyError: there is no SLURM on this machine.
+        EncoderBenchError: `sbatch` refuses the options, with its own message.
+    """
+    with needs_extra("slurm", "--launcher slurm"):
+        import submitit
+        from submitit.core.utils import FailedJobError
+
+    if submitit.SlurmExecutor.affinity() < 0:
+        raise MissingDependencyError(
+            "--launcher slurm: no srun on this machine; run it on a login node, or use "
+            "--launcher local"
+        )
+    queue = _queue()
+    new = [folder.resolve() for folder in folders if text_of(folder / "slurm.txt") not in queue]
+    if not new:
+        return
+    logs = results.resolve() / "sweep" / "logs" / "%j"
+    executor = submitit.SlurmExecutor(folder=logs, max_num_timeout=100)
+    executor.update_parameters(**options.parameters())
+    try:
+        with executor.batch():
+            jobs = [
+                executor.submit(SlurmJob(folder, results.resolve(), options, force))
+                for folder in new
+            ]
+    except FailedJobError as error:
+        raise EncoderBenchError(f"--launcher slurm: sbatch refused: {error}") from error
+    for folder, job in zip(new, jobs, strict=True):
+        (folder / "error.txt").unlink(missing_ok=True)
+        write_text(folder / "slurm.txt", f"{job.job_id}\n")
+
+
+def wait_for(folders: Sequence[Path], results: Path) -> Generator[Path, None, None]:
+    """Yield each queued job's folder once it has ended, by its own word or by leaving the queue.
+
+    Raises:
+        EncoderBenchError: the scheduler does not answer.
+    """
+    pending = {folder: text_of(folder / "slurm.txt") for folder in folders}
+    left: dict[Path, float] = {}
+    while pending:
+        time.sleep(_QUEUE_POLL_SECONDS)
+        queue, now = _queue(), time.monotonic()
+        for folder, number in list(pending.items()):
+            if number in queue:
+                left.pop(folder, None)
+                continue
+            ended = job_status(folder, results).ended
+            if ended or now - left.setdefault(folder, now) > _FILE_DELAY_SECONDS:
+                close_job(folder, results, "it left the SLURM queue")
+                del pending[folder]
+                yield folder
+
+
+def _queue() -> set[str]:
+    """Return the ids of this user's jobs in the queue; `sacct` would need an accounting store."""
+    command = ["squeue", "--noheader", "--array", "--user", getpass.getuser(), "--format", "%i"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        raise EncoderBenchError(
+            f"--launcher slurm: squeue fails: {answer.stderr.strip()}; queued jobs continue, and "
+            "the same command waits for them"
+        )
+    return set(answer.stdout.split())
