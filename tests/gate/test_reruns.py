@@ -50,6 +50,7 @@ the loss by 4 to 15% within six steps, and images in another order move the firs
 
 
 @pytest.mark.scores
+@pytest.mark.timeout(1800)
 def test_the_committed_baseline_passes() -> None:
     done = CliRunner().invoke(app, ["check", str(COMMITTED), "--rerun", "quick", "--quiet"])
     assert done.exit_code == 0, done.output
