@@ -119,11 +119,13 @@ class RichReporter(Reporter):
 
     def note(self, message: str) -> None:
         """Print the note above the bars."""
-        self._console.print(message, markup=False, highlight=False)
+        self._console.print(message, markup=False, emoji=False, highlight=False)
 
     def warn(self, message: str) -> None:
         """Print the warning in yellow above the bars."""
-        self._console.print(f"warning: {message}", style="yellow", markup=False, highlight=False)
+        self._console.print(
+            f"warning: {message}", style="yellow", markup=False, emoji=False, highlight=False
+        )
 
 
 def make_reporter(*, quiet: bool) -> Reporter:

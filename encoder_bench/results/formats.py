@@ -127,7 +127,7 @@ def print_page(page: Page, console: Console | None = None) -> None:
     if hidden:
         notes.append(f"Not shown at this width: {', '.join(hidden)}; a wider terminal shows them.")
     for note in notes:
-        console.print(note, style="dim", markup=False, highlight=False)
+        console.print(note, style="dim", markup=False, emoji=False, highlight=False)
     console.print()
 
 
