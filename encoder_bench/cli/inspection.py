@@ -129,13 +129,13 @@ def probe_command(
         if layers:
             loaded = load(layer=_all_blocks(loaded))
         loaded = loaded.to(choose_device(device))
+        probe = probe_layers if layers else probe_encoder
         report: dict[str, Any] = {
             "encoder": name,
             "pretrained": loaded.pretrained,
             "revision": loaded.weights_revision,
+            **probe(loaded, labelled, reporter=reporter, batch=batch),
         }
-        probe = probe_layers if layers else probe_encoder
-        report |= probe(loaded, labelled, reporter=reporter, batch=batch)
         if retrieval:
             report["retrieval"] = _retrieval(name, data, limit, places, device, batch, reporter)
         reports.append(report)
