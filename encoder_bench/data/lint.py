@@ -91,7 +91,8 @@ def majority_leak(samples: SampleTable) -> str | None:
     """Report where the commonest answer to a question on other images beats the commonest of all.
 
     Knowing the answers, the commonest to each question is right the more often the fewer samples a
-    question has, whether or not the text tells anything; so it is told but decides nothing.
+    question has, whether or not the text gives it away: that figure is reported and decides
+    nothing.
     """
     by_question: dict[str, Counter[str]] = defaultdict(Counter)
     by_image: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)

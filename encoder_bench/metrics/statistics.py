@@ -28,7 +28,7 @@ Statistic = Callable[[Matrix], Matrix]
 RESAMPLES = 2000
 LEVEL = 0.95
 _SMALLEST_P = -15
-"""Exponent of the smallest p that is told from 0."""
+"""Exponent of the smallest p that is distinguished from 0."""
 _CHUNK_DRAWS = 1 << 20
 """Draws made at once; 8 MB of weights, which stay in the cache."""
 
