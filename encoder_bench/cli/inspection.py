@@ -20,7 +20,7 @@ def features_command(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
     encoder: options.Encoders,
     output: Annotated[
-        Path, typer.Option(metavar="FILE", help="A .png, .svg or .pdf that is written.")
+        Path, typer.Option(metavar="FILE", help="The picture to write: .png, .svg or .pdf.")
     ] = Path("features.png"),
     point: Annotated[
         str,

@@ -24,6 +24,12 @@ _Reference = Annotated[
         help="Of the A-score; else the first given encoder that was trained with text.",
     ),
 ]
+_Joint = Annotated[
+    bool,
+    typer.Option(
+        "--joint-tune", help="Compare with the trained results of joint tuning, not frozen ones."
+    ),
+]
 _By = Annotated[
     str, typer.Option("--by", metavar="COLUMN", help="The trained score; --json has all columns.")
 ]
@@ -46,7 +52,7 @@ _Images = Annotated[
 def predict_command(
     encoder: options.Encoders,
     data: _Instances = "scenes",
-    joint: options.JointTune = False,
+    joint: _Joint = False,
     llm: _TextModel = "tiny-llama",
     reference: _Reference = None,
     by: _By = "Avg",

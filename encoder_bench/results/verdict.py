@@ -35,7 +35,7 @@ class Choice:
         """Return the choice in words; where nothing is worse, that none is established."""
         head = f"{self.by}: {self.best}, {self.score:.1f}"
         if self.open:
-            return f"{head}; that it is best is not established, no row is significantly worse."
+            return f"{head}; that it is best is not established: no row is significantly worse."
         if not self.tied:
             return f"{head}, {'ahead of all others' if self.worse else 'the only row'}."
         return f"{head}. Tied with {', '.join(self.tied)}."
@@ -80,7 +80,7 @@ class Verdict:
             found += [each.sentence() for each in self.by_task if not each.open]
             heads = [f"{c.by} ({c.best}, {c.score:.1f})" for c in self.by_task if c.open]
             if heads:
-                found.append(f"Highest, with no row significantly worse: {', '.join(heads)}.")
+                found.append(f"Highest, but no row is significantly worse: {', '.join(heads)}.")
         clear = [gain for gain in self.gains if gain.p_holm < LEVEL]
         for gain in clear:
             verb = "helps" if gain.difference.value > 0 else "harms"
@@ -90,9 +90,9 @@ class Verdict:
             )
         if len(clear) < len(self.gains):
             where = "elsewhere" if clear else "for any encoder on any task"
-            found.append(f"An effect of joint tuning is not established {where}.")
+            found.append(f"Whether joint tuning has an effect is not established {where}.")
         if self.seeds < 2:
-            found.append("One seed per row: the variance of seeds is not known and not in this.")
+            found.append("One seed per row: the variance of seeds is not known and not counted.")
         return found
 
 
