@@ -26,6 +26,7 @@ from encoder_bench.data.folder import open_data
 from tests.result_builders import make_record
 
 INPUTS = int(os.environ.get("ENCODER_BENCH_FUZZ", "60"))
+BUNDLED = Path(__file__).resolve().parents[1] / "encoder_bench/bundled/encoders/tiny-deit"
 JUNK: tuple[Any, ...] = (
     None, True, -1, 0, 10**30, 1.5, 1e400, float("nan"), "", " ", "\x00", "\ud800", "ä" * 300, [],
     [[]], {}, {"a": {}}, [None], "../../etc/passwd", "12", "1e5", ["x"] * 3, {"image_id": 1},
@@ -99,8 +100,23 @@ def valid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     predictions.write_text(
         "\n".join(json.dumps({"sample_id": s.sample_id, "prediction": s.target}) for s in samples)
     )
+    turns = [
+        ("human", "<image>\nWhat is it?"),
+        ("gpt", "A ring."),
+        ("human", "Sure?"),
+        ("gpt", "Yes."),
+    ]
+    said = [{"from": who, "value": text} for who, text in turns]
+    images = sorted((root / "data" / "coco" / "train2017").iterdir())
+    rows = [{"id": p.stem, "image": p.name, "conversations": said} for p in images]
+    (root / "rows.json").write_text(json.dumps(rows))
+    (root / "mixture.toml").write_text(
+        'description = "scenes"\n[[sources]]\nname = "scenes"\nformat = "llava"\n'
+        'path = "rows.json"\nimages = "data/coco/train2017"\nweight = 0.5\n'
+    )
     for record in (make_record("tiny-mae"), make_record("tiny-dino", joint=True)):
         write_record(root / "results", record)
+    shutil.copytree(BUNDLED, root / "encoder")
     adapters = Path(__file__).resolve().parents[1]
     for kind, name in (("adapters", "quick"), ("tasks", "vqa")):
         shutil.copy(adapters / kind / f"{name}.toml", root / f"{kind}.toml")
@@ -136,6 +152,19 @@ KINDS: dict[str, tuple[str, Callable[[Path, Path], list[str]]]] = {
         "adapters.toml",
         lambda file, root: ["run", "--dry-run", "--adapter", str(file), "--data",
                             str(root / "data"), "--results", str(root / "runs")],
+    ),
+    "mixtures": (
+        "mixture.toml",
+        lambda file, root: ["data", "check", str(file), "--train-data", str(root)],
+    ),
+    "rows of a mixture": (
+        "rows.json",
+        lambda file, root: ["data", "check", str(root / "mixture.toml"), "--train-data", str(root)],
+    ),
+    "encoders": (
+        "encoder/*.json",
+        lambda file, root: ["features", str(next((root / "data/coco/val2017").iterdir())), "-e",
+                            f"dir:{root / 'encoder'}", "--output", str(root / "out.png")],
     ),
     "tasks": (
         "tasks.toml",

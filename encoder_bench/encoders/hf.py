@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
+from PIL.Image import new as new_image
 from torch import Tensor
 
 from encoder_bench.base.errors import UnknownNameError, WeightsError
@@ -70,7 +71,9 @@ def load_hf(spec: EncoderSpec, place: str, options: LoadOptions) -> HfEncoder:
     if architecture is REMOTE:
         size = output_size(processor)
         architecture = remote_architecture(spec.name, place, backbone, size, options.layer)
-    encoder = HfEncoder(spec, backbone, processor, options, architecture)
+    with explained(spec.name, place):
+        encoder = HfEncoder(spec, backbone, processor, options, architecture)
+        encoder.pixels([new_image("RGB", (8, 8))])  # settings that fit no image fail here
     encoder.weights_revision = revision
     encoder.remote_code = trusted and bool(getattr(config, "auto_map", None))
     return encoder

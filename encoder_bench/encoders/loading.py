@@ -54,7 +54,7 @@ def explained(name: str, place: str) -> Iterator[None]:
             f"encoder {name}: {place} is a pickle that holds more than weights, or is damaged; it "
             "is not read"
         ) from error
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever a library raises on a damaged configuration
         kinds = {type(e).__name__ for e in _chain(error)}
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         answers = (refusal(each, place) for each in _chain(error))
