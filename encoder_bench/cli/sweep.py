@@ -247,7 +247,7 @@ def status_command(
     json_output: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Show the state of runs: done, running, queued, interrupted or failed, and its last line."""
+    """Show each run's state (done, running, queued, interrupted or failed) and its last line."""
     from rich.live import Live
 
     runs = all_runs(results)
