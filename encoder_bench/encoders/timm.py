@@ -258,7 +258,11 @@ class TimmEncoder(Encoder):
     @property
     def transform_description(self) -> str:
         """The data configuration that timm resolved."""
-        return ", ".join(f"{key}={value}" for key, value in sorted(self._data_config.items()))
+        settings = {  # a checkpoint's JSON has lists where the library has tuples
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in self._data_config.items()
+        }
+        return ", ".join(f"{key}={value}" for key, value in sorted(settings.items()))
 
 
 def _drop_heads(backbone: Any) -> None:

@@ -63,7 +63,7 @@ def test_what_ibot_and_moco_were_trained_with_stands_in_their_transform() -> Non
     families = {"ibot": "bicubic", "mocov3": "bilinear"}
     for spec in (s for s in CATALOG.values() if s.family in families):
         description = build_without_weights(spec).transform_description
-        for part in ("[0.485, 0.456, 0.406]", "[0.229, 0.224, 0.225]", "crop_pct=0.875"):
+        for part in ("(0.485, 0.456, 0.406)", "(0.229, 0.224, 0.225)", "crop_pct=0.875"):
             assert part in description
         assert f"interpolation={families[spec.family]}" in description
     for name in ("ibot-s", "mocov3-s"):

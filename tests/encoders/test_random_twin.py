@@ -49,6 +49,12 @@ def test_a_twin_differs_in_its_weights_alone(kind: str, tmp_path: Path) -> None:
     assert torch.isfinite(twin(pixels)).all()
 
 
+def test_the_same_pixels_are_described_alike_from_a_folder_and_by_name(tmp_path: Path) -> None:
+    name = "timm:vit_tiny_patch16_224"
+    folder = load_encoder(name, weights=write_timm(tmp_path))
+    assert folder.transform_description == load_encoder(f"random:{name}").transform_description
+
+
 def test_the_twin_has_the_librarys_own_initialisation(tmp_path: Path) -> None:
     import timm
 
