@@ -1,7 +1,5 @@
 """encoder-bench: which pretrained visual encoder should be inside a multimodal LLM?"""
 
-from __future__ import annotations
-
 import os
 from typing import TYPE_CHECKING, Any
 

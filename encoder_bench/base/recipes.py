@@ -3,8 +3,6 @@
 Run identity, resuming and the grouping of records follow from the fields that change scores.
 """
 
-from __future__ import annotations
-
 import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """`encoder-bench results | ask | export`: runs that are done, and what is done with them."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

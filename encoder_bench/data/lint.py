@@ -1,7 +1,5 @@
 """`data check` and `data lint`: whether data folders can be read, and what is wrong with them."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 from collections import Counter, defaultdict

@@ -1,7 +1,5 @@
 """What each step trains on: the order of its rows, and their micro-batches."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import os

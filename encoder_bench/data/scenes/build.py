@@ -3,8 +3,6 @@
 The same name always gives the same bytes.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import functools

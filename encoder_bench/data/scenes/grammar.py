@@ -1,7 +1,5 @@
 """What can be said and asked about a scene: captions, questions with answers, written pages."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -6,8 +6,6 @@ is there. Arithmetic is of integers, float64 or single elementwise steps, so tha
 depend on the machine.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from dataclasses import dataclass, replace

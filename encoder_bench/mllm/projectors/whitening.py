@@ -3,8 +3,6 @@
 Axes: B images, N patch tokens, D encoder width, M visual tokens, E LLM width, T sampled tokens.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
