@@ -89,7 +89,8 @@ def test_killed_at_random_moments_a_run_ends_with_the_same_bits(kind: str, tmp_p
         for _ in range(KILLS_OF_A_RUN):
             process = started(tmp_path / "killed", tmp_path / "cache-killed", *more)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=moment.uniform(0.05, 0.9) * seconds)
+                status = process.wait(timeout=moment.uniform(0.05, 0.9) * seconds)
+                assert status == 0, log_of(tmp_path / "killed")
                 break
             process.kill()
             process.wait()

@@ -42,7 +42,7 @@ def explained(name: str, place: str) -> Iterator[None]:
 
     try:
         yield
-    except EncoderBenchError:
+    except (EncoderBenchError, MemoryError):
         raise
     except SafetensorError as error:
         raise WeightsError(

@@ -99,9 +99,9 @@ def _load(settings: LanguageModelSettings, *, with_weights: bool) -> LanguageMod
     open_folder = partial(_from_folder, settings, with_weights=with_weights)
     if name == "tiny-llama":
         return open_folder(_BUNDLED, source="bundled:tiny-llama")
-    if path.suffix == ".gguf":
+    if path.suffix == ".gguf" and path.is_file():
         return _load_gguf(open_folder, path)
-    if path.is_dir():
+    if name != _SMOLLM2_NAME and path.is_dir():
         return open_folder(path, source=f"folder:{path.name}")
     repository = _SMOLLM2 if name == _SMOLLM2_NAME else name
     with contextlib.suppress(WeightsError):

@@ -165,7 +165,7 @@ class Trainer:
             )
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
-        self.mllm = whole.eval()
+        self.mllm, self._trained = whole.eval(), {}  # the trained state shares the model's memory
         return self.summary
 
     def train_stage(self, number: int, resumed: Resume | None) -> None:
