@@ -61,7 +61,8 @@ class TaskScores(RecordPart):
         breakdown: facet -> facet value -> score of the primary metric.
         more_breakdowns: another metric -> facet -> facet value -> its score.
         parse_failures: samples whose answer could not be parsed; they count as wrong.
-        predictions_file: JSON lines beside the record, one per sample.
+        predictions_file: JSON lines beside the record, one per sample; `predictions_sha256` is its
+            hash.
         definition: the resolved task recipe.
         metric_versions: metric name -> version of its definition.
     """

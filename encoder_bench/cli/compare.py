@@ -185,7 +185,7 @@ def contrasts_command(
         Path | None, typer.Option("--write", metavar="FILE.csv", help="Also write them as CSV.")
     ] = None,
     only: Annotated[
-        Literal["blind", "twins", "joint", "encoders"] | None,
+        Family | None,
         typer.Option(help="Only this family."),
     ] = None,
     debug: options.Debug = False,

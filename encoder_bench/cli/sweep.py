@@ -168,7 +168,8 @@ def _print_plan(
         state = job_status(job.folder(results), results, job).state
         sizes = map(size_text, (estimate.memory_bytes, estimate.disk_bytes))
         rows.append((job.name, _coloured(state), duration_text(estimate.seconds), *sizes))
-        missing += [] if state in skipped else [(job, estimate)]
+        if state not in skipped:
+            missing.append((job, estimate))
         running += state == "running"
     print_grid(("Run", "State", "Time", "Memory", "Disk"), rows, left=2)
     seconds = [each.seconds for _, each in missing if each.seconds is not None]

@@ -4,6 +4,7 @@ A virtual path goes on below the archive's: `shard-0001.tar/000001.jpg`, or `row
 (column, row, and number in the row's list).
 """
 
+import bisect
 import os
 import tarfile
 from collections.abc import Iterator
@@ -41,8 +42,8 @@ def read_member(archive: Path, name: str) -> bytes:
     if archive.suffix == ARROW:
         return _read_cell(archive, name)
     members = tar_members(archive)
-    row = pc.index(members["name"], name).as_py()
-    if row < 0:
+    row = bisect.bisect_left(range(len(members)), name, key=lambda at: members["name"][at].as_py())
+    if row == len(members) or members["name"][row].as_py() != name:
         raise DataError(f"{archive}: holds no {name}")
     offset, size = members["offset"][row].as_py(), members["size"][row].as_py()
     with reading(archive), archive.open("rb") as stream:

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder_bench.base.errors import needs_extra
-from encoder_bench.metrics.java import known_rows
 from encoder_bench.metrics.ptb import ptb_tokenize
 from encoder_bench.metrics.statistics import Measure, References
 
@@ -119,10 +118,18 @@ def bleu_of_order(order: int) -> Callable[[Sequence[str], References], Measure]:
     """Return the metric BLEU of an order from 1 to 4."""
 
     def measure(predictions: Sequence[str], references: References) -> Measure:
-        sums = known_rows(bleu_sums, predictions, references)  # counted once for all four orders
+        sums = _known_bleu_sums(tuple(predictions), tuple(map(tuple, references)))
         return Measure(sums, functools.partial(bleu, order=order))
 
     return measure
+
+
+@functools.lru_cache(maxsize=2)
+def _known_bleu_sums(
+    predictions: tuple[str, ...], references: tuple[tuple[str, ...], ...]
+) -> Floats:
+    """Count once for all four orders."""
+    return bleu_sums(predictions, references)
 
 
 def bleu_sums(predictions: Sequence[str], references: References) -> Floats:

@@ -25,7 +25,7 @@ _KEPT_APOSTROPHE, _KEPT_AND, _KEPT_STOP, _KEPT_DASH = "\ue000", "\ue001", "\ue00
 """Stand for a sign that stays part of its word while the rules run."""
 
 
-_BRACKETS = zip("()[]{}", ("lrb", "rrb", "lsb", "rsb", "lcb", "rcb"), strict=True)
+_BRACKETS = tuple(zip("()[]{}", ("lrb", "rrb", "lsb", "rsb", "lcb", "rcb"), strict=True))
 _STARTS = "|".join(
     f"{word[0]}(?i:{word[1:]})"
     for word in (

@@ -1,7 +1,7 @@
 """Where jobs are done: in processes of this machine, or as an array of SLURM jobs.
 
-Here that is one per GPU, or as many as its cores and memory allow. SLURM's are queued through
-submitit, waited for, and queued again if preempted.
+On this machine one job runs per GPU, or as many as cores and memory allow. SLURM jobs are queued
+through submitit, waited for, and queued again if preempted.
 """
 
 import contextlib

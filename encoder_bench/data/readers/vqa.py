@@ -14,14 +14,7 @@ import msgspec
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.hashing import hash_text
 from encoder_bench.data.files import DataFiles, coco_id
-from encoder_bench.data.rows import (
-    Row,
-    Rows,
-    Text,
-    parse_json,
-    read_rows,
-    unique,
-)
+from encoder_bench.data.rows import Row, Rows, Text, parse_json, read_rows, unique
 from encoder_bench.data.sample import OFFICIAL_PART, Sample, Split
 
 HELD_OUT_SHARE = 0.6

@@ -8,6 +8,7 @@ import ctypes
 import functools
 import hashlib
 import json
+import os
 import signal
 import sys
 from collections import Counter
@@ -143,17 +144,22 @@ def _drawing(number: int) -> Iterator[_Draw]:
     if number < _FEW or sys.platform != "linux":
         yield functools.partial(map, _picture)
         return
-    with ProcessPoolExecutor(mp_context=get_context("fork"), initializer=_follow) as pool:
+    with ProcessPoolExecutor(
+        mp_context=get_context("fork"), initializer=_follow, initargs=(os.getpid(),)
+    ) as pool:
         yield functools.partial(pool.map, _picture, chunksize=16)
 
 
-def _follow() -> None:
+def _follow(parent: int) -> None:
     """End this process with its parent, however that ends; Ctrl-C is the parent's to answer.
 
-    Reference: prctl(2), PR_SET_PDEATHSIG.
+    The signal comes when the thread ends that opened the pool. Reference: prctl(2),
+    PR_SET_PDEATHSIG.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the signal was asked for
+        os._exit(1)
 
 
 def _draw_split(

@@ -268,9 +268,9 @@ def _samples(
 def _answer(prediction: Prediction | None, primary: str) -> dict[str, Any] | None:
     if prediction is None:
         return None
-    score = prediction.scores.get(primary)
+    own = prediction.scores.get(primary)
     return {
         "text": prediction.prediction,
-        "score": None if score is None else round(score, 4),
+        "score": None if own is None else round(own, 4),
         "unparsed": prediction.outcome == "unparsable",
     }
