@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
-from PIL.Image import new as new_image
 from torch import Tensor
 
 from encoder_bench.base.errors import UnknownNameError, WeightsError
@@ -25,7 +24,6 @@ from encoder_bench.encoders.hf_architectures import (
 )
 from encoder_bench.encoders.loading import (
     check_names,
-    explained,
     quiet_loading,
     require_here_or_reachable,
     token_shape,
@@ -53,14 +51,13 @@ def load_hf(spec: EncoderSpec, place: str, options: LoadOptions) -> HfEncoder:
     require_here_or_reachable(spec, place)
     trusted = options.trust_remote_code
     arguments = {"revision": spec.revision, "trust_remote_code": trusted}
-    with explained(spec.name, place):
-        config = AutoConfig.from_pretrained(place, **arguments)
-        architecture = _architecture(spec, config, place, own_class=trusted)
-        processor = AutoImageProcessor.from_pretrained(place, **arguments)
-        if options.random_weights:
-            backbone = build_backbone(config).to(options.dtype)
-        else:
-            backbone = _read(spec, place, architecture, config, options.dtype, arguments)
+    config = AutoConfig.from_pretrained(place, **arguments)
+    architecture = _architecture(spec, config, place, own_class=trusted)
+    processor = AutoImageProcessor.from_pretrained(place, **arguments)
+    if options.random_weights:
+        backbone = build_backbone(config).to(options.dtype)
+    else:
+        backbone = _read(spec, place, architecture, config, options.dtype, arguments)
     folder, revision = _files(place, spec.revision)
     if folder is not None and not options.random_weights:
         verify_weights(spec.name, folder)
@@ -71,9 +68,7 @@ def load_hf(spec: EncoderSpec, place: str, options: LoadOptions) -> HfEncoder:
     if architecture is REMOTE:
         size = output_size(processor)
         architecture = remote_architecture(spec.name, place, backbone, size, options.layer)
-    with explained(spec.name, place):
-        encoder = HfEncoder(spec, backbone, processor, options, architecture)
-        encoder.pixels([new_image("RGB", (8, 8))])  # settings that fit no image fail here
+    encoder = HfEncoder(spec, backbone, processor, options, architecture)
     encoder.weights_revision = revision
     encoder.remote_code = trusted and bool(getattr(config, "auto_map", None))
     return encoder

@@ -56,7 +56,8 @@ def explained(name: str, place: str) -> Iterator[None]:
         ) from error
     except Exception as error:  # whatever a library raises on a damaged configuration
         kinds = {type(e).__name__ for e in _chain(error)}
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        text = str(error).encode("utf-8", "backslashreplace").decode("utf-8").strip()
+        first = text.splitlines()[0] if text else type(error).__name__
         answers = (refusal(each, place) for each in _chain(error))
         if why := next(filter(None, answers), None):
             raise unreachable(name, place, why) from error

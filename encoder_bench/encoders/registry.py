@@ -313,6 +313,17 @@ def _load(spec: EncoderSpec, weights: Path | None, options: LoadOptions) -> Enco
     if spec.sources and parse_source(spec.sources[0])[0] != spec.source:
         # Another library's record of these weights may state another size than the name.
         options = replace(options, resolution=options.resolution or spec.resolution)
+    from PIL.Image import new as new_image
+
+    from encoder_bench.encoders.loading import explained
+
+    with explained(spec.name, str(weights or spec.locator)):
+        encoder = _from_library(spec, weights, options)
+        encoder.pixels([new_image("RGB", (8, 8))])  # settings that fit no image fail here
+    return encoder
+
+
+def _from_library(spec: EncoderSpec, weights: Path | None, options: LoadOptions) -> Encoder:
     if spec.source == "timm":
         from encoder_bench.encoders.timm import load_timm
 

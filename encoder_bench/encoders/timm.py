@@ -98,10 +98,9 @@ def load_timm(spec: EncoderSpec, weights: Path | None, options: LoadOptions) -> 
         backbone, revision = build_timm(own, side), None
     else:
         file, revision = _find(spec, name, place, weights)
-        with explained(spec.name, str(file)):
-            with NoRandomFill():
-                backbone = build_timm(own, side)
-            _read(spec.name, file, backbone, name)
+        with NoRandomFill():
+            backbone = build_timm(own, side)
+        _read(spec.name, file, backbone, name)
     encoder = TimmEncoder(own, backbone.to(options.dtype).eval(), options)
     encoder.weights_revision = revision
     encoder.notes = notes
@@ -122,23 +121,21 @@ def _of_folder(spec: EncoderSpec, weights: Path | None) -> tuple[EncoderSpec, tu
     if "architecture" not in config:
         return spec, ()
     base = timm_name(spec)[0].partition(".")[0]
-    if config["architecture"] != base:
-        raise WeightsError(
-            f"encoder {spec.name}: {file} is of {config['architecture']}, not {base}; load it as "
-            f"timm:{config['architecture']}"
-        )
+    if (other := str(config["architecture"])) != base:
+        hint = f"; load it as timm:{other}" if timm.is_model(other) else ""
+        raise WeightsError(f"encoder {spec.name}: {file} is of {other!r}, not {base}{hint}")
     facts = config.get("pretrained_cfg", config)
     stated = {key: facts[key] for key in _FACTS if facts.get(key) is not None}
     record = timm.get_pretrained_cfg(timm_name(spec)[0])
     known = {key: getattr(record, key, None) for key in _FACTS} | dict(spec.preprocessing)
-    other = [key for key in stated if _plain(stated[key]) != _plain(known[key])]
+    differing = [key for key in stated if _plain(stated[key]) != _plain(known[key])]
     arguments = {k: v for k, v in (config.get("model_args") or {}).items() if k != "img_size"}
     followed = replace(
         spec,
         architecture={**spec.architecture, **arguments},
         preprocessing={**spec.preprocessing, **stated},
     )
-    return followed, notes_on_differences(spec, file, other)
+    return followed, notes_on_differences(spec, file, differing)
 
 
 def _plain(value: Any) -> Any:
