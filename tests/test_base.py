@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 from encoder_bench.base import files as atomic
 from encoder_bench.base.errors import EncoderBenchError, UnknownNameError
 from encoder_bench.base.hashing import hash_file, hash_json, hash_parameters, hash_text
-from encoder_bench.base.paths import cache_dir
+from encoder_bench.base.paths import CacheEntry, cache_dir, prune, remove_folder
 
 
 def test_unknown_name_suggests_the_nearest() -> None:
@@ -100,3 +101,41 @@ def test_cache_dir_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.delenv("ENCODER_BENCH_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache_dir() == tmp_path / "xdg" / "encoder-bench"
+
+
+def test_a_link_is_removed_and_not_what_it_leads_to(tmp_path: Path) -> None:
+    kept = tmp_path / "kept" / "file"
+    kept.parent.mkdir()
+    kept.touch()
+    (tmp_path / "link").symlink_to(kept.parent)
+    for _ in range(2):  # also where there is nothing
+        remove_folder(tmp_path / "link")
+    assert [*tmp_path.rglob("*")] == [kept.parent, kept]
+
+
+def test_a_folder_goes_whole_though_another_process_takes_files_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "folder"
+    for name in "ab":
+        (folder / name).mkdir(parents=True)
+    real = shutil.rmtree
+
+    def interrupted(path: Path) -> None:
+        monkeypatch.setattr(shutil, "rmtree", real)
+        real(path / "a")
+        raise FileNotFoundError
+
+    monkeypatch.setattr(shutil, "rmtree", interrupted)
+    remove_folder(folder)
+    assert not folder.exists()
+
+
+def test_what_is_pruned_is_known_before_an_entry_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "new").touch()  # no folder
+    entries = [CacheEntry(tmp_path / name, name, 1, 1, n) for n, name in enumerate(("old", "new"))]
+    pruned = prune(entries, 0)
+    assert next(pruned).of == "old"
+    with pytest.raises(NotADirectoryError):
+        next(pruned)

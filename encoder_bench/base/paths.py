@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -85,19 +85,31 @@ def list_features() -> list[CacheEntry]:
     return list_cached("features", read)
 
 
-def prune(entries: Iterable[CacheEntry], max_bytes: int) -> list[CacheEntry]:
-    """Remove the least recently used entries until at most `max_bytes` are left; return them.
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, if it is there; of a symbolic link the link, not what it leads to.
+
+    Raises:
+        OSError: something in it cannot be removed; names it.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        while folder.lstat():
+            if folder.is_symlink():
+                folder.unlink()
+            with contextlib.suppress(FileNotFoundError):  # another process removes it too
+                shutil.rmtree(folder)
+
+
+def prune(entries: Iterable[CacheEntry], max_bytes: int) -> Iterator[CacheEntry]:
+    """Remove the least recently used entries until at most `max_bytes` are left; yield each then.
 
     Raises:
         OSError: one cannot be removed.
     """
     left = sorted(entries, key=lambda entry: entry.last_used)
-    total, removed = sum(entry.size_bytes for entry in left), []
+    total = sum(entry.size_bytes for entry in left)
     for entry in left:
         if total <= max_bytes:
             break
-        with contextlib.suppress(FileNotFoundError):  # another process removed it
-            shutil.rmtree(entry.folder)
+        remove_folder(entry.folder)
         total -= entry.size_bytes
-        removed.append(entry)
-    return removed
+        yield entry

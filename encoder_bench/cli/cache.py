@@ -114,10 +114,10 @@ def prune_command(
     """Remove features and indexes, least recently used first; they can be computed again."""
     from encoder_bench.data.index import list_indexes
 
-    removed = prune([*list_features(), *list_indexes()], int(keep * 2**30))
-    for entry in removed:
+    entry = None
+    for entry in prune([*list_features(), *list_indexes()], int(keep * 2**30)):
         typer.echo(f"removed {entry.of}: {entry.size_bytes / 2**20:,.1f} MiB")
-    if not removed:
+    if entry is None:
         typer.echo("nothing to remove")
 
 

@@ -4,7 +4,6 @@ import contextlib
 import datetime
 import functools
 import shlex
-import shutil
 import sys
 import time
 from collections import defaultdict
@@ -26,6 +25,7 @@ from encoder_bench.base.hardware import (
     peak_memory,
 )
 from encoder_bench.base.hashing import hash_parameters
+from encoder_bench.base.paths import remove_folder
 from encoder_bench.base.progress import QuietReporter, Reporter
 from encoder_bench.base.record import (
     SCHEMA_VERSION,
@@ -328,9 +328,9 @@ def _only_this_process(folder: Path) -> Iterator[None]:
 def _discard(results: Path, identity: str) -> None:
     """Remove what an earlier run of the same identity left; the lock stays."""
     record_path(results, identity).unlink(missing_ok=True)
-    shutil.rmtree(results / "predictions" / identity, ignore_errors=True)
+    remove_folder(results / "predictions" / identity)
     for entry in (results / "checkpoints" / identity).iterdir():
         if entry.is_dir():
-            shutil.rmtree(entry)
+            remove_folder(entry)
         elif entry.name != ".lock":
             entry.unlink()

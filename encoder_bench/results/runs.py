@@ -1,12 +1,11 @@
 """Looking after a results folder: find, list and remove runs. Nothing here changes a record."""
 
-import contextlib
 import re
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from encoder_bench.base.errors import RecordError
+from encoder_bench.base.paths import remove_folder
 from encoder_bench.base.record import RunRecord, read_record, record_path
 from encoder_bench.results.grouping import group_records
 
@@ -81,19 +80,18 @@ def _named(results: Path, name: str) -> list[RunRecord]:
     return [read_record(paths[0])]
 
 
-def remove_runs(results: Path, names: Sequence[str]) -> list[str]:
-    """Remove runs whole and return their ids. Nothing is removed unless all are found.
+def remove_runs(results: Path, names: Sequence[str]) -> Iterator[str]:
+    """Remove runs whole and yield the id of each then. Nothing is removed unless all are found.
 
-    A record goes first, so that a kill leaves files without a record and never the reverse.
+    A record goes last, so that a run of which a file cannot be removed is still found.
 
     Raises:
         RecordError: a run does not exist or is ambiguous.
         OSError: a file cannot be removed.
     """
-    identifiers = [find_run(results, name).run_id for name in names]
+    identifiers = dict.fromkeys(find_run(results, name).run_id for name in names)
     for identifier in identifiers:
+        for folder in ("checkpoints", "predictions"):
+            remove_folder(results / folder / identifier)
         record_path(results, identifier).unlink(missing_ok=True)
-        for folder in ("predictions", "checkpoints"):
-            with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(results / folder / identifier)
-    return identifiers
+        yield identifier

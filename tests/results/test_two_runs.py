@@ -343,10 +343,27 @@ def test_remove_takes_record_predictions_and_checkpoints_or_nothing(tmp_path: Pa
     record = make_run(tmp_path, "dino", joint=False, skill=0.5, count=4)
     (tmp_path / "checkpoints" / record.run_id).mkdir(parents=True)
     with pytest.raises(RecordError):
-        remove_runs(tmp_path, [record.run_id, "zzz"])
+        next(remove_runs(tmp_path, [record.run_id, "zzz"]))
     assert inventory(tmp_path) == ([record], [])
-    assert remove_runs(tmp_path, [record.run_id[:8]]) == [record.run_id]
+    assert [*remove_runs(tmp_path, [record.run_id[:8], record.run_id])] == [record.run_id]
     assert not [path for path in tmp_path.rglob("*") if record.run_id in str(path)]
+
+
+def test_a_run_that_cannot_be_removed_keeps_its_record_and_the_one_before_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (make_run(tmp_path, n, joint=False, skill=0.5, count=4) for n in ("a", "b"))
+    elsewhere = tmp_path / "large-disk"
+    elsewhere.mkdir()
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / first.run_id).symlink_to(elsewhere)
+    (tmp_path / "checkpoints" / second.run_id).touch()  # no folder
+    line = ["results", "rm", first.run_id, second.run_id, "--results", str(tmp_path)]
+    result = CliRunner().invoke(app, line)
+    assert isinstance(result.exception, NotADirectoryError)
+    assert result.stdout == f"removed {first.run_id}\n"
+    assert inventory(tmp_path) == ([second], [])
+    assert elsewhere.is_dir()
 
 
 def test_export_of_predictions_and_of_harness_scores(tmp_path: Path) -> None:
