@@ -312,6 +312,11 @@ def test_a_folder_whose_name_begins_with_scenes_is_a_folder(
     assert not any("give scenes" in reason for reason in estimate_run(own).unknown)
     with pytest.raises(DataError, match="--data scenes_of_yours: no such folder"):
         check_places(plan(Path("unused"), data="scenes_of_yours"))
+    source = '[[sources]]\nname = "a"\nformat = "folder"\npath = "scenes_of_yours"\ntasks = ["oc"]'
+    (tmp_path / "mine.toml").write_text(f'description = "one"\n{source}\n')
+    mixed = plan(Path("unused"), training_data=str(tmp_path), mixture=[str(tmp_path / "mine.toml")])
+    with pytest.raises(DataError, match=r"source 'a': path .*scenes_of_yours: no such folder"):
+        check_places(mixed)
 
 
 def test_an_estimate_without_memory_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

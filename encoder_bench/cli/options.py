@@ -258,12 +258,12 @@ def pairs(flag: str, texts: list[str] | None, example: str) -> dict[str, str]:
     """Read a repeatable `KEY=VALUE`.
 
     Raises:
-        RecipeError: no key, or no equals sign.
+        RecipeError: no key, no equals sign, or no value.
     """
     found = {}
     for text in texts or []:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
+        key, _, value = text.partition("=")
+        if not key.strip() or not value.strip():
             raise RecipeError(f"{flag} {text}: give KEY=VALUE, as in {example}")
         found[key.strip()] = value
     return found

@@ -197,10 +197,12 @@ def check_folder(
     The folder is opened with `images_required=False`; images that are there are decoded on request.
     """
     read = _Splits(folder, tasks)
-    for (name, split), samples in read.samples.items():
-        images = len(samples.images())
-        yield f"{name:<12} {split:<6} {len(samples):>7} samples {images:>7} images"
-    yield from (f"{PROBLEM}{error}" for error in read.errors.values())
+    for name, split, samples in read:
+        if isinstance(samples, DataError):
+            yield f"{PROBLEM}{samples}"
+        else:
+            images = len(samples.images())
+            yield f"{name:<12} {split:<6} {len(samples):>7} samples {images:>7} images"
     for name, version in folder.versions().items():
         yield f"{name} is {version}"
     train, test = read.joined("train"), read.joined("test")
@@ -233,9 +235,12 @@ def lint_folder(
     request, for overlap, near duplicates and damage.
     """
     findings: list[Finding] = []
+    skipped: list[str] = []
     read = _Splits(folder, tasks)
-    for (name, split), samples in read.samples.items():
-        if split == "test":
+    for name, split, samples in read:
+        if isinstance(samples, DataError):
+            skipped.append(f"{name} {split}: {samples}")
+        elif split == "test":
             findings += lint_samples(name, samples)
             path = folder.files.find("gvtbench", f"{tasks[name].source}.json")
             known = known_version(path) if path and tasks[name].reader == "gvtbench" else None
@@ -246,23 +251,29 @@ def lint_folder(
     findings += _unreadable([*(train.missing() | test.missing()).values()], "missing")
     if compare:
         findings += _image_findings(train, test, reporter)
-    return findings, [f"{name} {split}: {e}" for (name, split), e in read.errors.items()]
+    return findings, skipped
 
 
 class _Splits:
-    """Both splits of all tasks, or why one cannot be read."""
+    """Both splits of all tasks, read as they are iterated over."""
 
     def __init__(self, folder: DataFolder, tasks: Mapping[str, TaskRecipe]) -> None:
-        self.samples: dict[tuple[str, Split], SampleTable] = {}
-        self.errors: dict[tuple[str, Split], DataError] = {}
-        for name, split in itertools.product(tasks, get_args(Split)):
+        self._folder, self._tasks = folder, tasks
+        self._read: dict[Split, list[SampleTable]] = {"train": [], "test": []}
+
+    def __iter__(self) -> Iterator[tuple[str, Split, SampleTable | DataError]]:
+        for (name, recipe), split in itertools.product(self._tasks.items(), get_args(Split)):
+            found: SampleTable | DataError
             try:
-                self.samples[name, split] = folder.task_samples(name, tasks[name], split)
+                found = self._folder.task_samples(name, recipe, split)
+                self._read[split].append(found)
             except DataError as error:
-                self.errors[name, split] = error
+                found = error
+            yield name, split, found
 
     def joined(self, split: Split) -> SampleTable:
-        return SampleTable.joined([some for key, some in self.samples.items() if key[1] == split])
+        """Return the samples of all tasks that could be read so far."""
+        return SampleTable.joined(self._read[split])
 
 
 def _files(samples: SampleTable) -> list[Path]:

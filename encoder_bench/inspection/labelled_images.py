@@ -17,7 +17,7 @@ from PIL import Image
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.hashing import hash_file, hash_text
 from encoder_bench.base.progress import Reporter
-from encoder_bench.data.folder import DataFolder, open_data
+from encoder_bench.data.folder import DataFolder, is_scenes, open_data
 from encoder_bench.data.hub import open_rows
 from encoder_bench.data.images import load_image
 from encoder_bench.data.readers.captions import read_instances
@@ -78,7 +78,7 @@ def read_labelled(
     root = Path(data)
     if data.startswith("hub:"):
         found = _from_hub(data.removeprefix("hub:"), columns or HubColumns())
-    elif data.partition(":")[0] == "scenes":
+    elif is_scenes(data):
         found = _from_instances(data, reporter)
     elif not root.is_dir():
         raise DataError(f"--data {data}: no such folder; a Hub data set is hub:NAME")

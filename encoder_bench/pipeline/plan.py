@@ -161,11 +161,12 @@ def check_places(plan: RunPlan) -> None:
 
 @functools.cache
 def _check_source(source: SourceSettings, training_data: str) -> None:
-    """Check a mixture's source, unless scenes, which the run draws, are a part of its path."""
+    """Check a mixture's source, unless it is in scenes, which the run draws."""
     from encoder_bench.data.folder import is_scenes, open_data
     from encoder_bench.data.formats import find_place
 
-    if not (is_scenes(training_data) or str(source.path).startswith("scenes")):
+    drawn = source.format == "folder" and is_scenes(str(source.path))
+    if not (is_scenes(training_data) or drawn):
         find_place(source, open_data(training_data, images_required=False).root)
 
 

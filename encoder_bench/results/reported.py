@@ -18,6 +18,7 @@ import pandas as pd
 
 from encoder_bench.base.errors import RecordError
 from encoder_bench.base.record import RunRecord
+from encoder_bench.data.folder import is_scenes
 from encoder_bench.metrics.statistics import kendall_interval, spearman_interval
 from encoder_bench.results.formats import to_html, to_json, to_latex, to_markdown
 from encoder_bench.results.page import MODE, MODES, NOT_AVAILABLE, Page, text_page
@@ -80,7 +81,7 @@ def compare_reported(records: Iterable[RunRecord]) -> pd.DataFrame:
 
 
 def _drawn(record: RunRecord) -> bool:
-    return str(record.data.get("name", "")).partition(":")[0] == "scenes"
+    return is_scenes(str(record.data.get("name")))
 
 
 def rank_agreement(comparison: pd.DataFrame) -> pd.DataFrame:

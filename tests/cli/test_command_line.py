@@ -108,6 +108,7 @@ def test_an_interrupted_command_says_that_it_resumes(monkeypatch: pytest.MonkeyP
     [
         (["--set", "training.precison=bfloat16"], "did you mean 'precision'"),
         (["--set", "nonsense"], "give KEY=VALUE"),
+        (["--set", "training.precision="], "give KEY=VALUE"),
         (["--layer", "last"], "give whole numbers"),
         (["--limit", "0"], "--limit 0"),
         (["--tasks", ""], "--tasks is empty"),

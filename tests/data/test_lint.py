@@ -14,8 +14,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from encoder_bench.base.progress import QuietReporter
+from encoder_bench.base.recipes import TaskRecipe, load_task
 from encoder_bench.cli.app import app
 from encoder_bench.data import fetch
+from encoder_bench.data.folder import open_data
 from encoder_bench.data.images import (
     NEAR_GREY,
     NEAR_SHARE,
@@ -25,8 +27,9 @@ from encoder_bench.data.images import (
     near_duplicates,
     same_files,
 )
-from encoder_bench.data.lint import lint_samples
-from encoder_bench.data.sample import Sample
+from encoder_bench.data.lint import check_folder, lint_samples
+from encoder_bench.data.sample import Sample, Split
+from encoder_bench.data.sample_table import SampleTable
 
 
 def sample(number: int, image: int, question: str, answer: str) -> Sample:
@@ -187,6 +190,24 @@ def test_a_known_version_of_a_file_is_named(
     assert "coco_mci.json is one of two: beware" in result.stdout
     shown = CliRunner().invoke(app, ["data", "check", str(leaking_folder)]).stdout
     assert "gvtbench/coco_mci.json is one of two" in shown
+
+
+def test_a_check_prints_each_split_as_it_is_read(
+    leaking_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = open_data(str(leaking_folder), images_required=False)
+    read, task_samples = [], folder.task_samples
+
+    def counted(name: str, recipe: TaskRecipe, split: Split) -> SampleTable:
+        read.append(split)
+        return task_samples(name, recipe, split)
+
+    monkeypatch.setattr(folder, "task_samples", counted)
+    tasks = {"mci": load_task("mci")}
+    lines = check_folder(folder, tasks, decode=False, reporter=QuietReporter())
+    for number in (1, 2):
+        next(lines)
+        assert len(read) == number
 
 
 def test_vcr_is_looked_at_where_it_is_and_its_misprint_found(tmp_path: Path) -> None:

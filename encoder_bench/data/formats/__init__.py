@@ -18,7 +18,7 @@ import pyarrow as pa
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.progress import Reporter
 from encoder_bench.base.recipes import SourceSettings, load_task
-from encoder_bench.data.folder import DataFolder, open_data
+from encoder_bench.data.folder import DataFolder, is_scenes, open_data
 from encoder_bench.data.formats import json_files, shards, tables
 from encoder_bench.data.formats.row import (
     BadRow,
@@ -114,9 +114,8 @@ def find_place(source: SourceSettings, root: Path, reporter: Reporter | None = N
     where, kind = f"source '{source.name}'", FORMATS[source.format]
     if source.format == "folder":
         name = str(source.path)
-        own = name == "coco" or name.partition(":")[0] == "scenes"
         folder = open_data(
-            name if own else str(root / Path(name).expanduser()),
+            name if name == "coco" or is_scenes(name) else str(root / Path(name).expanduser()),
             reporter,
             images_required=False,
             flag=f"{where}: path",
