@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from encoder_bench.base.errors import needs_extra
-from encoder_bench.base.paths import RESULTS
+from encoder_bench.base.paths import RESULTS, with_home
 from encoder_bench.base.progress import make_reporter
 from encoder_bench.base.recipes import LanguageModelSettings, load_task
 from encoder_bench.base.record import RunRecord, TaskScores, read_records, require_records
@@ -77,8 +77,8 @@ def run(
     plan = make_plan(
         encoder=encoder, joint=joint, adapter=adapter, data=data, training_data=training_data,
         mixture=mixture, tasks=tasks, seed=seed, limit=limit, controls=controls, steps=steps,
-        weights=None if weights is None else _path(weights), results=_path(results), device=device,
-        settings=settings,
+        weights=None if weights is None else with_home(weights), results=with_home(results),
+        device=device, settings=settings,
     )  # fmt: skip
     return run_plan(plan, make_reporter(quiet=quiet)).record
 
@@ -100,7 +100,7 @@ def load_model(
     """
     from encoder_bench.pipeline.build import load_run
 
-    folder, path = _path(results), None if weights is None else _path(weights)
+    folder, path = with_home(results), None if weights is None else with_home(weights)
     return load_run(folder, _record(run, folder), weights=path, device=device)
 
 
@@ -129,7 +129,7 @@ def evaluate(
     from encoder_bench.tasks.evaluate import evaluate as evaluate_tasks
     from encoder_bench.tasks.task import read_samples
 
-    reporter, record = make_reporter(quiet=quiet), _record(run, _path(results))
+    reporter, record = make_reporter(quiet=quiet), _record(run, with_home(results))
     folder = open_data(data, reporter)
     asked = []
     for name in tasks:
@@ -141,7 +141,7 @@ def evaluate(
     return evaluate_tasks(
         ImagePredictor(model),
         asked,
-        _path(output),
+        with_home(output),
         batch_images=record.adapter["evaluation_batch_images"],
         seed=record.seed,
         reporter=reporter,
@@ -156,7 +156,7 @@ def table(results: str | Path = RESULTS) -> pd.DataFrame:
     """
     from encoder_bench.results.table import build_tables, to_frame
 
-    return to_frame(build_tables(read_records(_path(results))))
+    return to_frame(build_tables(read_records(with_home(results))))
 
 
 def compare(
@@ -172,7 +172,7 @@ def compare(
     from encoder_bench.results.compare import compare_runs
     from encoder_bench.results.runs import find_runs
 
-    folder = _path(results)
+    folder = with_home(results)
     sides = [(s,) if isinstance(s, RunRecord) else find_runs(folder, s) for s in (a, b)]
     return compare_runs(folder, *sides)
 
@@ -191,7 +191,7 @@ def recommend(
     """
     from encoder_bench.results.verdict import recommend as choose
 
-    folder = _path(results)
+    folder = with_home(results)
     return choose(folder, require_records(folder), max_gflops=max_gflops, tasks=tasks)
 
 
@@ -223,7 +223,7 @@ def report(
 
     with needs_extra("report", "report"):
         from encoder_bench.results.report.page import write_report
-    folder, reporter = _path(results), make_reporter(quiet=quiet)
+    folder, reporter = with_home(results), make_reporter(quiet=quiet)
     records = read_records(folder)
     pictures = sample_pictures(data, records)
     seen = {}
@@ -233,7 +233,7 @@ def report(
         seen = seen_features(folder, records, pictures, reporter)
     return write_report(
         folder,
-        output=None if output is None else _path(output),
+        output=None if output is None else with_home(output),
         images=pictures,
         features=seen,
         samples_per_task=samples,
@@ -292,10 +292,6 @@ def predict(
         device=choose_device(device),
         reporter=reporter,
     )
-
-
-def _path(path: str | Path) -> Path:
-    return Path(path).expanduser()
 
 
 def _record(run: str | RunRecord, results: Path) -> RunRecord:

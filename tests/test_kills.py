@@ -37,8 +37,8 @@ def environment(cache: Path) -> dict[str, str]:
 
 def started(results: Path, cache: Path, *more: str) -> ForkedPython:
     """Start a run that has imported all already: a kill is then a kill of its work."""
-    log = results.with_name(f"{results.name}.log").open("ab")
-    return ForkedPython(command(results, *more), env=environment(cache), stdout=log)
+    with results.with_name(f"{results.name}.log").open("ab") as log:
+        return ForkedPython(command(results, *more), env=environment(cache), stdout=log)
 
 
 def whole(results: Path, cache: Path, *more: str) -> float:

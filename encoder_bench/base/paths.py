@@ -36,6 +36,11 @@ def cache_dir(*parts: str) -> Path:
     return caches.joinpath("encoder-bench", *parts)
 
 
+def with_home(path: str | Path) -> Path:
+    """Return a path with the user's home folder for `~`; as it is where that is not known."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111
+
+
 class CacheEntry(NamedTuple):
     """One folder of the cache with its images or rows; `last_used` is in seconds since the epoch.
 

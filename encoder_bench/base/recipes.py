@@ -22,6 +22,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, to_jsonable_python
 
 from encoder_bench.base.errors import RecipeError, UnknownNameError, unknown_name_message
+from encoder_bench.base.paths import with_home
 from encoder_bench.base.plugins import load_plugin, plugin_entries
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -347,7 +348,7 @@ def _find(kind: Kind, name: str) -> Path:
     `mixture_recipes`, which name a file's path.
     """
     if name.endswith(".toml"):
-        path = Path(name).expanduser()
+        path = with_home(name)
         if not path.is_file():
             raise RecipeError(f"{name}: no such recipe file")
         return path

@@ -12,6 +12,7 @@ import typer
 
 from encoder_bench.base.errors import RecipeError
 from encoder_bench.base.paths import RESULTS as RESULTS
+from encoder_bench.base.paths import with_home
 from encoder_bench.base.recipes import TaskRecipe, load_task
 from encoder_bench.encoders.registry import find_spec
 from encoder_bench.pipeline import plan
@@ -59,7 +60,7 @@ def _encoder_names(texts: list[str]) -> list[str]:
     """
     found = []
     for text in texts:
-        folder = Path(text.removeprefix("dir:")).expanduser()
+        folder = with_home(text.removeprefix("dir:"))
         found += [text] if text.startswith("dir:") and folder.exists() else listed(text)
     if not found:
         raise RecipeError("--encoders is empty; name at least one")

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.hashing import hash_file, hash_text, known_hash
+from encoder_bench.base.paths import with_home
 from encoder_bench.base.progress import QuietReporter, Reporter
 from encoder_bench.base.recipes import TaskRecipe
 from encoder_bench.data.fetch import known_version
@@ -186,9 +187,9 @@ def open_data(
                 f"{flag} coco: set the environment variable COCO to the folder that holds coco/, "
                 f"vqav2/ and gvtbench/, or pass that folder as {flag}"
             )
-        root = Path(os.environ["COCO"]).expanduser()
+        root = with_home(os.environ["COCO"])
     else:
-        root = Path(name).expanduser()
+        root = with_home(name)
         name = root.resolve().name
     if not root.is_dir():
         raise DataError(f"{'COCO' if name == 'coco' else flag} {root}: no such folder")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from encoder_bench.base.errors import EncoderBenchError, UnknownNameError, WeightsError
+from encoder_bench.base.paths import with_home
 from encoder_bench.base.plugins import plugins
 from encoder_bench.encoders.bundled import bundled_folder, has_bundled_weights
 from encoder_bench.encoders.catalog import CATALOG, EncoderSpec, Source, parse_source
@@ -60,7 +61,7 @@ def find_spec(name: str) -> EncoderSpec:
     if name.startswith(RANDOM):
         return _random_twin(name, find_spec(name.removeprefix(RANDOM)))
     form, colon, locator = name.partition(":")
-    whole_folder = form == "dir" and Path(locator).expanduser().is_dir()
+    whole_folder = form == "dir" and with_home(locator).is_dir()
     if colon and form in _FORMS and locator and (whole_folder or "+" not in name):
         return _general(name, _FORMS[form], locator)
     plugins = plugin_specs()
@@ -120,7 +121,7 @@ def _general(name: str, source: Source, locator: str) -> EncoderSpec:
         display_name=Path(locator).name if source == "dir" else locator,
         family="unknown",
         source=source,
-        locator=str(Path(locator).expanduser().resolve()) if source == "dir" else locator,
+        locator=str(with_home(locator).resolve()) if source == "dir" else locator,
         supervision="unknown",
         pretraining_data="unknown",
         pretraining_images="unknown",

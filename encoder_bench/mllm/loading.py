@@ -15,7 +15,7 @@ from encoder_bench.base.errors import EncoderBenchError, UnknownNameError, Weigh
 from encoder_bench.base.files import atomic_folder
 from encoder_bench.base.hashing import hash_file
 from encoder_bench.base.network import is_cached, obstacle
-from encoder_bench.base.paths import cache_dir
+from encoder_bench.base.paths import cache_dir, with_home
 from encoder_bench.base.recipes import LanguageModelSettings
 from encoder_bench.encoders.loading import quiet_loading
 from encoder_bench.mllm.language import LanguageModel
@@ -54,9 +54,14 @@ def check_name(name: str) -> None:
         UnknownNameError: none of these.
         WeightsError: a path where there is nothing, or that cannot be read.
     """
-    path = Path(name).expanduser()
-    if name in _NAMES:
-        return
+    if name not in _NAMES:
+        try:
+            _check_place(name, with_home(name))
+        except OSError as error:
+            raise WeightsError(f"LLM {name}: {error.strerror}") from error
+
+
+def _check_place(name: str, path: Path) -> None:
     if path.exists():
         if path.is_dir() and not (path / "config.json").is_file():
             raise WeightsError(f"LLM folder {name}: it has no config.json")
@@ -74,7 +79,7 @@ def empty_model(name: str) -> Any | None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     own = {"tiny-llama": _BUNDLED, _SMOLLM2_NAME: _packaged_smollm2()}
-    path, gguf = own.get(name) or Path(name).expanduser(), None
+    path, gguf = own.get(name) or with_home(name), None
     if path.suffix == ".gguf" and path.is_file():
         converted = _converted_folder(path, hash_file(path))
         path, gguf = (converted, None) if converted.is_dir() else (path.parent, path.name)
@@ -94,7 +99,7 @@ def count_parameters(name: str) -> int | None:
 
 
 def _load(settings: LanguageModelSettings, *, with_weights: bool) -> LanguageModel:
-    name, path = settings.name, Path(settings.name).expanduser()
+    name, path = settings.name, with_home(settings.name)
     check_name(name)
     open_folder = partial(_from_folder, settings, with_weights=with_weights)
     if name == "tiny-llama":

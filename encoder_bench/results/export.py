@@ -1,15 +1,15 @@
 """Results for others: DataFrames of scores and answers, Parquet, lm-eval JSON, model cards."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from encoder_bench.base.errors import EncoderBenchError
 from encoder_bench.base.files import atomic_path
-from encoder_bench.base.paths import RESULTS
+from encoder_bench.base.paths import RESULTS, with_home
 from encoder_bench.base.record import RunRecord, Score, read_records
 from encoder_bench.encoders.registry import find_spec
 from encoder_bench.metrics.metric import recorded_metric
@@ -17,6 +17,9 @@ from encoder_bench.results.formats import FORMATS, templates
 from encoder_bench.results.score import score_sources
 from encoder_bench.results.table import build_tables
 from encoder_bench.tasks.predictions import predictions_path, read_controls
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _FACTS: dict[str, Callable[[RunRecord], Any]] = {
     "run_id": lambda run: run.run_id,
@@ -65,7 +68,9 @@ def load_results(results: str | Path = RESULTS) -> pd.DataFrame:
         `load_results().query("primary and control == ''").pivot_table("value", "encoder",
         "column")`
     """
-    folder = Path(results).expanduser()
+    import pandas as pd
+
+    folder = with_home(results)
     rows = [row for record in read_records(folder) for row in _score_rows(record, folder)]
     return pd.DataFrame(rows, columns=list(_SCORE_COLUMNS))
 
@@ -93,6 +98,8 @@ def all_predictions(results: Path, records: Sequence[RunRecord]) -> pd.DataFrame
     `question`, `prompt`, `prediction`, `choice`, `parsed`, `outcome`, `references` (a list), and
     `score: METRIC` each. Raises as `read_controls`.
     """
+    import pandas as pd
+
     rows = [
         row
         for record in records

@@ -132,6 +132,11 @@ def test_an_interrupted_command_says_that_it_resumes(monkeypatch: pytest.MonkeyP
         (["--llm", "/nowhere", "--dry-run"], "LLM /nowhere: no such file or folder"),
         (["--llm", "nowhere.gguf", "--dry-run"], "LLM nowhere.gguf: no such file or folder"),
         (["--llm", "smolm2", "--dry-run"], "did you mean 'smollm2-135m'"),
+        (["--llm", "x" * 300, "--dry-run"], "xxx: File name too long"),
+        (["--llm", "~nobody-here/x", "--dry-run"], "LLM ~nobody-here/x: no such file or folder"),
+        (["--data", "~nobody-here", "--dry-run"], "--data ~nobody-here: no such folder"),
+        (["-e", "dir:~nobody-here", "--dry-run"], "nobody-here: No such file"),
+        (["--adapter", "~nobody-here/x.toml", "--dry-run"], "no such recipe file"),
         (["--llm", "/", "--dry-run"], "LLM folder /: it has no config.json"),
     ],
 )

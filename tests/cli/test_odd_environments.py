@@ -154,7 +154,7 @@ def as_a_user() -> Iterator[None]:
         ("run --dry-run --data {0}/data", "cache", 0, "estimated"),
         ("run --dry-run --data {0}/secret", "cache", 1, "{0}/secret/coco/train2017: Perm"),
         ("run --dry-run --weights {0}/secret", "cache", 1, "--weights {0}/secret: Permission"),
-        ("run --dry-run --llm {0}/secret", "cache", 1, "{0}/secret/config.json: Permission"),
+        ("run --dry-run --llm {0}/secret", "cache", 1, "LLM {0}/secret: Permission"),
         ("run --dry-run -e dir:{0}/secret", "cache", 1, "encoder dir:{0}/secret: Permission"),
         ("run --dry-run --adapter {0}/secret/a.toml", "cache", 1, "{0}/secret/a.toml: Permission"),
     ],

@@ -156,6 +156,8 @@ def test_decoding_defaults_of_a_checkpoint_are_dropped() -> None:
         ("tiny-lama", UnknownNameError, "did you mean 'tiny-llama'"),
         ("nobody/nothing-of-the-kind", WeightsError, "pass --llm FOLDER"),
         ("gone.gguf", WeightsError, "no such file or folder"),
+        ("~nobody-here/llm", WeightsError, "no such file or folder"),
+        ("x" * 300, WeightsError, "File name too long"),
     ],
 )
 def test_what_cannot_be_loaded_is_one_clear_line(

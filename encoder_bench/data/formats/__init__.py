@@ -16,6 +16,7 @@ import msgspec
 import pyarrow as pa
 
 from encoder_bench.base.errors import DataError
+from encoder_bench.base.paths import with_home
 from encoder_bench.base.progress import Reporter
 from encoder_bench.base.recipes import SourceSettings, load_task
 from encoder_bench.data.folder import DataFolder, is_scenes, open_data
@@ -115,13 +116,13 @@ def find_place(source: SourceSettings, root: Path, reporter: Reporter | None = N
     if source.format == "folder":
         name = str(source.path)
         folder = open_data(
-            name if name == "coco" or is_scenes(name) else str(root / Path(name).expanduser()),
+            name if name == "coco" or is_scenes(name) else str(root / with_home(name)),
             reporter,
             images_required=False,
             flag=f"{where}: path",
         )
         return Place(source, root, (), folder.root.resolve(), trusted=True)
-    images = root / Path(source.images).expanduser()
+    images = root / with_home(source.images)
     if not images.is_dir():
         raise DataError(
             f"{where}: images = '{source.images}': no folder {images}; paths begin at {root} "
@@ -142,7 +143,7 @@ def _files(source: SourceSettings, root: Path, kind: Format) -> list[Path]:
 
     Of a data set's folder they are those of its split, by the names that the Hub gives them.
     """
-    pattern = str(Path(str(source.path)).expanduser())
+    pattern = str(with_home(str(source.path)))
     path = root / pattern
     if path.is_dir():
         split = path / source.split
@@ -203,9 +204,8 @@ def _make_rows(place: Place, reporter: Reporter) -> RowMaker:
             phase.advance()
     if not kept:
         first = next(iter(skipped.values()))["first"][0] if skipped else "no rows"
-        names = str(source.path or source.hub)
         raise DataError(
-            f"source '{source.name}': nothing in {names} can be trained on as format "
+            f"source '{source.name}': nothing in {place.label} can be trained on as format "
             f"'{source.format}': {first}"
         )
     return {"read": read, "files": files, "skipped": skipped, "sha256": digest.hexdigest()}

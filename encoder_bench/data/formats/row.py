@@ -89,6 +89,11 @@ class Place:
     trusted: bool = False
     identity: str = ""
 
+    @property
+    def label(self) -> str:
+        """The source's path or name on the Hub, as its recipe has it."""
+        return str(self.source.path or self.source.hub)
+
 
 RawRows = Iterator[RawRow]
 

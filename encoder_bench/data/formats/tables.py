@@ -131,7 +131,7 @@ def caption_rows(place: Place) -> RawRows:
             yield from _lines(path, place.source)
             continue
         names = open_arrow(path).column_names
-        image, text = _columns(names, place.source, _label(place))
+        image, text = _columns(names, place.source, place.label)
         yield from _arrow_rows(place, path, [text], image, made)
 
 
@@ -174,10 +174,6 @@ def _lines(path: Path, source: SourceSettings) -> RawRows:
             yield RawRow(path.name, number, content)
 
 
-def _label(place: Place) -> str:
-    return str(place.source.path or place.source.hub)
-
-
 def _arrow_rows(
     place: Place,
     path: Path,
@@ -197,7 +193,7 @@ def _arrow_rows(
         columns = [batch.column(name).to_pylist() for name in texts]
         for at, values in enumerate(zip(*columns, strict=True)):
             content = make(dict(zip(texts, values, strict=True)), shown[at] if shown else [])
-            yield RawRow(_label(place), before + first + at, content)
+            yield RawRow(place.label, before + first + at, content)
         first += len(batch)
 
 
