@@ -16,6 +16,8 @@ from encoder_bench.base.errors import RecordError
 from encoder_bench.base.files import write_text
 from encoder_bench.base.hashing import hash_json, hash_text
 
+MODES = ("frozen", "joint")
+"""Whether the encoder was tuned, in a word: `MODES[joint]`."""
 SCHEMA_VERSION = 1
 SCHEMA_FILE = Path(__file__).resolve().parents[2] / "docs" / "record.schema.json"
 
@@ -181,6 +183,11 @@ class RunRecord(RecordPart):
     peak_memory_bytes: dict[str, int]
     command: str
     warnings: tuple[str, ...] = ()
+
+    @property
+    def mode(self) -> str:
+        """`frozen` or `joint`."""
+        return MODES[self.joint]
 
 
 def run_id(determinants: dict[str, Any]) -> str:

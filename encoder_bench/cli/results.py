@@ -30,15 +30,14 @@ def list_command(
     if json_output:
         typer.echo(json.dumps({"runs": rows, "damaged": damaged}, indent=1))
     else:
-        for row in rows:
-            mode = "joint " if row["joint"] else "frozen"
+        for record, row in zip(records, rows, strict=True):
             scores = ", ".join(
                 f"{task} " + ("n/a" if value is None else f"{value:.1f}")
                 for task, value in row["scores"].items()
             )
             typer.echo(
-                f"{row['run_id']}  {row['created']}  {row['encoder']}  {mode}  "
-                f"seed {row['seed']}  {scores}"
+                f"{record.run_id}  {record.created}  {record.encoder.name}  {record.mode:<6}  "
+                f"seed {record.seed}  {scores}"
             )
     for problem in damaged:
         typer.echo(f"damaged: {problem}", err=True)

@@ -53,7 +53,7 @@ def identity(record: RunRecord) -> str:
     """Return what a run is found by in a baseline: names, not hashes, so that a hash may differ."""
     parts = [
         record.encoder.name,
-        "joint" if record.joint else "frozen",
+        record.mode,
         f"adapter {record.adapter.get('name')}",
         f"LLM {record.language_model.name}",
         f"data {record.data.get('name')}",

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.progress import Reporter
-from encoder_bench.base.record import RunRecord
+from encoder_bench.base.record import MODES, RunRecord
 from encoder_bench.data.images import load_image
 from encoder_bench.encoders.encoder import Encoder, encode_images
 from encoder_bench.encoders.registry import find_spec
@@ -230,9 +230,8 @@ def worth(
     trained = [_trained(table, names, joint=joint) for table in build_tables(records)]
     heading, scores = max(trained, key=lambda table: len(table[1]), default=("", {}))
     if len(scores) < _MIN_ENCODERS:
-        mode = "joint" if joint else "frozen"
         raise DataError(
-            f"{len(scores)} of these encoders have trained {mode} results in one table; "
+            f"{len(scores)} of these encoders have trained {MODES[joint]} results in one table; "
             f"a rank correlation needs {_MIN_ENCODERS}: run or name more (--results, sweep)"
         )
     found = []

@@ -88,9 +88,8 @@ def as_json(comparison: RunComparison) -> dict[str, Any]:
 
 def side_title(runs: Sequence[RunRecord]) -> str:
     """Return `DINOv2, joint, seed 0 (1a2b3c4d)`."""
-    mode = "joint" if runs[0].joint else "frozen"
     seeds = ", ".join(f"seed {run.seed} ({run.run_id[:8]})" for run in runs)
-    return f"{runs[0].encoder.display_name}, {mode}, {seeds}"
+    return f"{runs[0].encoder.display_name}, {runs[0].mode}, {seeds}"
 
 
 def to_html(comparison: RunComparison, images: Mapping[str, Path]) -> str:

@@ -36,8 +36,8 @@ class TableRow:
 
     @property
     def mode(self) -> str:
-        """`joint` or `frozen`."""
-        return "joint" if self.joint else "frozen"
+        """`frozen` or `joint`."""
+        return self.records[0].mode
 
     @property
     def name(self) -> str:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from encoder_bench.base.errors import RecordError
 from encoder_bench.base.paths import remove_folder
-from encoder_bench.base.record import RunRecord, read_record, record_path
+from encoder_bench.base.record import MODES, RunRecord, read_record, record_path
 from encoder_bench.results.grouping import group_records
 
-_ENCODER_MODE = re.compile(r"(.+)/(frozen|joint)(?:/(\d+))?")
+_ENCODER_MODE = re.compile(rf"(.+)/({'|'.join(MODES)})(?:/(\d+))?")
 
 
 def inventory(results: Path) -> tuple[list[RunRecord], list[str]]:
@@ -33,11 +33,7 @@ def find_run(results: Path, name: str) -> RunRecord:
     Raises:
         RecordError: no such run, more than one, or a damaged record.
     """
-    found = _named(results, name)
-    if len(found) > 1:
-        these = ", ".join(f"{r.run_id[:8]} (seed {r.seed})" for r in found[:6])
-        raise RecordError(f"{results}: '{name}' means {len(found)} runs; choose one of {these}")
-    return found[0]
+    return _only_one(results, name, _named(results, name))
 
 
 def find_runs(results: Path, name: str) -> tuple[RunRecord, ...]:
@@ -46,8 +42,16 @@ def find_runs(results: Path, name: str) -> tuple[RunRecord, ...]:
     Raises:
         RecordError: as `find_run`; or the runs of ENCODER/MODE are not seeds of one row.
     """
-    rows = [row for group in group_records(_named(results, name)) for row in group.rows]
-    return rows[0].records if len(rows) == 1 else (find_run(results, name),)
+    found = _named(results, name)
+    rows = [row for group in group_records(found) for row in group.rows]
+    return rows[0].records if len(rows) == 1 else (_only_one(results, name, found),)
+
+
+def _only_one(results: Path, name: str, found: Sequence[RunRecord]) -> RunRecord:
+    if len(found) > 1:
+        these = ", ".join(f"{r.run_id[:8]} (seed {r.seed})" for r in found[:6])
+        raise RecordError(f"{results}: '{name}' means {len(found)} runs; choose one of {these}")
+    return found[0]
 
 
 def _named(results: Path, name: str) -> list[RunRecord]:
@@ -59,7 +63,7 @@ def _named(results: Path, name: str) -> list[RunRecord]:
         found = [
             record
             for record in inventory(results)[0]
-            if (record.encoder.name, record.joint) == (encoder, mode == "joint")
+            if (record.encoder.name, record.mode) == (encoder, mode)
             and seed in (None, str(record.seed))
         ]
         if not found:
@@ -67,11 +71,9 @@ def _named(results: Path, name: str) -> list[RunRecord]:
         return found
     paths = [p for p in sorted((results / "records").glob("*.json")) if p.stem.startswith(name)]
     if not paths or not name:
-        rows = dict.fromkeys((r.encoder.name, r.joint) for r in inventory(results)[0])
-        known = [f"{encoder}/{'joint' if joint else 'frozen'}" for encoder, joint in rows]
-        raise RecordError(
-            f"{results}: no run '{name}'; give an id or one of {', '.join(known[:8]) or 'none'}"
-        )
+        rows = dict.fromkeys(f"{r.encoder.name}/{r.mode}" for r in inventory(results)[0])
+        known = ", ".join([*rows][:8]) or "none"
+        raise RecordError(f"{results}: no run '{name}'; give an id or one of {known}")
     if len(paths) > 1:
         these = ", ".join(path.stem for path in paths[:4])
         raise RecordError(

@@ -175,7 +175,7 @@ def _blind(
     cells, run = {}, False
     for column in columns:
         by_row = [[_cell(each.get(column), control) for each in sources] for sources in rows]
-        whole = [[cell for cell in cells if cell] for cells in by_row if all(cells)]
+        whole = [[cell for cell in seeds if cell] for seeds in by_row if all(seeds)]
         cells[column] = score.over_rows([score.over_seeds(each) for each in whole])
         run = run or bool(whole)
     if run:

@@ -24,12 +24,11 @@ from filelock import FileLock, Timeout
 from encoder_bench.base.errors import EncoderBenchError, RecipeError, RecordError
 from encoder_bench.base.files import write_text
 from encoder_bench.base.hashing import hash_json
-from encoder_bench.base.record import read_record, record_path
+from encoder_bench.base.record import MODES, read_record, record_path
 from encoder_bench.data.folder import is_scenes
 from encoder_bench.encoders.registry import RANDOM
 from encoder_bench.pipeline.plan import RunPlan, make_plan
 
-MODES = ("frozen", "joint")
 STARTED = "started on "
 """Begins the line that a job's log gets at each start."""
 LOCK_TIMEOUT = 5.0

@@ -137,6 +137,7 @@ def measure(
         DataError: a reference cannot be parsed.
     """
     texts = [reply.text for reply in answers]
+    # Only constant and majority answers have no choice: they are scored by their text either way.
     choices = [reply.text if reply.choice is None else reply.choice for reply in answers]
     measures = {
         name: find_metric(name).measure(

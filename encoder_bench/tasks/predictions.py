@@ -80,7 +80,7 @@ class Predictor(Protocol):
         decoding: DecodingSettings,
         candidates: Sequence[str] = (),
     ) -> Sequence[Sequence[Reply]]:
-        """Return one reply to each prompt of each image."""
+        """Return one reply to each prompt of each image; with candidates each has a choice."""
 
 
 class GrowingPredictions:

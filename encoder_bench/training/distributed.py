@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers.utils.generic import flatten_dict
 
 from encoder_bench.base.errors import MissingDependencyError, TrainingError, UnknownNameError
 from encoder_bench.base.recipes import AdapterRecipe
@@ -68,6 +67,8 @@ def make_accelerator(
 
 def _tracked(adapter: AdapterRecipe) -> dict[str, str | int | float | bool]:
     """Return a recipe's keys as `training.precision`, since trackers take no nested values."""
+    from transformers.utils.generic import flatten_dict
+
     recipe = adapter.model_dump(mode="json")
     recipe["stages"] = {stage["name"]: stage for stage in recipe["stages"]}
     plain = str | int | float | bool

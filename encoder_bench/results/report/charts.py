@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import altair as alt
 import numpy as np
 
+from encoder_bench.base.record import MODES
+
 SERIES = 8
 """Colours; shapes differ too, so that none of them is needed to tell encoders apart."""
 _SHAPES = ("circle", "square", "diamond", "triangle-up")
@@ -36,8 +38,8 @@ class Point(NamedTuple):
 
     @property
     def mode(self) -> str:
-        """Return `joint` or `frozen`."""
-        return "joint" if self.joint else "frozen"
+        """`frozen` or `joint`."""
+        return MODES[self.joint]
 
     @property
     def colour(self) -> str:
