@@ -86,6 +86,7 @@ class DataFolder:
     def _rows(self, reader: Reader, source: str, split: Split) -> RowMaker:
         files, digest = self.files.afresh(), RowDigest()
         avoided = self._test_images if split == "train" else (frozenset(), frozenset())
+        files.avoided = avoided[0]
         roots = (f"{self._real_root}{os.sep}", f"{self.root}{os.sep}")
         noted: set[int | str] = set()
         for sample in reader.read(files, source, source, split):

@@ -60,6 +60,7 @@ def instances(path: Path, images: int = 400, **row: object) -> Path:
 def made(tmp_path: Path) -> Path:
     write_questions(instances(tmp_path / "instances.json"), tmp_path, questions=300)
     (tmp_path / "images").mkdir()
+    (tmp_path / "coco").mkdir()
     for image in range(1, 401):
         Image.new("RGB", (4, 4)).save(tmp_path / "images" / f"{image:012}.jpg")
     return tmp_path
@@ -90,6 +91,40 @@ def test_answers_are_true_and_each_is_right_equally_often(made: Path, task: str)
         assert {"0", "1", "2", "3"} <= {sample.target for sample in samples}
     found = {finding.kind for finding in lint_samples(task, samples)}
     assert not found & {"skew", "majority-leak", "text-leak", "conflict"}
+
+
+@pytest.mark.parametrize("task", ["oc", "mci"])
+def test_training_questions_of_a_balanced_source_do_not_tell_their_answers(
+    made: Path, task: str
+) -> None:
+    """Nor where images of test sets are left out, here the first hundred."""
+    tested: set[int | str] = set()
+    for path in (made / "gvtbench").iterdir():
+        rows = [row for row in json.loads(path.read_text()) if row["image_id"] <= 100]
+        path.write_text(json.dumps(rows))
+        tested.update(row["image_id"] for row in rows)
+    source = instances(made / "coco" / "instances_train2017.json")
+    content = json.loads(source.read_text())
+    content["annotations"] = [  # most images lack most categories, as in COCO
+        row for row in content["annotations"] if (row["image_id"] + row["category_id"]) % 3 == 0
+    ]
+    source.write_text(json.dumps(content))
+    samples = DataFolder("x", made).samples(
+        task, reader="gvtbench", source=f"coco_{task}_balanced", split="train"
+    )
+    by_question: dict[str, Counter[str]] = defaultdict(Counter)
+    by_image: dict[int | str, Counter[str]] = defaultdict(Counter)
+    for sample in samples:
+        by_question[sample.question][sample.target] += 1
+        by_image[sample.image_id][sample.target] += 1
+    assert len(by_question) == len(NAMES)
+    assert all(len(set(answers.values())) == 1 for answers in by_question.values())
+    assert len({sample.sample_id for sample in samples}) == len(samples)
+    assert len(tested) > 50
+    assert not tested & by_image.keys()
+    if task == "mci":  # an image with much in it is hardly more often "yes" than an empty one
+        apart = [abs(answers["Yes."] - answers["No."]) for answers in by_image.values()]
+        assert sum(apart) < 0.15 * len(samples)  # drawn at random: 0.25
 
 
 def test_the_same_seed_makes_the_same_questions(tmp_path: Path) -> None:

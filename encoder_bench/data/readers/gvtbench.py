@@ -6,22 +6,25 @@ an instances file in the same words, with zero counts and balanced answers.
 Reference: Wang et al. 2023 (arXiv 2305.12223), repository TencentARC/GVT.
 """
 
+import dataclasses
 import functools
+import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 from encoder_bench.base.hashing import hash_text
 from encoder_bench.data.files import DataFiles
+from encoder_bench.data.readers.balanced import balanced_counts, balanced_presence
 from encoder_bench.data.readers.captions import Instances, read_instances
 from encoder_bench.data.rows import Row, Text, read_rows
 from encoder_bench.data.sample import Sample, Split
 
-_EVERY = "_every"
-"""Ends a source whose training questions ask every present category of an image."""
+_BALANCED = "_balanced"
+"""Ends a source whose training questions have each answer equally often within a category."""
 SOURCES = {
-    source: (f"gvtbench/{source.removesuffix(_EVERY)}.json",)
+    source: (f"gvtbench/{source.removesuffix(_BALANCED)}.json",)
     for source in (
-        "coco_oc", "coco_mci", f"coco_oc{_EVERY}", f"coco_mci{_EVERY}", "vcr_oc", "vcr_mci",
+        "coco_oc", "coco_mci", f"coco_oc{_BALANCED}", f"coco_mci{_BALANCED}", "vcr_oc", "vcr_mci",
     )
 }  # fmt: skip
 _QUESTIONS_PER_IMAGE = 4
@@ -77,14 +80,12 @@ def _facets(objects: int, answer: str) -> dict[str, str | int]:
 
 def _generate(files: DataFiles, task: str, source: str) -> Iterator[Sample]:
     instances = read_instances(files.require("coco", "instances_train2017.json"))
-    make = _counting if "_oc" in source else _identification
-    most = None if source.endswith(_EVERY) else _QUESTIONS_PER_IMAGE
-    numbers = list(instances.counts)
-    for number in numbers:
-        rng = random.Random(hash_text("gvtbench", source, str(number)))
-        pairs = [] if number in instances.crowded else make(instances, number, numbers, rng, most)
-        if not pairs:
-            continue
+    if source.endswith(_BALANCED):
+        left_out = {number for number in instances.counts if str(number) in files.avoided}
+        asked = _balanced(instances, source, left_out)
+    else:
+        asked = _four_per_image(instances, source)
+    for number, pairs in asked:
         image, objects = instances.image(files, number), instances.counts[number].total()
         for index, (question, answer) in enumerate(pairs):
             name, facets = f"{task}/{number}/{index}", _facets(objects, answer)
@@ -94,27 +95,46 @@ def _generate(files: DataFiles, task: str, source: str) -> Iterator[Sample]:
 _Pairs = list[tuple[str, str]]
 
 
-def _counting(
-    instances: Instances, image: int, images: list[int], rng: random.Random, most: int | None
-) -> _Pairs:
-    """Ask for present categories, at most as many questions as said, and for one that is absent."""
+def _balanced(
+    instances: Instances, source: str, left_out: Set[int]
+) -> Iterator[tuple[int, _Pairs]]:
+    """Yield each image with all that `data questions` would ask of it."""
+    choose = balanced_counts if "_oc" in source else balanced_presence
+    usable = dataclasses.replace(instances, crowded=instances.crowded | left_out)
+    by_image: dict[int, _Pairs] = {}
+    for number, name, count in choose(usable, math.inf, random.Random(source)):
+        by_image.setdefault(number, []).append(question_and_answer(source, name, count))
+    yield from by_image.items()
+
+
+def _four_per_image(instances: Instances, source: str) -> Iterator[tuple[int, _Pairs]]:
+    """Yield each image with at most four questions."""
+    make = _counting if "_oc" in source else _identification
+    numbers = list(instances.counts)
+    for number in numbers:
+        rng = random.Random(hash_text("gvtbench", source, str(number)))
+        if number not in instances.crowded:
+            yield number, make(instances, number, numbers, rng)
+
+
+def _counting(instances: Instances, image: int, images: list[int], rng: random.Random) -> _Pairs:
+    """Ask for present categories, and for one that is absent."""
     counts = instances.counts[image]
     present = [name for name, count in counts.items() if count <= _MAX_COUNT]
     rng.shuffle(present)
     absent = _absent(instances, image, images, rng, 1)
-    asked = [*present[: None if most is None else most - len(absent)], *absent]
+    asked = [*present[: _QUESTIONS_PER_IMAGE - len(absent)], *absent]
     rng.shuffle(asked)
     return [(counting_question(name), str(counts[name])) for name in asked]
 
 
 def _identification(
-    instances: Instances, image: int, images: list[int], rng: random.Random, most: int | None
+    instances: Instances, image: int, images: list[int], rng: random.Random
 ) -> _Pairs:
     """Ask for as many present as absent categories, so that half of the answers are yes."""
     present = list(instances.counts[image])
     rng.shuffle(present)
-    number = len(present) if most is None else min(most // 2, len(present))
-    absent = _absent(instances, image, images, rng, number)
+    absent = _absent(instances, image, images, rng, min(_QUESTIONS_PER_IMAGE // 2, len(present)))
     asked = [(name, "Yes.") for name in present[: len(absent)]] + [(name, "No.") for name in absent]
     rng.shuffle(asked)
     return [(existence_question(name), answer) for name, answer in asked]
@@ -125,8 +145,9 @@ def _absent(
 ) -> list[str]:
     """Return categories that the image lacks, drawn as they occur in another random image.
 
-    Drawn so, a category is asked for as often where it is absent as where it is present, and the
-    question alone does not tell the answer.
+    Drawn so, a category is asked for about as often where it is absent as where it is present,
+    unless most images have it, as people in COCO: sources that end in `_balanced` leave those out
+    that have no counterpart.
     """
     found: dict[str, None] = {}
     for _ in range(50 * number):
@@ -137,6 +158,13 @@ def _absent(
         if names:
             found[rng.choice(names)] = None
     return list(found)
+
+
+def question_and_answer(source: str, name: str, count: int) -> tuple[str, str]:
+    """Return what is asked of a category that an image has `count` times, and the answer."""
+    if "_oc" in source:
+        return counting_question(name), str(count)
+    return existence_question(name), "Yes." if count else "No."
 
 
 def counting_question(name: str) -> str:
