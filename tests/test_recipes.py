@@ -288,3 +288,14 @@ def test_a_recorded_recipe_without_a_later_key_has_its_default() -> None:
     del recorded["projector"]["whiten"], recorded["llm"]["lora"]
     plain = make_plan(tasks=["vqa"], settings={"projector.whiten": False})
     assert scoring_settings(AdapterRecipe, recorded) == plain.adapter.scoring()
+
+
+def test_a_key_added_later_leaves_the_identity_of_runs_without_it() -> None:
+    stage, *later = _PLAN.adapter.stages
+    projector = stage.projector.model_copy(update={"optimizer": "muon"})
+    changed = _PLAN.adapter.model_copy(
+        update={"stages": (stage.model_copy(update={"projector": projector}), *later)}
+    )
+    before = _PLAN.adapter.scoring()["stages"][0]["projector"]
+    assert set(before) == {"learning_rate", "weight_decay", "layer_decay"}
+    assert changed.scoring()["stages"][0]["projector"] == before | {"optimizer": "muon"}

@@ -39,11 +39,17 @@ Controls = Literal["none", "cheap", "all"]
 """Which of a task's blind baselines are measured; `cheap` leaves out those asked image by image."""
 _Layers = BeforeValidator(lambda layer: (layer,) if isinstance(layer, int) else layer)
 _NOT_SCORING: dict[str, Any] = {"scoring": False}
+_ADDED_LATER: dict[str, Any] = {"scoring": "unless it is the default"}
 
 
 def not_scoring(default: Any = ..., *, gt: int | None = None) -> Any:
     """Return a field that changes time, memory or wording, never a score."""
     return Field(default, gt=gt, json_schema_extra=_NOT_SCORING)
+
+
+def added_later(default: Any) -> Any:
+    """Return a field that runs were recorded without: its default leaves their identity alone."""
+    return Field(default, json_schema_extra=_ADDED_LATER)
 
 
 class _Frozen(BaseModel):
@@ -76,6 +82,8 @@ def scoring_settings(model: type[BaseModel], recorded: Mapping[str, Any]) -> dic
     for key, value in (to_jsonable_python(defaults) | dict(recorded)).items():
         if key not in fields:
             kept |= {} if value is None else {key: value}
+        elif fields[key].json_schema_extra == _ADDED_LATER and value == defaults[key]:
+            continue
         elif fields[key].json_schema_extra != _NOT_SCORING:
             inner = _model_in(fields[key].annotation)
             if inner and isinstance(value, Mapping):
@@ -132,10 +140,16 @@ class LanguageModelSettings(_Frozen):
 
 
 class PartOptimizer(_Frozen):
-    """Optimizer settings of one part (encoder, projector or LLM)."""
+    """Optimizer settings of one part (encoder, projector or LLM).
+
+    `muon` gives every direction of a weight matrix a step of the same size, so that what all
+    samples have in common does not drown what sets them apart; embeddings and biases stay with
+    AdamW.
+    """
 
     learning_rate: float = Field(gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
+    optimizer: Literal["adamw", "muon"] = added_later("adamw")
     layer_decay: float = Field(default=1.0, gt=0, le=1)
 
 

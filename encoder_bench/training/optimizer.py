@@ -1,9 +1,10 @@
-"""AdamW over parts: what trains in a stage, at which learning rate, and how that changes."""
+"""AdamW and Muon over parts: what trains in a stage, at which learning rate, and its schedule."""
 
 import contextlib
 import math
 import re
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -51,16 +52,18 @@ def only_parts(mllm: MLLM, stage: StageSettings) -> Iterator[dict[str, list[nn.P
             parameter.requires_grad_(True)
 
 
-def make_optimizer(mllm: MLLM, stage: StageSettings) -> torch.optim.AdamW:
-    """Return AdamW over the trainable parameters of the stage's parts, in a fixed order.
+def make_optimizer(mllm: MLLM, stage: StageSettings) -> torch.optim.Optimizer:
+    """Return one optimizer over the trainable parameters of the stage's parts, in a fixed order.
 
-    Biases and one-dimensional parameters (norms, class tokens) have no weight decay. Under
-    `layer_decay` d, block i of n has its learning rate times d^(n - i), embeddings d^(n + 1).
+    It is AdamW; of parts with `optimizer = "muon"` the matrices have Muon, whose updates are scaled
+    so that a learning rate means what it does for AdamW. Biases and one-dimensional parameters
+    (norms, class tokens) have no weight decay. Under `layer_decay` d, block i of n has its learning
+    rate times d^(n - i), embeddings d^(n + 1).
 
-    Reference: Loshchilov and Hutter 2019 (arXiv 1711.05101); layer-wise decay as in BEiT
-    (arXiv 2106.08254, appendix).
+    Reference: Loshchilov and Hutter 2019 (arXiv 1711.05101); Jordan 2024, Muon; its scale as in Liu
+    et al. 2025 (arXiv 2502.16982, eq. 4); layer-wise decay as in BEiT (arXiv 2106.08254, appendix).
     """
-    groups: dict[tuple[str, float, float], dict[str, Any]] = {}
+    groups: dict[tuple[str, bool, float, float], dict[str, Any]] = {}
     for part, settings in _part_settings(stage).items():
         named = list(mllm.parts()[part].named_parameters())
         blocks = [int(match.group(1)) for name, _ in named if (match := _BLOCK.search(name))]
@@ -68,14 +71,44 @@ def make_optimizer(mllm: MLLM, stage: StageSettings) -> torch.optim.AdamW:
         for name, parameter in named:
             if not parameter.requires_grad:
                 continue
+            muon = settings.optimizer == "muon" and parameter.ndim == 2 and "embed" not in name
             decay = settings.weight_decay if parameter.ndim > 1 else 0.0
             below = depth + 1 if "embed" in name or "patch" in name else 0
             block = _BLOCK.search(name)
             scale = settings.layer_decay ** (depth - int(block.group(1)) if block else below)
             peak = settings.learning_rate * scale
             group = {"params": [], "weight_decay": decay, "peak": peak, "part": part}
-            groups.setdefault((part, decay, scale), group)["params"].append(parameter)
-    return torch.optim.AdamW(list(groups.values()), lr=0.0, betas=stage.betas, fused=True)
+            groups.setdefault((part, muon, decay, scale), group)["params"].append(parameter)
+    adamw = [group for (_, muon, *_), group in groups.items() if not muon]
+    made: list[torch.optim.Optimizer] = []
+    if adamw:
+        made.append(torch.optim.AdamW(adamw, lr=0.0, betas=stage.betas, fused=True))
+    if muon_groups := [group for (_, muon, *_), group in groups.items() if muon]:
+        made.append(torch.optim.Muon(muon_groups, lr=0.0, adjust_lr_fn="match_rms_adamw"))
+    return made[0] if len(made) == 1 else _Several(made)
+
+
+class _Several(torch.optim.Optimizer):
+    """Optimizers of different parameters as one."""
+
+    def __init__(self, members: Sequence[torch.optim.Optimizer]) -> None:
+        self.members = members
+        super().__init__([group for member in members for group in member.param_groups], {})
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Let each do a step."""
+        for member in self.members:
+            member.step(closure)
+        self.state = defaultdict(dict, {p: s for m in self.members for p, s in m.state.items()})
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` returned, each member its part."""
+        super().load_state_dict(state_dict)
+        groups = iter(self.param_groups)
+        for member in self.members:
+            member.param_groups = [next(groups) for _ in member.param_groups]
+            held = [p for group in member.param_groups for p in group["params"]]
+            member.state = defaultdict(dict, {p: self.state[p] for p in held if p in self.state})
 
 
 def schedule(step: int, steps: int, stage: StageSettings) -> float:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from pydantic import BaseModel
+from safetensors.torch import save_file
 
 from encoder_bench.base.recipes import (
     AdapterRecipe,
@@ -19,8 +21,10 @@ from encoder_bench.base.recipes import (
     recipe_folder,
 )
 from encoder_bench.data.sample_table import ImageGroups
+from encoder_bench.mllm.model import MLLM
 from encoder_bench.training.batches import StageOrder
-from encoder_bench.training.optimizer import make_optimizer, schedule
+from encoder_bench.training.checkpoint import optimizer_state, restore_optimizer
+from encoder_bench.training.optimizer import make_optimizer, schedule, set_learning_rates
 from tests.training.world import model, questions, recipe
 
 
@@ -37,6 +41,66 @@ def test_no_decay_on_biases_and_norms_and_smaller_rates_further_down() -> None:
     by_block = {depth: {v for k, v in peaks.items() if f".{depth}." in k} for depth in (0, 1)}
     assert list(by_block[1]) == pytest.approx([1e-3 * 0.9])
     assert list(by_block[0]) == pytest.approx([1e-3 * 0.9**2])
+
+
+def muon_recipe() -> AdapterRecipe:
+    part = {"learning_rate": 1e-3, "optimizer": "muon", "weight_decay": 0.1}
+    return recipe(stage={"projector": part})
+
+
+def take_steps(mllm: MLLM, optimizer: torch.optim.Optimizer, *seeds: int) -> None:
+    set_learning_rates(optimizer, 1.0)
+    for seed in seeds:
+        random = torch.Generator().manual_seed(seed)
+        for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+            parameter.grad = torch.randn(parameter.shape, generator=random)
+        optimizer.step()
+
+
+def test_muon_moves_matrices_as_torch_does_at_adamws_scale_and_leaves_biases_to_adamw() -> None:
+    mllm = model(joint=True)
+    before = {name: p.detach().clone() for name, p in mllm.projector.named_parameters()}
+    optimizer = make_optimizer(mllm, muon_recipe().stages[0])
+    take_steps(mllm, optimizer, 1)
+    moved = {name: before[name] - p.detach() for name, p in mllm.projector.named_parameters()}
+    matrices = [name for name, p in mllm.projector.named_parameters() if p.ndim == 2]
+    assert 0 < len(matrices) < len(moved)
+    for name, p in mllm.projector.named_parameters():
+        if p.ndim == 2:
+            alone = torch.nn.Parameter(before[name].clone())
+            alone.grad = p.grad
+            torch.optim.Muon(
+                [alone], lr=1e-3, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"
+            ).step()
+            assert torch.equal(p, alone)
+            singular = torch.linalg.svdvals(moved[name] - 1e-4 * before[name])
+            assert singular.max() < 2 * singular.quantile(0.1)  # of the gradient itself: 12 times
+            rms = (moved[name] - 1e-4 * before[name]).square().mean().sqrt()
+            assert rms == pytest.approx(2e-4, rel=0.3)  # AdamW's is 0.2 to 0.4 of its rate
+        else:
+            torch.testing.assert_close(moved[name], 1e-3 * p.grad.sign(), rtol=1e-3, atol=0)
+
+
+def test_the_state_of_both_optimizers_is_kept(tmp_path: Path) -> None:
+    def fresh() -> tuple[MLLM, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        mllm = model(joint=True)
+        return mllm, make_optimizer(mllm, muon_recipe().stages[0])
+
+    (whole, optimizer), (resumed, restored) = fresh(), fresh()
+    take_steps(whole, optimizer, 1, 2)
+    weights = {name: value.clone() for name, value in whole.state_dict().items()}
+    state = optimizer_state(optimizer)
+    assert {key.partition("/")[2] for key in state} == {
+        *("step", "exp_avg", "exp_avg_sq", "momentum_buffer"),
+    }
+    resumed.load_state_dict(weights)
+    save_file(state, tmp_path / "optimizer.safetensors")
+    restore_optimizer(restored, tmp_path)
+    for mllm, each in ((whole, optimizer), (resumed, restored)):
+        take_steps(mllm, each, 3)
+    expected = whole.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in resumed.state_dict().items())
 
 
 def test_schedule_warms_up_then_falls_to_its_floor() -> None:
