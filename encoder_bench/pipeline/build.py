@@ -50,6 +50,7 @@ def build_mllm(plan: RunPlan) -> MLLM:
     projector = build_projector(
         plan.adapter.projector, grid=encoder.grid, width=encoder.width, llm_width=language.width
     )
+    projector.start_from(language.table)
     mllm = MLLM(encoder, projector, language)
     set_trainable(mllm, encoder=plan.joint, llm=plan.adapter.llm.train)
     if plan.joint and plan.adapter.encoder.gradient_checkpointing:

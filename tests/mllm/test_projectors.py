@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -65,6 +66,18 @@ def test_pixel_shuffle_keeps_every_value_of_a_grid_that_divides() -> None:
         tokens = projector(features)
     corner = features[0].reshape(4, 4, 2)[:2, :2].permute(2, 0, 1).flatten()
     torch.testing.assert_close(tokens[0, 0], corner)
+
+
+@pytest.mark.parametrize("whiten", [False, "channels"])
+def test_linear_from_zero_shows_every_image_as_the_mean_word_at_first(
+    whiten: Literal[False, "channels"],
+) -> None:
+    settings = ProjectorSettings(name="linear-from-zero", visual_tokens=4, whiten=whiten)
+    projector = build_projector(settings, grid=(4, 4), width=24, llm_width=40)
+    words = torch.randn(100, 40, dtype=torch.bfloat16)
+    projector.start_from(words)
+    tokens = projector(torch.randn(3, 16, 24))
+    torch.testing.assert_close(tokens, words.float().mean(0).expand(3, 4, 40))
 
 
 def test_pooling_averages_neighbours() -> None:

@@ -21,6 +21,7 @@ _PROJECTORS = {
     "average-pool": "linear:AveragePool",
     "c-abstractor": "linear:CAbstractor",
     "linear": "linear:LinearProjector",
+    "linear-from-zero": "linear:LinearFromZero",
     "mlp": "linear:MLPProjector",
     "pixel-shuffle": "linear:PixelShuffle",
     "pixel-shuffle-mlp": "linear:PixelShuffleMLP",

@@ -1,6 +1,7 @@
 """Projectors that keep the grid: linear layers or convolutions on patches, averages or squares.
 
-Axes: B images, N patch tokens on a grid (h, w), D encoder width, M visual tokens, E LLM width.
+Axes: B images, N patch tokens on a grid (h, w), D encoder width, M visual tokens, E LLM width,
+V vocabulary.
 """
 
 from functools import partial
@@ -45,6 +46,29 @@ class LinearProjector(Projector):
         """Return `(B, M, E)`."""
         projected: Tensor = self.linear(self.pooled(features))
         return projected
+
+
+class LinearFromZero(LinearProjector):
+    """A linear map whose weights start at zero and whose bias is the mean word embedding.
+
+    At first every image is the same token, and one that the language model knows how to read. So
+    images differ by what training taught of them and by nothing else; from random weights each has
+    a random token of its own, by which few images are memorised. Weight decay shrinks towards that
+    common token, as ridge regression shrinks towards the mean.
+
+    Reference: Zhang et al. 2023, ControlNet (arXiv 2302.05543), zero convolutions; Hewitt 2021,
+    "Initializing New Word Embeddings for Pretrained Language Models", the mean embedding.
+    """
+
+    def build(self) -> None:
+        """Make one linear layer of zero weights."""
+        super().build()
+        nn.init.zeros_(self.linear.weight)
+
+    @torch.no_grad()
+    def start_from(self, embeddings: Tensor) -> None:
+        """Set the bias to the mean of `(V, E)` embeddings."""
+        self.linear.bias.copy_(embeddings.float().mean(dim=0))
 
 
 class MLPProjector(Projector):

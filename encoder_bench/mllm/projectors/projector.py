@@ -1,6 +1,7 @@
 """The contract of a projector, and the arithmetic on patch grids that several share.
 
-Axes: B images, N patch tokens on a grid (h, w), D encoder width, M visual tokens, E LLM width.
+Axes: B images, N patch tokens on a grid (h, w), D encoder width, M visual tokens, E LLM width,
+V vocabulary.
 """
 
 from abc import ABC, abstractmethod
@@ -40,6 +41,9 @@ class Projector(nn.Module, ABC):
     @abstractmethod
     def forward(self, features: Tensor) -> Tensor:
         """Return `(B, M, E)` visual tokens of `(B, N, D)` patch tokens, row-major."""
+
+    def start_from(self, embeddings: Tensor) -> None:
+        """Set what depends on the language model's input embeddings `(V, E)`, before training."""
 
     @property
     def patches(self) -> int:

@@ -92,6 +92,10 @@ class WhitenedProjector(Projector):
         self.inner = inner
         self.visual_tokens = inner.visual_tokens
 
+    def start_from(self, embeddings: Tensor) -> None:
+        """Let the inner projector start from `(V, E)` embeddings."""
+        self.inner.start_from(embeddings)
+
     def forward(self, features: Tensor) -> Tensor:
         """Return `(B, M, E)`."""
         projected: Tensor = self.inner(self.whitening(features))
