@@ -7,12 +7,13 @@ import copy
 import filecmp
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from encoder_bench.base.errors import DataError
+from encoder_bench.base.files import reading, write_text
 
 _YEARS = {"train2017": 2017, "val2017": 2017, "train2014": 2014, "val2014": 2014, "test2015": 2014}
 """COCO's two divisions of the same images: within one, an image is in one folder only."""
@@ -264,3 +265,22 @@ def path_inside(folder: Path, name: str, where: str, root: Path) -> Path:
         f"{where}: image '{name}' leaves the folder {folder} through a link to {path}; "
         f"{FOLLOW_LINKS}=1 follows such links"
     )
+
+
+def write_annotations(texts: Mapping[Path, str]) -> None:
+    """Write annotation files into a data folder, all of them or none.
+
+    Raises:
+        DataError: one is there and says something else; it may be a published file.
+    """
+    for path, text in texts.items():
+        if path.exists():
+            with reading(path):
+                same = path.read_bytes() == text.encode()
+            if not same:
+                raise DataError(
+                    f"{path} is there already, with other content, and stays as it is; remove it, "
+                    "or write into another folder, whose image folders may be links"
+                )
+    for path, text in texts.items():
+        write_text(path, text)

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from encoder_bench.base.errors import DataError
-from encoder_bench.base.files import atomic_path, write_text
+from encoder_bench.base.files import atomic_path
 from encoder_bench.base.progress import Phase, Reporter
+from encoder_bench.data.files import write_annotations
 
 Kind = Literal["vqav2", "captions"]
 Part = Literal["train", "val"]
@@ -39,7 +40,7 @@ def import_dataset(
     the split, `part` what it becomes. Streaming reads row by row: the set is not kept twice.
 
     Raises:
-        DataError: unreachable, no such split, or columns are missing.
+        DataError: unreachable, no such split, columns are missing, or other annotations are there.
     """
     rows = open_rows(source, split, revision, streaming=streaming)
     columns = rows.column_names or list(next(iter(rows.take(1)), {}))
@@ -53,8 +54,12 @@ def import_dataset(
         count, contents = (_vqa if kind == "vqav2" else _captions)(
             _counted(rows, phase, source), images, part
         )
-    for name, content in contents.items():
-        write_text(output / name, json.dumps(content, ensure_ascii=False) + "\n")
+    write_annotations(
+        {
+            output / name: json.dumps(content, ensure_ascii=False) + "\n"
+            for name, content in contents.items()
+        }
+    )
     return count
 
 

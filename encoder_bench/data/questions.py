@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from encoder_bench.base.errors import DataError
-from encoder_bench.base.files import write_text
-from encoder_bench.data.files import coco_id
+from encoder_bench.data.files import coco_id, write_annotations
 from encoder_bench.data.readers.balanced import balanced_counts, balanced_presence
 from encoder_bench.data.readers.captions import Instances, read_instances
 from encoder_bench.data.readers.gvtbench import question_and_answer
@@ -34,7 +33,8 @@ def write_questions(
     folder within `output`, needed where file names are no COCO ids.
 
     Raises:
-        DataError: malformed, federated (LVIS), or too few images for a balanced question.
+        DataError: malformed, federated (LVIS), too few images for a balanced question, or other
+            questions are in the folder.
     """
     instances = read_instances(source)
     if instances.federated:
@@ -43,7 +43,7 @@ def write_questions(
             "names every object, such as COCO's own"
         )
     names = {number: _image_name(number, instances, images) for number in instances.names}
-    made = {}
+    made, texts = {}, {}
     for name, choose in (("coco_oc", balanced_counts), ("coco_mci", balanced_presence)):
         asked = choose(instances, questions, random.Random(f"{name} {seed}"))
         if not asked:
@@ -67,9 +67,10 @@ def write_questions(
             for (image, _, _), (question, answer) in zip(asked, pairs, strict=True)
         ]
         text = json.dumps(rows, indent=1, ensure_ascii=False)
-        write_text(output / "gvtbench" / f"{name}.json", text + "\n")
+        texts[output / "gvtbench" / f"{name}.json"] = text + "\n"
         shares = (100 * right / len(asked) for right in (constant, majority))
         made[name] = BalancedQuestions(rows, *shares)
+    write_annotations(texts)
     return made
 
 

@@ -136,6 +136,19 @@ def test_the_same_seed_makes_the_same_questions(tmp_path: Path) -> None:
     assert texts[0] == texts[1] != texts[2]
 
 
+def test_other_questions_are_not_replaced(made: Path) -> None:
+    published = made / "gvtbench" / "coco_mci.json"
+    published.write_text("[]")
+    (made / "gvtbench" / "coco_oc.json").unlink()
+    with pytest.raises(DataError, match=r"coco_mci\.json is there already.*another folder"):
+        write_questions(made / "instances.json", made, questions=300)
+    assert [path.name for path in (made / "gvtbench").iterdir()] == ["coco_mci.json"]
+    assert published.read_text() == "[]"
+    published.unlink()
+    for _ in range(2):  # the same ones may be written again
+        write_questions(made / "instances.json", made, questions=300)
+
+
 def test_files_without_coco_names_need_their_folder_and_federated_ones_are_refused(
     tmp_path: Path,
 ) -> None:

@@ -67,6 +67,13 @@ def test_captions_are_read_back_as_they_were(tmp_path: Path) -> None:
         "captioning", reader="coco-captions", source="captions", split="test"
     )
     assert (sample.image_id, sample.references) == (9, ("a dark square", "nearly black"))
+    written = tmp_path / "coco" / "annotations" / "captions_val2017.json"
+    written.write_text("{}")
+    with pytest.raises(DataError, match=r"captions_val2017\.json is there already"):
+        import_dataset(
+            str(source), tmp_path, kind="captions", split="x", part="val", reporter=QuietReporter()
+        )
+    assert written.read_text() == "{}"
 
 
 def test_a_streamed_set_is_written_as_the_whole_one_is(tmp_path: Path) -> None:
