@@ -26,6 +26,9 @@ def bench_command(
     ] = None,
     repeats: Annotated[int, typer.Option(metavar="N", help="Timed repeats of each way.")] = 5,
     llm: Annotated[str, typer.Option(metavar="NAME", help="The language model.")] = "tiny-llama",
+    encoder: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of side-by-side; else a small random ViT.")
+    ] = None,
     device: Device = "cpu",
     share: Annotated[float, typer.Option(metavar="X", help="Of full-size.")] = 1.0,
     debug: options.Debug = False,
@@ -40,7 +43,9 @@ def bench_command(
             llm=llm, repeats=repeats, device=device
         ),
         "training": lambda: training.run_bench(repeats=repeats, device=device),
-        "side-by-side": lambda: side_by_side.run_bench(llm=llm, repeats=repeats, device=device),
+        "side-by-side": lambda: side_by_side.run_bench(
+            encoder=encoder, llm=llm, repeats=repeats, device=device
+        ),
         "encoders": lambda: encoders.run_bench(repeats=repeats, device=device),
         "metrics": lambda: metrics.run_bench(repeats=repeats, device=device),
         "utilisation": lambda: utilisation.run_bench(repeats=repeats, device=device),
