@@ -13,7 +13,8 @@ from transformers import Dinov2Config, Dinov2Model
 
 from encoder_bench.base.errors import EncoderBenchError, WeightsError
 from encoder_bench.base.progress import QuietReporter
-from encoder_bench.base.recipes import load_adapter, load_task
+from encoder_bench.base.recipes import load_adapter, load_task, recorded_adapter
+from encoder_bench.base.record import read_records
 from encoder_bench.data.folder import open_data
 from encoder_bench.encoders.registry import load_encoder
 from studies.real_encoders import REAL_ENCODERS, convert, from_graph, renamed
@@ -21,9 +22,23 @@ from studies.real_encoders import REAL_ENCODERS, convert, from_graph, renamed
 
 def test_the_recipes_of_the_photo_study_are_read() -> None:
     folder = Path(__file__).parents[2] / "studies" / "real"
-    (stage,) = load_adapter(str(folder / "real.toml")).stages
-    tasks = [load_task(str(folder / f"{name}.toml")) for name in stage.tasks]
-    assert [task.primary for task in tasks] == ["cider", "counting_accuracy", "yesno_accuracy"]
+    stages = load_adapter(str(folder / "real.toml")).stages
+    assert [stage.tasks for stage in stages] == [("mci",), ("oc", "mci")]
+    tasks = [load_task(str(folder / f"{name}.toml")) for name in stages[-1].tasks]
+    assert [task.primary for task in tasks] == ["counting_accuracy", "yesno_accuracy"]
+
+
+def test_the_committed_records_are_of_these_recipes() -> None:
+    root = Path(__file__).parents[2]
+    recipe = load_adapter(str(root / "studies" / "real" / "real.toml"))
+    frozen = tuple(stage.model_copy(update={"encoder": None}) for stage in recipe.stages)
+    records = read_records(root / "results" / "real")
+    assert sorted(record.seed for record in records) == sorted([0, 1, 2] * 4)
+    for record in records:
+        assert recorded_adapter(record.adapter) == recipe.model_copy(update={"stages": frozen})
+        for name, task in record.tasks.items():
+            own = load_task(str(root / "studies" / "real" / f"{name}.toml"))
+            assert task.definition["source"] == own.source
 
 
 def test_a_graph_of_dinov2_gives_the_features_of_transformers() -> None:
