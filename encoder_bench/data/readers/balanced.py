@@ -6,7 +6,10 @@ because nothing in them can be counted.
 
 import heapq
 import random
+from bisect import bisect_left
 from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
 
 from encoder_bench.data.readers.captions import Instances
 
@@ -17,70 +20,74 @@ Asked = list[tuple[int, str, int]]
 """Image id, category, and how many of it are there."""
 
 
-def _usable(instances: Instances) -> list[int]:
-    """Return the images with any object and without a crowd region."""
-    crowded = instances.crowded
-    return [image for image, counts in instances.counts.items() if counts and image not in crowded]
-
-
 def balanced_counts(instances: Instances, wanted: float, rng: random.Random) -> Asked:
     """Ask each category for counts 0 to K, each of them on the same number of images.
 
-    That number is one for all categories, the smallest that makes enough questions: fewer images
-    per count leave room for higher counts.
+    That number is the category's own, the smallest that makes its share of the questions: fewer
+    images per count leave room for higher counts.
     """
-    groups: dict[str, list[list[int]]] = {
-        name: [[] for _ in range(MAX_COUNT + 1)] for name in instances.categories
-    }
-    for image in _usable(instances):
-        for name, group in groups.items():
-            count = instances.counts[image][name]
-            if count <= MAX_COUNT:
-                group[count].append(image)
-    enough, most = 0, 0
-    for quota in range(1, max((len(g[0]) for g in groups.values()), default=0) + 1):
-        total = sum(quota * (_highest(group, quota) + 1) for group in groups.values())
-        if total > most:
-            enough, most = quota, total
-        if total >= wanted or not total:
-            break
-    return [
-        (image, name, count)
-        for name, group in groups.items()
-        for count in range(_highest(group, enough) + 1)
-        for image in rng.sample(group[count], enough)
-    ]
-
-
-def _highest(group: list[list[int]], quota: int) -> int:
-    """Return the highest count up to which every count has enough images; -1 below 0 and 1."""
-    enough = 0
-    while enough <= MAX_COUNT and len(group[enough]) >= quota > 0:
-        enough += 1
-    return enough - 1 if enough > 1 else -1
+    return _balanced(instances, wanted, rng, lambda count: count)
 
 
 def balanced_presence(instances: Instances, wanted: float, rng: random.Random) -> Asked:
-    """Ask for each category on as many images that have it as on ones that lack it.
+    """Ask for each category on as many images that have it as on ones that lack it."""
+    return _balanced(instances, wanted, rng, lambda count: min(count, 1))
 
-    Of those that lack it, ones that have had fewer "no" than "yes" come first, so that an image
-    with many objects is no more often "yes" than one with few.
+
+class _Plan(NamedTuple):
+    """Questions of one category: how many in all, and on how many images for each answer."""
+
+    questions: int
+    images: int
+
+
+def _balanced(
+    instances: Instances, wanted: float, rng: random.Random, answer: Callable[[int], int]
+) -> Asked:
+    """Ask every category equally many questions as far as its images go, `wanted` in all.
+
+    Of the images that lack a category, ones that have had fewer questions about absent than about
+    present categories come first, so that an image with many objects is no more often asked for
+    what it has than one with few.
     """
-    images: dict[str, tuple[list[int], list[int]]] = {n: ([], []) for n in instances.categories}
-    for image in _usable(instances):
-        for name, (having, lacking) in images.items():
-            (having if instances.counts[image][name] else lacking).append(image)
-    halves = [min(len(having), len(lacking)) for having, lacking in images.values()]
-    quota = 0
-    while quota < max(halves, default=0) and sum(2 * min(quota, h) for h in halves) < wanted:
-        quota += 1
+    crowded = instances.crowded
+    usable = [image for image, counts in instances.counts.items() if counts and image not in crowded]
+    groups: dict[str, list[list[int]]] = {}
+    for name in instances.categories:
+        groups[name] = [[] for _ in range(answer(MAX_COUNT) + 1)]
+        for image in usable:
+            count = instances.counts[image][name]
+            if answer(count) <= MAX_COUNT:
+                groups[name][answer(count)].append(image)
+    plans = {name: _plans(group) for name, group in groups.items()}
+
+    def chosen(share: int) -> dict[str, _Plan]:
+        return {n: p[min(bisect_left(p, (share, 0)), len(p) - 1)] for n, p in plans.items() if p}
+
+    most = max((plan[-1].questions for plan in plans.values() if plan), default=0)
+    shares = range(1, most + 1)
+    enough = bisect_left(
+        shares, wanted, key=lambda share: sum(plan.questions for plan in chosen(share).values())
+    )
     asked: Asked = []
-    owed: Counter[int] = Counter()  # how many more "yes" than "no" an image has had
-    for (name, (having, lacking)), half in zip(images.items(), halves, strict=True):
-        present = rng.sample(having, min(quota, half))
+    owed: Counter[int] = Counter()  # how many more present than absent categories an image has had
+    for name, plan in chosen(min(enough + 1, most)).items():
+        lacking, *having = groups[name]
+        answers = plan.questions // plan.images
+        present = [i for group in having[: answers - 1] for i in rng.sample(group, plan.images)]
         owed.update(present)
         rng.shuffle(lacking)
-        absent = heapq.nlargest(len(present), lacking, key=lambda image: owed[image])
+        absent = heapq.nlargest(plan.images, lacking, key=lambda image: owed[image])
         owed.subtract(absent)
         asked += [(image, name, instances.counts[image][name]) for image in present + absent]
     return asked
+
+
+def _plans(groups: list[list[int]]) -> list[_Plan]:
+    """Return the ways to ask a category, images grouped by answer: more questions each time."""
+    plans: list[_Plan] = []
+    for images in range(1, min(map(len, groups[:2])) + 1):
+        answers = next((n for n, g in enumerate(groups) if len(g) < images), len(groups))
+        if not plans or answers * images > plans[-1].questions:
+            plans.append(_Plan(answers * images, images))
+    return plans
