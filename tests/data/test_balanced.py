@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -17,6 +18,7 @@ from encoder_bench.cli.app import app
 from encoder_bench.data.folder import DataFolder
 from encoder_bench.data.lint import lint_samples
 from encoder_bench.data.questions import write_questions
+from encoder_bench.data.readers.balanced import balanced_counts
 from encoder_bench.data.readers.captions import read_instances
 from encoder_bench.data.readers.gvtbench import _PLURALS, plural
 
@@ -125,6 +127,37 @@ def test_training_questions_of_a_balanced_source_do_not_tell_their_answers(
     if task == "mci":  # an image with much in it is hardly more often "yes" than an empty one
         apart = [abs(answers["Yes."] - answers["No."]) for answers in by_image.values()]
         assert sum(apart) < 0.15 * len(samples)  # drawn at random: 0.25
+
+
+def test_each_category_has_a_number_of_images_of_its_own_for_each_count(tmp_path: Path) -> None:
+    """So that rare ones are asked for too, and no more is asked than wanted."""
+    counts = {"cat": [0, 1, 2, 3] * 20, "dog": [0] * 77 + [1, 1, 2], "cow": [0] * 80}
+    rows = [
+        {"image_id": image, "category_id": category, "iscrowd": 0}
+        for category, own in enumerate(counts.values())
+        for image, count in enumerate(own, 1)
+        for _ in range(count)
+    ]
+    rows += [{"image_id": image, "category_id": 3, "iscrowd": 0} for image in range(1, 81)]
+    source = tmp_path / "instances.json"
+    content = {
+        "images": [{"id": image, "file_name": f"{image:012}.jpg"} for image in range(1, 81)],
+        "categories": [{"id": i, "name": name} for i, name in enumerate([*counts, "sky"])],
+        "annotations": rows,
+    }
+    source.write_text(json.dumps(content))
+
+    def asked(wanted: float) -> dict[str, Counter[int]]:
+        found: dict[str, Counter[int]] = defaultdict(Counter)
+        for image, name, count in balanced_counts(read_instances(source), wanted, random.Random(0)):
+            assert counts[name][image - 1] == count
+            found[name][count] += 1
+        return found
+
+    cats = dict.fromkeys(range(4), 20)
+    assert asked(math.inf) == {"cat": cats, "dog": {0: 2, 1: 2}}
+    assert asked(20) == {"cat": dict.fromkeys(range(4), 4), "dog": {0: 2, 1: 2}}
+    assert asked(6) == {"cat": dict.fromkeys(range(4), 1), "dog": {0: 1, 1: 1, 2: 1}}
 
 
 def test_the_same_seed_makes_the_same_questions(tmp_path: Path) -> None:
