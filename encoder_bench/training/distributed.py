@@ -4,7 +4,9 @@ Shards are torch's DTensors, one part of the first axis on each process. Precisi
 not the launcher's, because it changes scores.
 """
 
+import atexit
 import copy
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -43,6 +45,9 @@ def make_accelerator(
         log_with=list(trackers) or None,
         project_dir=folder / "trackers",
     )
+    if accelerator.num_processes > 1:
+        atexit.unregister(_let_gloo_finish)
+        atexit.register(_let_gloo_finish)
     kind = accelerator.distributed_type.value
     if kind not in _SUPPORTED:
         raise TrainingError(
@@ -63,6 +68,17 @@ def make_accelerator(
         (folder / "trackers").mkdir(parents=True, exist_ok=True)
         accelerator.init_trackers("encoder-bench", config=_tracked(adapter))
     return accelerator
+
+
+def _let_gloo_finish() -> None:
+    """Let gloo's threads free the tensors of the last collectives before Python ends.
+
+    One that wants the interpreter after that aborts its process, which is then taken for failed.
+    Destroying the group does not end them: caches of DTensor's keep it.
+
+    Reference: pytorch/pytorch pull request 179291, "terminate called without an active exception".
+    """
+    time.sleep(0.3)
 
 
 def _tracked(adapter: AdapterRecipe) -> dict[str, str | int | float | bool]:
