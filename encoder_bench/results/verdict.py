@@ -18,13 +18,18 @@ LEVEL, NEAR_POINTS = 0.05, 1.0
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The best row by one score, the rows that tie with it and those that are worse."""
+    """The best row by one score, the rows that tie with it and those that are worse.
+
+    Random weights are no choice: `unbeaten` are rows of them than which the best is not
+    significantly better.
+    """
 
     by: str
     best: str
     score: float
     tied: tuple[str, ...]
     worse: tuple[str, ...]
+    unbeaten: tuple[str, ...] = ()
 
     @property
     def open(self) -> bool:
@@ -33,12 +38,19 @@ class Choice:
 
     def sentence(self) -> str:
         """Return the choice in words; where nothing is worse, that none is established."""
-        head = f"{self.by}: {self.best}, {self.score:.1f}"
+        found = f"{self.by}: {self.best}, {self.score:.1f}"
         if self.open:
-            return f"{head}; that it is best is not established: no row is significantly worse."
-        if not self.tied:
-            return f"{head}, {'ahead of all others' if self.worse else 'the only row'}."
-        return f"{head}. Tied with {', '.join(self.tied)}."
+            found += "; that it is best is not established: no row is significantly worse."
+        elif self.tied:
+            found += f". Tied with {', '.join(self.tied)}."
+        else:
+            found += f", {'ahead of all others' if self.worse else 'the only row'}."
+        return found + self.above_random()
+
+    def above_random(self) -> str:
+        """Return a sentence that names random weights that the best does not beat, or nothing."""
+        names = ", ".join(self.unbeaten)
+        return f" {self.best} is not significantly above {names}." if names else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +93,7 @@ class Verdict:
             heads = [f"{c.by} ({c.best}, {c.score:.1f})" for c in self.by_task if c.open]
             if heads:
                 found.append(f"Highest, but no row is significantly worse: {', '.join(heads)}.")
+            found += [f"{c.by}:{c.above_random()}" for c in self.by_task if c.open and c.unbeaten]
         clear = [gain for gain in self.gains if gain.p_holm < LEVEL]
         for gain in clear:
             verb = "helps" if gain.difference.value > 0 else "harms"
@@ -154,14 +167,17 @@ def _verdict(results: Path, group: TableGroup, tasks: Sequence[str]) -> Verdict 
         return None
     by = AVERAGE if set(columns) == set(AVERAGED) else " + ".join(columns)
     means = {name: _together(list(own.values())) for name, own in scores.items()}
-    least = max(each.mean for each in means.values()) - NEAR_POINTS
-    costs = {n: _gflops(rows[n].records[0]) for n, each in means.items() if each.mean >= least}
+    choices = [name for name, row in rows.items() if row.pretrained] or list(rows)
+    least = max(means[name].mean for name in choices) - NEAR_POINTS
+    costs = {n: _gflops(rows[n].records[0]) for n in choices if means[n].mean >= least}
     cheapest = min(costs, key=lambda name: costs[name])
     known = costs[cheapest] < np.inf
     return Verdict(
         setting=group.heading,
-        choice=_choice(by, means),
-        by_task=tuple(_choice(c, {name: own[c] for name, own in scores.items()}) for c in columns),
+        choice=_choice(by, means, choices),
+        by_task=tuple(
+            _choice(c, {name: own[c] for name, own in scores.items()}, choices) for c in columns
+        ),
         cheapest=f"{cheapest}, {costs[cheapest]:.3g} GFLOPs" if known else None,
         gains=tuple(_gains(rows, scores, columns)),
         seeds=min(len(row.records) for row in rows.values()),
@@ -196,13 +212,24 @@ def _together(parts: Sequence[Scores]) -> Scores:
     return Scores(parts[0].seeds, samples, images, values, mean)
 
 
-def _choice(by: str, scores: Mapping[str, Scores]) -> Choice:
-    best, *others = sorted(scores, key=lambda name: -scores[name].mean)
-    p = holm([_difference(scores[best], scores[name]).p for name in others])
-    corrected = dict(zip(others, p, strict=True))
-    tied = tuple(name for name in others if corrected[name] >= LEVEL)
-    worse = tuple(name for name in others if corrected[name] < LEVEL)
-    return Choice(by, best, scores[best].mean, tied, worse)
+def _choice(by: str, scores: Mapping[str, Scores], choices: Sequence[str]) -> Choice:
+    best = max(choices, key=lambda name: scores[name].mean)
+    others = sorted(scores.keys() - {best}, key=lambda name: (-scores[name].mean, name))
+    found = [_difference(scores[best], scores[name]) for name in others]
+    corrected = holm([each.p for each in found])
+    level = [
+        name
+        for name, each, p in zip(others, found, corrected, strict=True)
+        if p >= LEVEL or each.value > 0
+    ]
+    return Choice(
+        by,
+        best,
+        scores[best].mean,
+        tied=tuple(name for name in level if name in choices),
+        worse=tuple(name for name in others if name in choices and name not in level),
+        unbeaten=tuple(name for name in level if name not in choices),
+    )
 
 
 def _gains(

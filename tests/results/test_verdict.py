@@ -57,6 +57,27 @@ def test_the_cheapest_within_a_point_is_named(results: Path) -> None:
     assert verdict.cheapest.partition(",")[0] in near
 
 
+def test_random_weights_are_no_choice_but_named_where_they_are_not_beaten(tmp_path: Path) -> None:
+    for name, skill in (("good", 0.9), ("random:good", 0.9), ("random:poor", 0.1)):
+        for seed in range(3):
+            make_run(tmp_path, name, joint=False, skill=skill, count=60, seed=seed)
+    (verdict,) = recommend(tmp_path, read_records(tmp_path))
+    choice = verdict.choice
+    assert choice.best == "GOOD (frozen)"
+    assert (choice.tied, choice.worse) == ((), ())
+    (unbeaten,) = choice.unbeaten
+    assert unbeaten == "RANDOM:GOOD (frozen)"
+    assert (
+        f"the only row. GOOD (frozen) is not significantly above {unbeaten}."
+        in (verdict.sentences()[0])
+    )
+    for record in read_records(tmp_path):
+        if record.encoder.pretrained:
+            (tmp_path / "records" / f"{record.run_id}.json").unlink()
+    (alone,) = recommend(tmp_path, read_records(tmp_path))
+    assert alone.choice.best == unbeaten
+
+
 def test_costly_encoders_are_left_out(results: Path) -> None:
     (verdict,) = recommend(results, read_records(results), max_gflops=3.0)
     assert verdict.choice.sentence().endswith("the only row.")
