@@ -50,13 +50,14 @@ def _balanced(
     present categories come first, so that an image with many objects is no more often asked for
     what it has than one with few.
     """
-    every, crowded = instances.counts, instances.crowded
-    usable = [image for image, counts in every.items() if counts and image not in crowded]
+    crowded = instances.crowded
+    usable = [(i, own) for i, own in instances.counts.items() if own and i not in crowded]
     groups: dict[str, list[list[int]]] = {}
     for name in instances.categories:
-        groups[name] = [[] for _ in range(answer(MAX_COUNT) + 1)]
-        for image in usable:
-            count = every[image][name]
+        lacking = [image for image, own in usable if name not in own]
+        groups[name] = [lacking, *([] for _ in range(answer(MAX_COUNT)))]
+    for image, own in usable:
+        for name, count in own.items():
             if answer(count) <= MAX_COUNT:
                 groups[name][answer(count)].append(image)
     plans = {name: _plans(group) for name, group in groups.items()}
@@ -79,7 +80,7 @@ def _balanced(
         rng.shuffle(lacking)
         absent = heapq.nlargest(plan.images, lacking, key=lambda image: owed[image])
         owed.subtract(absent)
-        asked += [(image, name, every[image][name]) for image in present + absent]
+        asked += [(image, name, instances.counts[image][name]) for image in present + absent]
     return asked
 
 

@@ -28,6 +28,8 @@ SOURCES = {
     )
 }  # fmt: skip
 _QUESTIONS_PER_IMAGE = 4
+_COUNTS_PER_CATEGORY = 1000
+"""Balanced counting questions: more would leave the counts out that few images have."""
 _MAX_COUNT = 9
 _UNCHANGED = frozenset(
     (
@@ -99,10 +101,12 @@ def _balanced(
     instances: Instances, source: str, left_out: Set[int]
 ) -> Iterator[tuple[int, _Pairs]]:
     """Yield each image with all that `data questions` would ask of it."""
-    choose = balanced_counts if "_oc" in source else balanced_presence
+    choose, wanted = balanced_presence, math.inf
+    if "_oc" in source:
+        choose, wanted = balanced_counts, _COUNTS_PER_CATEGORY * len(instances.categories)
     usable = dataclasses.replace(instances, crowded=instances.crowded | left_out)
     by_image: dict[int, _Pairs] = {}
-    for number, name, count in choose(usable, math.inf, random.Random(source)):
+    for number, name, count in choose(usable, wanted, random.Random(source)):
         by_image.setdefault(number, []).append(question_and_answer(source, name, count))
     yield from by_image.items()
 
