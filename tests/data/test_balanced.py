@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from encoder_bench.cli.app import app
 from encoder_bench.data.folder import DataFolder
 from encoder_bench.data.lint import lint_samples
 from encoder_bench.data.questions import write_questions
+from encoder_bench.data.readers import gvtbench
 from encoder_bench.data.readers.balanced import balanced_counts
 from encoder_bench.data.readers.captions import read_instances
 from encoder_bench.data.readers.gvtbench import _PLURALS, plural
@@ -127,6 +129,36 @@ def test_training_questions_of_a_balanced_source_do_not_tell_their_answers(
     if task == "mci":  # an image with much in it is hardly more often "yes" than an empty one
         apart = [abs(answers["Yes."] - answers["No."]) for answers in by_image.values()]
         assert sum(apart) < 0.15 * len(samples)  # drawn at random: 0.25
+
+
+def test_counting_questions_leave_room_for_higher_counts(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = instances(made / "coco" / "instances_train2017.json")
+    content = json.loads(source.read_text())
+    counts = [0] * 60 + [1] * 30 + [2] * 6 + [3] * 3 + [4]
+    content["annotations"] = [
+        {"image_id": image, "category_id": category, "iscrowd": 0}
+        for image in range(1, 401)
+        for category, start in enumerate(range(0, 36, 6))
+        for _ in range(counts[(image + start) % 100])
+    ]
+    source.write_text(json.dumps(content))
+    shutil.rmtree(made / "gvtbench")  # nothing is tested, so that no image is left out
+
+    def highest() -> tuple[int, int]:
+        samples = DataFolder("x", made).samples(
+            "oc", reader="gvtbench", source="coco_oc_balanced", split="train"
+        )
+        return len(samples), max(int(sample.target) for sample in samples)
+
+    every = highest()
+    monkeypatch.setattr(gvtbench, "_COUNTS_PER_CATEGORY", 10)
+    monkeypatch.setenv("ENCODER_BENCH_CACHE", str(made / "cache"))  # which knows files, no patches
+    few = highest()
+    assert few[0] >= 10 * len(NAMES)
+    assert few[0] < every[0]
+    assert few[1] > every[1]
 
 
 def test_each_category_has_a_number_of_images_of_its_own_for_each_count(tmp_path: Path) -> None:
