@@ -1,7 +1,7 @@
 """Which records may share one table, and which of them are seeds of one row."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
@@ -167,6 +167,18 @@ def find_twin(row: TableRow, rows: Sequence[TableRow]) -> int | None:
         elif not twin.encoder.name.startswith(RANDOM):
             alike.append(place)
     return alike[0] if len(alike) == 1 else None
+
+
+def false_twins(rows: Sequence[TableRow]) -> Iterator[tuple[TableRow, TableRow]]:
+    """Yield each encoder with a `random:NAME` of its mode that is not its twin.
+
+    Its checkpoint's configuration says other pixels than the architecture's own, as a rule.
+    """
+    for row in rows:
+        name, place = RANDOM + row.records[0].encoder.name, find_twin(row, rows)
+        same = [other for other in rows if other.records[0].encoder.name == name]
+        if row.pretrained and (place is None or rows[place] not in same):
+            yield from ((row, other) for other in same if other.joint == row.joint)
 
 
 def _shape(record: RunRecord) -> list[Any]:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from encoder_bench.metrics.statistics import Difference
 from encoder_bench.results import score
+from encoder_bench.results.grouping import TableRow, false_twins
 from encoder_bench.results.score import AVERAGE, MEAN_RANK, SEEDS, Cell
 from encoder_bench.results.table import RANDOM_WEIGHTS, Row, Table
 from encoder_bench.tasks.controls import CONTROLS
@@ -192,10 +193,22 @@ def _general_notes(table: Table, columns: Sequence[str], lines: Sequence[Line]) 
         notes.append(_LIFT)
     if any(cell.over_twin for row in table.rows for cell in row.cells.values()):
         notes.append(_TWIN)
+    notes += [_false_twin(row, other) for row, other in false_twins(table.group.rows)]
     if blind := {row.label for row in table.rows if row.runs is None}:
         meanings = (f"{c.label}, {c.meaning}" for c in CONTROLS.values() if c.label in blind)
         notes.append(_BLIND.format("; ".join(meanings)))
     return notes + [f"{column.header}: {column.meaning}." for column in table.extras]
+
+
+def _false_twin(row: TableRow, other: TableRow) -> str:
+    own, twin = row.records[0].encoder, other.records[0].encoder
+    found = "other preprocessing or settings"
+    if own.tokens != twin.tokens:
+        found = f"{twin.tokens:,} tokens and not {own.tokens:,}"
+    return (
+        f"{other.label}, {row.mode}, has {found}, so that it is no twin of {row.label}: run "
+        f"{twin.name} with the same --weights and settings."
+    )
 
 
 def _sample_counts(table: Table) -> str:

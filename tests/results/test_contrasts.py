@@ -15,7 +15,7 @@ from result_builders import make_record, table
 from typer.testing import CliRunner
 
 from encoder_bench.base.errors import RecordError
-from encoder_bench.base.record import RunRecord, read_records
+from encoder_bench.base.record import RunRecord, read_records, write_record
 from encoder_bench.cli.app import app
 from encoder_bench.metrics.statistics import holm
 from encoder_bench.results.contrasts import (
@@ -234,6 +234,21 @@ def test_without_a_twin_of_its_own_the_one_row_of_random_weights_is_taken(tmp_pa
     make_run(tmp_path, "random:dino", joint=False, skill=0.3, count=80)
     pairs = {(c.a, c.b) for c in contrasts(tmp_path, read_records(tmp_path)) if c.family == TWINS}
     assert pairs == {("DINO", "RANDOM:DINO"), ("CLIP", "MAE")}
+
+
+def test_random_weights_of_other_pixels_are_said_to_be_no_twin(tmp_path: Path) -> None:
+    """As `random:NAME` is without the `--weights` whose configuration says other pixels."""
+    records = with_twins(tmp_path)
+    for record in records:
+        if record.encoder.name == "random:dino" and not record.joint:
+            own = record.encoder.model_copy(update={"tokens": 1369})
+            write_record(tmp_path, record.model_copy(update={"encoder": own}))
+    shown = FORMATS["md"](build_tables(read_records(tmp_path)))
+    tokens = next(r.encoder.tokens for r in records if r.encoder.name == "dino")
+    note = f"RANDOM:DINO, frozen, has 1,369 tokens and not {tokens}, so that it is no twin of DINO:"
+    assert shown.count(note) == 1
+    assert shown.count("no twin") == 1, "the joint one is a twin"
+    assert "no twin" not in FORMATS["md"](build_tables(records))
 
 
 def test_the_column_over_the_twin_is_there_only_with_a_twin(tmp_path: Path) -> None:
