@@ -214,6 +214,38 @@ def test_costs_that_do_not_differ_make_no_chart_and_far_ones_a_log_axis(tmp_path
     )
 
 
+def test_a_table_without_avg_sets_its_own_scores_against_cost_and_bins_in_order(
+    tmp_path: Path,
+) -> None:
+    """Two of four tasks, random weights beside the encoder, bins of one and of two digits."""
+    bins = ["20+ objects", "1-9 objects", "10-19 objects", "none"]
+    for name, gflops in (("dino", 4.0), ("random:dino", 4.0), ("clip", 8.0)):
+        record = make_run(tmp_path, name, joint=False, skill=0.5, count=12)
+        tasks = {task: record.tasks[task] for task in ("oc", "mci")}
+        score = next(iter(tasks["oc"].breakdown["count"].values()))
+        split = {"crowding": dict.fromkeys(bins, score)}
+        tasks["oc"] = tasks["oc"].model_copy(update={"breakdown": split})
+        encoder = record.encoder.model_copy(update={"gflops": gflops})
+        update = {"encoder": encoder, "tasks": tasks}
+        write_record(tmp_path, record.model_copy(update=update))
+    (chapter,) = chapters(read_records(tmp_path))
+    costs = [json.dumps(chart.to_dict()) for chart in chapter.charts["costs"]]
+    assert [re.search(r"(\w+ Acc) against encoder GFLOPs", text)[1] for text in costs[:2]] == [
+        "OC Acc", "MCI Acc",
+    ]  # fmt: skip
+    assert '"title": "OC Acc"' in costs[0]
+    grids = [chart.to_dict() for chart in chapter.charts["errors"]]
+    (order,) = {
+        tuple(layer["encoding"]["x"]["sort"])
+        for grid in grids
+        for layer in grid["layer"]
+        if "OC Acc" in json.dumps(grid["title"])
+    }
+    assert [heading.split("\n")[0] for heading in order] == [bins[1], bins[2], bins[0], bins[3]]
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "<h1>2 visual encoders in a multimodal LLM, frozen</h1>" in page
+
+
 def test_the_frontier_leaves_out_what_is_dearer_and_worse() -> None:
     points = [
         Point("cheap", 0, False, 50.0, at=1.0),

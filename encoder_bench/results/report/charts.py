@@ -125,8 +125,8 @@ def change_chart(title: str, points: Sequence[Point]) -> alt.LayerChart | None:
     return _layered(layers, title, _WIDTH, alt.Step(20), f"{title}, frozen to joint")
 
 
-def cost_chart(title: str, axis: str, points: Sequence[Point]) -> alt.LayerChart | None:
-    """Return score against cost; the dotted line joins what nothing cheaper outscores.
+def cost_chart(score: str, axis: str, points: Sequence[Point]) -> alt.LayerChart | None:
+    """Return a score against cost; the dotted line joins what nothing cheaper outscores.
 
     None where the costs differ by less than 5%. The axis is logarithmic where they differ ten
     times and more.
@@ -145,7 +145,7 @@ def cost_chart(title: str, axis: str, points: Sequence[Point]) -> alt.LayerChart
         title=axis + (" (log scale)" if log else ""),
     )
     scores = _domain([end for point in points for end in point.ends])
-    y = alt.Y("value:Q", scale=alt.Scale(domain=scores, nice=False), title="Avg")
+    y = alt.Y("value:Q", scale=alt.Scale(domain=scores, nice=False), title=score)
     base = alt.Chart({"values": [point.row() for point in points]}).encode(x, y, _COLOUR)
     best = alt.Chart({"values": [point.row() for point in frontier(points)]}).encode(x, y)
     layers = (
@@ -155,7 +155,12 @@ def cost_chart(title: str, axis: str, points: Sequence[Point]) -> alt.LayerChart
         base.mark_rule(opacity=0.4, aria=False).encode(y="low:Q", y2="high:Q"),
         base.mark_point().encode(**_LOOK),
     )
-    return _layered(layers, title, _COST_WIDTH, height)
+    return _layered(layers, cost_title(score, axis), _COST_WIDTH, height)
+
+
+def cost_title(score: str, axis: str) -> str:
+    """Return a chart's title, without what its axis says after a comma."""
+    return f"{score} against {axis.partition(',')[0]}"
 
 
 def frontier(points: Sequence[Point]) -> list[Point]:

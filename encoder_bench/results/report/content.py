@@ -1,5 +1,7 @@
 """What the report shows of each table: charts, rows from the best, and samples with answers."""
 
+import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,12 +109,16 @@ def _blind(table: Table, column: str) -> float | None:
 
 
 def _costs(table: Table, series: dict[str, int]) -> tuple[list[alt.LayerChart], list[str]]:
-    """Return the charts of score against cost, and why one of them is missing."""
+    """Return the charts of score against cost, and why one of them is missing.
+
+    The score is Avg, or each of the table's own where no row has all that Avg is the mean of.
+    """
     shown, reasons = [], []
-    for axis, extra in _COSTS.items():
-        points = _points(table, AVERAGE, series, EXTRA_COLUMNS[extra])
-        title = f"Avg against {axis.partition(',')[0]}"
-        chart = charts.cost_chart(title, axis, points)
+    columns = [AVERAGE] if _points(table, AVERAGE, series) else table.columns[:-1]
+    for (axis, extra), column in itertools.product(_COSTS.items(), columns):
+        points = _points(table, column, series, EXTRA_COLUMNS[extra])
+        title = charts.cost_title(column, axis)
+        chart = charts.cost_chart(column, axis, points)
         if chart is not None:
             shown.append(chart)
         elif len(points) < 2:
@@ -148,11 +154,18 @@ def _errors(rows: Sequence[TableRow], series: dict[str, int]) -> Iterator[alt.La
         for point in points:
             counts[str(point.at)] = max(counts.get(str(point.at), 0), point.samples)
         largest = sorted(counts, key=lambda value: (-counts[value], value))[:_MAX_CATEGORIES]
-        values = sorted(largest, key=lambda value: (not value.isdigit(), value.zfill(12), value))
+        values = sorted(largest, key=_natural)
         counted = facet == "answer" and scores.definition.get("runner") == "counting"
         name = "count" if counted else facet.replace("_", " ")
         headings = {value: f"{value}\nn = {counts[value]:,}" for value in values}
         yield charts.error_chart(f"{scores.column} by {name}", points, headings)
+
+
+def _natural(value: str) -> tuple[bool, int, str]:
+    """Return a key that sorts "1-9 objects" before "10-19 objects", and words after numbers."""
+    digits = re.match(r"\d*", value)
+    number = digits[0] if digits else ""
+    return not number, int(number or 0), value
 
 
 def _facet_points(row: TableRow, series: dict[str, int], task: str, facet: str) -> Iterator[Point]:

@@ -79,7 +79,8 @@ def write_report(
 
 
 def _title(records: Sequence[RunRecord]) -> str:
-    encoders = len({record.encoder.name for record in records})
+    names = {record.encoder.name: record.encoder.pretrained for record in records}
+    encoders = sum(names.values()) or len(names)
     found = {record.joint for record in records}
     modes = [name for joint, name in ((False, "frozen"), (True, "jointly tuned")) if joint in found]
     named = "1 visual encoder" if encoders == 1 else f"{encoders} visual encoders"
