@@ -93,6 +93,18 @@ def test_a_joint_run_moves_the_encoder(joint: Path) -> None:
     assert encoder.last_gradient_norm
 
 
+def test_what_training_alone_misses_says_that_training_wants_it(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    (folder / "images").mkdir(parents=True)
+    (folder / "gvtbench").mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "images" / "000000000001.jpg")
+    row = {"image_id": 1, "text_in": "How many cats?", "text_out": "1", "n_obj_exist": 1}
+    (folder / "gvtbench" / "coco_oc.json").write_text(json.dumps([row]))
+    wanted = plan(tmp_path, data=str(folder), tasks=["oc"])
+    with pytest.raises(DataError, match=r"photos: no .*; the adapter trains on \w+ too, whatever"):
+        read_data(wanted, QuietReporter())
+
+
 def test_every_seed_is_tested_on_the_same_samples(tmp_path: Path) -> None:
     drawn = [
         [sample.sample_id for task in data.test.values() for sample in task.samples]

@@ -90,7 +90,15 @@ def read_data(plan: RunPlan, reporter: Reporter) -> RunData:
             phase.advance(test=f"{name} {len(test[name].samples)}")
         parts: list[SampleTable] = []
         for name, recipe in plan.training_recipes.items():
-            samples = training_folder.task_samples(name, recipe, "train")
+            try:
+                samples = training_folder.task_samples(name, recipe, "train")
+            except DataError as error:
+                if name in plan.tasks:
+                    raise
+                raise DataError(
+                    f"{error}; the adapter trains on {name} too, whatever --tasks tests: pass "
+                    "--adapter FILE, a recipe whose stages leave it out, or other --train-data"
+                ) from error
             parts.append(samples)
             if name in test:
                 test[name] = replace(test[name], training=samples)

@@ -24,7 +24,7 @@ def balanced_counts(instances: Instances, wanted: float, rng: random.Random) -> 
     """Ask each category for counts 0 to K, each of them on the same number of images.
 
     That number is the category's own, the smallest that makes its share of the questions: fewer
-    images per count leave room for higher counts.
+    images per count allow higher counts.
     """
     return _balanced(instances, wanted, rng, lambda count: count)
 
