@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -20,10 +21,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from encoder_bench.base.errors import EncoderBenchError
+from encoder_bench.base.errors import EncoderBenchError, WeightsError
+from encoder_bench.base.recipes import LanguageModelSettings
 from encoder_bench.base.record import write_record
 from encoder_bench.cli.app import app
 from encoder_bench.data.folder import open_data
+from encoder_bench.encoders.registry import load_encoder
+from encoder_bench.mllm.loading import empty_model, load_language_model
 from tests.result_builders import make_record
 
 INPUTS = int(os.environ.get("ENCODER_BENCH_FUZZ", "60"))
@@ -223,10 +227,6 @@ KINDS: dict[str, tuple[str, Callable[[Path, Path], list[str]]]] = {
 }  # fmt: skip
 
 
-LIBRARIES = ("encoders", "timm", "open_clip")
-"""Kinds of files that a library of models reads."""
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_damaged_files_give_words_and_a_status(
     valid: dict[str, Path], kind: str, tmp_path: Path
@@ -239,11 +239,53 @@ def test_damaged_files_give_words_and_a_status(
         rng = random.Random(f"{kind} {number}")
         file = rng.choice(files)
         kept = file.read_bytes()
-        data = damaged(kept, rng)
-        if kind in LIBRARIES:  # they would build 10**30 layers, one by one
-            data = data.replace(str(10**30).encode(), b"-10")
-        file.write_bytes(data)
+        file.write_bytes(damaged(kept, rng))
         others = {path: path.stat().st_size for path in root.rglob("*") if path.is_file()}
         survives(command(file, root), f"{kind} {number} {file.name}")
         assert {path: path.stat().st_size for path in others} == others  # nothing is lost
         file.write_bytes(kept)
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "key"),
+    [
+        ("encoder", "dir", "num_hidden_layers"),
+        ("timm", "timm:test_vit", "depth"),
+        ("open_clip", "open_clip:ViT-S-32-alt/local", "layers"),
+    ],
+)
+def test_an_encoder_of_endless_layers_is_refused(
+    valid: dict[str, Path],
+    folder: str,
+    name: str,
+    key: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("encoder_bench.encoders.loading._MAX_MODULES", 300)
+    root = Path(shutil.copytree(valid["root"] / folder, tmp_path / folder))
+    load = partial(load_encoder, f"dir:{root}" if name == "dir" else name)
+    weights = None if name == "dir" else root
+    with_layers(root, key, 10**6)
+    with pytest.raises(WeightsError, match="over 300 modules"):
+        load(weights=weights)
+    with_layers(root, key, 8)  # no more than the limit, but more than the checkpoint has
+    with pytest.raises(WeightsError, match="random values"):
+        load(weights=weights)
+
+
+def test_a_language_model_of_endless_layers_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("encoder_bench.mllm.loading._MAX_MODULES", 300)
+    root = Path(shutil.copytree(BUNDLED.parents[1] / "llm" / "tiny-llama", tmp_path / "llm"))
+    with_layers(root, "num_hidden_layers", 10**6)
+    with pytest.raises(WeightsError, match="over 300 modules"):
+        load_language_model(LanguageModelSettings(name=str(root)))
+    assert empty_model(str(root)) is None
+
+
+def with_layers(folder: Path, key: str, layers: int) -> None:
+    """Write another number of layers into a folder's configuration."""
+    (file,) = (f for f in folder.glob("*config.json") if f'"{key}":' in f.read_text())
+    file.write_text(re.sub(rf'"{key}": \d+', f'"{key}": {layers}', file.read_text(), count=1))

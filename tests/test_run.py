@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -329,6 +330,49 @@ def test_a_folder_whose_name_begins_with_scenes_is_a_folder(
     mixed = plan(Path("unused"), training_data=str(tmp_path), mixture=[str(tmp_path / "mine.toml")])
     with pytest.raises(DataError, match=r"source 'a': path .*scenes_of_yours: no such folder"):
         check_places(mixed)
+
+
+def test_an_estimate_counts_what_a_folder_asks(tmp_path: Path) -> None:
+    """A blind baseline answers a question once, on however many images it is asked."""
+    from encoder_bench.data.folder import open_data
+    from encoder_bench.pipeline.estimate import estimate_run
+
+    root = str(open_data("scenes:6:24:2:8").root)
+    one, two = (
+        estimate_run(plan(tmp_path, data=root, tasks=["mci"], settings={"controls": controls}))
+        for controls in ("none", "all")
+    )
+    assert one.task_seconds is not None
+    assert two.task_seconds is not None
+    assert one.test_samples == two.test_samples
+    assert one.task_seconds < two.task_seconds < 3.5 * one.task_seconds
+
+    def flops(samples_per_image: int) -> float | None:
+        made = plan(tmp_path, data=root)
+        wide = {"samples_per_image": samples_per_image}
+        stages = tuple(stage.model_copy(update=wide) for stage in made.adapter.stages)
+        adapter = made.adapter.model_copy(update={"stages": stages})
+        return estimate_run(replace(made, adapter=adapter)).training_flops
+
+    assert flops(1000) == flops(2000)  # no image has so many questions
+    assert (flops(1) or 0) < (flops(2) or 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [("timm:test_vit", False), ("random:timm:test_vit", False), ("dir", False), ("dir", True)],
+)
+def test_an_estimate_counts_encoders_that_the_catalogue_lacks(
+    name: str, weights: bool, tmp_path: Path
+) -> None:
+    from encoder_bench.pipeline.estimate import estimate_run
+
+    folder = Path(__file__).parents[1] / "encoder_bench/bundled/encoders/tiny-dino"
+    chosen = f"dir:{folder}" if name == "dir" else name
+    found = estimate_run(plan(tmp_path, encoder=chosen, weights=folder if weights else None))
+    assert found.seconds is not None
+    assert found.memory_bytes is not None
+    assert (found.feature_bytes or 0) > 0
 
 
 def test_an_estimate_without_memory_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

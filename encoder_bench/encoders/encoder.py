@@ -168,10 +168,34 @@ def encode_images(
     """Yield `(b, N, D)` float32 patch tokens on the CPU, at most `batch_size` images at a time.
 
     The encoder runs where it is; nothing is dropped out only if it is in eval mode.
+
+    Raises:
+        WeightsError: a patch token is not finite.
     """
     waiting = iter(images)
     while batch := list(islice(waiting, batch_size)):
-        yield encoder(encoder.pixels(batch)).float().cpu()
+        yield finite_tokens(encoder, encoder(encoder.pixels(batch)).float().cpu())
+
+
+def finite_tokens(encoder: Encoder, tokens: Tensor) -> Tensor:
+    """Return patch tokens `(B, N, D)` as they are.
+
+    Raises:
+        WeightsError: one is not finite; says in what dtype the encoder ran.
+    """
+    bad = int((~torch.isfinite(tokens)).flatten(1).any(1).sum())
+    if bad:
+        dtype = str(encoder.dtype).removeprefix("torch.")
+        hint = (
+            "check its weights and the mean and std of its preprocessing"
+            if encoder.dtype == torch.float32
+            else "set its dtype to float32"
+        )
+        raise WeightsError(
+            f"encoder {encoder.spec.name}: its patch tokens are not finite for {bad} of "
+            f"{len(tokens)} images, in {dtype}; {hint}"
+        )
+    return tokens
 
 
 def flat_map(map_BDhw: Tensor) -> TokensAndGrid:

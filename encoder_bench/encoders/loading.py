@@ -1,6 +1,7 @@
 """Reading a checkpoint whole: strictly, with one copy in memory, and clear errors."""
 
 import contextlib
+import itertools
 import logging
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from encoder_bench.base.errors import EncoderBenchError, WeightsError
@@ -17,6 +19,8 @@ from encoder_bench.encoders.catalog import EncoderSpec
 from encoder_bench.encoders.encoder import TokensAndGrid
 
 _UNREACHABLE = ("LocalEntryNotFound", "OfflineMode", "ConnectError", "ConnectionError", "Timeout")
+_MAX_MODULES = 20_000
+"""More than any published encoder has; a library builds as many in a few seconds."""
 _RANDOM_FILLS = {
     Tensor.uniform_,
     Tensor.normal_,
@@ -41,7 +45,8 @@ def explained(name: str, place: str) -> Iterator[None]:
     from safetensors import SafetensorError
 
     try:
-        yield
+        with bounded_building(_MAX_MODULES):
+            yield
     except (EncoderBenchError, MemoryError):
         raise
     except SafetensorError as error:
@@ -95,6 +100,28 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+@contextlib.contextmanager
+def bounded_building(most: int) -> Iterator[None]:
+    """Stop a library that builds layers without end, as a damaged configuration asks of it.
+
+    Raises:
+        ValueError: over `most` modules were built.
+    """
+    built = itertools.count(1)
+
+    def check(*_: object) -> None:
+        if next(built) > most:
+            raise ValueError(
+                f"its configuration asks for over {most:,} modules; correct the number of layers"
+            )
+
+    hook = register_module_module_registration_hook(check)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 @contextlib.contextmanager

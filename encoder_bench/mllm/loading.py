@@ -17,7 +17,7 @@ from encoder_bench.base.hashing import hash_file
 from encoder_bench.base.network import is_cached, obstacle
 from encoder_bench.base.paths import cache_dir, with_home
 from encoder_bench.base.recipes import LanguageModelSettings
-from encoder_bench.encoders.loading import quiet_loading
+from encoder_bench.encoders.loading import bounded_building, quiet_loading
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.trainable import enable_gradient_checkpointing
 
@@ -25,6 +25,8 @@ _NAMES = ("smollm2-135m", "tiny-llama")
 _SMOLLM2_NAME = _NAMES[0]
 _SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _BUNDLED = Path(str(resources.files("encoder_bench"))) / "bundled" / "llm" / "tiny-llama"
+_MAX_MODULES = 200_000
+"""More than any published model has, one module for each expert included."""
 _Opener = Callable[..., LanguageModel]
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -86,10 +88,10 @@ def empty_model(name: str) -> Any | None:
     place = str(path) if path.is_dir() else name
     try:
         config = AutoConfig.from_pretrained(place, gguf_file=gguf, local_files_only=True)
+        with torch.device("meta"), bounded_building(_MAX_MODULES):
+            return AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError):
         return None
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
 
 
 def count_parameters(name: str) -> int | None:
@@ -212,7 +214,8 @@ def _from_folder(
 def _explained(what: str, hint: str = "") -> Iterator[None]:
     """Turn what a library raises on files that it cannot find or read into one clear line."""
     try:
-        yield
+        with bounded_building(_MAX_MODULES):
+            yield
     except EncoderBenchError:
         raise
     except Exception as error:

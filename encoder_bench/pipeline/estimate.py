@@ -1,15 +1,18 @@
 """What a run will cost, before it starts: time, memory and disk, from its plan alone.
 
-No weights are loaded; test questions are counted, and a short matrix product is measured, to learn
-how fast this machine multiplies.
+No weights are loaded; an architecture that the catalogue does not have is built to be counted, test
+questions are counted, and a short matrix product is measured, to learn how fast this machine
+multiplies.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -21,21 +24,27 @@ from encoder_bench.base.recipes import StageSettings, TaskRecipe
 from encoder_bench.data.folder import is_scenes, open_data
 from encoder_bench.data.sample import Split
 from encoder_bench.data.scenes.build import parse_sizes
-from encoder_bench.encoders.registry import find_spec
+from encoder_bench.encoders.catalog import EncoderSpec
+from encoder_bench.encoders.loading import NoRandomFill
+from encoder_bench.encoders.registry import RANDOM, find_spec, load_encoder
 from encoder_bench.mllm.loading import count_parameters
 from encoder_bench.mllm.memory import ADAMW_BYTES, activation_bytes, estimate
 from encoder_bench.pipeline.plan import RunPlan
 from encoder_bench.tasks.controls import ASKS_MODEL
 
-_TURN_TOKENS = 24
-"""Tokens of one training prompt with its answer, about; scenes have 12, VQAv2 15, captions 30."""
+_SCENE_TOKENS, _ROW_TOKENS = 12, 24
+"""Tokens of one prompt with its answer, about: on scenes, and in rows that are not counted."""
+_TOKEN_CHARACTERS = 4
+"""Of English text, about."""
 _SMOLLM2_PARAMETERS = 134_515_008
 """Known without its configuration."""
 _SCENE_QUESTIONS = {"vqav2": 3, "captions": 1, "coco_oc": 2, "coco_mci": 2}
 """Test questions per drawn scene, by the source that a task reads."""
+_BLIND = {"no-image", "mean-image"}
+"""Baselines that show every question the same, so that each is answered once."""
 _PROGRAM_BYTES = 2**30
 """Python with its libraries, about."""
-_TRAINING_EFFICIENCY, _TASK_EFFICIENCY = 0.35, 0.1
+_TRAINING_EFFICIENCY, _TASK_EFFICIENCY = 0.35, 0.25
 """Shares of a large matrix product's rate that training and answering reach, about."""
 
 
@@ -99,14 +108,16 @@ def estimate_run(plan: RunPlan) -> RunEstimate:
         UnknownNameError: no such encoder.
         EncoderBenchError: no such device.
     """
-    recipe, spec = plan.adapter, find_spec(plan.encoder)
-    taught, unread = _training_images(plan)
-    stages = [_in_steps(stage, taught) for stage in recipe.stages]
+    recipe, spec = plan.adapter, _spec(plan)
+    found, unread = _training_samples(plan)
+    taught = None if found is None else len(_images(found.values()))
+    stages = [_as_counted(stage, found) for stage in recipe.stages]
     resolution = recipe.encoder.resolution or spec.resolution
     patches = (resolution // spec.patch) ** 2 if resolution and spec.patch else None
     visual = recipe.projector.visual_tokens or patches  # N is an upper bound of M
     encoder, llm = spec.parameters, _llm_parameters(recipe.llm.name)
     counted = all(stage.steps for stage in stages)
+    turn = _ROW_TOKENS if found is None else _turn_tokens(found.values())
     on_cpu = device_type(plan.device) == "cpu"
     no_configuration = f"the configuration of {recipe.llm.name} is not on this machine"
     reasons: dict[str, object] = {
@@ -121,20 +132,23 @@ def estimate_run(plan: RunPlan) -> RunEstimate:
         reasons[f"the test data cannot be read: {fault}"] = None
     flops = answering = memory = None
     if encoder is not None and patches is not None and visual is not None:
-        needs = [_step_memory(plan, stage, encoder, patches, visual) for stage in stages]
+        needs = [_step_memory(plan, stage, encoder, patches, visual, turn) for stage in stages]
         memory = max(n for n in needs if n is not None) if None not in needs else None
         reasons[no_configuration] = memory
         if llm is not None and counted:
-            flops = sum(_flops(plan, s, encoder, llm, patches, visual) for s in stages)
+            flops = sum(_flops(plan, s, encoder, llm, patches, visual, turn) for s in stages)
         if llm is not None and asked is not None:
             read = asked.images_read * visual + asked.text_tokens
             answering = 2.0 * encoder * patches * asked.images + 2.0 * llm * read
     shown = _encoded_images(plan, stages, taught, asked)
     tuned = ([encoder] if plan.joint else []) + ([llm] if recipe.llm.train == "full" else [])
-    rate = _cpu_flops(recipe.training.precision) if (flops or answering) and on_cpu else None
+    rates = (
+        _cpu_flops(recipe.training.precision) * _TRAINING_EFFICIENCY if flops and on_cpu else None,
+        _cpu_flops(recipe.llm.dtype) * _TASK_EFFICIENCY if answering and on_cpu else None,
+    )
     return RunEstimate(
-        training_seconds=flops / rate / _TRAINING_EFFICIENCY if flops and rate else None,
-        task_seconds=answering / rate / _TASK_EFFICIENCY if answering and rate else None,
+        training_seconds=flops / rates[0] if flops and rates[0] else None,
+        task_seconds=answering / rates[1] if answering and rates[1] else None,
         test_samples=None if asked is None else asked.samples,
         memory_bytes=memory,
         disk_bytes=None if None in tuned else 16 * sum(count or 0 for count in tuned),
@@ -146,11 +160,37 @@ def estimate_run(plan: RunPlan) -> RunEstimate:
     )
 
 
+def _spec(plan: RunPlan) -> EncoderSpec:
+    return _counted_spec(plan.encoder, plan.weights, plan.adapter.encoder.resolution)
+
+
 @functools.cache
-def _counted(
-    data: str, task: str, recipe: TaskRecipe, split: Split, limit: int | None
-) -> tuple[set[int | str], int]:
-    """Return the images of a task's samples, and how many samples; scenes are not drawn."""
+def _counted_spec(name: str, weights: Path | None, resolution: int | None) -> EncoderSpec:
+    """Return what is known of an encoder; nothing is fetched for it."""
+    spec = find_spec(name)
+    here = spec.source in ("timm", "open_clip") or weights or Path(spec.locator).is_dir()
+    if here and None in (spec.parameters, spec.patch, spec.width):
+        twin = RANDOM + name.removeprefix(RANDOM)
+        with contextlib.suppress(EncoderBenchError), NoRandomFill():  # the run itself says why
+            return load_encoder(twin, weights=weights, resolution=resolution).spec
+    return spec
+
+
+class _Counted(NamedTuple):
+    """A task's images, its samples, tokens of all questions with their answers, and of each once.
+
+    A blind baseline answers a question once, on however many images it is asked.
+    """
+
+    images: set[int | str]
+    samples: int
+    tokens: int
+    blind_tokens: int
+
+
+@functools.cache
+def _counted(data: str, task: str, recipe: TaskRecipe, split: Split, limit: int | None) -> _Counted:
+    """Return what a task asks; scenes are not drawn."""
     flag = "--train-data" if split == "train" else "--data"
     if is_scenes(data):
         scenes, each = (
@@ -158,23 +198,31 @@ def _counted(
             _SCENE_QUESTIONS.get(recipe.source, 1),
         )
         samples = min(scenes * each, scenes * each if limit is None else limit)
-        return set(range(math.ceil(samples / each))), samples
+        tokens = samples * _SCENE_TOKENS
+        return _Counted(set(range(math.ceil(samples / each))), samples, tokens, tokens)
     folder = open_data(data, images_required=False, flag=flag)
     rows = folder.task_samples(task, recipe, split, limit)
-    return set(rows.images()), len(rows)
+    once = dict(rows.pairs("question", "target"))
+    tokens, blind = (_tokens(pairs) for pairs in (rows.pairs("question", "target"), once.items()))
+    return _Counted(set(rows.images()), len(rows), tokens, blind)
 
 
-def _training_images(plan: RunPlan) -> tuple[int | None, str]:
-    """Return how many images training may show, or why it is not known."""
+def _tokens(pairs: Iterable[tuple[str, str]]) -> int:
+    """Return about how many tokens questions have with their answers and what ends them."""
+    return sum(2 + math.ceil(len(a + b) / _TOKEN_CHARACTERS) for a, b in pairs)
+
+
+def _training_samples(plan: RunPlan) -> tuple[Mapping[str, _Counted] | None, str]:
+    """Return what training may show, or why it is not known."""
     if any(stage.mixture for stage in plan.adapter.stages):
         return None, "a mixture is not read for an estimate"
-    images: set[int | str] = set()
     try:
-        for name, recipe in plan.training_recipes.items():
-            images |= _counted(plan.training_data, name, recipe, "train", None)[0]
+        return {
+            name: _counted(plan.training_data, name, recipe, "train", None)
+            for name, recipe in plan.training_recipes.items()
+        }, ""
     except EncoderBenchError as error:
         return None, f"the training data cannot be read: {error}"
-    return len(images), ""
 
 
 def _encoded_images(
@@ -189,19 +237,34 @@ def _encoded_images(
     return min(taught, shown) + asked.images
 
 
-def _in_steps(stage: StageSettings, images: int | None) -> StageSettings:
-    """Return a stage with its epochs as steps, where the number of images is known."""
-    if stage.steps or images is None:
+def _as_counted(stage: StageSettings, found: Mapping[str, _Counted] | None) -> StageSettings:
+    """Return a stage with its epochs as steps and no more samples an image than its tasks have."""
+    if found is None:
         return stage
-    steps = math.ceil((stage.epochs or 1.0) * images / stage.images_per_step)
-    return stage.model_copy(update={"steps": steps})
+    steps = stage.steps
+    if steps is None:
+        epoch = len(_images(found.values())) / stage.images_per_step
+        steps = math.ceil((stage.epochs or 1.0) * epoch)
+    own = [found[task] for task in stage.tasks]
+    most = sum(each.samples for each in own) / max(1, len(_images(own)))
+    samples = max(1, min(stage.samples_per_image, math.ceil(most)))
+    return stage.model_copy(update={"steps": steps, "samples_per_image": samples})
+
+
+def _images(tasks: Iterable[_Counted]) -> set[int | str]:
+    return set().union(*(each.images for each in tasks))
+
+
+def _turn_tokens(tasks: Collection[_Counted]) -> int:
+    """Return the mean tokens of a question with its answer."""
+    return math.ceil(sum(each.tokens for each in tasks) / max(1, sum(t.samples for t in tasks)))
 
 
 def _feature_bytes(plan: RunPlan, images: int | None, patches: int | None) -> int | None:
     """Return what the features of images take in the cache; None where their shape is unknown."""
     if images == 0:
         return 0
-    width = find_spec(plan.encoder).width
+    width = _spec(plan).width
     if images is None or patches is None or width is None:
         return None
     adapter = plan.adapter
@@ -225,14 +288,15 @@ def _test_questions(plan: RunPlan) -> tuple[_Questions | None, str]:
     samples = read = tokens = 0
     try:
         for name, recipe in plan.tasks.items():
-            found, count = _counted(plan.data, name, recipe, "test", plan.limit)
-            written = min(recipe.decoding.max_new_tokens, _TURN_TOKENS) * recipe.decoding.num_beams
-            passes = 1 + len(set(recipe.controls) & set(ASKS_MODEL))
-            images |= found
-            samples += count
-            read += passes * len(found)
-            text = _TURN_TOKENS // 2 + written + 2 * len(recipe.candidates)
-            tokens += passes * count * text
+            found = _counted(plan.data, name, recipe, "test", plan.limit)
+            asked = set(recipe.controls) & set(ASKS_MODEL)
+            blind = len(asked & _BLIND)
+            images |= found.images
+            samples += found.samples
+            read += (1 + len(asked) - blind) * len(found.images) + blind
+            choices = 2 * len(recipe.candidates) * found.samples
+            own = (1 + len(asked) - blind) * (found.tokens + choices)
+            tokens += (own + blind * found.blind_tokens) * recipe.decoding.num_beams
     except EncoderBenchError as error:
         return None, str(error)
     return _Questions(len(images), samples, read, tokens), ""
@@ -247,7 +311,7 @@ _memory = functools.cache(estimate)
 
 
 def _step_memory(
-    plan: RunPlan, stage: StageSettings, encoder: int, patches: int, visual: int
+    plan: RunPlan, stage: StageSettings, encoder: int, patches: int, visual: int, turn: int
 ) -> int | None:
     """Return the bytes of a stage's step; None without the language model's configuration."""
     images = stage.micro_batch_images or stage.images_per_step
@@ -256,8 +320,8 @@ def _step_memory(
         images=images,
         questions_per_image=stage.samples_per_image,
         visual_tokens=visual,
-        question_tokens=_TURN_TOKENS // 2,
-        answer_tokens=_TURN_TOKENS // 2,
+        question_tokens=turn // 2,
+        answer_tokens=turn - turn // 2,
         shared_prefix=plan.adapter.training.shared_prefix,
     )
     if language is None:
@@ -265,7 +329,7 @@ def _step_memory(
     total = sum(language) + 4 * encoder + _PROGRAM_BYTES
     if not plan.joint:
         return total
-    spec = find_spec(plan.encoder)
+    spec = _spec(plan)
     width, depth = spec.width or 1024, spec.depth or 24
     heads = max(1, width // 64)
     activations = activation_bytes(
@@ -281,7 +345,13 @@ def _step_memory(
 
 
 def _flops(
-    plan: RunPlan, stage: StageSettings, encoder: int, llm: int, patches: int, visual: int
+    plan: RunPlan,
+    stage: StageSettings,
+    encoder: int,
+    llm: int,
+    patches: int,
+    visual: int,
+    turn: int,
 ) -> float:
     """Count 2 operations per parameter and token forward, and as many again for each gradient.
 
@@ -292,7 +362,7 @@ def _flops(
     """
     tuned = plan.adapter.llm.train == "full" and stage.llm is not None
     joint = plan.joint and stage.encoder is not None
-    sequence = visual + stage.samples_per_image * _TURN_TOKENS
+    sequence = visual + stage.samples_per_image * turn
     image = (6 if tuned else 4) * llm * sequence + (6 if joint else 2) * encoder * patches
     return float(stage.images_per_step * (stage.steps or 0) * image)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from encoder_bench.base.files import reading
 from encoder_bench.data.images import load_image, read_image_bytes
-from encoder_bench.encoders.encoder import Encoder
+from encoder_bench.encoders.encoder import Encoder, finite_tokens
 from encoder_bench.mllm.attention import usual_kernel
 from encoder_bench.training.feature_shards import Seen, file_stamp
 
@@ -68,7 +68,11 @@ class BatchEncoder:
     @torch.inference_mode(mode=False)
     @torch.no_grad()
     def encode(self, pixels: Sequence[Tensor]) -> list[Tensor]:
-        """Return each image's `(N, D)` patch tokens on the CPU; the encoder moves to the device."""
+        """Return each image's `(N, D)` patch tokens on the CPU; the encoder moves to the device.
+
+        Raises:
+            WeightsError: a patch token is not finite.
+        """
         self._encoder.to(self._device)
         tokens: list[Tensor] = []
         while len(tokens) < len(pixels):
@@ -95,7 +99,8 @@ class BatchEncoder:
         stacked = torch.cat([torch.stack(list(pixels)), padding]).to(self._device)
         with torch.autocast(self._device.type, enabled=False), usual_kernel(self._device):
             tokens: Tensor = self._encoder(stacked)
-        return [each.clone() for each in tokens[: len(pixels)].cpu()]
+        found = finite_tokens(self._encoder, tokens[: len(pixels)].cpu())
+        return [each.clone() for each in found]
 
     def _decode(self, path: Path) -> Decoded:
         with reading(path):

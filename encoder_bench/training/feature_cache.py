@@ -17,7 +17,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from encoder_bench.base.errors import DataError, EncoderBenchError, TrainingError
+from encoder_bench.base.errors import DataError, EncoderBenchError, RecipeError, TrainingError
 from encoder_bench.base.hashing import hash_text
 from encoder_bench.base.paths import cache_dir
 from encoder_bench.base.progress import Reporter
@@ -83,6 +83,8 @@ class FeatureStore(Mapping[Path, Tensor]):
         Raises:
             KeyError: the image was not announced.
             DataError: the image cannot be read.
+            WeightsError: its patch tokens are not finite.
+            RecipeError: they are beyond what the storage holds.
         """
         with self._lock:
             while (tokens := self._read(path)) is None:
@@ -264,6 +266,11 @@ class FeatureStore(Mapping[Path, Tensor]):
                 for d, tokens in features.items()
             ]
             self._errors.append(torch.stack(squares))
+            if not self._errors[-1].isfinite().all():
+                raise RecipeError(
+                    "training.feature_storage: float16 holds no value beyond 65,504, as this "
+                    "encoder's patch tokens have; set it to exact"
+                )
         if not self._keeps:
             self._pending = stored
             return

@@ -16,7 +16,7 @@ from encoder_bench.base.errors import UnknownNameError, WeightsError
 from encoder_bench.base.hashing import hash_parameters
 from encoder_bench.base.recipes import ProjectorSettings
 from encoder_bench.encoders.bundled import seeded_backbone, tiny_processor
-from encoder_bench.encoders.encoder import Encoder
+from encoder_bench.encoders.encoder import Encoder, encode_images
 from encoder_bench.encoders.registry import load_encoder
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.projectors import build_projector
@@ -329,3 +329,13 @@ def test_the_fingerprint_follows_weights_and_preprocessing() -> None:
     with torch.no_grad():
         next(encoder.backbone.parameters()).add_(1e-3)
     assert encoder.fingerprint() != before
+
+
+def test_a_dtype_that_overflows_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = load_encoder("tiny-dino", dtype="float16")
+    images = [Image.new("RGB", (40, 30), colour) for colour in ("red", "white", "blue")]
+    forward = encoder.forward
+    scale = 4 * 65_504 / float(next(encode_images(encoder, images)).abs().max())
+    monkeypatch.setattr(encoder, "forward", lambda pixels: scale * forward(pixels))
+    with pytest.raises(WeightsError, match=r"not finite for . of 3 images, in float16; set its"):
+        list(encode_images(encoder, images))

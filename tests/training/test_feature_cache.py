@@ -13,7 +13,13 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from encoder_bench.base.errors import DataError, EncoderBenchError, TrainingError
+from encoder_bench.base.errors import (
+    DataError,
+    EncoderBenchError,
+    RecipeError,
+    TrainingError,
+    WeightsError,
+)
 from encoder_bench.base.paths import list_features, prune
 from encoder_bench.base.progress import QuietReporter
 from encoder_bench.data.images import load_image
@@ -362,6 +368,29 @@ def test_smaller_storage_reports_its_error(
     reported = float(small.summary().split("stored ")[1].split("%")[0]) / 100
     assert reported == pytest.approx(relative, rel=0.3, abs=1e-4)
     assert min(path.stat().st_size for path in shards(tmp_path)) < 0.6 * exact_size
+
+
+def test_features_that_are_not_finite_are_not_kept(encoder: Encoder, images: list[Path]) -> None:
+    next(encoder.parameters()).data.fill_(torch.nan)
+    store = opened(encoder, images)
+    with pytest.raises(WeightsError, match=r"tiny-clip: .* not finite .*, in float32; check its"):
+        store[images[0]]
+    assert store.missing() == images
+    store.close()
+    assert opened(encoder, images).missing() == images
+
+
+def test_storage_that_cannot_hold_the_features_is_refused(
+    encoder: Encoder, images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = encoder.forward
+    monkeypatch.setattr(encoder, "forward", lambda pixels: 1e6 * forward(pixels))
+    assert filled(encoder, images)[images[0]].abs().max() > 65_504
+    store = opened(encoder, images, storage="float16")
+    with pytest.raises(RecipeError, match=r"float16 holds no value beyond 65,504.* to exact"):
+        store.fill()
+    store.close()
+    assert opened(encoder, images, storage="float16").missing() == images
 
 
 def test_ls_and_prune_drop_the_least_recently_used(
