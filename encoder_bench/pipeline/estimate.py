@@ -203,13 +203,14 @@ def _counted(data: str, task: str, recipe: TaskRecipe, split: Split, limit: int 
     folder = open_data(data, images_required=False, flag=flag)
     rows = folder.task_samples(task, recipe, split, limit)
     once = dict(rows.pairs("question", "target"))
-    tokens, blind = (_tokens(pairs) for pairs in (rows.pairs("question", "target"), once.items()))
-    return _Counted(set(rows.images()), len(rows), tokens, blind)
+    texts = rows.pairs("question", "target"), once.items()
+    return _Counted(set(rows.images()), len(rows), *(_tokens(recipe, pairs) for pairs in texts))
 
 
-def _tokens(pairs: Iterable[tuple[str, str]]) -> int:
-    """Return about how many tokens questions have with their answers and what ends them."""
-    return sum(2 + math.ceil(len(a + b) / _TOKEN_CHARACTERS) for a, b in pairs)
+def _tokens(recipe: TaskRecipe, pairs: Iterable[tuple[str, str]]) -> int:
+    """Return about how many tokens prompts have with their answers and what ends them."""
+    fixed = recipe.prompt.replace("{question}", "")
+    return sum(2 + math.ceil(len(fixed + a + b) / _TOKEN_CHARACTERS) for a, b in pairs)
 
 
 def _training_samples(plan: RunPlan) -> tuple[Mapping[str, _Counted] | None, str]:
