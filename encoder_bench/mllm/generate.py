@@ -23,7 +23,7 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from encoder_bench.base.errors import DataError
+from encoder_bench.base.errors import DataError, WeightsError
 from encoder_bench.base.recipes import DecodingSettings
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.model import MLLM
@@ -70,6 +70,7 @@ def answer(
     Raises:
         DataError: prompt and answer do not fit into the context (shows the prompt), or a candidate,
             or a prompt that has some, is empty.
+        WeightsError: the language model's logits are not finite.
     """
     language, tokens = mllm.language, decoding.max_new_tokens
     found: dict[Question, Reply] = {}
@@ -143,7 +144,8 @@ def _read(prefix: Prefix, questions: Sequence[Question], *, shared: bool) -> _Re
         cache, before_RP = prefix.read(questions)
         mask_RK = torch.cat([before_RP, mask_RK], dim=1)
     positions_RL = (mask_RK.cumsum(1) - 1).clamp_min(0)[:, -input_RLE.shape[1] :]
-    logits_RV: Tensor = prefix.language(
+    logits_RV = _logits(
+        prefix.language,
         input_RLE,
         mask=mask_RK,
         position_ids=positions_RL,
@@ -151,6 +153,25 @@ def _read(prefix: Prefix, questions: Sequence[Question], *, shared: bool) -> _Re
         at=_last(len(questions), mask_RK.device),
     )
     return _Read(cache, mask_RK, positions_RL[:, -1:], logits_RV)
+
+
+def _logits(language: LanguageModel, embeddings: Tensor, **how: Any) -> Tensor:
+    """Return what `LanguageModel.forward` returns; the largest of NaN is a token like any other."""
+    return _finite(language, language(embeddings, **how))
+
+
+def _finite(language: LanguageModel, logits: Tensor) -> Tensor:
+    if torch.isfinite(logits.amax(dim=-1)).all():  # -inf is how models rule a token out
+        return logits
+    dtype = str(language.dtype).removeprefix("torch.")
+    hint = (
+        "check its weights and the projector's"
+        if dtype == "float32"
+        else "set llm.dtype to float32"
+    )
+    raise WeightsError(
+        f"LLM {language.settings.name}: its logits are not finite, in {dtype}; {hint}"
+    )
 
 
 def _last(rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -183,7 +204,8 @@ def _greedy(language: LanguageModel, read: _Read, decoding: DecodingSettings) ->
             owners = [owners[row] for row in keep]
         mask_RK = F.pad(mask_RK, (0, 1), value=1)
         positions_R1 = positions_R1 + 1
-        logits_RV = language(
+        logits_RV = _logits(
+            language,
             language.embed(chosen_R[:, None]),
             mask=mask_RK,
             position_ids=positions_R1,
@@ -213,7 +235,10 @@ def _by_library(
     )
     embeddings, mask = prefix.padded(questions, joined=True)
     generated = language.model.generate(
-        inputs_embeds=embeddings, attention_mask=mask, generation_config=settings
+        inputs_embeds=embeddings,
+        attention_mask=mask,
+        generation_config=settings,
+        logits_processor=[lambda _, scores: _finite(language, scores)],
     )
     return [
         list(takewhile(lambda token: token not in language.end_ids, ids))
@@ -254,7 +279,8 @@ def _likelihoods(
         before = mask_RK.bool()[:, None, None].expand(-1, 1, length, -1)
         mask = torch.cat([before, apart], dim=-1)
     later = packed.loss_columns >= 0  # each reply's first token follows the question
-    logits_TV: Tensor = language(
+    logits_TV = _logits(
+        language,
         language.embed(packed.input_ids),
         mask=mask,
         position_ids=read.positions[owners_R] + 1 + packed.position_ids,
@@ -283,7 +309,7 @@ def _read_whole(
         whole = question._replace(ids=(*question.ids, *reply[:-1]))
         row_1LE, _ = prefix.padded([whole], joined=True)
         last = torch.arange(-len(reply), 0)
-        logits_TV: Tensor = prefix.language(row_1LE, at=(torch.zeros_like(last), last))
+        logits_TV = _logits(prefix.language, row_1LE, at=(torch.zeros_like(last), last))
         targets_T = torch.tensor(reply, device=logits_TV.device)
         scores.append(-float(F.cross_entropy(logits_TV.float(), targets_T, reduction="sum")))
     return tuple(scores)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from encoder_bench.base.errors import DataError
+from encoder_bench.base.errors import DataError, WeightsError
 from encoder_bench.base.recipes import DecodingSettings
 from encoder_bench.mllm import generate as generation
 from encoder_bench.mllm.generate import Conversation, answer, generate
@@ -235,6 +235,34 @@ def test_a_prompt_beyond_the_context_is_shown() -> None:
     mllm = small_mllm(language=small_language(max_length=64))
     with pytest.raises(DataError, match=r"prompt 'How many dogs.*context has 64"):
         generate(mllm, visual_of(mllm, 1), [["How many dogs? " * 5]], DecodingSettings())
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("prompt", ["How many dogs are there?", ""])
+@pytest.mark.parametrize("resumes", [True, False])
+def test_logits_that_are_not_finite_are_no_answer(
+    beams: int, prompt: str, resumes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The largest of NaN is token 0 or so, which would be scored as an answer."""
+    mllm = small_mllm()
+    visual = visual_of(mllm, 1)
+    mllm.language.model.model.norm.weight.data[3] = torch.nan
+    monkeypatch.setattr(LanguageModel, "resumes_from_cache", resumes)
+    decoding = DecodingSettings(max_new_tokens=4, num_beams=beams)
+    with pytest.raises(WeightsError, match="logits are not finite, in float32; check its weights"):
+        generate(mllm, visual, [[prompt]], decoding)
+    if prompt:
+        with pytest.raises(WeightsError, match="logits are not finite"):
+            answer(mllm, list(visual), [[prompt]], decoding, ["Yes.", "No."])
+
+
+def test_logits_that_overflow_name_the_dtype() -> None:
+    mllm = small_mllm()
+    visual = visual_of(mllm, 1)
+    mllm.language.model.model.norm.weight.data *= 1e5
+    mllm.language.half()
+    with pytest.raises(WeightsError, match=r"in float16; set llm\.dtype to float32"):
+        generate(mllm, visual.half(), PROMPTS[:1], DecodingSettings(max_new_tokens=4))
 
 
 def test_generating_leaves_modes_as_they_were() -> None:
