@@ -144,6 +144,24 @@ def test_override_is_validated_like_the_file(minimal: Path) -> None:
         load_adapter(str(minimal), {"description.x": 4})
 
 
+def test_override_reaches_a_stage_by_its_name(minimal: Path) -> None:
+    two = minimal.read_text() + minimal.read_text()[minimal.read_text().index("[[stages]]") :]
+    name = load_adapter(str(minimal)).stages[0].name
+    recipe = load_adapter(
+        str(minimal), {f"stages.{name}.projector.learning_rate": 5e-4, f"stages.{name}.steps": 7}
+    )
+    assert (recipe.stages[0].projector.learning_rate, recipe.stages[0].steps) == (5e-4, 7)
+    with pytest.raises(RecipeError, match=r"'stages\.nope\.steps': unknown name 'nope'.*" + name):
+        load_adapter(str(minimal), {"stages.nope.steps": 7})
+    with pytest.raises(RecipeError, match="name one of 'stages' before it"):
+        load_adapter(str(minimal), {"stages.steps": 7})
+    with pytest.raises(RecipeError, match="unknown key 'stpes'; did you mean 'steps'"):
+        load_adapter(str(minimal), {f"stages.{name}.stpes": 7})
+    minimal.write_text(two)
+    with pytest.raises(RecipeError, match=f"several are named '{name}'"):
+        load_adapter(str(minimal), {f"stages.{name}.steps": 7})
+
+
 def test_steps_and_epochs_exclude_each_other(tmp_path: Path) -> None:
     path = tmp_path / "both.toml"
     path.write_text(MINIMAL.replace("steps = 3", "steps = 3\nepochs = 1.0"))

@@ -410,11 +410,26 @@ def _load(kind: Kind, name: str, model: type[ModelT], overrides: Mapping[str, An
         *parents, last = dotted.split(".")
         table: Any = content
         for key in parents:
-            table = table.setdefault(key, {})
-            if not isinstance(table, dict):
-                raise RecipeError(f"cannot override '{dotted}': '{key}' is not a table")
+            table = _inside(table, key, dotted)
+        if not isinstance(table, dict):
+            raise RecipeError(f"cannot override '{dotted}': name one of '{parents[-1]}' before it")
         table[last] = value
     return _validated(content, model, str(path))
+
+
+def _inside(table: Any, key: str, dotted: str) -> Any:
+    """Return the table of a key, or of a name where `table` is an array of tables (stages)."""
+    if isinstance(table, list):
+        named = [each for each in table if isinstance(each, dict) and str(each.get("name")) == key]
+        names = [str(each.get("name")) for each in table if isinstance(each, dict)]
+        if len(named) == 1:
+            return named[0]
+        wrong = f"several are named '{key}'" if named else unknown_name_message("name", key, names)
+        raise RecipeError(f"cannot override '{dotted}': {wrong}")
+    inner = table.setdefault(key, {})
+    if not isinstance(inner, dict | list):
+        raise RecipeError(f"cannot override '{dotted}': '{key}' is not a table")
+    return inner
 
 
 def _validated(content: Mapping[str, Any], model: type[ModelT], where: str) -> ModelT:
