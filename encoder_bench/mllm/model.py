@@ -9,6 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from encoder_bench.encoders.encoder import Encoder
 from encoder_bench.mllm.attention import FLEX, training_kernel
@@ -111,6 +112,10 @@ class MLLM(nn.Module):
         own modules train. Recomputation (gradient checkpointing) is switched by the `training`
         flag of the blocks themselves, which holds no dropout, so it is kept on where it was asked
         for.
+
+        A batch norm keeps the checkpoint's running statistics in a tuned part too, as where He et
+        al. 2015 fine-tune (arXiv 1512.03385, appendix A); its scale and shift train. Statistics of
+        a micro-batch would make a step depend on how it was cut, and one of text has no image.
         """
         super().train(mode)
         for part in self.parts().values():
@@ -123,4 +128,7 @@ class MLLM(nn.Module):
                 adapter = adapted and "lora_" in name
                 if adapter or getattr(module, "gradient_checkpointing", False):
                     module.training = mode
+        for module in self.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
         return self

@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 from encoder_bench.base.errors import ProofError, RecipeError
-from encoder_bench.base.recipes import LanguageModelSettings, LoraSettings
+from encoder_bench.base.recipes import LanguageModelSettings, LoraSettings, ProjectorSettings
+from encoder_bench.encoders.registry import load_encoder
 from encoder_bench.mllm.dialogue import ImageDialogue
 from encoder_bench.mllm.loading import load_language_model
 from encoder_bench.mllm.model import MLLM
+from encoder_bench.mllm.projectors import build_projector
 from encoder_bench.mllm.trainable import add_lora, prove, set_trainable, snapshot
 
 from .models import make_batch, pixels, small_language, small_mllm
@@ -150,6 +152,29 @@ def test_a_joint_encoder_trains_with_its_dropout_and_a_graph() -> None:
     set_trainable(mllm, encoder=False, llm="frozen")
     assert not mllm.features(pixels(1)).requires_grad
     assert not any(module.training for module in mllm.encoder.modules())
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_resnet"])
+def test_a_tuned_batch_norm_keeps_the_checkpoints_statistics(name: str) -> None:
+    """Those of a micro-batch would make a step depend on how it was cut into micro-batches."""
+    encoder = load_encoder(f"random:timm:{name}", resolution=64)
+    language = small_language()
+    projector = build_projector(
+        ProjectorSettings(), grid=encoder.grid, width=encoder.width, llm_width=language.width
+    )
+    mllm = MLLM(encoder, projector, language)
+    norms = [m for m in encoder.modules() if isinstance(m, nn.BatchNorm2d)]
+    statistics = {n: b.clone() for n, b in encoder.named_buffers()}
+    set_trainable(mllm, encoder=True, llm="frozen")
+    mllm.train()
+    assert norms
+    assert encoder.training
+    images = torch.randn(3, 3, *encoder.resolution, generator=torch.Generator().manual_seed(0))
+    together = mllm.features(images)
+    assert torch.allclose(together[:1], mllm.features(images[:1]), atol=1e-5)
+    together.square().mean().backward()
+    assert all(norm.weight.grad is not None for norm in norms)
+    assert all(torch.equal(b, statistics[n]) for n, b in encoder.named_buffers())
 
 
 def test_lora_is_confined_to_the_language_model() -> None:
