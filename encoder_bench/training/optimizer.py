@@ -14,7 +14,12 @@ from encoder_bench.base.errors import TrainingError
 from encoder_bench.base.recipes import PartOptimizer, StageSettings
 from encoder_bench.mllm.model import MLLM
 
-_BLOCK = re.compile(r"\.(?:layers?|blocks|resblocks)\.(\d+)\.")
+_CONTAINER = re.compile(
+    r"(?:(?:dense_)?stages?|levels?|layers?|(?:res)?blocks?|denseblock|denselayer)(\d*)|[sb](\d+)"
+)
+"""What libraries call a stack of blocks or of stages, with its number or before it."""
+_ONE_OF_SEVERAL = re.compile(r"backbone\.\d+\.backbone\.")
+_STAGE_AND_BLOCK = 2
 
 
 def _part_settings(stage: StageSettings) -> dict[str, PartOptimizer]:
@@ -57,25 +62,22 @@ def make_optimizer(mllm: MLLM, stage: StageSettings) -> torch.optim.Optimizer:
 
     It is AdamW; of parts with `optimizer = "muon"` the matrices have Muon, whose updates are scaled
     so that a learning rate means what it does for AdamW. Biases and one-dimensional parameters
-    (norms, class tokens) have no weight decay. Under `layer_decay` d, block i of n has its learning
-    rate times d^(n - i), embeddings d^(n + 1).
+    (norms, class tokens) have no weight decay. Under `layer_decay` d a learning rate is times d to
+    the power of `decays`.
 
     Reference: Loshchilov and Hutter 2019 (arXiv 1711.05101); Jordan 2024, Muon; its scale as in Liu
     et al. 2025 (arXiv 2502.16982, eq. 4); layer-wise decay as in BEiT (arXiv 2106.08254, appendix).
     """
     groups: dict[tuple[str, bool, float, float], dict[str, Any]] = {}
     for part, settings in _part_settings(stage).items():
-        named = list(mllm.parts()[part].named_parameters())
-        blocks = [int(match.group(1)) for name, _ in named if (match := _BLOCK.search(name))]
-        depth = max(blocks, default=-1) + 1
-        for name, parameter in named:
+        named = dict(mllm.parts()[part].named_parameters())
+        powers = decays(list(named))
+        for name, parameter in named.items():
             if not parameter.requires_grad:
                 continue
             muon = settings.optimizer == "muon" and parameter.ndim == 2 and "embed" not in name
             decay = settings.weight_decay if parameter.ndim > 1 else 0.0
-            below = depth + 1 if "embed" in name or "patch" in name else 0
-            block = _BLOCK.search(name)
-            scale = settings.layer_decay ** (depth - int(block.group(1)) if block else below)
+            scale = settings.layer_decay ** powers[name]
             peak = settings.learning_rate * scale
             group = {"params": [], "weight_decay": decay, "peak": peak, "part": part}
             groups.setdefault((part, muon, decay, scale), group)["params"].append(parameter)
@@ -86,6 +88,48 @@ def make_optimizer(mllm: MLLM, stage: StageSettings) -> torch.optim.Optimizer:
     if muon_groups := [group for (_, muon, *_), group in groups.items() if muon]:
         made.append(torch.optim.Muon(muon_groups, lr=0.0, adjust_lr_fn="match_rms_adamw"))
     return made[0] if len(made) == 1 else _Several(made)
+
+
+def decays(names: Sequence[str]) -> dict[str, int]:
+    """Return how often the layer-wise decay applies to each parameter of a part.
+
+    Block i of n has n - i, what comes before the blocks n + 1, and what comes after them 0. Blocks
+    count through all stages of a hierarchical model, in the order of `names`, and what stands
+    between two belongs to the first; encoders that are used together count each its own.
+
+    >>> decays(["stem.weight", "stages.0.blocks.0.w", "stages.1.blocks.0.w", "norm.weight"])
+    {'stem.weight': 3, 'stages.0.blocks.0.w': 2, 'stages.1.blocks.0.w': 1, 'norm.weight': 0}
+    """
+    models = defaultdict(list)
+    for name in names:
+        own = _ONE_OF_SEVERAL.match(name)
+        models[own.group() if own else ""].append(name)
+    found: dict[str, int] = {}
+    for model, members in models.items():
+        blocks = [_block(name.removeprefix(model)) for name in members]
+        order = {block: place for place, block in enumerate(dict.fromkeys(filter(None, blocks)))}
+        last = max((place for place, block in enumerate(blocks) if block), default=-1)
+        power = len(order) + 1
+        for place, (name, block) in enumerate(zip(members, blocks, strict=True)):
+            power = min(power, len(order) - order[block]) if block else power
+            found[name] = power if place <= last else 0
+    return found
+
+
+def _block(name: str) -> tuple[int, ...]:
+    """Return the numbers of a parameter's stage and block; empty where it is in none."""
+    numbers: list[int] = []
+    inside = False
+    for part in name.split("."):
+        container = _CONTAINER.fullmatch(part)
+        if inside and part.isdecimal():
+            numbers.append(int(part))
+        elif container:
+            inside = True
+            numbers += [int(number) for number in container.groups() if number]
+        elif inside:
+            break
+    return tuple(numbers[:_STAGE_AND_BLOCK])
 
 
 class _Several(torch.optim.Optimizer):

@@ -24,7 +24,7 @@ from encoder_bench.data.sample_table import ImageGroups
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.training.batches import StageOrder
 from encoder_bench.training.checkpoint import optimizer_state, restore_optimizer
-from encoder_bench.training.optimizer import make_optimizer, schedule, set_learning_rates
+from encoder_bench.training.optimizer import decays, make_optimizer, schedule, set_learning_rates
 from tests.training.world import model, questions, recipe
 
 
@@ -41,6 +41,50 @@ def test_no_decay_on_biases_and_norms_and_smaller_rates_further_down() -> None:
     by_block = {depth: {v for k, v in peaks.items() if f".{depth}." in k} for depth in (0, 1)}
     assert list(by_block[1]) == pytest.approx([1e-3 * 0.9])
     assert list(by_block[0]) == pytest.approx([1e-3 * 0.9**2])
+
+
+@pytest.mark.parametrize(
+    ("name", "levels"),
+    [
+        ("vit_tiny_patch16_224", 12),
+        ("resnet18", 8),
+        ("efficientnet_b0", 16),
+        ("regnety_002", 13),
+        ("densenet121", 6 + 12 + 24 + 16),
+        ("convnext_tiny", 3 + 3 + 9 + 3 + 3),  # and three reductions between stages
+        ("swin_tiny_patch4_window7_224", 2 + 2 + 6 + 2 + 3),
+        ("pvt_v2_b0", 4 * 2 + 4),
+        ("davit_tiny", 1 + 1 + 3 + 1 + 3),
+    ],
+)
+def test_layer_wise_decay_counts_blocks_through_all_stages(name: str, levels: int) -> None:
+    import timm
+
+    with torch.device("meta"):
+        model = timm.create_model(name, num_classes=0)
+    names = [f"backbone.{each}" for each, _ in model.named_parameters()]
+    powers = decays(names)
+    falling = list(powers.values())
+    assert falling == sorted(falling, reverse=True)
+    assert falling[0] == levels + 1
+    assert set(falling) >= {*range(1, levels + 2)}
+    both = [f"backbone.{place}.{each}" for place in (0, 1) for each in names]
+    shallow = decays([*both, *(f"backbone.2.backbone.blocks.{i}.w" for i in (0, 1))])
+    assert [shallow[each] for each in both] == 2 * falling
+    assert list(shallow.values())[-2:] == [2, 1]
+
+
+@pytest.mark.parametrize("kind", ["ConvNext", "Swin", "CLIPVision", "Dinov2", "ResNet"])
+def test_layer_wise_decay_falls_from_the_image_to_the_last_block(kind: str) -> None:
+    import transformers
+
+    with torch.device("meta"):
+        config = getattr(transformers, f"{kind}Config")()
+        backbone = transformers.AutoModel.from_config(config)
+    falling = list(decays([f"backbone.{n}" for n, _ in backbone.named_parameters()]).values())
+    assert falling == sorted(falling, reverse=True)
+    assert falling[0] > 12
+    assert 1 in falling
 
 
 def muon_recipe() -> AdapterRecipe:
