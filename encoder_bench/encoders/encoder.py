@@ -123,7 +123,11 @@ class Encoder(nn.Module, ABC):
             WeightsError: no such block, or no plain stack of blocks.
         """
         if blocks is None and layer != (-1,):
-            raise WeightsError(f"encoder {spec.name}: --layer works on plain stacks of blocks only")
+            raise WeightsError(
+                f"encoder {spec.name}: it is hierarchical, without a plain stack of blocks of "
+                f"which layer {', '.join(map(str, layer))} could be read; pass --layer -1, its "
+                "last output"
+            )
         known = blocks or 1
         if absent := [index for index in layer if not -known <= index < known]:
             raise WeightsError(

@@ -331,6 +331,12 @@ def test_the_fingerprint_follows_weights_and_preprocessing() -> None:
     assert encoder.fingerprint() != before
 
 
+def test_a_layer_of_a_hierarchical_encoder_is_refused_with_what_to_do() -> None:
+    with pytest.raises(WeightsError, match="of which layer -2 could be read; pass --layer -1"):
+        load_encoder("random:timm:test_convnext", layer=(-2,))
+    assert load_encoder("random:timm:test_convnext", layer=(-1,)).blocks is None
+
+
 def test_a_dtype_that_overflows_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = load_encoder("tiny-dino", dtype="float16")
     images = [Image.new("RGB", (40, 30), colour) for colour in ("red", "white", "blue")]
