@@ -63,6 +63,9 @@ from encoder_bench.training.optimizer import (
 )
 
 _MAX_SHOWN_SAMPLES = 16
+_CHECKPOINT_SECONDS = 600.0
+"""After so long a checkpoint is written however few steps were done: where one takes half a minute,
+a hundred are the better part of an hour."""
 
 
 def training_identity(
@@ -198,7 +201,7 @@ class Trainer:
             try:
                 with self.reporter.phase(f"training ({stage.name})", steps, "steps") as phase:
                     phase.advance(done)
-                    began = time.perf_counter()
+                    began = saved = time.perf_counter()
                     for step, made, waited in batches:
                         factor = schedule(step, steps, stage)
                         set_learning_rates(optimizer, factor)
@@ -221,8 +224,9 @@ class Trainer:
                         rate = optimizer.param_groups[0]["lr"]
                         loss = "none" if result.loss is None else f"{result.loss:.3f}"
                         phase.advance(loss=loss, rate=f"{rate:.2g}")
-                        if done % training.checkpoint_every == 0 or done == steps:
+                        if self._checkpoint_is_due(done, steps, saved):
                             self.save(number, done, optimizer)
+                            saved = time.perf_counter()
                         began = time.perf_counter()
             except (DataError, TrainingError):
                 if not self.sharded:  # the other processes are not here to give their shards
@@ -230,6 +234,11 @@ class Trainer:
                 raise
             finally:
                 maker.close()
+
+    def _checkpoint_is_due(self, done: int, steps: int, saved: float) -> bool:
+        # only all processes together can save shards, and each has a clock of its own
+        late = not self.sharded and time.perf_counter() - saved > _CHECKPOINT_SECONDS
+        return late or done == steps or done % self.adapter.training.checkpoint_every == 0
 
     def resume(self) -> Resume | None:
         """Load the last checkpoint, if there is one, and return where it stands."""

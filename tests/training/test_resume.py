@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from encoder_bench.base.errors import EncoderBenchError, TrainingError
+from encoder_bench.training import trainer
 from encoder_bench.training.checkpoint import load_mllm_weights, remove_checkpoints, save_mllm
 from tests.in_process import ForkedPython, on_two_processes
 from tests.training import world
@@ -184,6 +185,20 @@ def test_only_the_last_k_checkpoints_stay(tmp_path: Path) -> None:
     world.run(world.model(), tmp_path, adapter)
     names = sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*"))
     assert names == ["checkpoint-0-00000003", "checkpoint-0-00000004"]
+
+
+def test_a_slow_step_does_not_keep_checkpoints_from_being_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rare = world.recipe(training={"checkpoint_every": 100, "keep_checkpoints": 9})
+    world.run(world.model(), tmp_path / "quick", rare)
+    monkeypatch.setattr(trainer, "_CHECKPOINT_SECONDS", 0.0)
+    world.run(world.model(), tmp_path / "slow", rare)
+    written = {
+        folder: sorted(path.name[-1] for path in (tmp_path / folder / "run").glob("checkpoint-*"))
+        for folder in ("quick", "slow")
+    }
+    assert written == {"quick": ["4"], "slow": ["1", "2", "3", "4"]}
 
 
 def test_another_recipes_checkpoint_is_refused(tmp_path: Path) -> None:
