@@ -126,8 +126,7 @@ def probe_command(
             trust_remote_code=trust_remote_code,
         )  # fmt: skip
         loaded = load(layer=blocks)
-        if layers:
-            loaded = load(layer=_all_blocks(loaded))
+        loaded = load(layer=_all_blocks(loaded)) if layers else loaded
         loaded = loaded.to(choose_device(device))
         probe = probe_layers if layers else probe_encoder
         report: dict[str, Any] = {
