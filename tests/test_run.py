@@ -332,6 +332,29 @@ def test_a_folder_whose_name_begins_with_scenes_is_a_folder(
         check_places(mixed)
 
 
+@pytest.mark.parametrize(
+    ("encoder", "layer", "wrong"),
+    [
+        ("convnext-b", (-2,), "hierarchical.*pass --layer -1"),
+        ("random:swin-t", (-2,), "hierarchical.*pass --layer -1"),
+        ("dinov2-s", (12,), "--layer 12 is none of its 12 blocks"),
+        ("convnext-b", (-1,), None),
+        ("dinov2-s", (11, -12), None),
+        ("dinov2-s+clip-b", (-2,), None),
+        ("timm:resnet18", (-2,), None),  # nothing is known of it before it is built
+    ],
+)
+def test_a_layer_that_the_catalogue_rules_out_is_refused_before_anything_is_loaded(
+    encoder: str, layer: tuple[int, ...], wrong: str | None, tmp_path: Path
+) -> None:
+    made = plan(tmp_path, encoder=encoder, settings={"encoder.layer": list(layer)})
+    if wrong is None:
+        check_places(made)
+    else:
+        with pytest.raises(WeightsError, match=wrong):
+            check_places(made)
+
+
 def test_an_estimate_counts_what_a_folder_asks(tmp_path: Path) -> None:
     """A blind baseline answers a question once, on however many images it is asked."""
     from encoder_bench.data.folder import open_data

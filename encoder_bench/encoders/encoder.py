@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from encoder_bench.base.errors import WeightsError
 from encoder_bench.base.hashing import hash_parameters, hash_text
-from encoder_bench.encoders.catalog import EncoderSpec
+from encoder_bench.encoders.catalog import EncoderSpec, check_layer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -117,23 +117,8 @@ class Encoder(nn.Module, ABC):
         )
 
     def _set_layer(self, spec: EncoderSpec, layer: tuple[int, ...], blocks: int | None) -> None:
-        """Choose among so many blocks; None for hierarchical models.
-
-        Raises:
-            WeightsError: no such block, or no plain stack of blocks.
-        """
-        if blocks is None and layer != (-1,):
-            raise WeightsError(
-                f"encoder {spec.name}: it is hierarchical, without a plain stack of blocks of "
-                f"which layer {', '.join(map(str, layer))} could be read; pass --layer -1, its "
-                "last output"
-            )
-        known = blocks or 1
-        if absent := [index for index in layer if not -known <= index < known]:
-            raise WeightsError(
-                f"encoder {spec.name}: --layer {absent[0]} is none of its {known} blocks "
-                f"(0 to {known - 1}, or -{known} to -1)"
-            )
+        """Choose among so many blocks; None for hierarchical models. Raises as `check_layer`."""
+        check_layer(spec.name, layer, blocks)
         self.layer, self.blocks = layer, blocks
 
     @property

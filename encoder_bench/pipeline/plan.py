@@ -136,16 +136,20 @@ def make_plan(
 
 
 def check_places(plan: RunPlan) -> None:
-    """Check that the folders and files that a plan names are there, before anything is loaded.
+    """Check that what a plan names is there, before anything is loaded: folders, files, layers.
 
     Raises:
         EncoderBenchError: one is not, or cannot be read; names its flag or its mixture's source.
     """
     from encoder_bench.data.folder import is_scenes, open_data
     from encoder_bench.data.scenes.build import parse_sizes
+    from encoder_bench.encoders.catalog import check_layer
     from encoder_bench.encoders.registry import check_files, find_spec
 
-    check_files(find_spec(plan.encoder), plan.weights)
+    spec = find_spec(plan.encoder)
+    check_files(spec, plan.weights)
+    if spec.parameters and spec.source != "combined" and plan.weights is None:
+        check_layer(spec.name, plan.adapter.encoder.layer, spec.depth)
     for data, flag in ((plan.data, "--data"), (plan.training_data, "--train-data")):
         if is_scenes(data):
             parse_sizes(data, flag)

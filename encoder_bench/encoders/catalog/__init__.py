@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from encoder_bench.base.errors import WeightsError
+
 Source = Literal["timm", "open_clip", "hf", "dir", "bundled", "combined"]
 Supervision = Literal["fully", "weakly", "self", "mixed", "unknown", "none"]
 
@@ -78,6 +80,25 @@ class EncoderSpec:
     architecture: Mapping[str, Any] = field(default_factory=dict, hash=False)
     preprocessing: Mapping[str, Any] = field(default_factory=dict, hash=False)
     random_weights: bool = False
+
+
+def check_layer(name: str, layer: tuple[int, ...], blocks: int | None) -> None:
+    """Check that an encoder of so many blocks, None for hierarchical ones, has such layers.
+
+    Raises:
+        WeightsError: no such block, or no plain stack of blocks.
+    """
+    if blocks is None and layer != (-1,):
+        raise WeightsError(
+            f"encoder {name}: it is hierarchical, without a plain stack of blocks of which layer "
+            f"{', '.join(map(str, layer))} could be read; pass --layer -1, its last output"
+        )
+    known = blocks or 1
+    if absent := [index for index in layer if not -known <= index < known]:
+        raise WeightsError(
+            f"encoder {name}: --layer {absent[0]} is none of its {known} blocks "
+            f"(0 to {known - 1}, or -{known} to -1)"
+        )
 
 
 def parse_source(source: str) -> tuple[Source, str]:
