@@ -136,8 +136,8 @@ def return_freed_memory() -> None:
     """Let glibc give every block of 4 MiB or more back to the system when it is freed.
 
     By default that size grows to 32 MiB, and what is smaller leaves holes that tensors of the next
-    step's shapes do not fit: runs that trained SmolLM2-135M took 12 to 14 GB at their peak, and
-    9 so. It holds for the whole process; elsewhere than on glibc nothing changes.
+    step's shapes do not fit, see docs/training.md.
+    It holds for the whole process; elsewhere than on glibc nothing changes.
 
     Reference: mallopt(3), M_MMAP_THRESHOLD.
     """
