@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import errno
-import platform
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -142,34 +139,3 @@ def test_what_is_pruned_is_known_before_an_entry_that_cannot_be(tmp_path: Path) 
     assert next(pruned).of == "old"
     with pytest.raises(NotADirectoryError):
         next(pruned)
-
-
-_HOLES = """
-import sys, torch
-from encoder_bench.base.hardware import return_freed_memory
-
-def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
-
-blocks = [torch.ones(30 * 2**18)]  # glibc maps blocks of its size by themselves, until one is freed
-blocks.clear()
-if sys.argv[1] == "set":
-    return_freed_memory()
-kept = []
-for _ in range(20):
-    blocks.append(torch.ones(8 * 2**18))
-    kept.append(torch.ones(25_000))
-before = resident()
-blocks.clear()
-print(before - resident())
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
-def test_freed_memory_goes_back_to_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
-    freed = [
-        float(subprocess.check_output([sys.executable, "-c", _HOLES, how])) for how in ("", "set")
-    ]
-    assert freed[0] < 80  # of 160 MiB
-    assert freed[1] > 150

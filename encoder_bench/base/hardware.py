@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import importlib.metadata
 import os
 import platform
@@ -19,8 +17,6 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
-_M_MMAP_THRESHOLD, _MMAP_BYTES = -3, 2**22
-"""glibc's name for the size from which a block is mapped by itself, and the size set here."""
 _TIMEOUT = timedelta(days=2)
 """One process may encode many images while the others wait for its gradients."""
 _PACKAGES = (
@@ -130,20 +126,6 @@ def peak_memory(device: torch.device) -> dict[str, int]:
 
         peaks["accelerator"] = torch.cuda.max_memory_allocated(device)
     return peaks
-
-
-def return_freed_memory() -> None:
-    """Let glibc give every block of 4 MiB or more back to the system when it is freed.
-
-    By default that size grows to 32 MiB, and what is smaller leaves holes that tensors of the next
-    step's shapes do not fit, see docs/training.md.
-    It holds for the whole process; elsewhere than on glibc nothing changes.
-
-    Reference: mallopt(3), M_MMAP_THRESHOLD.
-    """
-    if "MALLOC_MMAP_THRESHOLD_" not in os.environ:
-        with contextlib.suppress(AttributeError, OSError, TypeError):
-            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
 
 
 @dataclass(frozen=True, slots=True)

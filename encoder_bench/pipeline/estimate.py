@@ -142,13 +142,9 @@ def estimate_run(plan: RunPlan) -> RunEstimate:
             answering = 2.0 * encoder * patches * asked.images + 2.0 * llm * read
     shown = _encoded_images(plan, stages, taught, asked)
     tuned = ([encoder] if plan.joint else []) + ([llm] if recipe.llm.train == "full" else [])
-    rates = (
-        _cpu_flops(recipe.training.precision) * _TRAINING_EFFICIENCY if flops and on_cpu else None,
-        _cpu_flops(recipe.llm.dtype) * _TASK_EFFICIENCY if answering and on_cpu else None,
-    )
     return RunEstimate(
-        training_seconds=flops / rates[0] if flops and rates[0] else None,
-        task_seconds=answering / rates[1] if answering and rates[1] else None,
+        training_seconds=_seconds(flops, recipe.training.precision, _TRAINING_EFFICIENCY, on_cpu),
+        task_seconds=_seconds(answering, recipe.llm.dtype, _TASK_EFFICIENCY, on_cpu),
         test_samples=None if asked is None else asked.samples,
         memory_bytes=memory,
         disk_bytes=None if None in tuned else 16 * sum(count or 0 for count in tuned),
@@ -366,6 +362,10 @@ def _flops(
     sequence = visual + stage.samples_per_image * turn
     image = (6 if tuned else 4) * llm * sequence + (6 if joint else 2) * encoder * patches
     return float(stage.images_per_step * (stage.steps or 0) * image)
+
+
+def _seconds(flops: float | None, dtype: str, efficiency: float, on_cpu: bool) -> float | None:
+    return flops / (_cpu_flops(dtype) * efficiency) if flops and on_cpu else None
 
 
 @functools.cache

@@ -178,8 +178,8 @@ class FeatureStore(Mapping[Path, Tensor]):
         if self._dtype is not None:
             raise EncoderBenchError(
                 f"{reason}; with training.feature_storage float16 the features of all images must "
-                "be kept, since computed in every step they would differ: make room, or set it to "
-                "exact"
+                "be kept, since computed in every step they would differ: free disk space, or set "
+                "it to exact"
             )
         self._reporter.warn(f"{reason}; images that the cache lacks are encoded at every use")
 

@@ -15,7 +15,6 @@ from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
 from encoder_bench.base.errors import DataError, TrainingError
-from encoder_bench.base.hardware import return_freed_memory
 from encoder_bench.base.hashing import hash_json, hash_text
 from encoder_bench.base.progress import Reporter
 from encoder_bench.base.recipes import AdapterRecipe, TaskRecipe
@@ -128,8 +127,6 @@ class Trainer:
             EncoderBenchError: a checkpoint cannot be written.
         """
         whole = self.mllm
-        if self.device.type == "cpu":
-            return_freed_memory()
         self.accelerator = make_accelerator(self.device, self.adapter, self.folder, self.trackers)
         self.sharded = asks_for_shards(self.accelerator)
         for stage in self.adapter.stages:
