@@ -20,7 +20,7 @@ def bench_command(
     only: Annotated[
         str | None,
         typer.Option(
-            metavar="mllm|training|side-by-side|encoders|metrics|utilisation|full-size",
+            metavar="mllm|precision|training|side-by-side|encoders|metrics|utilisation|full-size",
             help="One of the benches; full-size (minutes, 2 GB of disk) only if it is named.",
         ),
     ] = None,
@@ -34,12 +34,24 @@ def bench_command(
     debug: options.Debug = False,
 ) -> None:
     """Measure speed as ratios of two ways in one run, and write them to DIR/bench/."""
-    from benchmarks import encoders, full_size, metrics, mllm, side_by_side, training, utilisation
+    from benchmarks import (
+        encoders,
+        full_size,
+        metrics,
+        mllm,
+        precision,
+        side_by_side,
+        training,
+        utilisation,
+    )
     from benchmarks.summary import summary
     from encoder_bench.base.files import write_text
 
     benches: dict[str, Callable[[], dict[str, Any]]] = {
         f"mllm-{llm.replace('/', '--')}": lambda: mllm.run_bench(
+            llm=llm, repeats=repeats, device=device
+        ),
+        f"precision-{llm.replace('/', '--')}": lambda: precision.run_bench(
             llm=llm, repeats=repeats, device=device
         ),
         "training": lambda: training.run_bench(repeats=repeats, device=device),
@@ -51,9 +63,9 @@ def bench_command(
         "utilisation": lambda: utilisation.run_bench(repeats=repeats, device=device),
         "full-size": lambda: full_size.run_bench(share=share),
     }
-    known = ("mllm", "training", "side-by-side", "encoders", "metrics", "utilisation", "full-size")
-    if only not in (None, *known):
-        raise UnknownNameError("bench", str(only), known)
+    known = {name.removesuffix(f"-{llm.replace('/', '--')}") for name in benches}
+    if only is not None and only not in known:
+        raise UnknownNameError("bench", only, sorted(known))
     for name, bench in benches.items():
         if not name.startswith(only) if only is not None else name == "full-size":
             continue

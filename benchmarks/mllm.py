@@ -47,10 +47,8 @@ def run_bench(
 
     `visual_tokens` is a square number; entries are by the number of questions per image.
     """
-    mllm = _model(llm, visual_tokens).to(device)
-    features = torch.randn(
-        images, visual_tokens, _ENCODER_WIDTH, generator=torch.Generator().manual_seed(0)
-    ).to(device)
+    mllm = model_without_encoder(llm, visual_tokens).to(device)
+    features = random_features(images, visual_tokens).to(device)
     return {
         "settings": {
             "llm": mllm.language.source,
@@ -92,7 +90,14 @@ def dialogues(images: int, count: int) -> list[ImageDialogue]:
     ]
 
 
-def _model(llm: str, visual_tokens: int) -> MLLM:
+def random_features(images: int, visual_tokens: int) -> Tensor:
+    """Return patch tokens `(B, N, D)` that no encoder made, the same each time."""
+    shape = (images, visual_tokens, _ENCODER_WIDTH)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def model_without_encoder(llm: str, visual_tokens: int) -> MLLM:
+    """Return a projector before a frozen language model, in training mode."""
     language = load_language_model(LanguageModelSettings(name=llm))
     side = round(visual_tokens**0.5)
     torch.manual_seed(0)

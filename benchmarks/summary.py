@@ -14,7 +14,16 @@ Line = tuple[str, float | None, str]
 
 def summary(report: Mapping[str, Any]) -> list[str]:
     """Return a report's ratios as aligned lines; none for a report that is not known here."""
-    parts = (_shared_prefix, _generation, _training, _side_by_side, _encoders, _mfu, _full_size)
+    parts = (
+        _shared_prefix,
+        _generation,
+        _precision,
+        _training,
+        _side_by_side,
+        _encoders,
+        _mfu,
+        _full_size,
+    )
     lines = [line for part in parts for line in part(report)]
     width = max((len(what) for what, _, _ in lines), default=0)
     return [
@@ -40,6 +49,19 @@ def _generation(report: Mapping[str, Any]) -> Iterator[Line]:
             aims[0],
         )
         yield "engine over batched generate, the same", entry["speed_up_over_batched"], aims[1]
+
+
+def _precision(report: Mapping[str, Any]) -> Iterator[Line]:
+    for way, entry in report.get("precision", {}).items():
+        difference = f"loss differs by {entry['loss_difference']:.0e}"
+        yield (
+            f"training, {way}, over float32 with sdpa",
+            entry["step_over_float32_sdpa"],
+            difference,
+        )
+        if "answer_seconds" in entry:
+            equal = f"{entry['equal_answers']:.0%} of the answers are the same"
+            yield f"answers, {way}, the same", entry["answer_over_float32_sdpa"], equal
 
 
 def _training(report: Mapping[str, Any]) -> Iterator[Line]:

@@ -12,8 +12,15 @@ from torch import nn
 
 from encoder_bench.base import files as atomic
 from encoder_bench.base.errors import EncoderBenchError, UnknownNameError
+from encoder_bench.base.hardware import choose_device
 from encoder_bench.base.hashing import hash_file, hash_json, hash_parameters, hash_text
 from encoder_bench.base.paths import CacheEntry, cache_dir, prune, remove_folder
+
+
+def test_float32_convolutions_are_not_rounded_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    choose_device("cpu")
+    assert not torch.backends.cudnn.allow_tf32
 
 
 def test_unknown_name_suggests_the_nearest() -> None:

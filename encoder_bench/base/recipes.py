@@ -193,7 +193,7 @@ class TrainingSettings(_Frozen):
     feature_storage: FeatureStorage = "exact"
     shared_prefix: bool = True
     row_length: int | None = not_scoring(None, gt=0)
-    attention: Literal["auto", "sdpa"] = not_scoring("auto")
+    attention: Literal["auto", "sdpa", "flex_attention"] = not_scoring("auto")
     checkpoint_every: int = not_scoring(100, gt=0)
     keep_checkpoints: int = not_scoring(1, gt=0)
 

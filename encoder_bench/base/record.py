@@ -116,6 +116,7 @@ class LanguageModelFacts(RecordPart):
     `template` is the text around questions and answers, as the chat template was rendered: what
     comes before a question (`head`), before its answer (`tail`), after it (`end`), and before the
     next question (`between`). None for plain text, and in records older than the field.
+    `end_token` is taught after each answer; None in records older than the field.
     """
 
     name: str
@@ -126,6 +127,7 @@ class LanguageModelFacts(RecordPart):
     parameters: int
     vocabulary: int
     template: dict[str, str] | None = None
+    end_token: str | None = None
 
 
 class PartProof(RecordPart):

@@ -372,6 +372,7 @@ def _changed_answers(
 
 def _run_failures(a: RunRecord, b: RunRecord) -> Iterator[str]:
     """Yield what must be equal for scores to be comparable at all, and is not."""
+    ends = b.language_model.end_token  # older records do not say
     for what, then, now in (
         ("test data", data_key(a.data), data_key(b.data)),
         ("training data", data_key(a.training_data), data_key(b.training_data)),
@@ -380,6 +381,7 @@ def _run_failures(a: RunRecord, b: RunRecord) -> Iterator[str]:
         ("encoder layer", a.encoder.layer, b.encoder.layer),
         ("LLM weights", a.language_model.weights_sha256, b.language_model.weights_sha256),
         ("chat template", a.language_model.template, b.language_model.template),
+        ("end token", a.language_model.end_token or ends, ends),
     ):
         if then != now:
             yield f"{what}: accepted {then!s:.60}, now {now!s:.60}"

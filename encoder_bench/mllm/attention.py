@@ -1,7 +1,8 @@
 """Which attention kernel reads a row of many questions: SDPA with a mask, or FlexAttention.
 
-SDPA takes a dense mask and computes what it hides; FlexAttention skips the blocks in which nothing
-may be seen. Which tokens may see each other is the same for both, see `packing.py`.
+SDPA takes a dense mask and computes what it hides; FlexAttention skips the blocks of 128 by 128
+tokens in which nothing may be seen, and is compiled for a GPU as training begins. Which tokens may
+see each other is the same for both, see `packing.py`.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from encoder_bench.base.errors import TrainingError
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.packing import PackedRows
 
@@ -29,17 +31,27 @@ _KERNEL_LOCK = threading.RLock()
 
 @contextlib.contextmanager
 def training_attention(
-    language: LanguageModel, device: torch.device, wanted: Literal["auto", "sdpa"]
+    language: LanguageModel,
+    device: torch.device,
+    wanted: Literal["auto", "sdpa", "flex_attention"],
 ) -> Iterator[str]:
-    """Use the fastest attention that the device has while a model trains, then what it had.
+    """Use the attention that a recipe wants while a model trains, then what it had.
 
-    `sdpa` changes nothing; `auto` takes FlexAttention where it works.
+    `auto` and `sdpa` change nothing: no measured step was quicker with FlexAttention.
 
     Yields:
         The name of what is used, as transformers has it.
+
+    Raises:
+        TrainingError: FlexAttention is wanted and cannot train the model on this device.
     """
     before = language.attention
-    if wanted == "auto" and trains_with_flex(language, device):
+    if wanted == FLEX:
+        if not trains_with_flex(language, device):
+            raise TrainingError(
+                f"training.attention = {FLEX!r}: it does not train {language.settings.name} on "
+                f"{device.type} with SDPA's gradients; leave it at 'auto'"
+            )
         language.model.set_attn_implementation(FLEX)
     try:
         yield language.attention

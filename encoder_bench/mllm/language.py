@@ -113,6 +113,7 @@ class LanguageModel(nn.Module):
         pad_id: fills batches. The tokenizer's pad token, else its unknown token, else its end
             token; attention masks hide it and losses skip it, so sharing an id is harmless.
         end_id: taught after each answer: what the chat template puts there, else the end token.
+        configured_end_ids: those that the model's own configuration names, none where it has none.
         end_ids: every id that ends a generated answer.
         max_length: context in tokens: the recipe's, or the model's where that is shorter.
     """
@@ -145,7 +146,8 @@ class LanguageModel(nn.Module):
         self.end_id = int(tokenizer.convert_tokens_to_ids(self.template.end.lstrip()))
         configured = getattr(self.model.generation_config, "eos_token_id", None)
         several = configured if isinstance(configured, list) else [configured]
-        self.end_ids = frozenset({self.end_id, tokenizer.eos_token_id, *several} - {None})
+        self.configured_end_ids = frozenset({*several} - {None})
+        self.end_ids = self.configured_end_ids | ({self.end_id, tokenizer.eos_token_id} - {None})
         choices = (tokenizer.pad_token_id, tokenizer.unk_token_id, self.end_id)
         self.pad_id: int = next(choice for choice in choices if choice is not None)
         # sampling, penalties and lengths that a checkpoint sets go: recipes decide on those
@@ -347,6 +349,7 @@ class LanguageModel(nn.Module):
             "parameters": sum(parameter.numel() for parameter in own),
             "vocabulary": int(self.table.shape[0]),
             "template": None if plain else asdict(self.template),
+            "end_token": self.template.end.lstrip(),
         }
 
     def _question_text(self, prompt: str, *, image: bool) -> str:

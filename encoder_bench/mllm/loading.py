@@ -5,7 +5,7 @@ import io
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
-from importlib import resources, util
+from importlib import metadata, resources, util
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +164,7 @@ def _load_gguf(open_folder: _Opener, file: Path) -> LanguageModel:
                 str(file.parent), gguf_file=file.name, dtype=torch.float32
             )
             tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+            tokenizer.add_special_tokens(_special_tokens(file))
         # dequantised already, but the library refuses to save what it read from a quantised file
         model.hf_quantizer = None
         vars(model.config).pop("quantization_config", None)
@@ -173,8 +174,27 @@ def _load_gguf(open_folder: _Opener, file: Path) -> LanguageModel:
     return open_folder(folder, source=f"gguf:{file.name}", revision=f"sha256:{digest}")
 
 
+def _special_tokens(file: Path) -> dict[str, str]:
+    """Return a GGUF file's own begin, end, unknown and padding tokens by the tokenizer's names.
+
+    transformers 5.17 reads `<|im_start|>` as SmolLM2's end token, 5.23 the file's `<|im_end|>`.
+    """
+    from gguf import GGUFReader
+
+    fields = GGUFReader(file).fields
+    words = fields["tokenizer.ggml.tokens"]
+    names = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+    found = {
+        f"{name}_token": fields[f"tokenizer.ggml.{key}_token_id"].contents()
+        for name, key in names.items()
+        if f"tokenizer.ggml.{key}_token_id" in fields
+    }
+    return {name: words.contents(index) for name, index in found.items()}
+
+
 def _converted_folder(file: Path, digest: str) -> Path:
-    return cache_dir("llm", f"{file.stem}-{digest[:16]}")
+    """Return where the copy is; another release of transformers may read the file otherwise."""
+    return cache_dir("llm", f"{file.stem}-{digest[:16]}-{metadata.version('transformers')}")
 
 
 def _from_folder(

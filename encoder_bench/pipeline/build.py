@@ -103,12 +103,19 @@ def model_warnings(mllm: MLLM) -> tuple[str, ...]:
 
 def model_notes(mllm: MLLM) -> tuple[str, ...]:
     """Return a line for each gap in a model's configuration, and how it was filled."""
-    language = mllm.language
-    if language.tokenizer.pad_token_id is not None:
-        return mllm.encoder.notes
-    name, filler = language.settings.name, language.tokenizer.decode([language.pad_id])
-    line = f"LLM {name} has no pad token; {filler!r} fills rows, where masks hide it"
-    return (*mllm.encoder.notes, line)
+    language, lines = mllm.language, [*mllm.encoder.notes]
+    name, tokenizer = language.settings.name, language.tokenizer
+    if tokenizer.pad_token_id is None:
+        filler = tokenizer.decode([language.pad_id])
+        lines.append(f"LLM {name} has no pad token; {filler!r} fills rows, where masks hide it")
+    configured = language.configured_end_ids
+    if configured and tokenizer.eos_token_id not in {None, *configured}:
+        lines.append(
+            f"LLM {name} ends text with {tokenizer.eos_token!r} by its tokenizer and with "
+            f"{tokenizer.decode(sorted(configured))!r} by its configuration; answers are taught "
+            f"to end with {tokenizer.decode([language.end_id])!r}"
+        )
+    return tuple(lines)
 
 
 def load_run(

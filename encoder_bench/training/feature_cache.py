@@ -304,7 +304,8 @@ def open_features(
     if any(parameter.requires_grad for parameter in encoder.parameters()):
         raise TrainingError("features of an encoder that trains would go stale; do not cache them")
     made_by = [encoder.fingerprint(), str(encoder.dtype), str(encoder.num_tokens)]
-    key = hash_text(*made_by, storage, LOADING, device.type)[:32]
+    place = f"{device.type}, IEEE" if device.type == "cuda" else device.type  # not TF32's
+    key = hash_text(*made_by, storage, LOADING, place)[:32]
     shards = FeatureShards(cache_dir("features", key))
     store = FeatureStore(shards, encoder, order, device=device, storage=storage, reporter=reporter)
     missing = sum(1 for path in store.order if path_key(path) not in shards.seen)

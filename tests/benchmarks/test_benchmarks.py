@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import encoders, full_size, metrics, side_by_side, utilisation
+from benchmarks import encoders, full_size, metrics, precision, side_by_side, utilisation
 from benchmarks.mllm import questions, run_bench
 from benchmarks.summary import SIDE_BY_SIDE_AIMS, summary
 from benchmarks.timing import ratio, rounds
@@ -28,6 +28,19 @@ def test_a_small_benchmark() -> None:
     lines = summary(result)
     assert len(lines) == 2 * 2 + 2 * 2
     assert sum("aim: 4 or more" in line for line in lines) == 1
+
+
+def test_every_precision_and_attention_is_compared_with_float32() -> None:
+    result = precision.run_bench(images=2, questions_per_image=2, visual_tokens=16, repeats=1)
+    json.dumps(result)
+    ways = result["precision"]
+    assert [*ways] == [f"{p}, {a}" for p in ("float32", "bfloat16") for a in ("sdpa", "eager")]
+    exact, rounded = ways["float32, sdpa"], ways["bfloat16, sdpa"]
+    assert exact["gradient_difference"] < 1e-6 < rounded["gradient_difference"] < 0.2
+    assert exact["loss_difference"] < 1e-6 < rounded["loss_difference"] < 0.1
+    assert exact["equal_answers"] == exact["step_over_float32_sdpa"] == 1
+    assert ways["float32, eager"]["gradient_difference"] < 1e-4
+    assert len(summary(result)) == 8
 
 
 @pytest.mark.parametrize("joint", [False, True])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from encoder_bench.base.errors import TrainingError
 from encoder_bench.mllm import attention
 from encoder_bench.mllm.attention import FLEX, training_attention, trains_with_flex
 from encoder_bench.mllm.packing import PackedRows, pack
@@ -66,16 +67,20 @@ def test_plain_rows_need_no_mask() -> None:
 def test_outside_gpus_training_keeps_sdpa() -> None:
     language = small_language()
     assert not trains_with_flex(language, CPU)
-    with training_attention(language, CPU, "auto") as used:
-        assert used == language.attention == "sdpa"
+    for wanted in ("auto", "sdpa"):
+        with training_attention(language, CPU, wanted) as used:  # type: ignore[arg-type]
+            assert used == language.attention == "sdpa"
+    with pytest.raises(TrainingError, match="does not train tiny-llama on cpu"):
+        training_attention(language, CPU, FLEX).__enter__()
 
 
 def test_attention_is_switched_for_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "trains_with_flex", lambda *_: True)
     language = small_language()
-    with training_attention(language, CPU, "sdpa") as used:
-        assert used == language.attention == "sdpa"
-    with training_attention(language, CPU, "auto") as used:
+    for wanted in ("auto", "sdpa"):
+        with training_attention(language, CPU, wanted) as used:  # type: ignore[arg-type]
+            assert used == language.attention == "sdpa"
+    with training_attention(language, CPU, FLEX) as used:
         assert used == language.attention == FLEX
         assert language.keeps_questions_apart
     assert language.attention == "sdpa"
@@ -110,7 +115,7 @@ def test_packed_rows_train_as_separate_sequences_under_flex_attention() -> None:
     ).to(device)
     assert trains_with_flex(mllm.language, device)
     separate, expected = gradients(mllm, items)
-    with training_attention(mllm.language, device, "auto") as used:
+    with training_attention(mllm.language, device, FLEX) as used:
         assert used == FLEX
         shared, found = gradients(mllm, packed)
     assert shared == pytest.approx(separate, rel=1e-3)

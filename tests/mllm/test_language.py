@@ -228,6 +228,38 @@ def test_a_gguf_file_is_copied_once_and_holds_the_same_weights(tmp_path: Path) -
     assert count_parameters(str(file)) == sum(p.numel() for p in language.model.parameters())
 
 
+def test_a_gguf_files_own_special_tokens_are_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under transformers 5.17, which makes the end token of SmolLM2's file the begin token."""
+    from transformers import AutoTokenizer
+
+    read = AutoTokenizer.from_pretrained
+
+    def misread(folder: str, **options: Any) -> Any:
+        tokenizer = read(folder, **options)
+        if "gguf_file" in options:
+            tokenizer.eos_token = tokenizer.bos_token
+        return tokenizer
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", misread)
+    write_small_gguf(tmp_path / "special.gguf")
+    settings = LanguageModelSettings(name=str(tmp_path / "special.gguf"), chat_template=False)
+    language = load_language_model(settings)
+    assert (language.tokenizer.bos_token, language.tokenizer.eos_token) == ("<s>", "</s>")
+    assert language.facts()["end_token"] == "</s>"
+    assert language.end_ids == {2}
+
+
+def test_a_tokenizer_and_a_configuration_that_end_otherwise_are_said() -> None:
+    language = small_language()
+    own = language.tokenizer.eos_token_id
+    assert language.configured_end_ids <= {own}
+    language.configured_end_ids = frozenset({own + 5})
+    (note,) = model_notes(small_mllm(language=language))
+    assert f"ends text with {language.tokenizer.eos_token!r} by its tokenizer" in note
+
+
 def write_small_gguf(file: Path) -> torch.Tensor:
     """Write a one-layer Llama with the gguf library and return its embeddings."""
     words = ["<unk>", "<s>", "</s>", "ab", *(chr(c) for c in range(33, 127)), "Ġ", "Ċ"]
