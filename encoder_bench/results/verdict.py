@@ -119,9 +119,9 @@ def recommend(
     """Return a verdict for each table, from paired differences that hold images and seeds.
 
     A row ties with the best where the difference is not significant at 5% after Holm's correction
-    over the rows; gains of joint tuning are corrected over encoders and scores. `max_gflops` leaves
-    out encoders that take more per image, or whose cost is not known; the scores of `tasks` count,
-    by default those that Avg counts, or all.
+    over the rows, pretrained and random apart; gains of joint tuning are corrected over pretrained
+    encoders and scores. `max_gflops` leaves out encoders that take more per image, or whose cost is
+    not known; the scores of `tasks` count, by default those that Avg counts, or all.
 
     Raises:
         RecordError: predictions are missing or damaged, or no row is left.
@@ -179,7 +179,7 @@ def _verdict(results: Path, group: TableGroup, tasks: Sequence[str]) -> Verdict 
             _choice(c, {name: own[c] for name, own in scores.items()}, choices) for c in columns
         ),
         cheapest=f"{cheapest}, {costs[cheapest]:.3g} GFLOPs" if known else None,
-        gains=tuple(_gains(rows, scores, columns)),
+        gains=tuple(_gains({name: rows[name] for name in choices}, scores, columns)),
         seeds=min(len(row.records) for row in rows.values()),
     )
 
@@ -215,13 +215,16 @@ def _together(parts: Sequence[Scores]) -> Scores:
 def _choice(by: str, scores: Mapping[str, Scores], choices: Sequence[str]) -> Choice:
     best = max(choices, key=lambda name: scores[name].mean)
     others = sorted(scores.keys() - {best}, key=lambda name: (-scores[name].mean, name))
-    found = [_difference(scores[best], scores[name]) for name in others]
-    corrected = holm([each.p for each in found])
-    level = [
-        name
-        for name, each, p in zip(others, found, corrected, strict=True)
-        if p >= LEVEL or each.value > 0
-    ]
+    level = []
+    for chosen in (True, False):  # ties and random weights are two questions, two families of tests
+        names = [name for name in others if (name in choices) is chosen]
+        found = [_difference(scores[best], scores[name]) for name in names]
+        corrected = holm([each.p for each in found])
+        level += [
+            name
+            for name, each, p in zip(names, found, corrected, strict=True)
+            if p >= LEVEL or each.value > 0
+        ]
     return Choice(
         by,
         best,

@@ -113,3 +113,26 @@ def test_the_command_prints_and_gives_json(results: Path) -> None:
     assert found[0]["gains"][0]["difference"]["low"] is not None
     unknown = CliRunner().invoke(app, [*command, "--tasks", "occ"])
     assert isinstance(unknown.exception, UnknownNameError)
+
+
+def test_random_twins_take_no_part_in_the_tests_of_pretrained_encoders(tmp_path: Path) -> None:
+    for name, joint, skill in (
+        ("good", False, 0.9), ("good", True, 0.5), ("random:good", False, 0.2),
+        ("random:good", True, 0.9),
+    ):  # fmt: skip
+        for seed in range(3):
+            make_run(tmp_path, name, joint=joint, skill=skill, count=60, seed=seed)
+    alone = tmp_path / "alone"
+    for record in read_records(tmp_path):
+        if record.encoder.pretrained:
+            write_record(alone, record)
+    (alone / "predictions").symlink_to(tmp_path / "predictions")
+    (verdict,) = recommend(tmp_path, read_records(tmp_path))
+    (without,) = recommend(alone, read_records(alone))
+    assert {gain.encoder for gain in verdict.gains} == {"GOOD"}
+    assert verdict.gains == without.gains
+    assert (verdict.choice.tied, verdict.choice.worse) == (
+        without.choice.tied,
+        without.choice.worse,
+    )
+    assert "RANDOM:GOOD (joint)" in verdict.choice.unbeaten
