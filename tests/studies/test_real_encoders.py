@@ -33,13 +33,19 @@ def test_the_committed_records_are_of_these_recipes() -> None:
     recipe = load_adapter(str(root / "studies" / "real" / "real.toml"))
     frozen = tuple(stage.model_copy(update={"encoder": None}) for stage in recipe.stages)
     records = read_records(root / "results" / "real")
-    runs = {(record.encoder.name, record.seed) for record in records}
-    own = {(name, seed) for name, seed in runs if not name.startswith("random:")}
+    runs = {(record.encoder.name, record.joint, record.seed) for record in records}
+    own = {run for run in runs if not run[0].startswith("random:")}
     assert len(runs) == len(records)
-    assert runs - own == {(f"random:{name}", seed) for name, seed in own}  # each has its twin
-    assert len({name for name, _ in own}) == 3
+    assert runs - own == {(f"random:{name}", *rest) for name, *rest in own}  # each has its twin
+    names = {name for name, *_ in own}
+    assert own == {(n, joint, seed) for n in names for joint in (False, True) for seed in range(3)}
+    assert len(names) == 3
     for record in records:
-        assert recorded_adapter(record.adapter) == recipe.model_copy(update={"stages": frozen})
+        assert record.proof.parts["encoder"].should_train == record.joint
+        adapter = recorded_adapter(record.adapter)
+        encoder = recipe.encoder.model_copy(update={"trainable": record.joint})
+        stages = recipe.stages if record.joint else frozen
+        assert adapter == recipe.model_copy(update={"stages": stages, "encoder": encoder})
         for name, task in record.tasks.items():
             own = load_task(str(root / "studies" / "real" / f"{name}.toml"))
             assert task.definition["source"] == own.source
