@@ -92,8 +92,12 @@ def require_here_or_reachable(spec: EncoderSpec, place: str) -> None:
         WeightsError: neither; says why and what to do.
     """
     here = Path(place).is_dir() or is_cached(place, spec.revision)
-    if not here and (why := obstacle(place)):
-        raise unreachable(spec.name, place, why)
+    if here or not (why := obstacle(place)):
+        return
+    error = unreachable(spec.name, place, why)
+    if spec.random_weights and any(source.startswith("timm:") for source in spec.sources):
+        raise WeightsError(f"{error}; {spec.name}@timm needs no files")
+    raise error
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

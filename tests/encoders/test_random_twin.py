@@ -80,7 +80,7 @@ def test_a_twins_name_is_exact_and_its_card_says_that_it_learned_nothing() -> No
         assert (card["pretraining_data"], card["supervision"]) == ("none", "none")
     with pytest.raises(UnknownNameError, match="did you mean 'dinov2-l'"):
         find_spec("random:dinov2-L")
-    with pytest.raises(WeightsError, match=r"random:dinov2-l.*--weights PATH"):
+    with pytest.raises(WeightsError, match=r"--weights PATH.*; random:dinov2-l@timm needs no"):
         load_encoder("random:dinov2-l")
 
 
