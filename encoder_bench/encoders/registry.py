@@ -12,7 +12,13 @@ from encoder_bench.base.errors import EncoderBenchError, UnknownNameError, Weigh
 from encoder_bench.base.paths import with_home
 from encoder_bench.base.plugins import plugins
 from encoder_bench.encoders.bundled import bundled_folder, has_bundled_weights
-from encoder_bench.encoders.catalog import CATALOG, EncoderSpec, Source, parse_source
+from encoder_bench.encoders.catalog import (
+    CATALOG,
+    EncoderSpec,
+    Source,
+    parse_source,
+    transformers_configs,
+)
 
 if TYPE_CHECKING:
     from encoder_bench.encoders.encoder import Encoder, LoadOptions
@@ -282,6 +288,34 @@ _PRETRAINED_BEIT = {
 }
 
 
+_WEBSSL_PREPROCESSING = {
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+    "interpolation": "bicubic",
+    "crop_pct": 0.875,
+}
+"""Of the README of facebookresearch/webssl: the short side to 256, the middle 224 of it."""
+
+
+def _webssl(spec: EncoderSpec) -> EncoderSpec:
+    """Return the timm architecture that reads Web-SSL's own files: DINOv2's code, or timm's ViT.
+
+    DINOv2's SwiGLU has two thirds of the width, rounded up to 8, twice in one matrix.
+    """
+    config = transformers_configs()[spec.locator]["config"]
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size")
+    width, depth, heads, patch = (int(config[name]) for name in names)
+    shape = {"embed_dim": width, "depth": depth, "num_heads": heads, "patch_size": patch}
+    locator = "vit_large_patch16_224.mae"
+    if config["model_type"] == "dinov2":
+        hidden = (int(width * config["mlp_ratio"] * 2 / 3) + 7) // 8 * 8
+        locator, shape["mlp_ratio"] = "vit_giant_patch14_dinov2", (2 * hidden + 0.5) / width
+    preprocessing = {**spec.preprocessing, **_WEBSSL_PREPROCESSING}
+    return replace(
+        spec, source="timm", locator=locator, architecture=shape, preprocessing=preprocessing
+    )
+
+
 def _by_file(spec: EncoderSpec, weights: Path | None) -> tuple[EncoderSpec, Path | None]:
     """Return the source that reads `--weights FILE`, an encoder's authors' own format."""
     if weights is None or weights.is_dir() or spec.source in ("timm", "open_clip"):
@@ -297,6 +331,8 @@ def _by_file(spec: EncoderSpec, weights: Path | None) -> tuple[EncoderSpec, Path
     if spec.name in _BEIT:
         locator = _BEIT[spec.name]
         return replace(spec, source="timm", locator=locator, architecture=_PRETRAINED_BEIT), weights
+    if spec.family == "webssl":
+        return _webssl(spec), weights
     raise WeightsError(
         f"encoder {spec.name}: --weights {weights}: transformers reads a folder with config.json, "
         "preprocessor_config.json and model.safetensors, not one file; no other library offers "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,6 +26,7 @@ from encoder_bench.encoders.loading import (
 )
 from encoder_bench.encoders.weights import external_checkpoint, fetch_file, find_file, read_tensors
 
+_CHUNKED = re.compile(r"^blocks\.\d+\.(?=\d+\.)")
 _HEADS = (
     "head.", "head_dist.", "fc.", "classifier.", "fc_norm.", "attn_pool.", "head_drop.",
     "masked_embed", "mask_token", "lm_head.", "decoder", "dist_token_head.",
@@ -174,8 +176,18 @@ def _read(name: str, file: Path, backbone: Any, model: str) -> None:
         unread = {k for k, v in backbone.named_parameters() if v.isnan().any()}
         tensors = {k: v for k, v in backbone.state_dict().items() if k not in unread}
     else:
-        tensors = state_filter(model)(read_tensors(name, file), backbone)
+        tensors = state_filter(model)(_whole_blocks(read_tensors(name, file), backbone), backbone)
     strict_loading(name, str(file), backbone, tensors, ignored_keys=_HEADS)
+
+
+def _whole_blocks(tensors: dict[str, Tensor], backbone: Any) -> dict[str, Tensor]:
+    """Return DINOv2's training checkpoints without the chunks that its blocks are split into.
+
+    `blocks.1.10.` is block 10 there; hierarchical models have stages of that name.
+    """
+    if any(_CHUNKED.match(name) for name in backbone.state_dict()):
+        return tensors
+    return {_CHUNKED.sub("blocks.", name): tensor for name, tensor in tensors.items()}
 
 
 def state_filter(name: str) -> Callable[[dict[str, Tensor], Any], dict[str, Tensor]]:

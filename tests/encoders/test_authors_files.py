@@ -100,6 +100,87 @@ def test_dinov2s_file_keeps_the_names_resolution(tmp_path: Path) -> None:
         assert torch.allclose(encoder(pixels), own.forward_features(pixels)[:, 1:], atol=1e-5)
 
 
+def chunked(state: dict[str, Tensor], blocks: int) -> dict[str, Tensor]:
+    """Return a state in the names of DINOv2's training code, with `blocks` in each chunk."""
+
+    def renamed(match: re.Match[str]) -> str:
+        return f"blocks.{int(match[1]) // blocks}.{match[1]}."
+
+    return {re.sub(r"^blocks\.(\d+)\.", renamed, k): v for k, v in state.items()}
+
+
+def test_a_training_checkpoint_of_dinov2_has_its_blocks_in_chunks(tmp_path: Path) -> None:
+    state = timm_state("vit_small_patch14_dinov2")
+    teacher = chunked(state | {"mask_token": torch.zeros(1, 384)}, 3)
+    assert "blocks.3.10.ls1.gamma" in teacher
+    heads = {"dino_head.mlp.0.weight": torch.ones(2), "ibot_head.mlp.0.weight": torch.ones(2)}
+    file = tmp_path / "teacher_checkpoint.pth"
+    torch.save({"teacher": {f"backbone.{k}": v for k, v in teacher.items()} | heads}, file)
+    encoder = load_encoder("timm:vit_small_patch14_dinov2", weights=file)
+    own = encoder.backbone.state_dict()
+    assert all(torch.equal(tensor, state[key]) for key, tensor in own.items())
+
+
+WEBSSL_NAMES = {
+    r"^embeddings\.patch_embeddings\.projection": "patch_embed.proj",
+    r"^embeddings\.position_embeddings": "pos_embed",
+    r"^embeddings\.": "",
+    r"^(encoder\.)?layers?\.": "blocks.",
+    r"attention\.o_proj": "attn.proj",
+    r"attention\.([qkv])_proj": r"attn.\1",
+    r"layernorm_before": "norm1",
+    r"layernorm_after": "norm2",
+    r"layer_scale(\d)\.lambda1": r"ls\1.gamma",
+    r"mlp\.down_proj": "mlp.w3",
+    r"^layernorm": "norm",
+}
+
+
+@pytest.mark.parametrize("name", ["webssl-dino-1b", "webssl-mae-300m"])
+def test_webssls_own_file_gives_the_features_of_transformers(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the names of facebookresearch/webssl, at a size that fits a test."""
+    from encoder_bench.encoders import registry
+    from encoder_bench.encoders.hf_architectures import build_backbone
+
+    locator = registry.find_spec(name).locator
+    entry = registry.transformers_configs()[locator]
+    small = {"hidden_size": 80, "num_hidden_layers": 4, "num_attention_heads": 2}
+    small |= {"intermediate_size": 320} if "intermediate_size" in entry["config"] else {}
+    config = entry["config"] | small
+    entries = {locator: entry | {"config": config}}
+    monkeypatch.setattr(registry, "transformers_configs", lambda: entries)
+    torch.manual_seed(0)
+    theirs = build_backbone(config).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    state = {}
+    for key, tensor in theirs.state_dict().items():
+        for pattern, own in WEBSSL_NAMES.items():
+            key = re.sub(pattern, own, key)
+        state[key] = tensor
+    for block in range(4):
+        for kind in ("weight", "bias"):
+            joined = {"attn.qkv": ("attn.q", "attn.k", "attn.v"),
+                      "mlp.w12": ("mlp.gate_proj", "mlp.up_proj")}  # fmt: skip
+            for whole, parts in joined.items():
+                names = [f"blocks.{block}.{part}.{kind}" for part in parts]
+                if names[0] in state:
+                    found = [state.pop(each) for each in names]
+                    state[f"blocks.{block}.{whole}.{kind}"] = torch.cat(found)
+    file = tmp_path / f"{name}.pth"
+    torch.save(chunked(state, 1) if "dino" in name else state, file)
+    encoder = load_encoder(name, weights=file)
+    assert encoder.spec.name == name
+    assert encoder.pretrained
+    pixels = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        expected = theirs(pixels).last_hidden_state[:, 1:]
+        assert torch.allclose(encoder(pixels), expected, atol=1e-4)
+
+
 def test_openais_torchscript_archive_gives_the_librarys_own_features(tmp_path: Path) -> None:
     import open_clip
 
@@ -208,9 +289,9 @@ def test_a_file_beside_its_configuration_is_its_folder() -> None:
 
 
 def test_a_file_that_no_library_reads_is_refused_with_the_reason(tmp_path: Path) -> None:
-    torch.save({"a": torch.zeros(1)}, tmp_path / "webssl.pth")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "own.pth")
     with pytest.raises(WeightsError, match=r"transformers reads a folder with config\.json"):
-        load_encoder("webssl-dino-300m", weights=tmp_path / "webssl.pth")
+        load_encoder("hf:owner/encoder", weights=tmp_path / "own.pth")
 
 
 def test_shards_are_one_checkpoint(tmp_path: Path) -> None:
