@@ -305,7 +305,12 @@ def _webssl(spec: EncoderSpec) -> EncoderSpec:
     config = transformers_configs()[spec.locator]["config"]
     names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size")
     width, depth, heads, patch = (int(config[name]) for name in names)
-    shape = {"embed_dim": width, "depth": depth, "num_heads": heads, "patch_size": patch}
+    shape: dict[str, Any] = {
+        "embed_dim": width,
+        "depth": depth,
+        "num_heads": heads,
+        "patch_size": patch,
+    }
     locator = "vit_large_patch16_224.mae"
     if config["model_type"] == "dinov2":
         hidden = (int(width * config["mlp_ratio"] * 2 / 3) + 7) // 8 * 8
