@@ -280,6 +280,24 @@ def test_a_task_that_cannot_be_scored_is_refused_before_training(
         read_data(repeated, QuietReporter())
 
 
+def test_an_estimate_says_where_float32_is_the_faster_precision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from encoder_bench.pipeline import estimate
+
+    rates = {"float32": 3e11, "bfloat16": 2e11}
+    monkeypatch.setattr(estimate, "_cpu_flops", lambda precision: rates[precision])
+    rounded = {"training.precision": "bfloat16"}
+    found = estimate.estimate_run(plan(Path("unused"), settings=rounded))
+    assert found.float32_rate == 1.5
+    assert "1.5 times as fast in float32" in "\n".join(found.lines())
+    rates["bfloat16"] = 6e11
+    lines = estimate.estimate_run(plan(Path("unused"), settings=rounded)).lines()
+    assert "float32" not in "\n".join(lines)
+    exact = {"training.precision": "float32"}
+    assert estimate.estimate_run(plan(Path("unused"), settings=exact)).float32_rate is None
+
+
 def test_an_estimate_counts_what_trains_and_what_is_asked(frozen: Path) -> None:
     from encoder_bench.pipeline.estimate import estimate_run
 

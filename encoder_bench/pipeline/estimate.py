@@ -44,6 +44,7 @@ _BLIND = {"no-image", "mean-image"}
 """Baselines that show every question the same, so that each is answered once."""
 _PROGRAM_BYTES = 2**30
 """Python with its libraries, about."""
+_NOTABLY_FASTER = 1.2
 _TRAINING_EFFICIENCY, _TASK_EFFICIENCY = 0.35, 0.25
 """Shares of a large matrix product's rate that training and answering reach, about."""
 
@@ -55,7 +56,9 @@ class RunEstimate(NamedTuple):
     Memory is that of one training step (weights, gradients, optimizer state, activations), disk
     that of a checkpoint and the final weights. `encoded_images` are the most that training and
     tasks show to a frozen encoder, cached ones included, and `feature_bytes` what the cache needs
-    for them; 0 where nothing is cached. `unknown` says what could not be counted, and why.
+    for them; 0 where nothing is cached. `float32_rate` is how many times as fast this CPU
+    multiplies in float32 as in the recipe's bfloat16. `unknown` says what could not be counted, and
+    why.
     """
 
     training_seconds: float | None
@@ -67,6 +70,7 @@ class RunEstimate(NamedTuple):
     feature_bytes: int | None
     training_flops: float | None
     visual_tokens: int | None
+    float32_rate: float | None
     unknown: tuple[str, ...]
 
     @property
@@ -92,7 +96,14 @@ class RunEstimate(NamedTuple):
         }
         body = [f"  {name:<10} {value}" for name, value in rows.items()]
         reasons = (f"  n/a because {reason}" for reason in self.unknown)
-        return ["estimated, to a factor of about three", *body, *reasons]
+        advice = []
+        if self.float32_rate is not None and self.float32_rate > _NOTABLY_FASTER:
+            advice = [
+                f"  precision  this CPU multiplies {self.float32_rate:.1f} times as fast in float32 "
+                "as in bfloat16:",
+                "             --set training.precision=float32 trains sooner, to other scores",
+            ]
+        return ["estimated, to a factor of about three", *body, *advice, *reasons]
 
     def _features_text(self) -> str:
         if self.encoded_images == 0:
@@ -152,6 +163,7 @@ def estimate_run(plan: RunPlan) -> RunEstimate:
         feature_bytes=_feature_bytes(plan, shown, patches),
         training_flops=flops,
         visual_tokens=visual,
+        float32_rate=_float32_rate() if on_cpu and recipe.training.precision != "float32" else None,
         unknown=tuple(reason for reason, count in reasons.items() if count is None),
     )
 
@@ -366,6 +378,10 @@ def _flops(
 
 def _seconds(flops: float | None, dtype: str, efficiency: float, on_cpu: bool) -> float | None:
     return flops / (_cpu_flops(dtype) * efficiency) if flops and on_cpu else None
+
+
+def _float32_rate() -> float:
+    return _cpu_flops("float32") / _cpu_flops("bfloat16")
 
 
 @functools.cache
