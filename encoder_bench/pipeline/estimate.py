@@ -97,10 +97,9 @@ class RunEstimate(NamedTuple):
         body = [f"  {name:<10} {value}" for name, value in rows.items()]
         reasons = (f"  n/a because {reason}" for reason in self.unknown)
         advice = []
-        if self.float32_rate is not None and self.float32_rate > _NOTABLY_FASTER:
+        if (rate := self.float32_rate or 0.0) > _NOTABLY_FASTER:
             advice = [
-                f"  precision  this CPU multiplies {self.float32_rate:.1f} times as fast in float32 "
-                "as in bfloat16:",
+                f"  precision  this CPU multiplies {rate:.1f} times as fast in float32 as in bfloat16:",
                 "             --set training.precision=float32 trains sooner, to other scores",
             ]
         return ["estimated, to a factor of about three", *body, *advice, *reasons]
