@@ -290,7 +290,7 @@ def test_an_estimate_says_where_float32_is_the_faster_precision(
     rounded = {"training.precision": "bfloat16"}
     found = estimate.estimate_run(plan(Path("unused"), settings=rounded))
     assert found.float32_rate == 1.5
-    assert "1.5 times as fast in float32" in "\n".join(found.lines())
+    assert "1.5 times as fast in float32 as in bfloat16" in "\n".join(found.lines())
     rates["bfloat16"] = 6e11
     lines = estimate.estimate_run(plan(Path("unused"), settings=rounded)).lines()
     assert "float32" not in "\n".join(lines)

@@ -99,7 +99,7 @@ class RunEstimate(NamedTuple):
         advice = []
         if (rate := self.float32_rate or 0.0) > _NOTABLY_FASTER:
             advice = [
-                f"  precision  this CPU multiplies {rate:.1f} times as fast in float32 as in bfloat16:",
+                f"  precision  {rate:.1f} times as fast in float32 as in bfloat16 on this CPU:",
                 "             --set training.precision=float32 trains sooner, to other scores",
             ]
         return ["estimated, to a factor of about three", *body, *advice, *reasons]
