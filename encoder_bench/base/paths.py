@@ -54,14 +54,17 @@ class CacheEntry(NamedTuple):
     last_used: float
 
 
-def list_cached(part: str, read: Callable[[Path], tuple[str, int]]) -> list[CacheEntry]:
+def list_cached(
+    part: str, read: Callable[[Path], tuple[str, int]], *, marker: str = ABOUT
+) -> list[CacheEntry]:
     """Return the folders of a part of the cache, the least recently used first.
 
     `read` returns what a folder was made from and how many items it holds; one that raises an
-    OSError or a ValueError is left out.
+    OSError or a ValueError is left out, and so is one without the file `marker`, whose time is that
+    of the last use.
     """
     entries = []
-    for about in cache_dir(part).glob(f"*/{ABOUT}"):
+    for about in cache_dir(part).glob(f"*/{marker}"):
         with contextlib.suppress(OSError, ValueError):
             size = sum(path.stat().st_size for path in about.parent.iterdir())
             entries.append(
@@ -88,6 +91,13 @@ def list_features() -> list[CacheEntry]:
         return of, len(images)
 
     return list_cached("features", read)
+
+
+def list_language_models() -> list[CacheEntry]:
+    """Return every copy that was made of a GGUF file, the least recently used first."""
+    return list_cached(
+        "llm", lambda folder: (folder.name, len(list(folder.iterdir()))), marker="config.json"
+    )
 
 
 def remove_folder(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""`encoder-bench cache | setup`: what this machine keeps, features, indexes of data, CoreNLP."""
+"""`encoder-bench cache | setup`: what this machine keeps: features, indexes, copies, CoreNLP."""
 
 import contextlib
 import datetime
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from encoder_bench.base.errors import DataError, EncoderBenchError
-from encoder_bench.base.paths import cache_dir, list_features, prune
+from encoder_bench.base.paths import cache_dir, list_features, list_language_models, prune
 from encoder_bench.base.progress import make_reporter
 from encoder_bench.cli import options
 from encoder_bench.cli.printing import print_grid
@@ -87,11 +87,15 @@ def build_command(
 
 @cache_app.command("ls")
 def list_command(debug: options.Debug = False) -> None:
-    """List cached features and indexes of data, the least recently used first."""
+    """List features, indexes of data and copies of GGUF files, the least recently used first."""
     from encoder_bench.data.index import list_indexes
 
-    features, indexes = list_features(), list_indexes()
-    for title, number, entries in (("features", "images", features), ("indexes", "rows", indexes)):
+    kinds = {
+        ("features", "images"): list_features(),
+        ("indexes", "rows"): list_indexes(),
+        ("language models", "files"): list_language_models(),
+    }
+    for (title, number), entries in kinds.items():
         rows = []
         for entry in entries:
             used = datetime.datetime.fromtimestamp(entry.last_used).isoformat(" ", "minutes")
@@ -99,8 +103,8 @@ def list_command(debug: options.Debug = False) -> None:
             rows.append((entry.of, used, f"{entry.items:,}", size))
         if rows:
             print_grid((title, "last used", number, "MiB"), rows, left=2)
-    total = sum(entry.size_bytes for entry in (*features, *indexes)) / 2**30
-    kept = f"{total:.2f} GiB" if features or indexes else "nothing is cached"
+    sizes = [entry.size_bytes for entries in kinds.values() for entry in entries]
+    kept = f"{sum(sizes) / 2**30:.2f} GiB" if sizes else "nothing is cached"
     typer.echo(f"{kept} in {cache_dir()}")
 
 
@@ -111,11 +115,15 @@ def prune_command(
     ] = 0,
     debug: options.Debug = False,
 ) -> None:
-    """Remove features and indexes, least recently used first; they can be computed again."""
+    """Remove features, indexes and copies of GGUF files, least recently used first.
+
+    They can be computed again.
+    """
     from encoder_bench.data.index import list_indexes
 
     entry = None
-    for entry in prune([*list_features(), *list_indexes()], int(keep * 2**30)):
+    found = [*list_features(), *list_indexes(), *list_language_models()]
+    for entry in prune(found, int(keep * 2**30)):
         typer.echo(f"removed {entry.of}: {entry.size_bytes / 2**20:,.1f} MiB")
     if entry is None:
         typer.echo("nothing to remove")

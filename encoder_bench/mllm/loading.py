@@ -171,6 +171,8 @@ def _load_gguf(open_folder: _Opener, file: Path) -> LanguageModel:
         with atomic_folder(folder) as partial, quiet_loading():
             model.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
+    with contextlib.suppress(OSError):  # of another user: `cache prune` takes it for older
+        (folder / "config.json").touch()
     return open_folder(folder, source=f"gguf:{file.name}", revision=f"sha256:{digest}")
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from encoder_bench.base.errors import UnknownNameError, WeightsError
 from encoder_bench.base.hashing import hash_parameters
-from encoder_bench.base.paths import cache_dir
+from encoder_bench.base.paths import cache_dir, list_language_models, prune
 from encoder_bench.base.recipes import LanguageModelSettings
 from encoder_bench.base.record import LanguageModelFacts
 from encoder_bench.mllm.dialogue import ImageDialogue
@@ -226,6 +226,10 @@ def test_a_gguf_file_is_copied_once_and_holds_the_same_weights(tmp_path: Path) -
     assert language.revision is not None
     assert language.revision.startswith("sha256:")
     assert count_parameters(str(file)) == sum(p.numel() for p in language.model.parameters())
+    (entry,) = [entry for entry in list_language_models() if entry.folder == copies[0]]
+    assert entry.size_bytes > 4 * expected.numel()
+    assert [*prune([entry], 0)] == [entry]
+    assert load_language_model(LanguageModelSettings(name=str(file))).end_ids == language.end_ids
 
 
 def test_a_gguf_files_own_special_tokens_are_used(
