@@ -19,8 +19,8 @@ from encoder_bench.encoders.hf_architectures import (
     REMOTE,
     Architecture,
     build_backbone,
-    loading_options,
     remote_architecture,
+    tower_settings,
 )
 from encoder_bench.encoders.loading import (
     check_names,
@@ -132,11 +132,9 @@ def _read(
     import transformers
 
     model_class = getattr(transformers, architecture.model_class)
-    options = loading_options(architecture, config)
-    # Read already, and not again; but a tower's own configuration may be inside a larger model's.
-    if architecture is not REMOTE and isinstance(config, model_class.config_class):
-        for name in [name for name in options if hasattr(config, name)]:
-            setattr(config, name, options.pop(name))
+    options: dict[str, Any] = {}
+    if architecture is not REMOTE:  # read already, and not again
+        config, options = tower_settings(architecture, config)
         options["config"] = config
     with quiet_loading():
         backbone, report = model_class.from_pretrained(

@@ -3,6 +3,7 @@
 An architecture that is not listed is an error, never a guess.
 """
 
+import inspect
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -111,14 +112,24 @@ REMOTE = _plain("AutoModel", 0, other_sizes="never")
 _NEEDED = ("hidden_size", "num_hidden_layers", "patch_size", "image_size")
 
 
-def loading_options(architecture: Architecture, config: Any) -> dict[str, Any]:
-    """Return the arguments with which a checkpoint's vision tower is built.
+def tower_settings(architecture: Architecture, config: Any) -> tuple[Any, dict[str, Any]]:
+    """Return the configuration of a vision tower without heads, and its class's own arguments.
 
-    The configuration's `architectures` says with which heads it was saved.
+    What the class does not take as an argument is set in the configuration, which may be inside a
+    larger model's. Its `architectures` says with which heads it was saved.
     """
+    import transformers
+
     saved_as = getattr(config, "architectures", None) or ()
     masked = any("MaskedImageModeling" in str(name) for name in saved_as)
-    return architecture.options | (architecture.masked_options if masked else {})
+    options = architecture.options | (architecture.masked_options if masked else {})
+    model_class = getattr(transformers, architecture.model_class)
+    if not isinstance(config, model_class.config_class):
+        config = config.vision_config
+    taken = inspect.signature(model_class.__init__).parameters
+    for name in [name for name in options if name not in taken]:
+        setattr(config, name, options.pop(name))
+    return config, options
 
 
 def build_backbone(config: Any) -> Any:
@@ -130,15 +141,10 @@ def build_backbone(config: Any) -> Any:
 
     settings = transformers.AutoConfig.for_model(**config) if isinstance(config, dict) else config
     architecture = ARCHITECTURES[settings.model_type]
-    model_class = getattr(transformers, architecture.model_class)
-    if not isinstance(settings, model_class.config_class):  # a tower inside a larger model
-        settings = settings.vision_config
-    options = loading_options(architecture, settings)
-    for name in [name for name in options if hasattr(settings, name)]:
-        setattr(settings, name, options.pop(name))
+    settings, options = tower_settings(architecture, settings)
     if settings.model_type == "vit_mae":
         settings.mask_ratio = 0.0
-    return model_class(settings, **options)
+    return getattr(transformers, architecture.model_class)(settings, **options)
 
 
 def remote_architecture(
