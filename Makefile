@@ -10,7 +10,7 @@ BASELINE_RUNS ?= runs/baseline
 BASELINE_ENCODERS ?= tiny-deit,tiny-clip,tiny-siglip,tiny-mae,tiny-dino,tiny-dinov2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup smollm2 real real-study demo test test-slow test-slurm lint typecheck check check-scores baseline table report bench zoo clean
+.PHONY: help setup smollm2 real real-study demo test test-lowest test-slow test-slurm lint typecheck check check-scores baseline table report bench zoo clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,11 @@ demo: $(STAMP)  ## the main job on the embedded data: frozen and joint, the tabl
 
 test: $(STAMP)  ## the offline tests, in minutes on two cores
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+
+test-lowest:  ## the offline tests under the oldest releases that pyproject.toml admits, in .venv-lowest
+	@test -x .venv-lowest/bin/uv || { $(PYTHON) -m venv .venv-lowest && .venv-lowest/bin/python -m pip install -q uv; }
+	.venv-lowest/bin/uv pip install --python .venv-lowest --resolution lowest-direct -e '.[dev]'
+	.venv-lowest/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 test-slurm: $(STAMP)  ## a sweep on a real one-node SLURM, which it sets up first (root, Debian or Ubuntu)
 	tests/sweep/slurm/start_one_node.sh /tmp/encoder-bench-slurm

@@ -100,14 +100,18 @@ class ForkedPython:
         self._process.kill()
 
 
+def free_port() -> str:
+    """Return a port that no process listens on; some launchers do not choose one themselves."""
+    with contextlib.closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
 def on_two_processes(
     module: str, *arguments: str, log: Path, **environment: str
 ) -> tuple[int, int]:
     """Do `torchrun --nproc-per-node 2 -m MODULE ARGUMENTS`; return both exit statuses."""
-    with contextlib.closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     command = [sys.executable, "-m", module, *arguments]
     with log.open("ab") as output:
         first, second = (

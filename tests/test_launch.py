@@ -20,7 +20,7 @@ from encoder_bench.base.record import RunRecord, read_records, write_record
 from encoder_bench.pipeline.plan import make_plan
 from encoder_bench.pipeline.run import run
 from encoder_bench.training import distributed as processes
-from tests.in_process import on_two_processes
+from tests.in_process import free_port, on_two_processes
 
 _ROOT = Path(__file__).resolve().parents[1]
 _DATA = "scenes:5:24:2:6"
@@ -32,7 +32,7 @@ _FLAGS += ["--set", "training.precision=float32"]
 def launch(results: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     """Run on two processes; on a machine without GPUs `--multi_gpu` starts CPU processes."""
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    launcher += ["--main_process_port", "0"]
+    launcher += ["--main_process_port", free_port()]
     program = ["-m", "encoder_bench", "run", "--results", str(results), *_FLAGS, *flags]
     environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(_ROOT))
     return subprocess.run(

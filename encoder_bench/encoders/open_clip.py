@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -228,8 +229,9 @@ class OpenClipEncoder(Encoder):
 
     @property
     def transform_description(self) -> str:
-        """The steps of the evaluation transform."""
-        return " ".join(str(self.to_pixels).split())
+        """The steps of the evaluation transform, functions among them by name, without address."""
+        steps = re.sub(r"<function (\S+) at 0x\w+>", r"\1()", str(self.to_pixels))
+        return " ".join(steps.split())
 
 
 def _drop_heads(backbone: Any) -> None:

@@ -245,8 +245,10 @@ class Variance:
         def beyond(exponent: float) -> float:
             return self.half_width(10.0**exponent) - abs(value)
 
-        if not value or beyond(_SMALLEST_P) < 0:
-            return 10.0**_SMALLEST_P if value else 1.0
+        if beyond(_SMALLEST_P) < 0:
+            return 10.0**_SMALLEST_P
+        if beyond(0.0) >= 0:  # no difference, or one within the rounding of the quantile
+            return 1.0
         return float(10.0 ** brentq(beyond, _SMALLEST_P, 0.0))
 
 

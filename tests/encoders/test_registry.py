@@ -10,8 +10,10 @@ import time
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from torchvision.transforms import CenterCrop, Compose
 
 from encoder_bench.base.errors import EncoderBenchError, UnknownNameError, WeightsError
 from encoder_bench.encoders import registry
@@ -22,11 +24,13 @@ from encoder_bench.encoders.catalog import (
     parse_source,
     transformers_configs,
 )
+from encoder_bench.encoders.encoder import flat_map
 from encoder_bench.encoders.facts import (
     architecture_facts,
     build_without_weights,
     can_be_computed,
 )
+from encoder_bench.encoders.open_clip import OpenClipEncoder
 from encoder_bench.encoders.registry import encoder_card, encoder_rows
 
 SHORT_NAMES = ("dinov2-l", "clip-l", "siglip-so400m", "mae-l", "dino-b", "deit-b")
@@ -68,6 +72,14 @@ def test_every_fact_of_every_encoder_is_known() -> None:
         known = (spec.parameters, spec.width, spec.resolution, spec.tokens, spec.gflops)
         assert None not in known, spec.name
         assert spec.prefix_tokens is not None
+
+
+def test_a_transform_is_described_alike_in_every_process() -> None:
+    # open_clip before 3.3 has a plain function among its steps, and repr shows where it lies
+    steps = Compose([CenterCrop(8), flat_map])
+    towers = SimpleNamespace(to_pixels=steps)
+    described = OpenClipEncoder.transform_description.fget(towers)  # type: ignore[attr-defined]
+    assert described == "Compose( CenterCrop(size=(8, 8)) flat_map() )"
 
 
 def test_weights_that_timm_does_not_list_say_how_they_differ_from_its_record() -> None:

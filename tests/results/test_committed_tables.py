@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -14,7 +16,7 @@ COMMITTED = Path(__file__).resolve().parents[2] / "results"
 
 
 @pytest.mark.parametrize("folder", [".", "baseline"])
-def test_the_committed_tables_are_made_again_byte_by_byte(folder, tmp_path, monkeypatch):
+def test_the_committed_tables_are_made_again(folder, tmp_path, monkeypatch):
     source, copied = COMMITTED / folder, tmp_path / "results"
     for name in ("records", "predictions"):
         if (source / name).is_dir():
@@ -24,5 +26,15 @@ def test_the_committed_tables_are_made_again_byte_by_byte(folder, tmp_path, monk
     assert result.exit_code == 0, result.output
     made = sorted(copied.glob("table.*"))
     assert [path.suffix for path in made] == [".csv", ".html", ".json", ".md", ".tex"]
-    changed = [path.name for path in made if path.read_bytes() != (source / path.name).read_bytes()]
+    changed = [path.name for path in made if _content(path) != _content(source / path.name)]
     assert changed == []
+
+
+def _content(path: Path) -> Any:
+    """Return a table's text; of JSON, whose numbers are not rounded, what every SciPy gives."""
+    text = path.read_text(encoding="utf-8")
+    return (
+        json.loads(text, parse_float=lambda n: float(f"{float(n):.8g}"))
+        if path.suffix == ".json"
+        else text
+    )

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from encoder_bench.base.errors import EncoderBenchError, TrainingError
 from encoder_bench.training import trainer
 from encoder_bench.training.checkpoint import load_mllm_weights, remove_checkpoints, save_mllm
-from tests.in_process import ForkedPython, on_two_processes
+from tests.in_process import ForkedPython, free_port, on_two_processes
 from tests.training import world
 
 _ROOT = str(Path(__file__).resolve().parents[2])
@@ -41,7 +41,7 @@ def in_copies(folder: Path) -> None:
 def in_shards(folder: Path) -> None:
     """Train on two processes that accelerate's own launcher starts, in shards."""
     launcher = ["-m", "accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2"]
-    launcher += ["--num_processes", "2", "--main_process_port", "0"]
+    launcher += ["--num_processes", "2", "--main_process_port", free_port()]
     done = subprocess.run(
         [sys.executable, *launcher, world.__file__, str(folder)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": _ROOT},
