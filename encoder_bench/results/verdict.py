@@ -9,7 +9,7 @@ import numpy as np
 from encoder_bench.base.errors import RecordError, UnknownNameError
 from encoder_bench.base.record import RunRecord
 from encoder_bench.metrics.statistics import Difference, Matrix, holm, plain_ratio
-from encoder_bench.results.grouping import TableGroup, TableRow, group_records
+from encoder_bench.results.grouping import TableGroup, TableRow, find_twin, group_records
 from encoder_bench.results.paired import Scores, difference, row_scores, shared_scores
 from encoder_bench.results.score import AVERAGE, AVERAGED, higher_is_better, score_sources
 
@@ -21,7 +21,8 @@ class Choice:
     """The best row by one score, the rows that tie with it and those that are worse.
 
     Random weights are no choice: `unbeaten` are rows of them than which the best is not
-    significantly better.
+    significantly better, of its random twin and of those with a higher score; without a twin, of
+    all.
     """
 
     by: str
@@ -168,15 +169,19 @@ def _verdict(results: Path, group: TableGroup, tasks: Sequence[str]) -> Verdict 
     by = AVERAGE if set(columns) == set(AVERAGED) else " + ".join(columns)
     means = {name: _together(list(own.values())) for name, own in scores.items()}
     choices = [name for name, row in rows.items() if row.pretrained] or list(rows)
+    names, order = list(rows), list(rows.values())
+    places = {name: find_twin(row, order) for name, row in rows.items()}
+    twins = {name: names[place] for name, place in places.items() if place is not None}
     least = max(means[name].mean for name in choices) - NEAR_POINTS
     costs = {n: _gflops(rows[n].records[0]) for n in choices if means[n].mean >= least}
     cheapest = min(costs, key=lambda name: costs[name])
     known = costs[cheapest] < np.inf
     return Verdict(
         setting=group.heading,
-        choice=_choice(by, means, choices),
+        choice=_choice(by, means, choices, twins),
         by_task=tuple(
-            _choice(c, {name: own[c] for name, own in scores.items()}, choices) for c in columns
+            _choice(c, {name: own[c] for name, own in scores.items()}, choices, twins)
+            for c in columns
         ),
         cheapest=f"{cheapest}, {costs[cheapest]:.3g} GFLOPs" if known else None,
         gains=tuple(_gains({name: rows[name] for name in choices}, scores, columns)),
@@ -212,27 +217,33 @@ def _together(parts: Sequence[Scores]) -> Scores:
     return Scores(parts[0].seeds, samples, images, values, mean)
 
 
-def _choice(by: str, scores: Mapping[str, Scores], choices: Sequence[str]) -> Choice:
+def _choice(
+    by: str, scores: Mapping[str, Scores], choices: Sequence[str], twins: Mapping[str, str]
+) -> Choice:
     best = max(choices, key=lambda name: scores[name].mean)
     others = sorted(scores.keys() - {best}, key=lambda name: (-scores[name].mean, name))
-    level = []
-    for chosen in (True, False):  # ties and random weights are two questions, two families of tests
-        names = [name for name in others if (name in choices) is chosen]
-        found = [_difference(scores[best], scores[name]) for name in names]
-        corrected = holm([each.p for each in found])
-        level += [
-            name
-            for name, each, p in zip(names, found, corrected, strict=True)
-            if p >= LEVEL or each.value > 0
-        ]
+    real = [name for name in others if name in choices]
+    tied = _not_worse(scores, best, real)
+    # what pretraining is worth is one test, of the twin: one over all random rows would hide it
+    twin, random = twins.get(best), [name for name in others if name not in choices]
+    above = [name for name in random if scores[name].mean > scores[best].mean]
+    tested = random if twin is None else [name for name in random if name == twin or name in above]
     return Choice(
         by,
         best,
         scores[best].mean,
-        tied=tuple(name for name in level if name in choices),
-        worse=tuple(name for name in others if name in choices and name not in level),
-        unbeaten=tuple(name for name in level if name not in choices),
+        tied=tied,
+        worse=tuple(name for name in real if name not in tied),
+        unbeaten=_not_worse(scores, best, tested),
     )
+
+
+def _not_worse(scores: Mapping[str, Scores], best: str, others: Sequence[str]) -> tuple[str, ...]:
+    """Return the rows that are not significantly worse than one, corrected over all of them."""
+    found = [_difference(scores[best], scores[name]) for name in others]
+    corrected = holm([each.p for each in found])
+    tested = zip(others, found, corrected, strict=True)
+    return tuple(name for name, each, p in tested if p >= LEVEL or each.value > 0)
 
 
 def _gains(

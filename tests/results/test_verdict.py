@@ -78,6 +78,18 @@ def test_random_weights_are_no_choice_but_named_where_they_are_not_beaten(tmp_pa
     assert alone.choice.best == unbeaten
 
 
+def test_the_best_is_tested_against_its_own_twin_and_random_rows_above_it(tmp_path: Path) -> None:
+    found = []
+    for other in (0.88, 0.97):
+        folder = tmp_path / str(other)
+        for name, skill in (("good", 0.9), ("random:good", 0.1), ("random:other", other)):
+            for seed in range(3):
+                make_run(folder, name, joint=False, skill=skill, count=60, seed=seed)
+        (verdict,) = recommend(folder, read_records(folder))
+        found.append(verdict.choice.unbeaten)
+    assert found == [(), ("RANDOM:OTHER (frozen)",)]
+
+
 def test_costly_encoders_are_left_out(results: Path) -> None:
     (verdict,) = recommend(results, read_records(results), max_gflops=3.0)
     assert verdict.choice.sentence().endswith("the only row.")
