@@ -53,7 +53,7 @@ test: $(STAMP)  ## the offline tests, in minutes on two cores
 
 test-lowest:  ## the offline tests under the oldest releases that pyproject.toml admits, in .venv-lowest
 	@test -x .venv-lowest/bin/uv || { $(PYTHON) -m venv .venv-lowest && .venv-lowest/bin/python -m pip install -q uv; }
-	.venv-lowest/bin/uv pip install --python .venv-lowest --resolution lowest-direct -e '.[dev]'
+	.venv-lowest/bin/uv pip install --system-certs --python .venv-lowest --resolution lowest-direct -e '.[dev]'
 	.venv-lowest/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 test-slurm: $(STAMP)  ## a sweep on a real one-node SLURM, which it sets up first (root, Debian or Ubuntu)

@@ -158,14 +158,18 @@ def quiet_loading() -> Iterator[None]:
 class NoRandomFill(TorchFunctionMode):
     """Builds a model without drawing the random values that its checkpoint replaces.
 
-    Drawing them takes longer than reading the file, and their pages are never touched.
+    Drawing them takes longer than reading the file, and their pages are never touched. Values that
+    are no parameter's are drawn: torch 2.15 draws truncated normals anew until they are in bounds,
+    which what lies in fresh memory never is.
     """
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         if function in _RANDOM_FILLS:
-            return args[0] if args else (kwargs or {})["tensor"]
+            filled = args[0] if args else (kwargs or {})["tensor"]
+            if isinstance(filled, nn.Parameter):
+                return filled
         return function(*args, **(kwargs or {}))
 
 

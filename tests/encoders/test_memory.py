@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from encoder_bench.encoders.bundled import tiny_processor
 from encoder_bench.encoders.hf_architectures import build_backbone
+from encoder_bench.encoders.loading import NoRandomFill
 
 # Loads once, reads every weight once (a mapped page counts from then on), and prints how far the
 # process grew above what it held with its libraries imported. The peak is Linux's VmHWM, in KiB:
@@ -96,3 +97,15 @@ def test_loading_takes_one_copy_of_the_weights(
     )
     copies = json.loads(result.stdout.splitlines()[-1])["growth"] / file.stat().st_size
     assert 0.5 < copies < 1.6, f"{copies:.2f} copies of {file.stat().st_size >> 20} MiB"
+
+
+@pytest.mark.timeout(60)
+def test_what_is_not_drawn_may_be_anything() -> None:
+    used = torch.nn.Parameter(torch.full((64,), 9.0))  # memory that held something before
+    plain = torch.full((64,), 9.0)
+    with NoRandomFill():
+        torch.nn.init.normal_(used)
+        torch.nn.init.normal_(plain)
+        assert (used == 9.0).all()
+        assert (plain != 9.0).all()
+        torch.nn.init.trunc_normal_(used, std=0.02, a=-2.0, b=2.0)
