@@ -75,9 +75,12 @@ def _trimmed(text: str) -> str:
 
 
 def _consensus(matches: Sequence[bool]) -> float:
-    """Return the mean over leave-one-out subsets of min(matches / 3, 1), in percent."""
+    """Return the mean over leave-one-out subsets of min(matches / 3, 1), in percent.
+
+    Thirds are counted whole, since Python 3.12 adds up floats with other last bits than 3.11.
+    """
     number = sum(matches)
-    return 100.0 * sum(min(1.0, (number - match) / 3) for match in matches) / len(matches)
+    return 100.0 * sum(min(3, number - match) for match in matches) / (3 * len(matches))
 
 
 MIN_ANSWERS = 4

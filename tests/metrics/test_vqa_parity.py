@@ -39,6 +39,11 @@ def rows(real_data: Path) -> list[dict[str, object]]:
     return found
 
 
+def alike(ours: float, theirs: float) -> bool:
+    """Return whether scores agree but for the last bits, which the version of Python decides."""
+    return abs(ours - theirs) < 1e-9
+
+
 def humans_of(row: dict[str, object]) -> list[str]:
     answers = row["answers"]
     assert isinstance(answers, list)
@@ -57,7 +62,7 @@ def test_every_real_question_scores_alike_for_every_human_answer(real_data: Path
         humans = humans_of(row)
         for ours, theirs in PAIRS:
             for answer in set(humans):
-                assert ours(answer, humans) == theirs(answer, humans), (answer, humans)
+                assert alike(ours(answer, humans), theirs(answer, humans)), (answer, humans)
                 compared += humans.count(answer)
     assert compared == 8977 * 10 * 2
 
@@ -70,7 +75,7 @@ def test_every_real_question_scores_alike_for_hostile_answers(real_data: Path) -
         noise = "".join(generator.choices(PIECES, k=3))
         for answer in (noise, common.upper() + noise, f"the {common}.", f"{common},{noise}", ""):
             for ours, theirs in PAIRS:
-                assert ours(answer, humans) == theirs(answer, humans), (answer, humans)
+                assert alike(ours(answer, humans), theirs(answer, humans)), (answer, humans)
 
 
 text = st.lists(st.sampled_from(PIECES), max_size=4).map("".join) | st.text(max_size=8)
@@ -87,7 +92,7 @@ def test_any_text_scores_alike(
     seed: int,
 ) -> None:
     humans = random.Random(seed).choices([*few, prediction], k=10)
-    assert ours(prediction, humans) == theirs(prediction, humans)
+    assert alike(ours(prediction, humans), theirs(prediction, humans))
 
 
 def test_the_breakdown_is_the_mean_of_each_answer_type_and_question_type(real_data: Path) -> None:
