@@ -6,7 +6,6 @@ import importlib.metadata
 import os
 import platform
 import sys
-import warnings
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -50,9 +49,7 @@ def choose_device(name: str) -> torch.device:
     """
     import torch
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a newer name, which some releases of torch ask for
-        torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
     if name in ("auto", "cuda") and torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     if name == "auto":

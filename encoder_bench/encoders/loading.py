@@ -158,9 +158,9 @@ def quiet_loading() -> Iterator[None]:
 class NoRandomFill(TorchFunctionMode):
     """Builds a model without drawing the random values that its checkpoint replaces.
 
-    Drawing them takes longer than reading the file, and their pages are never touched. Values that
-    are no parameter's are drawn: torch 2.15 draws truncated normals anew until they are in bounds,
-    which what lies in fresh memory never is.
+    Drawing them takes longer than reading the file, and their pages are never touched. Only fills
+    of parameters are skipped: torch 2.15 redraws truncated normals in a temporary tensor until all
+    are in bounds, and a skipped redraw might never end.
     """
 
     def __torch_function__(

@@ -20,9 +20,8 @@ LEVEL, NEAR_POINTS = 0.05, 1.0
 class Choice:
     """The best row by one score, the rows that tie with it and those that are worse.
 
-    Random weights are no choice: `unbeaten` are rows of them than which the best is not
-    significantly better, of its random twin and of those with a higher score; without a twin, of
-    all.
+    Random weights are no choice. `unbeaten` are the rows of them that the best is not significantly
+    above, among its own random twin and those that score higher; without a twin, among all.
     """
 
     by: str
@@ -226,15 +225,15 @@ def _choice(
     tied = _not_worse(scores, best, real)
     # what pretraining is worth is one test, of the twin: one over all random rows would hide it
     twin, random = twins.get(best), [name for name in others if name not in choices]
-    above = [name for name in random if scores[name].mean > scores[best].mean]
-    tested = random if twin is None else [name for name in random if name == twin or name in above]
+    if twin is not None:
+        random = [n for n in random if n == twin or scores[n].mean > scores[best].mean]
     return Choice(
         by,
         best,
         scores[best].mean,
         tied=tied,
         worse=tuple(name for name in real if name not in tied),
-        unbeaten=_not_worse(scores, best, tested),
+        unbeaten=_not_worse(scores, best, random),
     )
 
 

@@ -100,7 +100,7 @@ def test_loading_takes_one_copy_of_the_weights(
 
 
 @pytest.mark.timeout(60)
-def test_what_is_not_drawn_may_be_anything() -> None:
+def test_skipping_random_values_ends_whatever_lies_in_memory() -> None:
     used = torch.nn.Parameter(torch.full((64,), 9.0))  # memory that held something before
     plain = torch.full((64,), 9.0)
     with NoRandomFill():
@@ -109,3 +109,4 @@ def test_what_is_not_drawn_may_be_anything() -> None:
         assert (used == 9.0).all()
         assert (plain != 9.0).all()
         torch.nn.init.trunc_normal_(used, std=0.02, a=-2.0, b=2.0)
+    assert used.abs().max() <= 2.0
