@@ -147,10 +147,15 @@ class PartProof(RecordPart):
 
 
 class TrainingProof(RecordPart):
-    """Evidence that the right parts trained, and that the saved model is the trained one."""
+    """Evidence that the right parts trained, and that the saved model is the trained one.
+
+    `device_difference` is how far the loss and gradients of a few rows differed from the CPU's
+    before training, as a share of them; measured on other devices than CPU and CUDA alone.
+    """
 
     parts: dict[str, PartProof]
     reload_max_difference: float
+    device_difference: float | None = None
     reload_identical: bool = Field(
         default=True, exclude=True, description="in older files; not written"
     )

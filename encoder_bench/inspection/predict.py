@@ -168,7 +168,7 @@ def text_features(language: LanguageModel, texts: Sequence[str]) -> Matrix:
     for text in texts:
         ids = torch.tensor([language.encode(text)], device=language.device)
         hidden = language.model(input_ids=ids, output_hidden_states=True).hidden_states[-1]
-        found.append(hidden[0].double().mean(0).cpu().numpy())
+        found.append(hidden[0].cpu().double().mean(0).numpy())
     return np.stack(found)
 
 

@@ -287,12 +287,12 @@ def _likelihoods(
         cache=rows_of(read.cache, owners_R),
         at=(packed.loss_rows[later], packed.loss_columns[later]),
     )
-    values_T = torch.empty(len(later), dtype=torch.float64, device=language.device)
+    values_T = torch.empty(len(later), device=language.device)
     first = owners_R[packed.loss_rows[~later]]
     spread_RV = F.log_softmax(read.logits.float(), dim=-1)
-    values_T[~later] = spread_RV[first, packed.targets[~later]].double()
+    values_T[~later] = spread_RV[first, packed.targets[~later]]
     spread_TV = F.log_softmax(logits_TV.float(), dim=-1)
-    values_T[later] = spread_TV.gather(1, packed.targets[later][:, None])[:, 0].double()
+    values_T[later] = spread_TV.gather(1, packed.targets[later][:, None])[:, 0]
     values = iter(values_T.tolist())
     return [tuple(sum(next(values) for _ in reply) for reply in own) for own in replies]
 

@@ -75,8 +75,16 @@ class TrainingBatch:
 
     def to(self, device: torch.device | str) -> TrainingBatch:
         """Return the batch with its images on `device`."""
-        moved = None if self.images is None else self.images.to(device, non_blocking=True)
+        moved = None if self.images is None else moved_to(device, self.images)
         return replace(self, images=moved)
+
+
+def moved_to(device: torch.device | str, tensor: Tensor) -> Tensor:
+    """Return a tensor on `device`; only CUDA keeps what it copies from until it has copied it.
+
+    Apple's MPS reads memory that was freed meanwhile (PyTorch issue 189690).
+    """
+    return tensor.to(device, non_blocking=torch.device(device).type == "cuda")
 
 
 def batch_dialogues(
@@ -157,7 +165,7 @@ class PackedRows(NamedTuple):
     def to(self, device: torch.device | str) -> PackedRows:
         """Return the rows with every tensor on `device`."""
         plain, *tensors = self
-        return PackedRows(plain, *(x.to(device, non_blocking=True) for x in tensors))
+        return PackedRows(plain, *(moved_to(device, x) for x in tensors))
 
 
 def pack(batch: TrainingBatch, language: LanguageModel, *, visual_tokens: int) -> PackedRows:

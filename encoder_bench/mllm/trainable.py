@@ -117,7 +117,7 @@ def snapshot(mllm: MLLM) -> dict[str, PartSnapshot]:
         named = list(module.named_parameters())
         snapshots[part] = PartSnapshot(
             sha256=hash_parameters(module),
-            norm=_norm(p.detach().double() for _, p in named),
+            norm=_norm(p.detach().cpu().double() for _, p in named),
             trainable={n: p.detach().to("cpu", copy=True) for n, p in named if p.requires_grad},
             frozen={n: hash_tensor(p) for n, p in named if not p.requires_grad},
         )

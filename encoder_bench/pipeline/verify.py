@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from encoder_bench.base.errors import ProofError
+from encoder_bench.base.errors import ProofError, TrainingError
 from encoder_bench.base.files import write_text
 from encoder_bench.base.record import TrainingProof
 from encoder_bench.mllm.model import MLLM
+from encoder_bench.mllm.packing import TrainingBatch
 from encoder_bench.mllm.trainable import prove, snapshot
 from encoder_bench.pipeline.build import build_mllm, with_trained
 from encoder_bench.pipeline.plan import RunPlan
@@ -22,6 +23,8 @@ from encoder_bench.training.trainer import Trainer
 _PROBE_ROWS = 2
 """Of the samples, and of each mixture."""
 _FINISHED = "training.json"
+_DEVICE_TOLERANCE = {torch.float32: 0.01, torch.float16: 0.02, torch.bfloat16: 0.05}
+"""Share of the loss and of a gradient's norm, by the language model's dtype."""
 
 
 def is_trained(folder: Path) -> bool:
@@ -49,19 +52,66 @@ def train_and_verify(plan: RunPlan, trainer: Trainer) -> tuple[MLLM, TrainingPro
         proof = TrainingProof.model_validate(content["proof"])
         return with_trained(build_mllm(plan), final, device), proof, content["summary"]
     before = snapshot(mllm)
+    probe: list[TrainingRow] = [(sample,) for sample in trainer.samples[:_PROBE_ROWS]]
+    for mixture in trainer.mixtures.values():
+        probe += [mixture[row] for row in range(min(_PROBE_ROWS, len(mixture)))]
+    on_device = None
+    if device.type not in ("cpu", "cuda"):
+        on_device = device_difference(mllm, plan, probe, device)
     summary = trainer.train()
     trains = {"encoder": plan.joint, "projector": True, "llm": plan.adapter.llm.train != "frozen"}
     parts = prove(mllm, before, should_train=trains, gradient_norms=summary.gradient_norms)
     save_mllm(mllm, final)
-    probe: list[TrainingRow] = [(sample,) for sample in trainer.samples[:_PROBE_ROWS]]
-    for mixture in trainer.mixtures.values():
-        probe += [mixture[row] for row in range(min(_PROBE_ROWS, len(mixture)))]
     loaded, difference = _reload(plan, mllm, final, probe, device)
-    proof = TrainingProof(parts=parts, reload_max_difference=difference)
+    proof = TrainingProof(
+        parts=parts, reload_max_difference=difference, device_difference=on_device
+    )
     content = {"proof": proof.model_dump(mode="json"), "summary": summary.as_json()}
     write_text(finished, json.dumps(content, indent=1) + "\n")
     remove_checkpoints(folder)
     return loaded, proof, content["summary"]
+
+
+def device_difference(
+    mllm: MLLM, plan: RunPlan, rows: Sequence[TrainingRow], device: torch.device
+) -> float:
+    """Return how far loss and gradients on a device are from the CPU's, as a share of them.
+
+    Kernels of less common devices compute wrong values without an error now and then: PyTorch
+    labels such reports of Apple's MPS "correctness (silent)". The model is on the device after.
+
+    Raises:
+        TrainingError: further than rounding goes.
+    """
+    expected = _loss_and_norms(mllm, plan, rows, torch.device("cpu"))
+    found = _loss_and_norms(mllm, plan, rows, device)
+    tolerance, furthest = _DEVICE_TOLERANCE[mllm.language.dtype], 0.0
+    for name, value in expected.items():
+        share = abs(found[name] - value) / max(abs(value), 1e-12)
+        if not share <= tolerance:
+            raise TrainingError(
+                f"--device {device}: {name} of {len(rows)} rows is {found[name]:.6g} there and "
+                f"{value:.6g} on the CPU, which is more than rounding; use --device cpu"
+            )
+        furthest = max(furthest, share)
+    return furthest
+
+
+def _loss_and_norms(
+    mllm: MLLM, plan: RunPlan, rows: Sequence[TrainingRow], device: torch.device
+) -> dict[str, float]:
+    """Return the loss of a few rows, without dropout, and the norm of each part's gradient."""
+    mllm.to(device).eval()
+    loss = mllm(_probe_batch(mllm, plan, rows).to(device))
+    loss.backward()
+    values = {"the loss": loss.item()}
+    for name, part in mllm.parts().items():
+        gradients = [p.grad.float().cpu() for p in part.parameters() if p.grad is not None]
+        if gradients:
+            norms = torch.stack([gradient.norm() for gradient in gradients])
+            values[f"the gradient's norm of the {name}"] = float(norms.norm())
+    mllm.zero_grad(set_to_none=True)
+    return values
 
 
 def _reload(
@@ -90,9 +140,13 @@ def _probe_logits(
     The pixels go through the encoder, cached features or not, so that all parts are compared.
     """
     mllm.eval()
+    return mllm.logits(_probe_batch(mllm, plan, rows).to(device))[0].float().cpu()
+
+
+def _probe_batch(mllm: MLLM, plan: RunPlan, rows: Sequence[TrainingRow]) -> TrainingBatch:
     maker = BatchMaker(
         mllm, plan.training_recipes, micro_batch_images=len(rows), shared_prefix=False
     )
     ((micro,), *_) = maker.make(rows)
     maker.close()
-    return mllm.logits(micro.to(device))[0].float().cpu()
+    return micro

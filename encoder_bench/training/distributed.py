@@ -221,8 +221,7 @@ class Gradients:
             norms[part] = float(torch.stack([norm.float() for norm in each]).norm())
         if not self.sharded:
             return norms
-        device = next(iter(self._parameters.values()))[0].device
-        squares = torch.tensor(list(norms.values()), dtype=torch.float64, device=device).square()
+        squares = torch.tensor(list(norms.values()), dtype=torch.float64).square()
         return dict(zip(norms, self.reduce(squares).sqrt().tolist(), strict=True))
 
     def scale(self, factor: float) -> None:
@@ -230,8 +229,11 @@ class Gradients:
         torch._foreach_mul_([g for part in self._parameters for g in self._local(part)], factor)
 
     def reduce(self, value: Tensor) -> Tensor:
-        """Return the sum of a tensor over all processes."""
-        summed: Tensor = self.accelerator.reduce(value, reduction="sum")
+        """Return the sum of a tensor over all processes; alone, the tensor, wherever it lies."""
+        if self.accelerator.num_processes == 1:
+            return value
+        here = value.to(self.accelerator.device)
+        summed: Tensor = self.accelerator.reduce(here, reduction="sum")
         return summed
 
     def _local(self, part: str) -> list[Tensor]:

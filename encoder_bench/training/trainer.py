@@ -337,7 +337,7 @@ def train_step(
     )
     taught = sum(m.answer_tokens for m in batches.micro)
     sums = torch.tensor([float(losses.sum()), taught, *batches[1:]], dtype=torch.float64)
-    loss, *counts = gradients.reduce(sums.to(_device(mllm))).tolist()
+    loss, *counts = gradients.reduce(sums).tolist()
     tokens, images, cut, skipped = map(int, counts)
     result = StepResult(None, tokens, images, cut, skipped, {}, len(ran) > len(batches.micro))
     if not tokens:
@@ -403,8 +403,8 @@ def _forward_backward(
                     "samples_per_image or --visual-tokens, or set gradient_checkpointing"
                 ) from error
         optimizer.zero_grad(set_to_none=True)
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        if device.type != "cpu":
+            torch.get_device_module(device).empty_cache()
         micro = [half for m in micro for half in m.halves()]
 
 

@@ -12,7 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from encoder_bench.base.recipes import ProjectorSettings
-from encoder_bench.mllm.projectors.projector import Projector, grid_of, to_tokens
+from encoder_bench.mllm.projectors.projector import (
+    Projector,
+    average_pool,
+    grid_of,
+    to_tokens,
+)
 
 POOLED_TOKENS = 64
 """M of the projectors that always pool, where the recipe does not set it and N is not less."""
@@ -198,6 +203,6 @@ class CAbstractor(Projector):
     def forward(self, features: Tensor) -> Tensor:
         """Return `(B, M, E)`."""
         map_BDhw = self.before(self.to_map(features + self.positions))
-        pooled_BDhw = F.adaptive_avg_pool2d(map_BDhw, self.target)
+        pooled_BDhw = average_pool(map_BDhw, self.target)
         projected: Tensor = self.readout(to_tokens(self.after(pooled_BDhw)))
         return projected

@@ -6,6 +6,7 @@ V vocabulary.
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -65,7 +66,28 @@ class Projector(nn.Module, ABC):
         """Average `(B, N, D)` on `grid` down (or up) to `target`: `(B, M, D)`."""
         if self.grid == self.target:
             return tokens_BND
-        return to_tokens(F.adaptive_avg_pool2d(self.to_map(tokens_BND), self.target))
+        return to_tokens(average_pool(self.to_map(tokens_BND), self.target))
+
+
+def average_pool(map_BDHW: Tensor, target: tuple[int, int]) -> Tensor:
+    """Return `(B, D, h, w)` averages of `(B, D, H, W)`, as `F.adaptive_avg_pool2d` defines them.
+
+    Apple's MPS has that function only where one size divides the other (PyTorch issue 96056), so
+    that elsewhere than on CPU and CUDA the averages are matrix products.
+    """
+    if map_BDHW.device.type in ("cpu", "cuda"):
+        return F.adaptive_avg_pool2d(map_BDHW, target)
+    return average_by_products(map_BDHW, target)
+
+
+def average_by_products(map_BDHW: Tensor, target: tuple[int, int]) -> Tensor:
+    """Return what `average_pool` does, by a matrix of weights for rows and one for columns."""
+    rows_Hh, columns_Ww = (
+        F.adaptive_avg_pool1d(torch.eye(size), wanted).to(map_BDHW)
+        for size, wanted in zip(map_BDHW.shape[-2:], target, strict=True)
+    )
+    with torch.autocast(map_BDHW.device.type, enabled=False):
+        return rows_Hh.T @ map_BDHW @ columns_Ww
 
 
 def to_tokens(map_BDhw: Tensor) -> Tensor:

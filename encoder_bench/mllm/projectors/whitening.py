@@ -69,10 +69,10 @@ class Whitening(nn.Module):
     @torch.no_grad()
     def folded_into(self, layer: nn.Linear) -> nn.Linear:
         """Return a linear layer that does on raw features what `layer` does on whitened ones."""
-        weight = layer.weight.double() @ self.matrix.double().T
+        weight = layer.weight.cpu().double() @ self.matrix.cpu().double().T
         folded = nn.Linear(layer.in_features, layer.out_features)
         folded.weight.copy_(weight)
-        folded.bias.copy_(layer.bias.double() - weight @ self.mean.double())
+        folded.bias.copy_(layer.bias.cpu().double() - weight @ self.mean.cpu().double())
         return folded
 
 
