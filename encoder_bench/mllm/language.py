@@ -141,7 +141,9 @@ class LanguageModel(nn.Module):
         self.settings = settings
         self.source, self.revision, self.pretrained = source, revision, pretrained
         self.weights_sha256 = hash_parameters(model)
-        self._takes_positions = "position_ids" in inspect.signature(self.model.forward).parameters
+        taken = inspect.signature(self.model.forward).parameters
+        self._takes_positions = "position_ids" in taken
+        self._cache_argument = "cache" if "cache" in taken else "past_key_values"  # before 5.24
         self.template = _read_template(tokenizer, settings)
         self.end_id = int(tokenizer.convert_tokens_to_ids(self.template.end.lstrip()))
         configured = getattr(self.model.generation_config, "eos_token_id", None)
@@ -263,7 +265,7 @@ class LanguageModel(nn.Module):
             dense = isinstance(mask, Tensor) and mask.ndim == 4
             arguments["attention_mask"] = self.prepare_mask(mask) if dense else mask
         if cache is not None:
-            arguments["past_key_values"] = cache
+            arguments[self._cache_argument] = cache
         # the head is the widest layer of a small model; what follows it in the library's models
         # (scaling, soft-capping) is elementwise, so choosing its inputs holds for any of them
         head = self.model.get_output_embeddings()
