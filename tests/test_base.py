@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from torch import nn
 
 from encoder_bench.base import files as atomic
 from encoder_bench.base.errors import EncoderBenchError, UnknownNameError
-from encoder_bench.base.hardware import choose_device
+from encoder_bench.base.hardware import choose_device, hardware_facts
 from encoder_bench.base.hashing import hash_file, hash_json, hash_parameters, hash_text
 from encoder_bench.base.paths import CacheEntry, cache_dir, prune, remove_folder
 
@@ -146,3 +148,17 @@ def test_what_is_pruned_is_known_before_an_entry_that_cannot_be(tmp_path: Path) 
     assert next(pruned).of == "old"
     with pytest.raises(NotADirectoryError):
         next(pruned)
+
+
+@pytest.mark.parametrize(
+    ("script", "name"), [("echo Apple M3 Max", "Apple M3 Max"), ("exit 1", None)]
+)
+def test_a_macs_processor_has_its_name(
+    script: str, name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = hardware_facts(torch.device("cpu"))["processor"]
+    (tmp_path / "sysctl").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "sysctl").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert hardware_facts(torch.device("cpu"))["processor"] == (name or usual)

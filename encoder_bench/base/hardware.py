@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
+import subprocess
 import sys
 from dataclasses import dataclass
 from datetime import timedelta
@@ -105,6 +107,11 @@ def hardware_facts(device: torch.device) -> dict[str, Any]:
 
 
 def _processor_name() -> str:
+    if sys.platform == "darwin":  # where platform knows "arm" alone
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+            found = subprocess.run(command, capture_output=True, text=True, check=True)
+            return found.stdout.strip()
     information = Path("/proc/cpuinfo")
     if information.is_file():
         for line in information.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -16,6 +16,16 @@ ABOUT = "about.json"
 """In a folder of cached features or rows: what they are; its time is that of their last use."""
 
 
+def visible(folder: Path, pattern: str) -> list[Path]:
+    """Return what `folder.glob(pattern)` finds, sorted, without hidden files and folders.
+
+    macOS lays `._NAME` beside files on disks of another format and `.DS_Store` into folders that
+    are looked at; Jupyter keeps copies of images in `.ipynb_checkpoints`.
+    """
+    found = ((path, path.relative_to(folder).parts) for path in folder.glob(pattern))
+    return sorted(path for path, parts in found if not any(p.startswith(".") for p in parts))
+
+
 def cache_dir(*parts: str) -> Path:
     """Return a folder under `$ENCODER_BENCH_CACHE`, else `$XDG_CACHE_HOME` or `~/.cache`.
 

@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 from encoder_bench.base.errors import RecordError
 from encoder_bench.base.files import write_text
 from encoder_bench.base.hashing import hash_json, hash_text
+from encoder_bench.base.paths import visible
 
 MODES = ("frozen", "joint")
 """Whether the encoder was tuned, in a word: `MODES[joint]`."""
@@ -256,7 +257,7 @@ def _migrated(body: Any, path: Path) -> dict[str, Any]:
 
 def read_records(results: Path) -> list[RunRecord]:
     """Read every record under `results/records`, oldest first; raises as `read_record`."""
-    records = [read_record(path) for path in sorted((results / "records").glob("*.json"))]
+    records = [read_record(path) for path in visible(results / "records", "*.json")]
     return sorted(records, key=lambda record: (record.created, record.run_id))
 
 

@@ -123,7 +123,7 @@ class DataFiles:
             sizes, links = {}, {}
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if entry.is_file():
+                    if entry.is_file() and not entry.name.startswith("."):
                         sizes[entry.name] = entry.stat().st_size
                         if entry.is_symlink():
                             links[entry.name] = str(Path(entry.path).readlink())

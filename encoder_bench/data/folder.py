@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.hashing import hash_file, hash_text, known_hash
-from encoder_bench.base.paths import with_home
+from encoder_bench.base.paths import visible, with_home
 from encoder_bench.base.progress import QuietReporter, Reporter
 from encoder_bench.base.recipes import TaskRecipe
 from encoder_bench.data.fetch import known_version
@@ -132,7 +132,7 @@ class DataFolder:
             path.relative_to(self.root).as_posix(): known_hash(path)
             for folder in folders
             for place in self.files.places(folder)
-            for path in (*place.glob("*.json"), *place.glob("*.json.gz"))
+            for path in (*visible(place, "*.json"), *visible(place, "*.json.gz"))
         }
 
     def versions(self) -> dict[str, str]:

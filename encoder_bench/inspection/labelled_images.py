@@ -16,6 +16,7 @@ from PIL import Image
 
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.hashing import hash_file, hash_text
+from encoder_bench.base.paths import visible
 from encoder_bench.base.progress import Reporter
 from encoder_bench.data.folder import DataFolder, is_scenes, open_data
 from encoder_bench.data.hub import open_rows
@@ -129,7 +130,7 @@ def _from_class_folders(root: Path) -> LabelledSet:
 def _by_class(root: Path) -> dict[str, list[Path]]:
     """Return the image files of each class folder that has any."""
     found: dict[str, list[Path]] = {}
-    for path in sorted(root.glob("*/**/*")):
+    for path in visible(root, "*/**/*"):
         if path.suffix.lower() in _ENDINGS and path.is_file():
             found.setdefault(path.relative_to(root).parts[0], []).append(path)
     return found

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from encoder_bench.base.errors import RecordError
-from encoder_bench.base.paths import remove_folder
+from encoder_bench.base.paths import remove_folder, visible
 from encoder_bench.base.record import MODES, RunRecord, read_record, record_path
 from encoder_bench.results.grouping import group_records
 
@@ -15,7 +15,7 @@ _ENCODER_MODE = re.compile(rf"(.+)/({'|'.join(MODES)})(?:/(\d+))?")
 def inventory(results: Path) -> tuple[list[RunRecord], list[str]]:
     """Return a folder's readable records, oldest first, and one line for each that is damaged."""
     records, damaged = [], []
-    for path in sorted((results / "records").glob("*.json")):
+    for path in visible(results / "records", "*.json"):
         try:
             records.append(read_record(path))
         except RecordError as error:
@@ -69,7 +69,7 @@ def _named(results: Path, name: str) -> list[RunRecord]:
         if not found:
             raise RecordError(f"{results}: no run '{name}'; `encoder-bench results ls` lists them")
         return found
-    paths = [p for p in sorted((results / "records").glob("*.json")) if p.stem.startswith(name)]
+    paths = [p for p in visible(results / "records", "*.json") if p.stem.startswith(name)]
     if not paths or not name:
         rows = dict.fromkeys(f"{r.encoder.name}/{r.mode}" for r in inventory(results)[0])
         known = ", ".join([*rows][:8]) or "none"

@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from encoder_bench.base.errors import EncoderBenchError, RecipeError, RecordError
 from encoder_bench.base.files import write_text
 from encoder_bench.base.hashing import hash_json
+from encoder_bench.base.paths import visible
 from encoder_bench.base.record import MODES, read_record, record_path
 from encoder_bench.data.folder import is_scenes
 from encoder_bench.encoders.registry import RANDOM
@@ -209,8 +210,8 @@ def all_runs(results: Path) -> list[RunStatus]:
     paths.sort(key=lambda path: path.stat().st_mtime)
     found = [job_status(path.parent, results) for path in paths]
     of_jobs = {run.run_id for run in found}
-    records = sorted((results / "records").glob("*.json"))
-    folders = sorted((results / "checkpoints").glob("*"))
+    records = visible(results / "records", "*.json")
+    folders = visible(results / "checkpoints", "*")
     if any(run.state != "done" for run in found):
         folders = []
     found += [_recorded(path) for path in records if path.stem not in of_jobs]

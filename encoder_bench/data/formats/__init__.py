@@ -16,7 +16,7 @@ import msgspec
 import pyarrow as pa
 
 from encoder_bench.base.errors import DataError
-from encoder_bench.base.paths import with_home
+from encoder_bench.base.paths import visible, with_home
 from encoder_bench.base.progress import Reporter
 from encoder_bench.base.recipes import SourceSettings, load_task
 from encoder_bench.data.folder import DataFolder, is_scenes, open_data
@@ -148,7 +148,7 @@ def _files(source: SourceSettings, root: Path, kind: Format) -> list[Path]:
     if path.is_dir():
         split = path / source.split
         path = split if (path / "dataset_dict.json").is_file() and split.is_dir() else path
-        files = next(filter(None, (sorted(path.rglob(f"*{end}")) for end in kind.endings)), [])
+        files = next(filter(None, (visible(path, f"**/*{end}") for end in kind.endings)), [])
         parts = (f"{source.split}-", f"{source.split}.")
         of_split = [file for file in files if file.name.startswith(parts)]
         return of_split if of_split and kind.prepare is tables.prepare else files
@@ -157,7 +157,8 @@ def _files(source: SourceSettings, root: Path, kind: Format) -> list[Path]:
     if source.format == "webdataset" and "{" in pattern:
         return shards.expand(root, pattern)
     base = Path(path.anchor) if Path(pattern).is_absolute() else root
-    return sorted(file for file in base.glob(pattern.lstrip("/")) if file.is_file())
+    matching = (file for file in base.glob(pattern.lstrip("/")) if file.is_file())
+    return sorted(file for file in matching if not file.name.startswith("."))
 
 
 def open_source(place: Place, reporter: Reporter) -> Index:
