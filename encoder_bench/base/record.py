@@ -150,7 +150,7 @@ class PartProof(RecordPart):
 class TrainingProof(RecordPart):
     """Evidence that the right parts trained, and that the saved model is the trained one.
 
-    `device_difference` is how far the loss and gradients of a few rows differed from the CPU's
+    `device_difference` is how far the loss and gradients of one image differed from the CPU's
     before training, as a share of them; measured on other devices than CPU and CUDA alone.
     """
 

@@ -56,8 +56,8 @@ def train_and_verify(plan: RunPlan, trainer: Trainer) -> tuple[MLLM, TrainingPro
     for mixture in trainer.mixtures.values():
         probe += [mixture[row] for row in range(min(_PROBE_ROWS, len(mixture)))]
     on_device = None
-    if device.type not in ("cpu", "cuda"):
-        on_device = device_difference(mllm, plan, probe, device)
+    if probe and device.type not in ("cpu", "cuda"):
+        on_device = device_difference(mllm, plan, probe[0], device)
     summary = trainer.train()
     trains = {"encoder": plan.joint, "projector": True, "llm": plan.adapter.llm.train != "frozen"}
     parts = prove(mllm, before, should_train=trains, gradient_norms=summary.gradient_norms)
@@ -72,10 +72,8 @@ def train_and_verify(plan: RunPlan, trainer: Trainer) -> tuple[MLLM, TrainingPro
     return loaded, proof, content["summary"]
 
 
-def device_difference(
-    mllm: MLLM, plan: RunPlan, rows: Sequence[TrainingRow], device: torch.device
-) -> float:
-    """Return how far loss and gradients on a device are from the CPU's, as a share of them.
+def device_difference(mllm: MLLM, plan: RunPlan, row: TrainingRow, device: torch.device) -> float:
+    """Return how far a row's loss and gradients on a device are from the CPU's, as a share of them.
 
     Kernels of less common devices compute wrong values without an error now and then: PyTorch
     labels such reports of Apple's MPS "correctness (silent)". The model is on the device after.
@@ -83,27 +81,28 @@ def device_difference(
     Raises:
         TrainingError: further than rounding goes.
     """
-    expected = _loss_and_norms(mllm, plan, rows, torch.device("cpu"))
-    found = _loss_and_norms(mllm, plan, rows, device)
+    expected = _loss_and_norms(mllm, plan, row, torch.device("cpu"))
+    found = _loss_and_norms(mllm, plan, row, device)
     tolerance, furthest = _DEVICE_TOLERANCE[mllm.language.dtype], 0.0
     for name, value in expected.items():
         share = abs(found[name] - value) / max(abs(value), 1e-12)
         if not share <= tolerance:
             raise TrainingError(
-                f"--device {device}: {name} of {len(rows)} rows is {found[name]:.6g} there and "
-                f"{value:.6g} on the CPU, which is more than rounding; use --device cpu"
+                f"--device {device}: for one image {name} is {found[name]:.6g} there and "
+                f"{value:.6g} on the CPU, more than rounding apart; use --device cpu"
             )
         furthest = max(furthest, share)
     return furthest
 
 
 def _loss_and_norms(
-    mllm: MLLM, plan: RunPlan, rows: Sequence[TrainingRow], device: torch.device
+    mllm: MLLM, plan: RunPlan, row: TrainingRow, device: torch.device
 ) -> dict[str, float]:
-    """Return the loss of a few rows, without dropout, and the norm of each part's gradient."""
+    """Return the loss of a row, without dropout, and the norm of each part's gradient."""
     mllm.to(device).eval()
-    loss = mllm(_probe_batch(mllm, plan, rows).to(device))
-    loss.backward()
+    loss = mllm(_probe_batch(mllm, plan, [row]).to(device))
+    if loss.requires_grad:  # text alone, before a frozen language model, trains nothing
+        loss.backward()
     values = {"the loss": loss.item()}
     for name, part in mllm.parts().items():
         gradients = [p.grad.float().cpu() for p in part.parameters() if p.grad is not None]
