@@ -58,7 +58,7 @@ def known_hash(path: Path, algorithm: str = "sha256") -> str:
     stamp = [status.st_size, status.st_mtime_ns, status.st_ino]
     memory = cache_dir("hashes", f"{hash_text(str(real), algorithm)[:32]}.json")
     with contextlib.suppress(OSError, ValueError, KeyError):
-        known = json.loads(memory.read_text())
+        known = json.loads(memory.read_text(encoding="utf-8"))
         if known["stamp"] == stamp:
             return str(known["hash"])
     digest = hash_file(real, algorithm)

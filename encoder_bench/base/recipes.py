@@ -401,7 +401,7 @@ def load_mixture(name: str) -> MixtureRecipe:
 def _load(kind: Kind, name: str, model: type[ModelT], overrides: Mapping[str, Any]) -> ModelT:
     path = _find(kind, name)
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not valid TOML: {error}") from error
     for dotted, value in overrides.items():

@@ -89,7 +89,7 @@ def _own_config(weights: Path | None) -> dict[str, Any] | None:
     file = None if weights is None else weights / "open_clip_config.json"
     if file is None or not file.is_file():
         return None
-    config: dict[str, Any] = json.loads(file.read_text())
+    config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return config
 
 

@@ -215,7 +215,7 @@ def _bundled_facts(spec: EncoderSpec) -> dict[str, Any]:
     if not has_bundled_weights(spec.locator):
         return {"weights": "seeded random", "supervision": "none", "pretraining_data": "none",
                 "pretraining_images": "none"}  # fmt: skip
-    card = json.loads((bundled_folder(spec.locator) / "card.json").read_text())
+    card = json.loads((bundled_folder(spec.locator) / "card.json").read_text(encoding="utf-8"))
     return {
         "weights": "shipped",
         "revision": f"sha256:{card['weights_sha256']}",

@@ -119,7 +119,7 @@ def _of_folder(spec: EncoderSpec, weights: Path | None) -> tuple[EncoderSpec, tu
     if not file.is_file():
         return spec, ()
     with explained(spec.name, str(file)):
-        config = json.loads(file.read_text())
+        config = json.loads(file.read_text(encoding="utf-8"))
     if "architecture" not in config:
         return spec, ()
     base = timm_name(spec)[0].partition(".")[0]

@@ -178,13 +178,13 @@ def _known_hashes(file: Path) -> Iterator[str]:
     if _SHA256.fullmatch(blob):
         yield blob
     with contextlib.suppress(OSError):
-        for line in (file.parent / "SHA256SUMS").read_text().splitlines():
+        for line in (file.parent / "SHA256SUMS").read_text(encoding="utf-8").splitlines():
             digest, _, listed = line.strip().partition(" ")
             if listed.strip().lstrip("*") == file.name and _SHA256.fullmatch(digest.lower()):
                 yield digest.lower()
     if file.name == "model.safetensors":
         with contextlib.suppress(OSError, ValueError):
-            card = json.loads((file.parent / "card.json").read_text())
+            card = json.loads((file.parent / "card.json").read_text(encoding="utf-8"))
             if isinstance(card, dict) and isinstance(card.get("weights_sha256"), str):
                 yield card["weights_sha256"]
 
@@ -223,7 +223,7 @@ def _content(file: Path) -> Any:
 
 
 def _shards(index: Path) -> list[Path]:
-    names = set(json.loads(index.read_text())["weight_map"].values())
+    names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     return [index.parent / Path(name).name for name in sorted(names)]
 
 

@@ -22,12 +22,12 @@ def rows(place: Place) -> RawRows:
         DataError: a file that is neither, or is cut short.
     """
     for path in place.files:
-        with reading(path), path.open(encoding="utf-8") as stream:
+        with reading(path), path.open(encoding="utf-8-sig") as stream:
             yield from _array(path, stream) if _is_array(stream) else _lines(path, stream)
 
 
 def _is_array(stream: TextIO) -> bool:
-    while (first := stream.read(1)) in (*_SPACE, "\ufeff") and first:
+    while (first := stream.read(1)) in _SPACE and first:
         pass
     if first != "[":
         stream.seek(0)

@@ -114,10 +114,14 @@ def parse_source(source: str) -> tuple[Source, str]:
     raise ValueError(f"'{source}' names no source")
 
 
+def _read(name: str) -> dict[str, Any]:
+    return tomllib.loads((_FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
+
+
 @cache
 def transformers_configs() -> dict[str, dict[str, Any]]:
     """Return repository -> {`config`, `resolution`} of `configs.toml`."""
-    return tomllib.loads((_FOLDER / "configs.toml").read_text())
+    return _read("configs")
 
 
 def _spec(
@@ -173,11 +177,11 @@ def _tiny(family: str, first: EncoderSpec | None, facts: dict[str, dict[str, Any
 
 def read_catalog() -> dict[str, EncoderSpec]:
     """Return every named encoder, the tiny ones first."""
-    facts = json.loads(FACTS_FILE.read_text()) if FACTS_FILE.is_file() else {}
+    facts = json.loads(FACTS_FILE.read_text(encoding="utf-8")) if FACTS_FILE.is_file() else {}
     released = [
         _spec(family, entry, row, supervision, facts)
         for supervision in _SUPERVISION
-        for family, entry in tomllib.loads((_FOLDER / f"{supervision}.toml").read_text()).items()
+        for family, entry in _read(supervision).items()
         for row in entry["encoders"]
     ]
     first = {spec.family: spec for spec in reversed(released)}

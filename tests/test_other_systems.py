@@ -1,4 +1,4 @@
-"""What macOS and Jupyter leave in folders: `._NAME`, `.DS_Store` and `.ipynb_checkpoints`."""
+"""What other systems leave: hidden files of macOS and Jupyter, and marks of Windows in texts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from encoder_bench.base.progress import QuietReporter
+from encoder_bench.base.recipes import load_adapter, recipe_folder
 from encoder_bench.base.record import read_records
 from encoder_bench.cli.app import app
 from encoder_bench.data.folder import DataFolder
@@ -81,6 +82,26 @@ def test_a_results_folder_is_the_same_with_them(tmp_path: Path) -> None:
     assert find_run(results, first.run_id) == first
 
 
+def test_texts_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(scenes_folder("scenes:5:24:2:6", _QUIET), root)
+
+    def read() -> list[tuple[str, str]]:
+        readers = {"gvtbench": "coco_oc", "vqav2": "vqav2"}
+        rows = [DataFolder("x", root).samples("t", reader=reader, source=source, split="test")
+                for reader, source in readers.items()]  # fmt: skip
+        return [(sample.sample_id, str(sample.question)) for table in rows for sample in table]
+
+    before = read()
+    for path in root.rglob("*.json"):
+        path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert read() == before
+    recipe = tmp_path / "marked.toml"
+    shipped = recipe_folder("adapters") / "quick.toml"
+    recipe.write_text(shipped.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert load_adapter(str(recipe)) == load_adapter("quick")
+
+
 def test_a_mixture_is_the_same_with_them(tmp_path: Path) -> None:
     images, rows = tmp_path / "outer" / "images", tmp_path / "outer" / "rows"
     images.mkdir(parents=True)
@@ -89,7 +110,8 @@ def test_a_mixture_is_the_same_with_them(tmp_path: Path) -> None:
     turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "Black."}]
     for name in ("one", "two"):
         row = {"id": name, "image": "a.png", "conversations": turns}
-        (rows / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+        text, marked = json.dumps(row) + "\n", name == "two"
+        (rows / f"{name}.jsonl").write_text(text, "utf-8-sig" if marked else "utf-8")
     recipe = tmp_path / "mix.toml"
     for path in ("rows", "rows/*.jsonl"):
         recipe.write_text(
