@@ -6,7 +6,9 @@ through submitit, waited for, and queued again if preempted.
 
 import contextlib
 import getpass
+import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,6 +31,7 @@ from encoder_bench.sweep.jobs import job_status, text_of
 INTERRUPTED = {-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, -signal.SIGUSR2}
 """Exit statuses of a process that was stopped from outside and resumes when it is run again."""
 _POLL_SECONDS, _QUEUE_POLL_SECONDS = 0.5, 4.0
+_GPU = re.compile(r"\d+|(GPU|MIG)-.+")
 _FILE_DELAY_SECONDS = 30.0
 """How long a shared file system may take to show what a node wrote."""
 
@@ -44,16 +47,19 @@ def run_local(
 ) -> Generator[Path, None, None]:
     """Do jobs, `slots` at a time (see `local_slots`); yield a job's folder when it has ended.
 
-    Each job trains on GPUs of its own; CPU threads are shared evenly. Where the caller stops, the
-    processes stop too; what they had done is kept.
+    Each job trains on GPUs of its own, as far as there are as many; CPU threads are shared evenly.
+    Where the caller stops, the processes stop too; what they had done is kept.
 
     Raises:
         RecipeError: more GPUs per job than there are.
     """
+    import torch
+
     gpus, per_job = visible_gpus(), max(1, gpus_per_job)
     if per_job > max(1, len(gpus)):
         raise RecipeError(f"--gpus {per_job}: this machine has {len(gpus)} GPUs")
-    free = list(range(local_slots(slots, len(folders), memory_bytes, len(gpus), per_job)))
+    number = len(gpus) or int(torch.backends.mps.is_available())
+    free = list(range(local_slots(slots, len(folders), memory_bytes, number, per_job)))
     threads = max(1, (os.cpu_count() or 1) // len(free))
     waiting = list(folders)
     running: dict[int, tuple[Path, subprocess.Popen[bytes]]] = {}
@@ -61,7 +67,7 @@ def run_local(
         while waiting or running:
             while waiting and free:
                 slot, folder = free.pop(), waiting.pop(0)
-                own = gpus[slot * per_job : (slot + 1) * per_job]
+                own = gpus_of(slot, gpus, per_job)
                 process = start_job(
                     folder, results, processes=per_job, threads=threads, gpus=own, force=force
                 )
@@ -85,7 +91,7 @@ def start_job(
     *,
     processes: int,
     threads: int,
-    gpus: Sequence[int] = (),
+    gpus: Sequence[str] = (),
     force: bool,
 ) -> subprocess.Popen[bytes]:
     """Start a job's processes, through torchrun where there are several; output goes to its log.
@@ -100,7 +106,7 @@ def start_job(
     command += ["encoder_bench.sweep.jobs", str(folder.resolve()), str(results.resolve())]
     environment = dict(os.environ, OMP_NUM_THREADS=str(max(1, threads // processes)))
     if gpus:
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     with (folder / "log.txt").open("ab") as log:
         return subprocess.Popen(
             [*command, *(["--force"] if force else [])],
@@ -148,13 +154,30 @@ def local_slots(
     return max(1, min(slots, jobs))
 
 
-def visible_gpus() -> list[int]:
-    """Return the numbers of the GPUs that this process may use."""
+def gpus_of(slot: int, gpus: Sequence[str], per_job: int) -> list[str]:
+    """Return the GPUs of the job in a slot; slots beyond their number share them in turn.
+
+    >>> gpus_of(1, ["0", "1", "2", "3"], 2), gpus_of(2, ["0", "1"], 1), gpus_of(0, [], 1)
+    (['2', '3'], ['0'], [])
+    """
+    if not gpus:
+        return []
+    first = slot * per_job % (len(gpus) // per_job * per_job)
+    return list(gpus[first : first + per_job])
+
+
+def visible_gpus() -> list[str]:
+    """Return the numbers, or the UUIDs, of the GPUs that this process may use.
+
+    Reference: CUDA's programming guide on CUDA_VISIBLE_DEVICES, whose list ends at the first entry
+    that is no device, such as -1; a scheduler names GPUs and their MIG parts by UUID.
+    """
     import torch
 
     if stated := os.environ.get("CUDA_VISIBLE_DEVICES"):
-        return [int(number) for number in stated.split(",") if number.strip().isdigit()]
-    return list(range(torch.cuda.device_count()))
+        entries = (entry.strip() for entry in stated.split(","))
+        return list(itertools.takewhile(_GPU.fullmatch, entries))
+    return [str(number) for number in range(torch.cuda.device_count())]
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ from encoder_bench.sweep.jobs import (
     with_twins,
     write_job,
 )
-from encoder_bench.sweep.launch import close_job, local_slots, start_job, stop_job
+from encoder_bench.sweep.launch import close_job, local_slots, start_job, stop_job, visible_gpus
 from tests.in_process import ForkedPython, encoder_bench, on_two_processes
 
 DATA = "scenes:5:24:2:6"
@@ -309,7 +309,7 @@ def test_several_processes_are_started_by_torchrun_on_their_own_gpus(
         started.update(command=command, **options)
 
     monkeypatch.setattr(subprocess, "Popen", popen)
-    start_job(tmp_path, tmp_path, processes=4, threads=8, gpus=[4, 5, 6, 7], force=True)
+    start_job(tmp_path, tmp_path, processes=4, threads=8, gpus=["4", "5", "6", "7"], force=True)
     assert started["command"][1:3] == ["-m", "torch.distributed.run"]
     assert {"--nproc-per-node=4", "encoder_bench.sweep.jobs"} < set(started["command"])
     assert started["command"][-1] == "--force"
@@ -321,6 +321,25 @@ def test_a_damaged_job_is_named(tmp_path: Path) -> None:
     (tmp_path / "job.json").write_text("{}")
     with pytest.raises(RecordError, match=r"job\.json"):
         read_job(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("stated", "gpus"),
+    [
+        ("2,5", ["2", "5"]),
+        (" 0 , 1 ", ["0", "1"]),
+        ("GPU-8932f937-d72c,GPU-1f23", ["GPU-8932f937-d72c", "GPU-1f23"]),
+        ("MIG-3c2d/7/0", ["MIG-3c2d/7/0"]),
+        ("0,-1,1", ["0"]),
+        ("-1", []),
+        ("NoDevFiles", []),
+    ],
+)
+def test_gpus_have_the_names_that_a_scheduler_gives(
+    stated: str, gpus: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", stated)
+    assert visible_gpus() == gpus
 
 
 def test_as_many_processes_as_fit() -> None:
