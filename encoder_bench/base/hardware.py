@@ -121,16 +121,11 @@ def _processor_name() -> str:
 
 
 def peak_memory(device: torch.device) -> dict[str, int]:
-    """Return the peak resident memory of this process, and of the accelerator, in bytes.
+    """Return the peak resident memory of this process, and of the accelerator, in bytes."""
+    import resource
 
-    The resident peak is missing on systems without `resource` (Windows).
-    """
-    peaks: dict[str, int] = {}
-    if sys.platform != "win32":
-        import resource
-
-        unit = 1 if sys.platform == "darwin" else 1024
-        peaks["resident"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    unit = 1 if sys.platform == "darwin" else 1024
+    peaks = {"resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
     if device.type == "cuda":
         import torch
 

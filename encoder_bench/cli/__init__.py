@@ -21,6 +21,8 @@ _ASCII = str.maketrans({"±": "+/-", "−": "-", "–": "-", "·": "|", "×": "x
 
 def main() -> None:
     """Run the `encoder-bench` command line and exit."""
+    if sys.platform == "win32":  # sweeps need process groups and signals of POSIX
+        sys.exit("error: encoder-bench runs on Linux and macOS; on Windows use WSL")
     from encoder_bench.cli.app import app
 
     run_app(app, "encoder-bench")

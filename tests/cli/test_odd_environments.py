@@ -19,6 +19,7 @@ from result_builders import make_record
 from encoder_bench.base.errors import EncoderBenchError
 from encoder_bench.base.paths import cache_dir
 from encoder_bench.base.record import write_record
+from encoder_bench.cli import main
 from encoder_bench.metrics.metric import find_metric
 from tests.in_process import encoder_bench
 
@@ -239,3 +240,9 @@ def test_a_caption_metric_without_its_extra_is_not_available_and_says_so(
     measure = find_metric(metric).measure(["a dog runs"], [["a dog is running"]])
     assert measure.reason
     assert "encoder-bench[java]" in measure.reason or "setup spice" in measure.reason
+
+
+def test_windows_is_sent_to_wsl(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(SystemExit, match="on Windows use WSL"):
+        main()
