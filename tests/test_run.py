@@ -19,6 +19,7 @@ from encoder_bench.base.errors import (
     EncoderBenchError,
     RecipeError,
     RecordError,
+    TrainingError,
     WeightsError,
 )
 from encoder_bench.base.paths import cache_dir, list_features
@@ -31,7 +32,7 @@ from encoder_bench.pipeline.build import build_mllm, load_run
 from encoder_bench.pipeline.data import read_data
 from encoder_bench.pipeline.plan import RunPlan, check_places, make_plan
 from encoder_bench.pipeline.predictor import ImagePredictor
-from encoder_bench.pipeline.run import run
+from encoder_bench.pipeline.run import check_precision, run
 from encoder_bench.results.compare import differing_settings
 from encoder_bench.results.grouping import group_records
 from encoder_bench.tasks.controls import MEAN_IMAGE
@@ -425,3 +426,26 @@ def test_an_estimate_without_memory_says_why(monkeypatch: pytest.MonkeyPatch) ->
     assert found.memory_bytes is None
     assert found.training_flops is not None
     assert any("configuration of smollm2-135m" in line for line in found.lines())
+
+
+@pytest.mark.parametrize("joint", [False, True], ids=["frozen", "joint"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("own", [False, True], ids=["emulated", "own"])
+def test_a_gpu_without_bfloat16_is_said(
+    joint: bool, precision: str, own: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of_a_gpu(including_emulation: bool = True) -> bool:
+        return own or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", of_a_gpu)
+    warned: list[str] = []
+    reporter = QuietReporter()
+    monkeypatch.setattr(reporter, "warn", warned.append)
+    chosen = plan(tmp_path, joint=joint, settings={"training.precision": precision})
+    check_precision(chosen, torch.device("cpu"), reporter)
+    if joint and precision == "bfloat16" and not own:
+        with pytest.raises(TrainingError, match=r"--set training\.precision=float32"):
+            check_precision(chosen, torch.device("cuda"), reporter)
+    else:
+        check_precision(chosen, torch.device("cuda"), reporter)
+        assert len(warned) == (precision == "bfloat16" and not own)

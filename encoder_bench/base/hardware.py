@@ -65,6 +65,13 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def emulates_bfloat16(device: torch.device) -> bool:
+    """Return whether a GPU computes bfloat16 in software, as all before Ampere do (T4, V100)."""
+    import torch
+
+    return device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def device_type(name: str) -> str:
     """Return `cpu`, `cuda`... of a `--device` flag, whether or not that device is here.
 

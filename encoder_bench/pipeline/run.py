@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import torch
 from filelock import FileLock, Timeout
 
-from encoder_bench.base.errors import EncoderBenchError
+from encoder_bench.base.errors import EncoderBenchError, TrainingError
 from encoder_bench.base.hardware import (
     Processes,
     choose_device,
+    emulates_bfloat16,
     hardware_facts,
     join_processes,
     package_versions,
@@ -179,6 +180,7 @@ def run(
     if path.is_file() and not force:
         processes.broadcast(None)
         return RunOutcome(read_record(path), path, found=True)
+    check_precision(plan, device, reporter)
     folder = plan.results / "checkpoints" / facts["run_id"]
     with _only_this_process(folder):
         if force:
@@ -194,6 +196,24 @@ def run(
         with contextlib.nullcontext() if features is None else contextlib.closing(features):
             record = _train_and_score(share, features, facts, watch)
         return RunOutcome(record, write_record(plan.results, record), found=False)
+
+
+def check_precision(plan: RunPlan, device: torch.device, reporter: Reporter) -> None:
+    """Say where a GPU has no bfloat16 of its own, in which the recipe trains.
+
+    Raises:
+        TrainingError: it cannot train: cuDNN has no convolution in bfloat16 for such a GPU, and
+            every encoder begins with one.
+    """
+    if plan.adapter.training.precision != "bfloat16" or not emulates_bfloat16(device):
+        return
+    advice = "--set training.precision=float32"
+    if plan.joint:
+        raise TrainingError(
+            f"training.precision bfloat16: this GPU has no convolutions in bfloat16, which tuning "
+            f"the encoder needs; {advice}"
+        )
+    reporter.warn(f"this GPU emulates bfloat16, which is slow; {advice} is likely quicker")
 
 
 def _facts(plan: RunPlan, data: RunData, mllm: MLLM, device: torch.device) -> dict[str, Any]:
