@@ -56,13 +56,24 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     if name == "auto":
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    device = _device(name)
     try:
-        device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].partition(". ")[0]
         raise EncoderBenchError(f"--device {name}: not usable here ({reason})") from error
     return device
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    with contextlib.suppress(RuntimeError):
+        device = torch.device(name)
+        if device.type != "meta":  # whose tensors have no values
+            return device
+    choices = "auto, cpu, cuda, cuda:1, mps"
+    raise EncoderBenchError(f"--device {name}: no such device; give one of {choices}")
 
 
 def emulates_bfloat16(device: torch.device) -> bool:
@@ -78,17 +89,7 @@ def device_type(name: str) -> str:
     Raises:
         EncoderBenchError: the name is no device.
     """
-    import torch
-
-    if name == "auto":
-        return choose_device(name).type
-    try:
-        return torch.device(name).type
-    except RuntimeError as error:
-        choices = "auto, cpu, cuda, cuda:1, mps"
-        raise EncoderBenchError(
-            f"--device {name}: no such device; give one of {choices}"
-        ) from error
+    return (choose_device(name) if name == "auto" else _device(name)).type
 
 
 def hardware_facts(device: torch.device) -> dict[str, Any]:

@@ -119,6 +119,8 @@ def test_an_interrupted_command_says_that_it_resumes(monkeypatch: pytest.MonkeyP
         (["--train-data", "scenes:1:2", "--dry-run"], "--train-data scenes:1:2"),
         (["--device", "cuda:99"], "--device cuda:99"),
         (["--device", "gpu", "--dry-run"], "--device gpu: no such device"),
+        (["--device", "gpu"], "--device gpu: no such device"),
+        (["--device", "meta"], "--device meta: no such device"),
         (["--weights", "/nowhere"], "--weights /nowhere: No such file"),
         (["--weights", "tiny-deit=/no", "--dry-run"], "--weights /no: No such file"),
         (["-e", "tiny-mae+tiny-dino", "--weights", "/", "--dry-run"], "works on one encoder"),
