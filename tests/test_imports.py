@@ -6,9 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.markers import Marker
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 pytestmark = pytest.mark.timeout(900)  # imports take ten times as long on a busy machine
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,6 +66,7 @@ COMMANDS = [
 ]
 START = """
 import sys
+from importlib import metadata
 import encoder_bench.api
 print("pandas" in sys.modules)
 from in_process import encoder_bench
@@ -96,3 +102,33 @@ def test_waiting_threads_spin_shortly_unless_a_person_says_otherwise(
         check=True,
     )
     assert shown.stdout.strip() == spins
+
+
+def test_every_package_that_is_installed_for_the_tests_is_pinned() -> None:
+    """Walks from this package along what is installed; another version than the pin ends a path."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = {canonicalize_name(name): version for name, version in (x.split("==") for x in lines)}
+    missing: set[str] = set()
+    seen: set[tuple[str, frozenset[str]]] = set()
+    left = [Requirement("encoder-bench[dev]")]
+    while left:
+        requirement = left.pop()
+        name, extras = canonicalize_name(requirement.name), frozenset(requirement.extras)
+        if (name, extras) in seen:
+            continue
+        seen.add((name, extras))
+        try:
+            found = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue
+        if name != "encoder-bench" and name not in pins:
+            missing.add(name)
+        elif name == "encoder-bench" or Version(found.version) == Version(pins[name]):
+            needs = map(Requirement, found.requires or [])
+            left += [n for n in needs if n.marker is None or _holds(n.marker, extras)]
+    assert not missing
+    assert len(seen) > 100
+
+
+def _holds(marker: Marker, extras: frozenset[str]) -> bool:
+    return any(marker.evaluate({"extra": extra}) for extra in extras or {""})
