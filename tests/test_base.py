@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,53 @@ from encoder_bench.base import files as atomic
 from encoder_bench.base.errors import EncoderBenchError, UnknownNameError
 from encoder_bench.base.hardware import choose_device, hardware_facts
 from encoder_bench.base.hashing import hash_file, hash_json, hash_parameters, hash_text
+from encoder_bench.base.limits import left_in_cgroups
 from encoder_bench.base.paths import CacheEntry, cache_dir, prune, remove_folder
+from encoder_bench.training.batch_encoder import one_core_threads
 
 
 def test_float32_convolutions_are_not_rounded_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     choose_device("cpu")
     assert not torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_containers_memory_counts(version: int, tmp_path: Path) -> None:
+    """A job's group without a limit of its own, in a parent that has one."""
+    top = tmp_path / ("memory" if version == 1 else "")
+    job = top / "slurm" / "job_7" / "step"
+    job.mkdir(parents=True)
+    limit, used = (
+        ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        if version == 1
+        else ("memory.max", "memory.current")
+    )
+    for folder, most in ((job, "max"), (job.parent, "16000")):
+        (folder / limit).write_text(f"{most}\n")
+        (folder / used).write_text("9000\n")
+        cached = "total_inactive_file" if version == 1 else "inactive_file"
+        (folder / "memory.stat").write_text(f"anon 5000\n{cached} 4000\n")
+    groups = tmp_path / "cgroup"
+    own = "4:memory:" if version == 1 else "0::"
+    groups.write_text(f"5:cpuset:/\n{own}/slurm/job_7/step\n")
+    assert left_in_cgroups(groups, tmp_path) == [11000]
+    assert left_in_cgroups(tmp_path / "none", tmp_path) == []
+
+
+def test_more_threads_than_are_allowed_end_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, started = threading.Thread.start, []
+
+    def few(thread: threading.Thread) -> None:
+        if len(started) == 3:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", few)
+    with pytest.raises(EncoderBenchError, match="8 threads cannot be started"):
+        one_core_threads(8)
+    assert not any(thread.is_alive() for thread in started)
 
 
 def test_unknown_name_suggests_the_nearest() -> None:

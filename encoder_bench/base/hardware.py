@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _TIMEOUT = timedelta(days=2)
 """One process may encode many images while the others wait for its gradients."""
+
 _PACKAGES = (
     "encoder-bench", "torch", "torchvision", "transformers", "timm", "open_clip_torch",
     "accelerate", "peft", "datasets", "safetensors", "tokenizers", "pycocoevalcap", "numpy",

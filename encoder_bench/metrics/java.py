@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoder_bench.base.errors import MissingDependencyError
+from encoder_bench.base.limits import available_memory
 from encoder_bench.metrics.ptb import PUNCTUATION, ptb_tokenize
 from encoder_bench.metrics.statistics import Measure, References
 
@@ -95,10 +96,7 @@ def run_java(
 
 def heap_mebibytes(wanted: int) -> int:
     """Return the heap that a Java program may take: `wanted`, or half of the free memory."""
-    import psutil
-
-    free = int(psutil.virtual_memory().available) // 2**20
-    return max(MIN_HEAP, min(wanted, free // 2))
+    return max(MIN_HEAP, min(wanted, available_memory() // 2**20 // 2))
 
 
 def scorer_folder(name: str) -> Path:

@@ -26,6 +26,7 @@ from encoder_bench.base.errors import (
     needs_extra,
 )
 from encoder_bench.base.files import write_text
+from encoder_bench.base.limits import available_memory, usable_cores
 from encoder_bench.sweep.jobs import job_status, text_of
 
 INTERRUPTED = {-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, -signal.SIGUSR2}
@@ -60,9 +61,11 @@ def run_local(
         raise RecipeError(f"--gpus {per_job}: this machine has {len(gpus)} GPUs")
     number = len(gpus) or int(torch.backends.mps.is_available())
     free = list(range(local_slots(slots, len(folders), memory_bytes, number, per_job)))
-    threads = max(1, (os.cpu_count() or 1) // len(free))
+    threads = max(1, usable_cores() // len(free))
     waiting = list(folders)
     running: dict[int, tuple[Path, subprocess.Popen[bytes]]] = {}
+    signals: list[int] = []
+    before = _note_signals(signals)
     try:
         while waiting or running:
             while waiting and free:
@@ -73,6 +76,8 @@ def run_local(
                 )
                 running[slot] = folder, process
             time.sleep(_POLL_SECONDS)
+            if signals:
+                raise _end(signals[0])
             for slot, (folder, process) in list(running.items()):
                 if (code := process.poll()) is not None:
                     if code not in INTERRUPTED:
@@ -83,6 +88,28 @@ def run_local(
     finally:
         for _, process in running.values():
             stop_job(process)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(number: int) -> BaseException:
+    return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
+
+
+def _note_signals(noted: list[int]) -> dict[signal.Signals, Any]:
+    """Note what would end this process at once; return the handlers before.
+
+    A job has a session of its own, so that nothing else ends it, and an exception could come
+    before a job that has just begun is known. Handlers are the main thread's to set.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    usual = (signal.SIG_DFL, signal.default_int_handler)  # nohup ignores SIGHUP
+    ending = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+    wanted = [number for number in ending if signal.getsignal(number) in usual]
+    return {
+        number: signal.signal(number, lambda number, _: noted.append(number)) for number in wanted
+    }
 
 
 def start_job(
@@ -96,7 +123,8 @@ def start_job(
 ) -> subprocess.Popen[bytes]:
     """Start a job's processes, through torchrun where there are several; output goes to its log.
 
-    They share `threads` CPU threads, and use `gpus`, or any there are where none are named.
+    They share `threads` CPU threads, unless OMP_NUM_THREADS is set, and use `gpus`, or any there
+    are where none are named.
     """
     for name in ("error.txt", "run_id.txt"):
         (folder / name).unlink(missing_ok=True)
@@ -104,9 +132,9 @@ def start_job(
     if processes > 1:
         command += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
     command += ["encoder_bench.sweep.jobs", str(folder.resolve()), str(results.resolve())]
-    environment = dict(os.environ, OMP_NUM_THREADS=str(max(1, threads // processes)))
+    environment = {"OMP_NUM_THREADS": str(max(1, threads // processes)), **os.environ}
     if gpus:
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+        environment[_visibility()] = ",".join(gpus)
     with (folder / "log.txt").open("ab") as log:
         return subprocess.Popen(
             [*command, *(["--force"] if force else [])],
@@ -119,7 +147,7 @@ def start_job(
 
 def stop_job(process: subprocess.Popen[bytes]) -> None:
     """End a job's processes, whichever of them are left."""
-    with contextlib.suppress(ProcessLookupError):
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: it is gone
         os.killpg(process.pid, signal.SIGTERM)
     process.wait()
 
@@ -141,16 +169,14 @@ def local_slots(
     That is one per `gpus_per_job` GPUs where there are GPUs; else one per two CPU cores, and no
     more jobs of `memory_bytes` (0: not known) than fit into nine tenths of the free memory.
     """
-    import psutil
-
     if wanted is not None:
         slots = wanted
     elif gpus:
         slots = gpus // gpus_per_job
     else:
-        slots = (os.cpu_count() or 1) // 2
+        slots = usable_cores() // 2
         if memory_bytes:
-            slots = min(slots, int(0.9 * psutil.virtual_memory().available) // memory_bytes)
+            slots = min(slots, int(0.9 * available_memory()) // memory_bytes)
     return max(1, min(slots, jobs))
 
 
@@ -166,6 +192,14 @@ def gpus_of(slot: int, gpus: Sequence[str], per_job: int) -> list[str]:
     return list(gpus[first : first + per_job])
 
 
+def _visibility() -> str:
+    """Return the variable that says which GPUs there are; ROCm's own hides CUDA's."""
+    import torch
+
+    own = "HIP_VISIBLE_DEVICES"
+    return own if torch.version.hip and os.environ.get(own) else "CUDA_VISIBLE_DEVICES"
+
+
 def visible_gpus() -> list[str]:
     """Return the numbers, or the UUIDs, of the GPUs that this process may use.
 
@@ -174,7 +208,7 @@ def visible_gpus() -> list[str]:
     """
     import torch
 
-    if stated := os.environ.get("CUDA_VISIBLE_DEVICES"):
+    if stated := os.environ.get(_visibility()):
         entries = (entry.strip() for entry in stated.split(","))
         return list(itertools.takewhile(_GPU.fullmatch, entries))
     return [str(number) for number in range(torch.cuda.device_count())]

@@ -1,7 +1,6 @@
 """Image files to patch tokens: decoded by all cores, encoded in passes of one shape."""
 
 import hashlib
-import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +10,9 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
+from encoder_bench.base.errors import EncoderBenchError
 from encoder_bench.base.files import reading
+from encoder_bench.base.limits import usable_cores
 from encoder_bench.data.images import load_image, read_image_bytes
 from encoder_bench.encoders.encoder import Encoder, finite_tokens
 from encoder_bench.mllm.attention import usual_kernel
@@ -19,7 +20,7 @@ from encoder_bench.training.feature_shards import Seen, file_stamp
 
 _BATCH, _CPU_BATCH = 32, 8
 """Images of one pass; on CPUs a small one is as quick per image and is ready sooner."""
-
+_MAX_DECODERS = 32
 
 Decoded = tuple[Seen, Tensor | None]
 """An image file as it was read, and its pixels; None where its content is known already."""
@@ -37,7 +38,7 @@ class BatchEncoder:
         self, encoder: Encoder, device: torch.device, known: Callable[[str], bool]
     ) -> None:
         """Keep a frozen encoder; images whose sha256 is `known` are not decoded."""
-        cores = os.cpu_count() or 1
+        cores = min(_MAX_DECODERS, usable_cores())
         self.size = _CPU_BATCH if device.type == "cpu" else _BATCH
         self.ahead = max(self.size, 2 * cores)
         self._device, self._known = device, known
@@ -117,6 +118,9 @@ def one_core_threads(number: int) -> ThreadPoolExecutor:
     On CPUs every thread that computes would otherwise have a team of OpenMP threads of its own.
     More teams than cores make training's own wait by sleeping instead of spinning, for as long as
     they exist, which doubles the time of small models.
+
+    Raises:
+        EncoderBenchError: the system does not allow so many.
     """
     together = threading.Barrier(number)
 
@@ -127,7 +131,16 @@ def one_core_threads(number: int) -> ThreadPoolExecutor:
 
     threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(number)
-    for ready in [pool.submit(use_one_core) for _ in range(number)]:
+    try:
+        started = [pool.submit(use_one_core) for _ in range(number)]
+    except RuntimeError as error:  # the system has no more threads for this process
+        together.abort()
+        pool.shutdown(cancel_futures=True)
+        raise EncoderBenchError(
+            f"{number} threads cannot be started ({error}); allow more (ulimit -u, or the "
+            "container's limit of processes), or let it use fewer cores (taskset)"
+        ) from error
+    for ready in started:
         ready.result()
     torch.set_num_threads(threads)  # of this thread and of those to come
     return pool

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import os
 import random
 import time
 from collections import deque
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from encoder_bench.base.errors import TrainingError
 from encoder_bench.base.hashing import hash_text
+from encoder_bench.base.limits import usable_cores
 from encoder_bench.base.recipes import AdapterRecipe, TaskRecipe
 from encoder_bench.data.images import load_image
 from encoder_bench.data.mixture import Mixture
@@ -212,7 +212,7 @@ class BatchMaker:
     features: Mapping[Path, Tensor] = field(default_factory=dict)
     pin_memory: bool = False
     _workers: ThreadPoolExecutor = field(
-        default_factory=lambda: one_core_threads(min(_MAX_WORKERS, os.cpu_count() or 1)), init=False
+        default_factory=lambda: one_core_threads(min(_MAX_WORKERS, usable_cores())), init=False
     )
 
     def make(self, rows: Sequence[TrainingRow]) -> StepBatches:

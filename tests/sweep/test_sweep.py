@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from filelock import FileLock
 from typer.testing import CliRunner
 
 from encoder_bench.base.errors import RecordError
+from encoder_bench.base.limits import usable_cores
 from encoder_bench.base.record import read_records
 from encoder_bench.cli import options
 from encoder_bench.cli.app import app
@@ -300,10 +300,38 @@ def test_a_job_that_is_stopped_leaves_no_process() -> None:
     wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 10)
 
 
+_ENDLESS = """
+import subprocess, sys
+from pathlib import Path
+from encoder_bench.sweep import launch
+def start(folder, *_, **__):
+    job = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    print(job.pid, flush=True)
+    return job
+launch.start_job = start
+jobs = [Path(sys.argv[1])]
+list(launch.run_local(jobs, jobs[0], slots=1, gpus_per_job=1, memory_bytes=0, force=False))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_sweep_that_is_stopped_stops_its_jobs(number: signal.Signals, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _ENDLESS, str(tmp_path)]
+    sweep = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert sweep.stdout is not None
+    job = psutil.Process(int(sweep.stdout.readline()))
+    sweep.send_signal(number)
+    assert sweep.wait(60) in (128 + number, -number)
+    wait_until(lambda: not job.is_running() or job.status() == psutil.STATUS_ZOMBIE, 10)
+
+
 def test_several_processes_are_started_by_torchrun_on_their_own_gpus(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import torch  # which starts processes itself
+
     started: dict[str, Any] = {}
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
     def popen(command: list[str], **options: Any) -> None:
         started.update(command=command, **options)
@@ -315,6 +343,13 @@ def test_several_processes_are_started_by_torchrun_on_their_own_gpus(
     assert started["command"][-1] == "--force"
     assert started["env"]["CUDA_VISIBLE_DEVICES"] == "4,5,6,7"
     assert started["env"]["OMP_NUM_THREADS"] == "2"
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setattr(torch.version, "hip", "7.2")
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "6,7")
+    assert visible_gpus() == ["6", "7"]
+    start_job(tmp_path, tmp_path, processes=1, threads=8, gpus=["7"], force=True)
+    assert started["env"]["HIP_VISIBLE_DEVICES"] == "7"
+    assert started["env"]["OMP_NUM_THREADS"] == "3"
 
 
 def test_a_damaged_job_is_named(tmp_path: Path) -> None:
@@ -348,4 +383,4 @@ def test_as_many_processes_as_fit() -> None:
     assert local_slots(None, 10, 2**60, 0) == 1
     assert local_slots(None, 1, 1, 8) == 1
     assert local_slots(None, 10, 0, 8, 4) == 2
-    assert local_slots(None, 10**9, 0, 0) == max(1, (os.cpu_count() or 1) // 2)
+    assert local_slots(None, 10**9, 0, 0) == max(1, usable_cores() // 2)

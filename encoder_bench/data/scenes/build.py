@@ -24,6 +24,7 @@ import numpy as np
 
 from encoder_bench.base.errors import DataError
 from encoder_bench.base.files import atomic_folder, write_text
+from encoder_bench.base.limits import usable_cores
 from encoder_bench.base.paths import cache_dir
 from encoder_bench.base.progress import Reporter
 from encoder_bench.data.scenes.grammar import (
@@ -145,7 +146,7 @@ def _drawing(number: int) -> Iterator[_Draw]:
         yield functools.partial(map, _picture)
         return
     with ProcessPoolExecutor(
-        mp_context=get_context("fork"), initializer=_follow, initargs=(os.getpid(),)
+        usable_cores(), mp_context=get_context("fork"), initializer=_follow, initargs=(os.getpid(),)
     ) as pool:
         yield functools.partial(pool.map, _picture, chunksize=16)
 
