@@ -7,6 +7,7 @@ it, or `ENCODER/MODE[/SEED]`.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,7 @@ def run(
     Raises:
         EncoderBenchError: bad input, a failed training check, a full disk; nothing is lost.
     """
+    given = dict(locals())
     from encoder_bench.pipeline.run import run as run_plan
 
     plan = make_plan(
@@ -80,7 +82,15 @@ def run(
         weights=None if weights is None else with_home(weights), results=with_home(results),
         device=device, settings=settings,
     )  # fmt: skip
-    return run_plan(plan, make_reporter(quiet=quiet)).record
+    return run_plan(plan, make_reporter(quiet=quiet), command=_call(given)).record
+
+
+def _call(given: Mapping[str, Any]) -> str:
+    """Return a call of `run` as the record keeps it, without what is the default."""
+    parameters = inspect.signature(run).parameters
+    changed = {name: value for name, value in given.items() if value != parameters[name].default}
+    words = (f"{name}={(str(v) if isinstance(v, Path) else v)!r}" for name, v in changed.items())
+    return f"encoder_bench.run({', '.join(words)})"
 
 
 def load_model(

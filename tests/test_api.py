@@ -24,6 +24,10 @@ def test_from_a_run_to_the_table(tmp_path: Path) -> None:
     )
     assert record.joint
     assert record.encoder.name == "tiny-mae"
+    assert record.command == (
+        f"encoder_bench.run(encoder='tiny-mae', joint=True, data='{DATA}', tasks=['oc'], steps=1, "
+        f"results='{results}', quiet=True)"
+    )
 
     frame = encoder_bench.table(results)
     own = frame[frame["Row"] == "encoder"]

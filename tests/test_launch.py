@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState, PartialState
 
 from encoder_bench.base.errors import TrainingError
 from encoder_bench.base.hardware import Processes
@@ -108,6 +109,17 @@ def test_parameters_offloaded_by_the_launcher_are_refused(
     monkeypatch.setattr(processes, "asks_for_shards", lambda _: True)
     with pytest.raises(TrainingError, match="fsdp_offload_params"):
         processes.make_accelerator(torch.device("cpu"), load_adapter("quick"), tmp_path, [])
+
+
+def test_a_second_run_of_a_process_has_its_own_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A notebook that trained on a GPU goes on with `device="cpu"`; accelerate keeps its state."""
+    cpu, recipe = torch.device("cpu"), load_adapter("quick")
+    processes.make_accelerator(cpu, recipe, tmp_path, [])
+    for state in (AcceleratorState, PartialState):
+        monkeypatch.setitem(state._shared_state, "device", torch.device("cuda"))
+    assert processes.make_accelerator(cpu, recipe, tmp_path, []).device == cpu
 
 
 def test_a_finished_run_is_found_by_all_processes(alone: RunRecord, tmp_path: Path) -> None:

@@ -431,8 +431,23 @@ def test_an_estimate_without_memory_says_why(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("joint", [False, True], ids=["frozen", "joint"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("own", [False, True], ids=["emulated", "own"])
+@pytest.mark.parametrize(
+    ("key", "value", "refused"),
+    [
+        ("projector.name", "mlp", False),
+        ("projector.name", "c-abstractor", True),
+        ("encoder.dtype", "bfloat16", True),
+    ],
+)
 def test_a_gpu_without_bfloat16_is_said(
-    joint: bool, precision: str, own: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    joint: bool,
+    precision: str,
+    own: bool,
+    key: str,
+    value: str,
+    refused: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def of_a_gpu(including_emulation: bool = True) -> bool:
         return own or including_emulation
@@ -441,11 +456,15 @@ def test_a_gpu_without_bfloat16_is_said(
     warned: list[str] = []
     reporter = QuietReporter()
     monkeypatch.setattr(reporter, "warn", warned.append)
-    chosen = plan(tmp_path, joint=joint, settings={"training.precision": precision})
-    check_precision(chosen, torch.device("cpu"), reporter)
-    if joint and precision == "bfloat16" and not own:
-        with pytest.raises(TrainingError, match=r"--set training\.precision=float32"):
-            check_precision(chosen, torch.device("cuda"), reporter)
+    settings = {"training.precision": precision, key: value}
+    chosen = plan(tmp_path, joint=joint, settings=settings)
+    mllm = build_mllm(chosen)
+    check_precision(chosen, mllm, torch.device("cpu"), reporter)
+    needed = "training.precision" if precision == "bfloat16" and (joint or refused) else None
+    needed = "encoder.dtype" if value == "bfloat16" else needed
+    if needed and not own:
+        with pytest.raises(TrainingError, match=f"--set {needed}=float"):
+            check_precision(chosen, mllm, torch.device("cuda"), reporter)
     else:
-        check_precision(chosen, torch.device("cuda"), reporter)
+        check_precision(chosen, mllm, torch.device("cuda"), reporter)
         assert len(warned) == (precision == "bfloat16" and not own)

@@ -66,7 +66,8 @@ def _prepare_environment() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="encoder-bench")
-    if os.path.expanduser("~") == "~":  # noqa: PTH111
+    given = os.path.expanduser("~")  # noqa: PTH111
+    if given in ("~", "/") and not os.access(given, os.W_OK):  # "/": Docker, an unknown user
         home = Path(tempfile.gettempdir()) / f"encoder-bench-{os.getuid()}"
         os.environ["HOME"] = str(home)
         print(f"warning: no home folder is known; caches go to {home}", file=sys.stderr)

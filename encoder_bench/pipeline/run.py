@@ -180,7 +180,7 @@ def run(
     if path.is_file() and not force:
         processes.broadcast(None)
         return RunOutcome(read_record(path), path, found=True)
-    check_precision(plan, device, reporter)
+    check_precision(plan, mllm, device, reporter)
     folder = plan.results / "checkpoints" / facts["run_id"]
     with _only_this_process(folder):
         if force:
@@ -198,22 +198,31 @@ def run(
         return RunOutcome(record, write_record(plan.results, record), found=False)
 
 
-def check_precision(plan: RunPlan, device: torch.device, reporter: Reporter) -> None:
-    """Say where a GPU has no bfloat16 of its own, in which the recipe trains.
+def check_precision(plan: RunPlan, mllm: MLLM, device: torch.device, reporter: Reporter) -> None:
+    """Say where a GPU has no bfloat16 of its own, in which the recipe computes.
 
     Raises:
-        TrainingError: it cannot train: cuDNN has no convolution in bfloat16 for such a GPU, and
-            every encoder begins with one.
+        TrainingError: it cannot: cuDNN has no convolution in bfloat16 for such a GPU, as an
+            encoder begins with and some projectors have.
     """
-    if plan.adapter.training.precision != "bfloat16" or not emulates_bfloat16(device):
+    if not emulates_bfloat16(device):
         return
-    advice = "--set training.precision=float32"
-    if plan.joint:
-        raise TrainingError(
-            f"training.precision bfloat16: this GPU has no convolutions in bfloat16, which tuning "
-            f"the encoder needs; {advice}"
-        )
-    reporter.warn(f"this GPU emulates bfloat16, which is slow; {advice} is likely quicker")
+    layers = mllm.projector.modules()
+    convolves = plan.joint or any(isinstance(layer, torch.nn.Conv2d) for layer in layers)
+    trained = plan.adapter.training.precision == "bfloat16"
+    if plan.adapter.encoder.dtype == "bfloat16":
+        key, other = "encoder.dtype", "float16"
+    elif trained and convolves:
+        key, other = "training.precision", "float32"
+    else:
+        if trained:
+            advice = "--set training.precision=float32 is likely quicker"
+            reporter.warn(f"this GPU emulates bfloat16, which is slow; {advice}")
+        return
+    raise TrainingError(
+        f"{key} bfloat16: this GPU has no convolutions in bfloat16, which are needed here; "
+        f"--set {key}={other}"
+    )
 
 
 def _facts(plan: RunPlan, data: RunData, mllm: MLLM, device: torch.device) -> dict[str, Any]:
@@ -341,6 +350,12 @@ def _only_this_process(folder: Path) -> Iterator[None]:
             f"run {folder.name} is in progress in another process; wait for it, or use another "
             "--results folder"
         ) from None
+    except (OSError, NotImplementedError) as error:  # NFS without its lock service
+        reason = getattr(error, "strerror", None) or error
+        raise EncoderBenchError(
+            f"--results {folder.parent.parent}: files cannot be locked there ({reason}); choose a "
+            "folder of another file system"
+        ) from error
     with lock:
         yield
 

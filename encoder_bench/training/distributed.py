@@ -6,12 +6,14 @@ not the launcher's, because it changes scores.
 
 import atexit
 import copy
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, LoggerType, parse_flag_from_env
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -39,6 +41,8 @@ def make_accelerator(
     for name in trackers:
         if name not in names:
             raise UnknownNameError("tracker", name, names)
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:  # a notebook's earlier run had its own device
+        AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         device_placement=False,

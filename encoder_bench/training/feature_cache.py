@@ -18,6 +18,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from encoder_bench.base.errors import DataError, EncoderBenchError, RecipeError, TrainingError
+from encoder_bench.base.files import writing
 from encoder_bench.base.hashing import hash_text
 from encoder_bench.base.paths import cache_dir
 from encoder_bench.base.progress import Reporter
@@ -124,9 +125,11 @@ class FeatureStore(Mapping[Path, Tensor]):
         unreadable: list[DataError] = []
         if not self._keeps:
             return
-        self._shards.folder.mkdir(parents=True, exist_ok=True)
+        with writing(self._shards.folder):
+            self._shards.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self._shards.folder / ".lock").acquire()
         with (
-            FileLock(self._shards.folder / ".lock"),
+            lock,
             self._reporter.phase("features", len(self.order), "images") as phase,
         ):
             self._shards.refresh()

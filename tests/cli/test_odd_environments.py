@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import pwd
 import shlex
@@ -192,6 +194,32 @@ def test_a_user_without_a_home_has_caches_in_the_temporary_folder(
     assert f"caches go to {tempfile.gettempdir()}/encoder-bench-{os.getuid()}" in result.stderr
     expected = given.get("ENCODER_BENCH_CACHE", f"encoder-bench-{os.getuid()}/.cache")
     assert expected in result.stdout
+
+
+def test_a_home_of_dockers_unknown_user_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("ENCODER_BENCH_CACHE", raising=False)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != "/")
+    result = encoder_bench("cache", "ls", HOME="/")
+    assert result.returncode == 0, result.stderr
+    assert f"caches go to {tempfile.gettempdir()}/encoder-bench-{os.getuid()}" in result.stderr
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_one_line(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    run = ["run", "--data", "scenes:5:8:2:2", "--steps", "1", "--tasks", "oc", "--limit", "1"]
+    encoder_bench("data", "check", "scenes:5:8:2:2")  # so that the run itself is the first to lock
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    result = encoder_bench(*run, "--results", str(tmp_path / "results"))
+    assert result.returncode == 1
+    assert os.strerror(number) in result.stderr
+    assert str(tmp_path / "results") in result.stderr or "ENCODER_BENCH_CACHE" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_without_a_home_the_library_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
