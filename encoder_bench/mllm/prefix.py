@@ -102,7 +102,8 @@ class Prefix:
         token_bytes = self.language.cache_bytes_per_token
         device, budget = self.language.device, _CPU_CACHE_BYTES
         if device.type == "cuda":
-            budget = int(torch.cuda.mem_get_info(device)[0] * _DEVICE_SHARE)
+            kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+            budget = int((torch.cuda.mem_get_info(device)[0] + kept) * _DEVICE_SHARE)
         batch: list[Question] = []
         for question in questions:
             length = self.length + len(question.ids) + new_tokens
