@@ -80,7 +80,7 @@ class BatchEncoder:
             try:
                 tokens += self._encode_at_once(pixels[len(tokens) : len(tokens) + self.size])
             except RuntimeError as error:
-                if self.size == 1 or not should_reduce_batch_size(error):
+                if self.size == 1 or not is_out_of_memory(error):
                     raise
                 self.size = (self.size + 1) // 2
         return tokens
@@ -110,6 +110,12 @@ class BatchEncoder:
         if self._known(seen.digest):
             return seen, None
         return seen, self._encoder.transform(load_image(path, data))
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Return whether memory ran out; accelerate knows the words of Apple's MPS from 1.14 on."""
+    known = isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
+    return known or "MPS backend out of memory" in str(error)
 
 
 def one_core_threads(number: int) -> ThreadPoolExecutor:

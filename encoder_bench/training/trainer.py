@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
 from encoder_bench.base.errors import DataError, TrainingError
@@ -26,6 +25,7 @@ from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.packing import TrainingBatch
 from encoder_bench.mllm.projectors.whitening import WhitenedProjector
 from encoder_bench.mllm.trainable import first_names
+from encoder_bench.training.batch_encoder import is_out_of_memory
 from encoder_bench.training.batches import (
     NO_MIXTURES,
     BatchMaker,
@@ -390,7 +390,7 @@ def _forward_backward(
                 backward(micro[-1], 0.0)
             return torch.stack(losses).cpu(), micro
         except RuntimeError as error:
-            if not (isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)):
+            if not is_out_of_memory(error):
                 raise
             if gradients.sharded:
                 raise TrainingError(

@@ -184,15 +184,24 @@ def test_an_image_in_an_archive_is_found_again(
     assert not opened(encoder, inside).missing()
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("MPS backend out of memory (MPS allocated: 8.93 GiB, max allowed: 9.07 GiB)."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=["cuda", "mps", "cpu"],
+)
 def test_an_encoder_too_large_for_a_batch_gets_fewer_images(
-    encoder: Encoder, images: list[Path], monkeypatch: pytest.MonkeyPatch
+    error: RuntimeError, encoder: Encoder, images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forward, sizes = encoder.forward, []
 
     def of_three_at_most(pixels: torch.Tensor) -> torch.Tensor:
         sizes.append(len(pixels))
         if len(pixels) > 3:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
+            raise error
         return forward(pixels)
 
     with monkeypatch.context() as patch:
