@@ -9,10 +9,10 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import torch
 from huggingface_hub import errors as hub_errors
@@ -27,6 +27,8 @@ from encoder_bench.encoders.weights import encoder_tensors, fetch_address
 from encoder_bench.mllm.loading import load_language_model
 from tests.encoders.web import COMMIT, serving
 
+httpx = import_module(hub_errors.HfHubHTTPError.__mro__[1].__module__.partition(".")[0])
+"""What the Hub's client sends with: httpx, or httpx2 from huggingface_hub 2 on."""
 _THREE_LOADERS = """
 import sys
 from open_clip import pretrained

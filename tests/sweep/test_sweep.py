@@ -301,9 +301,12 @@ def test_a_job_that_is_stopped_leaves_no_process() -> None:
 
 
 _ENDLESS = """
-import subprocess, sys
+import signal, subprocess, sys
 from pathlib import Path
 from encoder_bench.sweep import launch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup and & let it be ignored
+for number in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
 def start(folder, *_, **__):
     job = subprocess.Popen(["sleep", "600"], start_new_session=True)
     print(job.pid, flush=True)
