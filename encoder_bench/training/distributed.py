@@ -233,7 +233,7 @@ class Gradients:
         torch._foreach_mul_([g for part in self._parameters for g in self._local(part)], factor)
 
     def reduce(self, value: Tensor) -> Tensor:
-        """Return the sum of a tensor over all processes; alone, the tensor, wherever it lies."""
+        """Return the sum of a tensor over all processes; with one process, the tensor itself."""
         if self.accelerator.num_processes == 1:
             return value
         here = value.to(self.accelerator.device)
