@@ -91,7 +91,7 @@ baseline: $(STAMP)  ## run the embedded default of every tiny encoder, both mode
 	git add $(BASELINE)
 	git commit --message "Accept the baseline: $(REASON)"
 
-table: $(STAMP)  ## rewrite table.* of RESULTS (runs/) from its records and nothing else
+table: $(STAMP)  ## rewrite table.* of RESULTS (runs/) from its records and predictions
 	$(BIN)/encoder-bench table --results $(RESULTS) --write
 
 report: $(STAMP)  ## write report.html of RESULTS (runs/) from its records

@@ -42,7 +42,7 @@ class Score:
     """One metric of one task.
 
     `value`, `low` and `high` are in the metric's own unit (accuracy and CIDEr in percent);
-    `low` and `high` are a 95% bootstrap interval clustered on images. A metric that could not be
+    `low` and `high` are a 95% interval clustered on images. A metric that could not be
     computed has `value` None and says why in `reason`; it is never 0.
     """
 

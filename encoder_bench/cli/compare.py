@@ -79,7 +79,7 @@ def table_command(
     ] = "terminal",
     debug: options.Debug = False,
 ) -> None:
-    """Print the comparison table, made from the records and nothing else.
+    """Print the comparison table, made from the records and their predictions.
 
     Best bold, second best underlined, ties with the best marked, blind baselines in italics.
     """

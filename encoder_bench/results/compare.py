@@ -11,7 +11,7 @@ from encoder_bench.base.errors import RecordError
 from encoder_bench.base.record import RunRecord
 from encoder_bench.metrics.metric import Measure, measure_java_once, recorded_metric
 from encoder_bench.metrics.statistics import Difference
-from encoder_bench.results.grouping import setting_key, task_key
+from encoder_bench.results.grouping import adapter_key, data_key, setting_key, task_key
 from encoder_bench.results.paired import Scores, difference, sample_scores, shared_scores
 from encoder_bench.tasks.evaluate import measure_again
 from encoder_bench.tasks.predictions import Prediction, read_predictions
@@ -171,13 +171,14 @@ def differing_settings(run_a: RunRecord, run_b: RunRecord) -> tuple[str, ...]:
     if setting_key(run_a) != setting_key(run_b):
         models = (run_a.language_model.weights_sha256, run_b.language_model.weights_sha256)
         equal = {
-            "test data": run_a.data == run_b.data,
-            "training data": run_a.training_data == run_b.training_data,
+            "test data": data_key(run_a.data) == data_key(run_b.data),
+            "training data": data_key(run_a.training_data) == data_key(run_b.training_data),
+            "adapter recipe": adapter_key(run_a.adapter) == adapter_key(run_b.adapter),
             "language model": models[0] == models[1],
             "chat template": run_a.language_model.template == run_b.language_model.template,
             "limit": run_a.limit == run_b.limit,
         }
-        found = [name for name, same in equal.items() if not same] or ["adapter recipe"]
+        found = [name for name, same in equal.items() if not same]
     shared = [task for task in run_a.tasks if task in run_b.tasks]
     found += [f"definition of {t}" for t in shared if task_key(run_a, t) != task_key(run_b, t)]
     return tuple(found)

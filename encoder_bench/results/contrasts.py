@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 from encoder_bench.base.errors import RecordError
 from encoder_bench.base.record import RunRecord
 from encoder_bench.metrics.statistics import Difference, holm
-from encoder_bench.results.grouping import TableGroup, TableRow, find_twin, group_records
+from encoder_bench.results.grouping import (
+    TableGroup,
+    TableRow,
+    find_twin,
+    group_records,
+    pair_key,
+)
 from encoder_bench.results.paired import Scores, difference, row_scores, shared_scores
 from encoder_bench.results.score import higher_is_better, score_sources
 from encoder_bench.results.table import Gains, Ties
@@ -202,10 +208,10 @@ def _against_twin(column: _Column) -> Iterator[_Pair]:
 
 
 def _joint_gains(column: _Column) -> Iterator[_Pair]:
-    frozen = {row.label: (row, scores) for row, scores in column.mode(joint=False)}
+    frozen = {pair_key(row.records[0]): (row, each) for row, each in column.mode(joint=False)}
     for row, scores in column.mode(joint=True):
-        if row.label in frozen:
-            other, others = frozen[row.label]
+        if found := frozen.get(pair_key(row.records[0])):
+            other, others = found
             yield _Pair(column, (row.name, scores), (other.name, others), (row, other))
 
 

@@ -10,7 +10,10 @@ from encoder_bench.base.hashing import hash_json
 from encoder_bench.base.recipes import AdapterRecipe, TaskRecipe, scoring_settings
 from encoder_bench.base.record import RunRecord
 from encoder_bench.encoders.registry import RANDOM
+from encoder_bench.results.score import score_sources
 
+_OF_ONE_MODE = ("encoder lr", "recipe")
+_LAST_RESORTS = ("weights", "recipe")
 _SUPERVISION = ("fully", "self", "weakly", "mixed", "unknown", "none")
 
 
@@ -81,6 +84,9 @@ def group_records(records: Iterable[RunRecord]) -> list[TableGroup]:
     drafts: dict[str, list[_Draft]] = defaultdict(list)
     for record in sorted(records, key=_age):
         definitions = {name: task_key(record, name) for name in record.tasks}
+        # a column holds one task's scores, whatever other recipe has named the same column
+        sources = score_sources(record).items()
+        definitions |= {f"column {c}": f"{each.task} {each.metric}" for c, each in sources}
         candidates = drafts[setting_key(record)]
         for draft in candidates:
             if all(draft.definitions.get(task, key) == key for task, key in definitions.items()):
@@ -94,12 +100,22 @@ def group_records(records: Iterable[RunRecord]) -> list[TableGroup]:
     flat.sort(key=lambda draft: _age(draft.records[-1]), reverse=True)
     headings = [_heading(draft.records[-1]) for draft in flat]
     groups = []
-    for draft in flat:
-        heading = _heading(draft.records[-1])
-        if headings.count(heading) > 1:
-            heading += f" · task recipes ({hash_json(draft.definitions)[:6]})"
-        groups.append(TableGroup(heading, _rows(draft.records)))
+    for draft, heading in zip(flat, headings, strict=True):
+        alike = [other for other, text in zip(flat, headings, strict=True) if text == heading]
+        marks = []
+        for what, of in (("LLM weights", _llm_weights), ("task recipes", _definitions_key)):
+            if len({of(other) for other in alike}) > 1:
+                marks.append(f" · {what} ({of(draft)[:6]})")
+        groups.append(TableGroup(heading + "".join(marks), _rows(draft.records)))
     return groups
+
+
+def _llm_weights(draft: _Draft) -> str:
+    return draft.records[-1].language_model.weights_sha256
+
+
+def _definitions_key(draft: _Draft) -> str:
+    return hash_json(draft.definitions)
 
 
 def setting_key(record: RunRecord) -> str:
@@ -109,7 +125,7 @@ def setting_key(record: RunRecord) -> str:
         "data": data_key(record.data),
         "training_data": data_key(record.training_data),
         "llm": model.weights_sha256,
-        "adapter": _adapter_key(record.adapter),
+        "adapter": adapter_key(record.adapter),
         "limit": record.limit,
     }
     return hash_json(shared | ({"template": model.template} if model.template else {}))
@@ -147,6 +163,13 @@ def row_key(record: RunRecord) -> str:
             "optimizer": _encoder_optimizers(recipe) if record.joint else None,
         }
     )
+
+
+def pair_key(record: RunRecord) -> str:
+    """Return the hash of what an encoder's frozen and jointly tuned rows share."""
+    encoder, settings = record.encoder, scoring_recipe(record.adapter)["encoder"]
+    same = encoder.fingerprint if encoder.pretrained else encoder.parameters
+    return hash_json([encoder.name, same, encoder.transform, _without(settings, "trainable")])
 
 
 def find_twin(row: TableRow, rows: Sequence[TableRow]) -> int | None:
@@ -194,7 +217,7 @@ def scoring_recipe(adapter: dict[str, Any]) -> dict[str, Any]:
     return scoring_settings(AdapterRecipe, _without(adapter, "name"))
 
 
-def _adapter_key(adapter: dict[str, Any]) -> str:
+def adapter_key(adapter: dict[str, Any]) -> str:
     """Hash an adapter without what concerns the encoder alone."""
     shared = _without(scoring_recipe(adapter), "encoder")
     return hash_json(shared | {"stages": [_without(s, "encoder") for s in shared["stages"]]})
@@ -225,7 +248,7 @@ def _heading(newest: RunRecord) -> str:
         llm += f", chat template ({hash_json(model.template)[:6]})"
     limit = newest.limit
     samples = "all test samples" if limit is None else f"at most {limit} samples per task"
-    return f"{tested} · adapter {adapter} ({_adapter_key(newest.adapter)[:6]}) · {llm} · {samples}"
+    return f"{tested} · adapter {adapter} ({adapter_key(newest.adapter)[:6]}) · {llm} · {samples}"
 
 
 def _data_name(description: dict[str, Any]) -> str:
@@ -253,17 +276,22 @@ def _rows(records: Sequence[RunRecord]) -> tuple[TableRow, ...]:
 
 
 def _labels(records: Sequence[RunRecord]) -> list[str]:
-    """Return a display name for each row, unique within its mode."""
-    namesakes: dict[tuple[bool, str], list[dict[str, str]]] = defaultdict(list)
+    """Return a display name for each row, unique within its mode, the same in the other mode."""
+    namesakes: dict[str, list[tuple[bool, dict[str, str]]]] = defaultdict(list)
     for record in records:
-        namesakes[record.joint, record.encoder.display_name].append(_traits(record))
+        namesakes[record.encoder.display_name].append((record.joint, _traits(record)))
     labels = []
     for record in records:
         name, own = record.encoder.display_name, _traits(record)
-        peers = namesakes[record.joint, name]
-        telling = [k for k in own if k != "weights" and len({peer[k] for peer in peers}) > 1]
-        if sum(all(peer[k] == own[k] for k in telling) for peer in peers) > 1:
-            telling.append("weights")
+        both = [traits for _, traits in namesakes[name]]
+        mode = [traits for joint, traits in namesakes[name] if joint == record.joint]
+        telling: list[str] = []
+        for key in own:
+            peers = mode if key in _OF_ONE_MODE else both
+            if key in _LAST_RESORTS:  # where the other traits do not tell rows apart
+                peers = [peer for peer in peers if all(peer[k] == own[k] for k in telling)]
+            if len({peer[key] for peer in peers}) > 1:
+                telling.append(key)
         suffix = ", ".join(f"{key} {own[key]}" for key in telling)
         labels.append(f"{name} ({suffix})" if suffix else name)
     return labels
@@ -279,5 +307,6 @@ def _traits(record: RunRecord) -> dict[str, str]:
         "resolution": "x".join(str(side) for side in encoder.resolution),
         "encoder lr": ",".join(f"{rate:g}" for rate in rates) if record.joint else "-",
         "dtype": str(record.adapter.get("encoder", {}).get("dtype", "-")),
-        "weights": f"{encoder.fingerprint[:6]}/{row_key(record)[:4]}",
+        "weights": encoder.fingerprint[:6] if encoder.pretrained else "random",
+        "recipe": row_key(record)[:4],
     }

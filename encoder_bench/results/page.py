@@ -27,7 +27,7 @@ _TIED = (
     "not significantly worse than the best in its mode (paired difference over images and seeds, "
     "p at least 0.05 after Holm's correction over the table)"
 )
-_SCORES = "Scores in percent; ± is half of the 95% interval, bootstrapped over images."
+_SCORES = "Scores in percent; ± is half of the 95% interval over images."
 _CIDER = "CIDEr is times 100, as usual, and can pass 100."
 _AVERAGE = (
     "Avg, no percentage, is the mean of VQA Acc, CIDEr, OC Acc and MCI Acc, and its ± the mean of "

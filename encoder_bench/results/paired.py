@@ -109,9 +109,9 @@ def row_scores(results: Path, row: TableRow, column: str) -> dict[str | None, Sc
 
 
 def shared_scores(a: Scores, b: Scores) -> tuple[Scores, Scores] | None:
-    """Return both sides on the samples that both have, None where there are none."""
-    known = set(b.samples)
-    samples = [sample for sample in a.samples if sample in known]
+    """Return both sides on the samples that both have, of the same image; None without any."""
+    known = {*zip(b.samples, b.images, strict=True)}
+    samples = [each[0] for each in zip(a.samples, a.images, strict=True) if each in known]
     return (a.only(samples), b.only(samples)) if samples else None
 
 

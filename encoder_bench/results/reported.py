@@ -22,7 +22,7 @@ from encoder_bench.data.folder import is_scenes
 from encoder_bench.metrics.statistics import kendall_interval, spearman_interval
 from encoder_bench.results.formats import to_html, to_json, to_latex, to_markdown
 from encoder_bench.results.page import MODE, MODES, NOT_AVAILABLE, Page, text_page
-from encoder_bench.results.score import AVERAGE, AVERAGED, ENCODER, JOINT, SETTING
+from encoder_bench.results.score import AVERAGE, AVERAGED, ENCODER, JOINT, SETTING, missing
 from encoder_bench.results.table import build_tables
 
 _PUBLISHED = {
@@ -70,10 +70,13 @@ def compare_reported(records: Iterable[RunRecord]) -> pd.DataFrame:
     figures = []
     for table in build_tables(records):
         for row in table.rows:
-            family = row.runs.records[0].encoder.family.casefold() if row.runs else ""
+            own = (
+                row.runs if row.kind == "encoder" else None
+            )  # no random twin is a published encoder
+            family = own.records[0].encoder.family.casefold() if own else ""
             theirs = published.get((bool(row.joint), family), {})
             for column in COLUMNS if theirs else ():
-                cell, figure = row.cells[column], theirs[column]
+                cell, figure = row.cells.get(column, missing("")), theirs[column]
                 ours = math.nan if cell.value is None else cell.value
                 place = (table.heading, row.joint, row.label, family, column)
                 figures.append((*place, ours, cell.half_width, figure, ours - figure))

@@ -41,14 +41,15 @@ def score_sources(record: RunRecord) -> dict[str, Source]:
     """Return column -> where its score is in the record.
 
     Each task fills the column that its recipe names; a metric called `spice` fills SPICE. Where
-    the column is taken, the task's own is `COLUMN (TASK)`.
+    several name one column it is the alphabetically first one's, and the others' `COLUMN (TASK)`.
     """
     sources: dict[str, Source] = {}
+    first = {scores.column: task for task, scores in sorted(record.tasks.items(), reverse=True)}
     for task, scores in record.tasks.items():
-        taken = scores.column in sources or scores.column in _RESERVED
+        taken = first[scores.column] != task or scores.column in _RESERVED
         column = f"{scores.column} ({task})" if taken else scores.column
         sources[column] = Source(task, scores, scores.primary)
-    for task, scores in record.tasks.items():
+    for task, scores in sorted(record.tasks.items()):
         for metric in scores.metrics:
             if metric.casefold() == "spice":
                 sources.setdefault("SPICE", Source(task, scores, metric))

@@ -57,12 +57,22 @@ def picture_uri(image: Image.Image, kind: str) -> str:
 def sample_pictures(data: str | None, records: Sequence[RunRecord]) -> dict[str, Path]:
     """Return image files by id, of the samples that records' tasks asked about.
 
-    Without `data`, the embedded scenes are found by their names in the records.
+    Without `data`, the embedded scenes are found by their names in the records. A task whose files
+    are not in `data` has no pictures, nor has an id of several sets of scenes.
+
+    Raises:
+        DataError: none of the tasks' files are in `data`.
     """
     found: dict[str, Path] = {}
+    names: dict[str, str] = {}
+    several: set[str] = set()
+    problem: DataError | None = None
     asked: set[tuple[str, str, str, str]] = set()
     for record in records:
-        name = data or str(record.data.get("name", ""))
+        own = str(record.data.get("name", ""))
+        name = data or own
+        if name != own and (data is None or is_scenes(own) or is_scenes(data)):
+            continue
         if data is None and not is_scenes(name):
             continue
         for task, scores in record.tasks.items():
@@ -70,7 +80,15 @@ def sample_pictures(data: str | None, records: Sequence[RunRecord]) -> dict[str,
             if reader and source and (name, task, reader, source) not in asked:
                 asked.add((name, task, reader, source))
                 folder = open_data(name, images_required=False)
-                samples = folder.samples(task, reader=reader, source=source, split="test")
+                try:
+                    samples = folder.samples(task, reader=reader, source=source, split="test")
+                except DataError as error:
+                    problem = error
+                    continue
                 there = (sample for sample in samples if sample.image_path.is_file())
-                found |= {str(sample.image_id): sample.image_path for sample in there}
-    return found
+                shown = {str(sample.image_id): sample.image_path for sample in there}
+                several |= {key for key in shown if names.setdefault(key, name) != name}
+                found |= shown
+    if problem is not None and not found:
+        raise problem
+    return {key: path for key, path in found.items() if key not in several}

@@ -1,6 +1,7 @@
 """What to choose: the best row, its ties, the cheapest near it, and what joint tuning gains."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,13 @@ import numpy as np
 from encoder_bench.base.errors import RecordError, UnknownNameError
 from encoder_bench.base.record import RunRecord
 from encoder_bench.metrics.statistics import Difference, Matrix, holm, plain_ratio
-from encoder_bench.results.grouping import TableGroup, TableRow, find_twin, group_records
+from encoder_bench.results.grouping import (
+    TableGroup,
+    TableRow,
+    find_twin,
+    group_records,
+    pair_key,
+)
 from encoder_bench.results.paired import Scores, difference, row_scores, shared_scores
 from encoder_bench.results.score import AVERAGE, AVERAGED, higher_is_better, score_sources
 
@@ -73,6 +80,7 @@ class Verdict:
         cheapest: the row of fewest GFLOPs within a point of the best mean; None where unknown.
         gains: of joint tuning, every encoder and score that has both modes.
         seeds: runs of each row, at least.
+        left_out: rows without all of the scores that are chosen by.
     """
 
     setting: str
@@ -81,6 +89,7 @@ class Verdict:
     cheapest: str | None
     gains: tuple[Gain, ...]
     seeds: int
+    left_out: tuple[str, ...] = ()
 
     def sentences(self) -> list[str]:
         """Return the verdict in words."""
@@ -104,6 +113,8 @@ class Verdict:
         if len(clear) < len(self.gains):
             where = "elsewhere" if clear else "for any encoder on any task"
             found.append(f"Whether joint tuning has an effect is not established {where}.")
+        if self.left_out:
+            found.append(f"Left out, without all of these scores: {', '.join(self.left_out)}.")
         if self.seeds < 2:
             found.append("One seed per row: the variance of seeds is not known and not counted.")
         return found
@@ -155,14 +166,18 @@ def verdict_sentences(results: Path, records: Sequence[RunRecord]) -> list[str]:
 
 
 def _verdict(results: Path, group: TableGroup, tasks: Sequence[str]) -> Verdict | None:
-    columns = _columns(group, tasks)
-    rows: dict[str, TableRow] = {}
-    scores: dict[str, dict[str, Scores]] = {}
-    for row in group.rows:
-        own = {c: found[None] for c in columns if None in (found := row_scores(results, row, c))}
-        if len(own) == len(columns) > 0 and all(each.samples for each in own.values()):
-            name = f"{row.label} ({row.mode})"
-            rows[name], scores[name] = row, own
+    wanted = _columns(group, tasks)
+    every = {f"{row.label} ({row.mode})": row for row in group.rows}
+    found = {name: _scores(results, row, wanted) for name, row in every.items()}
+    columns = wanted if tasks else _common(wanted, [*found.values()])
+    if not tasks and set(AVERAGED) <= set(columns):
+        columns = [*AVERAGED]
+    scores = {
+        name: {column: own[column] for column in columns}
+        for name, own in found.items()
+        if columns and set(columns) <= own.keys()
+    }
+    rows = {name: every[name] for name in scores}
     if not rows:
         return None
     by = AVERAGE if set(columns) == set(AVERAGED) else " + ".join(columns)
@@ -185,7 +200,22 @@ def _verdict(results: Path, group: TableGroup, tasks: Sequence[str]) -> Verdict 
         cheapest=f"{cheapest}, {costs[cheapest]:.3g} GFLOPs" if known else None,
         gains=tuple(_gains({name: rows[name] for name in choices}, scores, columns)),
         seeds=min(len(row.records) for row in rows.values()),
+        left_out=tuple(name for name in every if name not in rows),
     )
+
+
+def _scores(results: Path, row: TableRow, columns: Sequence[str]) -> dict[str, Scores]:
+    found = {column: row_scores(results, row, column).get(None) for column in columns}
+    return {column: each for column, each in found.items() if each is not None and each.samples}
+
+
+def _common(columns: Sequence[str], rows: Sequence[Collection[str]]) -> list[str]:
+    """Return the columns that most rows have, no more and no less; of equals those of more rows."""
+    sets = Counter(frozenset(row) for row in rows if row)
+    if not sets:
+        return []
+    best = max(sets, key=lambda own: (sets[own], sum(own <= set(row) for row in rows), len(own)))
+    return [column for column in columns if column in best]
 
 
 def _columns(group: TableGroup, tasks: Sequence[str]) -> list[str]:
@@ -195,9 +225,7 @@ def _columns(group: TableGroup, tasks: Sequence[str]) -> list[str]:
         for column, source in score_sources(record).items():
             if source.metric == source.scores.primary and (not tasks or source.task in tasks):
                 found.setdefault(column, source.task)
-    names = [name for name in found if higher_is_better(group.records, name)]
-    averaged = [name for name in AVERAGED if name in names]
-    return averaged if not tasks and len(averaged) == len(AVERAGED) else names
+    return [name for name in found if higher_is_better(group.records, name)]
 
 
 def _together(parts: Sequence[Scores]) -> Scores:
@@ -248,11 +276,12 @@ def _not_worse(scores: Mapping[str, Scores], best: str, others: Sequence[str]) -
 def _gains(
     rows: Mapping[str, TableRow], scores: Mapping[str, Mapping[str, Scores]], columns: Sequence[str]
 ) -> Iterator[Gain]:
-    frozen = {row.label: name for name, row in rows.items() if not row.joint}
+    keys = {name: pair_key(row.records[0]) for name, row in rows.items()}
+    frozen = {keys[name]: name for name, row in rows.items() if not row.joint}
     found = [
-        (row.label, column, _difference(scores[frozen[row.label]][column], scores[name][column]))
+        (row.label, column, _difference(scores[frozen[keys[name]]][column], scores[name][column]))
         for name, row in rows.items()
-        if row.joint and row.label in frozen
+        if row.joint and keys[name] in frozen
         for column in columns
     ]
     for (label, column, each), p in zip(found, holm([d.p for *_, d in found]), strict=True):

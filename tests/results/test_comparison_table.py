@@ -279,8 +279,35 @@ def test_rows_of_one_name_say_what_tells_them_apart() -> None:
     labels = encoders(table([make_record(), deep, make_record(joint=True), fast]))["Visual Encoder"]
     assert labels.tolist() == [
         "DINO (layer -1)", "DINO (layer -2)",
-        "DINO (encoder lr 0.0001)", "DINO (encoder lr 1e-05)",
+        "DINO (layer -1, encoder lr 0.0001)", "DINO (layer -1, encoder lr 1e-05)",
     ]  # fmt: skip
+
+
+def test_a_column_holds_one_task_whoever_names_it() -> None:
+    own = task_scores("vqa", 70.0, prompt="{question} Be brief.")
+    both = {"vqa": task_scores("vqa", 50.0), "my-vqa": own}
+    records = [
+        make_record(tasks={"vqa": task_scores("vqa", 50.0)}),
+        make_record("clip", tasks={"my-vqa": own}),
+        make_record("mae", tasks=both),
+        make_record("deit", tasks=dict(reversed(both.items()))),
+    ]
+    tables = build_tables(records)
+    shared = [[row.label for row in each.rows if row.runs] for each in tables]
+    assert sorted(shared) == [["CLIP", "DEIT", "MAE"], ["DINO"]]
+    rows = {row.label: row.cells for each in tables for row in each.rows}
+    assert (rows["DINO"]["VQA Acc"].value, rows["CLIP"]["VQA Acc"].value) == (50.0, 70.0)
+    assert rows["MAE"]["VQA Acc"].value == rows["DEIT"]["VQA Acc"].value == 70.0
+    assert rows["MAE"]["VQA Acc (vqa)"].value == 50.0
+
+
+def test_no_two_tables_have_one_heading() -> None:
+    record = make_record()
+    other = record.language_model.model_copy(update={"weights_sha256": "f" * 64})
+    moved = make_record("clip").model_copy(update={"language_model": other})
+    headings = [each.heading for each in build_tables([record, moved])]
+    assert len(set(headings)) == 2
+    assert any("LLM weights (ffffff)" in heading for heading in headings)
 
 
 def test_random_weights_are_marked_in_every_format() -> None:

@@ -9,11 +9,13 @@ import pytest
 from report_builders import draw_pictures
 from result_builders import make_record
 
+from encoder_bench.base.errors import DataError
 from encoder_bench.base.progress import QuietReporter
 from encoder_bench.base.record import RunRecord, write_record
 from encoder_bench.encoders.registry import load_encoder
 from encoder_bench.inspection.features import PHOTOS, seen_features
 from encoder_bench.results.report.page import write_report
+from encoder_bench.results.thumbnails import sample_pictures
 
 
 def tiny_record(*, joint: bool = False, fingerprint: str | None = None) -> RunRecord:
@@ -61,3 +63,22 @@ def test_an_encoder_that_cannot_be_shown_is_named(
 
 def test_without_pictures_nothing_is_loaded(tmp_path: Path) -> None:
     assert seen_features(tmp_path, [tiny_record()], {}, QuietReporter()) == {}
+
+
+def test_pictures_are_of_the_runs_own_data(tmp_path: Path) -> None:
+    def run(data: str, reader: str = "gvtbench", source: str = "coco_oc") -> RunRecord:
+        record = make_record(data=data)
+        definition = {"reader": reader, "source": source}
+        tasks = {"oc": record.tasks["oc"].model_copy(update={"definition": definition})}
+        return record.model_copy(update={"tasks": tasks})
+
+    one, other = "scenes:5:8:2:4", "scenes:6:8:2:4"
+    alone = sample_pictures(None, [run(one)])
+    assert alone
+    assert not sample_pictures(None, [run(one), run(other)]), "one id, two drawings"
+    assert not sample_pictures(one, [run(other)])
+    folder = str(next(iter(alone.values())).parents[2])
+    photos = run("photos")
+    assert sample_pictures(folder, [photos, run(one), run("photos", "pope", "all")]) == alone
+    with pytest.raises(DataError, match="pope"):
+        sample_pictures(folder, [run("photos", "pope", "all")])

@@ -20,6 +20,7 @@ from result_builders import encoder_facts, make_record
 
 from encoder_bench.base.errors import RecordError
 from encoder_bench.base.record import read_records, write_record
+from encoder_bench.results.report import page
 from encoder_bench.results.report.charts import (
     Point,
     change_chart,
@@ -296,3 +297,24 @@ def test_every_chart_is_a_file_of_its_own_with_its_colours(tmp_path: Path) -> No
         assert series <= drawn, f"{path.name}: a series lacks its colour"
         assert series or " by " in path.stem or "-by-" in path.stem
         assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_charts_of_columns_in_another_script_do_not_replace_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_results(tmp_path, encoders=("dino", "clip"), count=8)
+    columns = {"vqa": "精度", "oc": "召回"}
+    renamed = [
+        record.model_copy(
+            update={
+                "tasks": {
+                    name: record.tasks[name].model_copy(update={"column": column})
+                    for name, column in columns.items()
+                }
+            }
+        )
+        for record in read_records(tmp_path)
+    ]
+    monkeypatch.setattr(page, "_WRITERS", {"svg": lambda _: b"<svg/>"})
+    paths = write_figures(renamed, tmp_path / "figures")
+    assert len({*paths}) == len(paths) > 2

@@ -7,7 +7,7 @@ import math
 
 import pandas as pd
 import pytest
-from result_builders import encoder_facts, make_record
+from result_builders import encoder_facts, make_record, task_scores
 
 from encoder_bench.base.errors import RecordError
 from encoder_bench.results.formats import to_markdown
@@ -113,3 +113,14 @@ def test_the_page_shows_both_figures_and_the_footnotes() -> None:
     assert "50.0 ±2.0 / 51.3 (-1.3)" in text
     assert "n/a / 16.1" in text
     assert "54.3" in text
+
+
+def test_a_random_twin_is_no_published_encoder_and_a_task_not_run_is_not_available() -> None:
+    twin = encoder_facts("random:deit", supervision="none", pretrained=False)
+    twin = twin.model_copy(update={"family": "deit"})
+    alone = of_photos("deit", tasks={"oc": task_scores("oc", 40.0)})
+    frame = compare_reported([alone, of_photos("random:deit", facts=twin)])
+    assert set(frame["Visual Encoder"]) == {"DEIT"}
+    ours = frame.set_index("Column")["Ours"]
+    assert ours["OC Acc"] == 40.0
+    assert math.isnan(ours["CIDEr"])

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from encoder_bench.base.errors import RecordError, UnknownNameError
 from encoder_bench.base.record import read_records, write_record
 from encoder_bench.cli.app import app
+from encoder_bench.results.contrasts import JOINT, contrasts
 from encoder_bench.results.verdict import recommend, verdict_sentences
 
 
@@ -148,3 +149,39 @@ def test_random_twins_take_no_part_in_the_tests_of_pretrained_encoders(tmp_path:
         without.choice.worse,
     )
     assert "RANDOM:GOOD (joint)" in verdict.choice.unbeaten
+
+
+def test_a_row_without_a_score_is_named_and_not_chosen_by_default(tmp_path: Path) -> None:
+    for name, skill in (("good", 0.9), ("poor", 0.2)):
+        make_run(tmp_path, name, joint=False, skill=skill)
+    partial = make_run(tmp_path, "more", joint=False, skill=0.5)
+    kept = {name: partial.tasks[name] for name in ("vqa", "oc")}
+    write_record(tmp_path, partial.model_copy(update={"tasks": kept}))
+    (verdict,) = recommend(tmp_path, read_records(tmp_path))
+    assert (verdict.choice.by, verdict.choice.best) == ("Avg", "GOOD (frozen)")
+    assert verdict.left_out == ("MORE (frozen)",)
+    assert "Left out, without all of these scores: MORE (frozen)." in verdict.sentences()
+
+
+def test_a_task_more_in_one_run_leaves_the_others_in(tmp_path: Path) -> None:
+    for name, skill, tasks in (("a", 0.9, 2), ("b", 0.8, 2), ("c", 0.1, 3)):
+        record = make_run(tmp_path, name, joint=False, skill=skill)
+        chosen = dict([*record.tasks.items()][:tasks])
+        write_record(tmp_path, record.model_copy(update={"tasks": chosen}))
+    (verdict,) = recommend(tmp_path, read_records(tmp_path))
+    assert {verdict.choice.best, *verdict.choice.tied, *verdict.choice.worse} == {
+        "A (frozen)", "B (frozen)", "C (frozen)",
+    }  # fmt: skip
+    assert not verdict.left_out
+
+
+def test_joint_tuning_is_compared_with_the_same_layer_frozen(tmp_path: Path) -> None:
+    for layer, joint, skill in ((-1, False, 0.2), (-2, True, 0.9)):
+        record = make_run(tmp_path, "dino", joint=joint, skill=skill)
+        adapter = record.adapter | {"encoder": record.adapter["encoder"] | {"layer": [layer]}}
+        facts = record.encoder.model_copy(update={"layer": (layer,), "fingerprint": f"{layer}"})
+        write_record(tmp_path, record.model_copy(update={"adapter": adapter, "encoder": facts}))
+    records = read_records(tmp_path)
+    (verdict,) = recommend(tmp_path, records)
+    assert not verdict.gains
+    assert not [each for each in contrasts(tmp_path, records) if each.family == JOINT]

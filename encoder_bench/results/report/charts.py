@@ -125,8 +125,12 @@ def change_chart(title: str, points: Sequence[Point]) -> alt.LayerChart | None:
     return _layered(layers, title, _WIDTH, alt.Step(20), f"{title}, frozen to joint")
 
 
-def cost_chart(score: str, axis: str, points: Sequence[Point]) -> alt.LayerChart | None:
+def cost_chart(
+    score: str, axis: str, points: Sequence[Point], *, lower: bool = False
+) -> alt.LayerChart | None:
     """Return a score against cost; the dotted line joins what nothing cheaper outscores.
+
+    `lower` says that the least score is the best.
 
     None where the costs differ by less than 5%. The axis is logarithmic where they differ ten
     times and more.
@@ -147,7 +151,9 @@ def cost_chart(score: str, axis: str, points: Sequence[Point]) -> alt.LayerChart
     scores = _domain([end for point in points for end in point.ends])
     y = alt.Y("value:Q", scale=alt.Scale(domain=scores, nice=False), title=score)
     base = alt.Chart({"values": [point.row() for point in points]}).encode(x, y, _COLOUR)
-    best = alt.Chart({"values": [point.row() for point in frontier(points)]}).encode(x, y)
+    best = alt.Chart({"values": [point.row() for point in frontier(points, lower=lower)]}).encode(
+        x, y
+    )
     layers = (
         best.mark_line(strokeDash=[1, 4], strokeCap="round", color="var(--soft)", aria=False),
         *_end_labels(list(last.values()), scores, x, _COST_WIDTH, height),
@@ -163,11 +169,12 @@ def cost_title(score: str, axis: str) -> str:
     return f"{score} against {axis.partition(',')[0]}"
 
 
-def frontier(points: Sequence[Point]) -> list[Point]:
+def frontier(points: Sequence[Point], *, lower: bool = False) -> list[Point]:
     """Return the points that nothing as cheap or cheaper outscores, cheapest first."""
     best: list[Point] = []
-    for point in sorted(points, key=lambda point: (point.at, -point.value)):
-        if not best or point.value > best[-1].value:
+    sign = -1.0 if lower else 1.0
+    for point in sorted(points, key=lambda point: (point.at, -sign * point.value)):
+        if not best or sign * point.value > sign * best[-1].value:
             best.append(point)
     return best
 

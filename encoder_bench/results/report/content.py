@@ -69,7 +69,9 @@ def _chapter(table: Table) -> Chapter:
     series = {label: n for n, label in enumerate(dict.fromkeys(r.label for r in table.group.rows))}
     columns = [AVERAGE, *table.columns[:-1]]
     points = {c: found for c in columns if (found := _points(table, c, series))}
-    best = sorted(next(iter(points.values()), []), key=lambda point: -point.value)
+    first, shown_first = next(iter(points.items()), (AVERAGE, []))
+    sign = 1.0 if _least_is_best(table, first) else -1.0
+    best = sorted(shown_first, key=lambda point: sign * point.value)
     order = list(dict.fromkeys([*(point.label for point in best), *series]))
     rows = sorted(table.group.rows, key=lambda row: (order.index(row.label), row.joint))
     costs, no_cost = _costs(table, series)
@@ -104,8 +106,12 @@ def _points(
 def _blind(table: Table, column: str) -> float | None:
     values = [row.cells[column].value for row in table.rows if row.runs is None]
     known = [value for value in values if value is not None]
-    best = min if score.higher_is_better(table.group.records, column) is False else max
+    best = min if _least_is_best(table, column) else max
     return best(known, default=None)
+
+
+def _least_is_best(table: Table, column: str) -> bool:
+    return score.higher_is_better(table.group.records, column) is False
 
 
 def _costs(table: Table, series: dict[str, int]) -> tuple[list[alt.LayerChart], list[str]]:
@@ -118,7 +124,7 @@ def _costs(table: Table, series: dict[str, int]) -> tuple[list[alt.LayerChart], 
     for (axis, extra), column in itertools.product(_COSTS.items(), columns):
         points = _points(table, column, series, EXTRA_COLUMNS[extra])
         title = charts.cost_title(column, axis)
-        chart = charts.cost_chart(column, axis, points)
+        chart = charts.cost_chart(column, axis, points, lower=_least_is_best(table, column))
         if chart is not None:
             shown.append(chart)
         elif len(points) < 2:

@@ -149,9 +149,12 @@ def write_figures(records: Sequence[RunRecord], folder: Path) -> list[Path]:
     """
     written = []
     for number, chapter in enumerate(chapters(records), start=1):
+        names: set[str] = set()
         for chart in itertools.chain.from_iterable(chapter.charts.values()):
             spec = chart.to_dict(validate=False)
             name = re.sub(r"[^a-z0-9]+", "-", spec["description"].casefold()).strip("-")[:80]
+            name = name if name not in names else f"{name}-{len(names) + 1}"
+            names.add(name)
             for ending, convert in _WRITERS.items():
                 path = folder / f"table{number}-{name}.{ending}"
                 write_bytes(path, convert(_in_light(spec)))

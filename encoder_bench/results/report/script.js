@@ -34,7 +34,9 @@ for (const section of document.querySelectorAll("section[id^='table-']")) {
 function sortRows(body, column, down) {
   const value = (row) => {
     const text = row.cells[column].textContent.trim();
-    const number = parseFloat(text.replace(/,/g, ""));
+    const counted = text.replace(/,/g, "").match(/^([+-]?[\d.]+)\s*([KMB]?)\b/);
+    const scale = { "": 1, K: 1e3, M: 1e6, B: 1e9 };
+    const number = counted ? parseFloat(counted[1]) * scale[counted[2]] : NaN;
     return { text, number };
   };
   const rows = [...body.rows].map((row) => ({ row, ...value(row) }));
