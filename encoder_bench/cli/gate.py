@@ -96,13 +96,19 @@ def accept_command(
     debug: options.Debug = False,
 ) -> None:
     """Put runs into the baseline, in place of those of the same identity."""
-    from encoder_bench.gate.baseline import accept, identity
+    from encoder_bench.gate.baseline import accept, check_distinct, identity, read_baseline
 
     if every and runs:
         raise EncoderBenchError("--all takes every run; name none beside it")
-    newest = {identity(record): record.run_id for record in read_records(results)} if every else {}
+    found = read_records(results) if every else []
+    check_distinct(found)
+    newest = {identity(record): record.run_id for record in found}
     names = list(newest.values()) if every else runs or []
+    before = read_baseline(folder).runs if (folder / "baseline.json").is_file() else {}
     known = accept(folder, results, names, reason=reason, margin=margin, keep_weights=keep_weights)
+    for name, run in before.items():
+        if known.runs[name] != run:
+            typer.echo(f"{known.runs[name]} replaces {run}: {name}")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     typer.echo(
         f"wrote {folder}: {len(known.runs)} runs, {size / 2**20:.1f} MiB, margin {known.margin:g}"

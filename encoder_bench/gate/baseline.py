@@ -8,7 +8,7 @@ import datetime
 import gzip
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from filelock import FileLock
@@ -18,6 +18,7 @@ from encoder_bench.base.errors import RecordError
 from encoder_bench.base.files import write_bytes, write_text
 from encoder_bench.base.hashing import hash_json
 from encoder_bench.base.record import RunRecord, read_record, record_path, write_record
+from encoder_bench.results.grouping import scoring_recipe
 from encoder_bench.results.runs import find_run
 from encoder_bench.tasks.predictions import predictions_content, predictions_path, read_predictions
 
@@ -62,6 +63,33 @@ def identity(record: RunRecord) -> str:
     if record.limit is not None:
         parts.append(f"limit {record.limit}")
     return ", ".join(parts)
+
+
+def check_distinct(records: Iterable[RunRecord]) -> None:
+    """Check that runs of one identity, of which a baseline holds one, have one recipe.
+
+    Raises:
+        RecordError: two were made with different settings; names them and the keys.
+    """
+    found: dict[str, RunRecord] = {}
+    for record in records:
+        other = found.setdefault(identity(record), record)
+        if changed := changed_settings(other, record):
+            raise RecordError(
+                f"runs {other.run_id} and {record.run_id} are one to a baseline "
+                f"({identity(record)}) and differ in {changed}; accept one of them by its id, or "
+                "give the settings an adapter file of their own"
+            )
+
+
+def changed_settings(a: RunRecord, b: RunRecord) -> str:
+    """Return the keys of the adapter recipe that differ and may change scores."""
+    return changed_keys(scoring_recipe(a.adapter), scoring_recipe(b.adapter))
+
+
+def changed_keys(a: Mapping[str, object], b: Mapping[str, object]) -> str:
+    """Return the keys whose values differ, with commas."""
+    return ", ".join(sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key)))
 
 
 def read_baseline(folder: Path) -> Baseline:
@@ -123,6 +151,7 @@ def accept(
     if not names:
         raise RecordError("no run was named; give the ids of the runs to accept")
     records = [find_run(results, name) for name in names]
+    check_distinct(records)
     for record in records:
         for task in record.tasks:
             read_predictions(results, record, task)
@@ -150,10 +179,11 @@ def accept(
         body = updated.model_dump(mode="json")
         outer = {"sha256": hash_json(body), "baseline": body}
         write_text(folder / "baseline.json", json.dumps(outer, indent=1, ensure_ascii=False) + "\n")
-        for replaced in set(known.runs.values()) - set(updated.runs.values()):
-            record_path(folder, replaced).unlink(missing_ok=True)
+        replaced = set(known.runs.values()) - set(updated.runs.values())
+        for run in replaced if folder.resolve() != results.resolve() else ():
+            record_path(folder, run).unlink(missing_ok=True)
             for kind in ("predictions", "checkpoints"):
-                shutil.rmtree(folder / kind / replaced, ignore_errors=True)
+                shutil.rmtree(folder / kind / run, ignore_errors=True)
     return updated
 
 

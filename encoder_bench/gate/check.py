@@ -8,7 +8,14 @@ from pathlib import Path
 from encoder_bench.base.errors import EncoderBenchError, RecordError
 from encoder_bench.base.progress import Reporter
 from encoder_bench.base.record import RunRecord, TaskScores, read_records
-from encoder_bench.gate.baseline import baseline_records, identity, read_baseline, weights_folder
+from encoder_bench.gate.baseline import (
+    baseline_records,
+    changed_keys,
+    changed_settings,
+    identity,
+    read_baseline,
+    weights_folder,
+)
 from encoder_bench.metrics.metric import recorded_metric
 from encoder_bench.metrics.statistics import holm
 from encoder_bench.pipeline.plan import NO_MIXTURE, RunPlan, make_plan
@@ -164,8 +171,7 @@ def rerun_quick(
                 continue
             try:
                 plan = todays_plan(record, results=baseline, data=data, device=device)
-                now = scoring_recipe(plan.adapter.model_dump(mode="json"))
-                if changed := _changed_keys(scoring_recipe(record.adapter), now):
+                if changed := _changed_recipe(record, plan):
                     failure = f"adapter recipe '{plan.adapter_name}' differs now in {changed}"
                     verdicts.append(Verdict(name, "recipe", (failure,)))
                 fresh = answer_again(baseline, record, plan, Path(temporary), reporter)
@@ -199,9 +205,24 @@ def rerun_full(
     """
     from encoder_bench.pipeline.run import run
 
-    for record in baseline_records(baseline, read_baseline(baseline)).values():
-        run(todays_plan(record, results=results, data=data, device=device), reporter)
+    plans = []
+    for name, record in baseline_records(baseline, read_baseline(baseline)).items():
+        plan = todays_plan(record, results=results, data=data, device=device)
+        if changed := _changed_recipe(record, plan):
+            raise RecordError(
+                f"{baseline}: {name}: adapter recipe '{plan.adapter_name}' differs now in "
+                f"{changed}, so it would train another run; accept one of today's recipe (settings "
+                "given by flags are kept in an adapter file of your own)"
+            )
+        plans.append(plan)
+    for plan in plans:
+        run(plan, reporter)
     return check(baseline, results, margin=margin)
+
+
+def _changed_recipe(record: RunRecord, plan: RunPlan) -> str:
+    now = scoring_recipe(plan.adapter.model_dump(mode="json"))
+    return changed_keys(scoring_recipe(record.adapter), now)
 
 
 def todays_plan(
@@ -385,7 +406,7 @@ def _run_failures(a: RunRecord, b: RunRecord) -> Iterator[str]:
     ):
         if then != now:
             yield f"{what}: accepted {then!s:.60}, now {now!s:.60}"
-    if changed := _changed_keys(scoring_recipe(a.adapter), scoring_recipe(b.adapter)):
+    if changed := changed_settings(a, b):
         yield f"adapter recipe: differs in {changed}"
 
 
@@ -394,7 +415,7 @@ def _version_failures(
 ) -> Iterator[str]:
     """Yield a line where metrics are of other versions that may score an answer differently."""
     then, now = record.tasks[task].metric_versions, fresh.metric_versions
-    if changed := _changed_keys(then, now):
+    if changed := changed_keys(then, now):
         today = all(recorded_metric(n).version == v for n, v in now.items() if then.get(n) != v)
         if not today or any(_rescored(record, task, read_predictions(baseline, record, task))):
             yield f"metric versions differ: {changed}"
@@ -403,7 +424,7 @@ def _version_failures(
 def _task_failures(
     accepted: TaskScores, fresh: TaskScores, comparison: TaskComparison, p: float, margin: float
 ) -> Iterator[str]:
-    if changed := _changed_keys(*(scoring_task(s.definition) for s in (accepted, fresh))):
+    if changed := changed_keys(*(scoring_task(s.definition) for s in (accepted, fresh))):
         yield f"the task recipe differs in {changed}"
     if comparison.only_a or comparison.only_b:
         yield f"the samples differ: {comparison.only_a} are gone, {comparison.only_b} are new"
@@ -444,10 +465,6 @@ def _notes(accepted: RunRecord, fresh: RunRecord) -> Iterator[str]:
             yield f"{package} was {version}, is {now}"
     if accepted.hardware != fresh.hardware:
         yield "the hardware differs"
-
-
-def _changed_keys(a: Mapping[str, object], b: Mapping[str, object]) -> str:
-    return ", ".join(sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key)))
 
 
 def _differ(before: float | None, after: float | None) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -294,3 +296,44 @@ def test_a_description_may_change(baseline: Path, tmp_path: Path) -> None:
 def test_flips_are_printed_though_the_gate_passes(baseline: Path, tmp_path: Path) -> None:
     scored_run(tmp_path / "fresh", wrong=range(2, 43), text="no")
     assert "oc/40 (image 40)" in check(baseline, tmp_path / "fresh").markdown(str)
+
+
+def test_samples_of_other_images_are_not_paired(baseline: Path, tmp_path: Path) -> None:
+    record = scored_run(tmp_path / "fresh", torch="2.10.0")
+    folder = tmp_path / "fresh" / "predictions" / record.run_id
+    lines = [json.loads(line) for line in (folder / "oc.jsonl").read_text().splitlines()]
+    for line in lines:  # an annotation less before them
+        line["image_id"] = line["image_id"] // 2 + 1000
+    sha = write_predictions(folder, "oc", lines)
+    tasks = {"oc": record.tasks["oc"].model_copy(update={"predictions_sha256": sha})}
+    write_record(tmp_path / "fresh", record.model_copy(update={"tasks": tasks}))
+    result = check(baseline, tmp_path / "fresh")
+    assert not result.passed
+    assert "the samples differ" in "; ".join(of_task(result).failures)
+
+
+def test_runs_that_only_flags_tell_apart_are_refused(tmp_path: Path) -> None:
+    record = scored_run(tmp_path)
+    adapter = record.adapter | {"projector": {"name": "linear"}}
+    other = record.model_copy(update={"run_id": "0123456789abcdef", "adapter": adapter})
+    shutil.copytree(
+        tmp_path / "predictions" / record.run_id, tmp_path / "predictions" / other.run_id
+    )
+    write_record(tmp_path, other)
+    names = [record.run_id, other.run_id]
+    with pytest.raises(RecordError, match=r"are one to a baseline .* and differ in projector"):
+        accept(tmp_path / "baseline", tmp_path, names, reason="x")
+    assert not (tmp_path / "baseline").exists()
+    arguments = ["baseline", "accept", "--all", "--reason", "x", "--results", str(tmp_path)]
+    refused = CliRunner().invoke(app, [*arguments, "--baseline", str(tmp_path / "baseline")])
+    assert "differ in projector" in str(refused.exception)
+
+
+def test_a_results_folder_that_is_its_own_baseline_keeps_its_runs(tmp_path: Path) -> None:
+    old = scored_run(tmp_path)
+    accept(tmp_path, tmp_path, [old.run_id], reason="first")
+    new = scored_run(tmp_path, torch="2.10.0")
+    accept(tmp_path, tmp_path, [new.run_id], reason="second")
+    assert {path.stem for path in (tmp_path / "records").glob("*.json")} == {
+        old.run_id, new.run_id,
+    }  # fmt: skip

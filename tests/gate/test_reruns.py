@@ -18,6 +18,7 @@ from result_builders import make_record, task_scores, write_predictions
 from torch import Tensor
 from typer.testing import CliRunner
 
+from encoder_bench.base.errors import RecordError
 from encoder_bench.base.progress import Phase, QuietReporter
 from encoder_bench.base.recipes import recipe_folder
 from encoder_bench.base.record import RunRecord, read_records
@@ -265,6 +266,8 @@ def test_a_recipe_that_changed_is_named(folder: Path) -> None:
     try:
         recipe.write_text(before.replace("steps = 18", "steps = 19"))
         assert "differs now in stages" in failures(quick(folder))
+        with pytest.raises(RecordError, match="differs now in stages, so it would train another"):
+            rerun_full(folder / "baseline", folder / "results", QuietReporter(), device="cpu")
     finally:
         recipe.write_text(before)
 
@@ -277,8 +280,6 @@ def test_a_full_rerun_finds_the_same_scores(folder: Path) -> None:
 
 
 def test_weights_that_are_gone_cannot_be_kept(folder: Path, tmp_path: Path) -> None:
-    from encoder_bench.base.errors import RecordError
-
     (record,) = read_records(folder / "baseline")
     (folder / "baseline" / "checkpoints").rename(tmp_path / "away")
     try:
