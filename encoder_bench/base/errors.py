@@ -17,6 +17,10 @@ class DataError(EncoderBenchError):
     """A data file, row or image is missing, malformed or unsafe."""
 
 
+class NoTrainSplitError(DataError):
+    """Training samples are wanted of a data set that is for testing only."""
+
+
 class WeightsError(EncoderBenchError):
     """Checkpoint files are missing, unreachable, tampered with, or do not fit the architecture."""
 

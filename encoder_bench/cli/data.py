@@ -21,12 +21,13 @@ def check_command(
     images: Annotated[
         bool, typer.Option("--images", help="Also decode every image; takes minutes on large sets.")
     ] = False,
+    tasks: mixtures.FolderTasks = None,
     train_data: mixtures.TrainingFolder = Path(),
     test_data: mixtures.TestData = None,
     llm: mixtures.Tokenizer = None,
     debug: options.Debug = False,
 ) -> None:
-    """Read every task's training and test samples; count missing images; exit 1 on a problem.
+    """Read the tasks' training and test samples; count missing images; exit 1 on a problem.
 
     Of a mixture (its recipe's name or file): sources, rows, images, turns, what is skipped and why,
     and the rows that show an image of a test set.
@@ -41,7 +42,7 @@ def check_command(
     folder = open_data(data, reporter, images_required=False)
     problems = 0
     for line in check_folder(
-        folder, options.task_recipes(folder), decode=images, reporter=reporter
+        folder, options.task_recipes(folder, tasks), decode=images, reporter=reporter
     ):
         typer.echo(line)
         problems += line.startswith(PROBLEM)

@@ -72,7 +72,7 @@ _Labelled = Annotated[
         "instances, or a data set of the Hub as hub:NAME.",
     ),
 ]
-_Limit = Annotated[int | None, typer.Option(metavar="N", help="At most N images per split.")]
+_Limit = Annotated[int | None, typer.Option(metavar="N", min=1, help="At most N images per split.")]
 _Layers = Annotated[
     str | None,
     options.how(

@@ -31,7 +31,12 @@ _Joint = Annotated[
     ),
 ]
 _By = Annotated[
-    str, typer.Option("--by", metavar="COLUMN", help="The trained score; --json has all columns.")
+    str | None,
+    typer.Option(
+        "--by",
+        metavar="COLUMN",
+        help="The trained score, by default Avg or else the first; --json has all columns.",
+    ),
 ]
 _TextModel = Annotated[
     str, typer.Option("--llm", metavar="NAME", help="Whose text features GW compares with.")
@@ -55,7 +60,7 @@ def predict_command(
     joint: _Joint = False,
     llm: _TextModel = "tiny-llama",
     reference: _Reference = None,
-    by: _By = "Avg",
+    by: _By = None,
     limit: _Images = 256,
     results: options.Results = options.RESULTS,
     weights: options.WeightsByName = None,
@@ -73,6 +78,7 @@ def predict_command(
     from encoder_bench import api
     from encoder_bench.inspection.predict import worth
     from encoder_bench.results.runs import inventory
+    from encoder_bench.results.score import AVERAGE
 
     forecasts = api.predict(
         encoder, data=data, llm=llm, reference=reference, limit=limit,
@@ -84,8 +90,8 @@ def predict_command(
     except DataError as error:
         worths, heading = [], str(error)
     columns = list(dict.fromkeys(each.column for each in worths))
-    if columns and by not in columns:
-        raise UnknownNameError("column", by, columns)
+    if by is None:
+        by = AVERAGE if AVERAGE in columns else next(iter(columns), AVERAGE)
     if json_output:
         content = {
             "encoders": forecasts,
@@ -95,6 +101,8 @@ def predict_command(
         typer.echo(json.dumps(content, indent=1, default=asdict))
         return
     _print_forecasts(forecasts, llm)
+    if columns and by not in columns:
+        raise UnknownNameError("column", by, columns)
     if worths:
         _print_worths([each for each in worths if each.column == by], heading)
     else:

@@ -13,6 +13,7 @@ from encoder_bench.base.errors import DataError
 from encoder_bench.base.files import atomic_path
 from encoder_bench.base.progress import Phase, Reporter
 from encoder_bench.data.files import write_annotations
+from encoder_bench.data.images import load_image
 
 Kind = Literal["vqav2", "captions"]
 Part = Literal["train", "val"]
@@ -142,8 +143,8 @@ _Written = tuple[int, dict[str, dict[str, Any]]]
 
 def _vqa(rows: Iterable[dict[str, Any]], images: Path, part: Part) -> _Written:
     questions, annotations = [], []
-    for row in rows:
-        ids = {"image_id": int(row["image_id"]), "question_id": int(row["question_id"])}
+    for index, row in enumerate(rows):
+        ids = {name: _whole_number(row, name, index) for name in ("image_id", "question_id")}
         _save_image(row["image"], images, ids["image_id"])
         questions.append({**ids, "question": row["question"]})
         annotations.append({**ids, **{n: row[n] for n in _ANNOTATION_COLUMNS if n in row}})
@@ -156,20 +157,35 @@ def _vqa(rows: Iterable[dict[str, Any]], images: Path, part: Part) -> _Written:
 def _captions(rows: Iterable[dict[str, Any]], images: Path, part: Part) -> _Written:
     entries: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for row in rows:
-        image_id, (width, height) = int(row["id"]), row["image"].size
+    for index, row in enumerate(rows):
+        image_id, (width, height) = _whole_number(row, "id", index), row["image"].size
         name = _save_image(row["image"], images, image_id)
         entries.append({"id": image_id, "file_name": name, "width": width, "height": height})
-        for number, caption in enumerate(row["answer"], start=len(annotations) + 1):
+        captions = [row["answer"]] if isinstance(row["answer"], str) else row["answer"]
+        for number, caption in enumerate(captions, start=len(annotations) + 1):
             annotations.append({"id": number, "image_id": image_id, "caption": caption})
     content = {"images": entries, "annotations": annotations}
     return len(entries), {f"coco/annotations/captions_{part}2017.json": content}
 
 
+def _whole_number(row: dict[str, Any], name: str, index: int) -> int:
+    try:
+        return int(row[name])
+    except (TypeError, ValueError):
+        raise DataError(
+            f"row {index}: '{name}' is {row[name]!r}, and the official layout has whole numbers"
+        ) from None
+
+
 def _save_image(image: Any, folder: Path, image_id: int) -> str:
     """Write an image once, as PNG, which loses nothing, and return its name."""
-    path = folder / f"{image_id:012}.png"
+    path, pixels = folder / f"{image_id:012}.png", image.convert("RGB")
     if not path.is_file():
         with atomic_path(path) as temporary:
-            image.convert("RGB").save(temporary, format="PNG")
+            pixels.save(temporary, format="PNG")
+    elif load_image(path).tobytes() != pixels.tobytes():
+        raise DataError(
+            f"{path}: is there and is another image, of another data set or revision; import into "
+            "a folder of its own"
+        )
     return path.name

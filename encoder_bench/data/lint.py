@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from encoder_bench.base.errors import DataError
+from encoder_bench.base.errors import DataError, NoTrainSplitError
 from encoder_bench.base.progress import Reporter
 from encoder_bench.base.recipes import TaskRecipe
 from encoder_bench.data.fetch import known_version
@@ -198,7 +198,9 @@ def check_folder(
     """
     read = _Splits(folder, tasks)
     for name, split, samples in read:
-        if isinstance(samples, DataError):
+        if isinstance(samples, NoTrainSplitError):
+            yield f"{name:<12} {split:<6} {samples}"
+        elif isinstance(samples, DataError):
             yield f"{PROBLEM}{samples}"
         else:
             images = len(samples.images())

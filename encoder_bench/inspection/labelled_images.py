@@ -175,13 +175,18 @@ def _from_hub(source: str, columns: HubColumns) -> LabelledSet:
                     "(--image-column, --label-column)"
                 )
         labels = rows[columns.label]
-        names = getattr(rows.features[columns.label], "names", None) or sorted(
-            set(map(str, labels))
-        )
-        class_names = class_names or tuple(map(str, names))
+        names = getattr(rows.features[columns.label], "names", None)
+        if names is not None:  # a ClassLabel column, whose values are indices; -1 is unlabelled
+            labels = [names[label] if 0 <= label < len(names) else label for label in labels]
+        class_names = class_names or tuple(map(str, names or _ordered(labels)))
+        known = {name: index for index, name in enumerate(class_names)}
         images = []
         for number, label in enumerate(labels):
-            index = label if isinstance(label, int) else class_names.index(str(label))
+            if (index := known.get(str(label))) is None:
+                raise DataError(
+                    f"{source}: row {number} of split '{split}': its label {label!r} is none of "
+                    f"split '{columns.train}'"
+                )
             opener = functools.partial(_open_row, rows, number, columns.image)
             images.append(LabelledImage(f"{source}/{split}/{number}", opener, (index,)))
         halves.append(tuple(images))
@@ -258,3 +263,9 @@ def _read_boxes(folder: DataFolder, file: Path) -> Iterator[tuple[Path, int, Box
         path = folder.files.image(row.image_id, where, split=split, name=name)[1]
         x, y, width, height = row.bbox
         yield path, row.category_id, (x, y, x + width, y + height)
+
+
+def _ordered(labels: Sequence[Any]) -> list[Any]:
+    """Return the different labels, numbers by their values and others by their texts."""
+    numbers = all(isinstance(label, int | float) for label in labels)
+    return sorted(set(labels), key=None if numbers else str)

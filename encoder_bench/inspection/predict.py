@@ -28,6 +28,7 @@ from encoder_bench.inspection.labelled_images import Material
 from encoder_bench.inspection.probe import probe_features
 from encoder_bench.metrics.statistics import Matrix, spearman_interval
 from encoder_bench.mllm.language import LanguageModel
+from encoder_bench.results.score import higher_is_better
 from encoder_bench.results.table import Table, build_tables
 from encoder_bench.training.feature_cache import open_features
 
@@ -235,10 +236,11 @@ def worth(
             f"a rank correlation needs {_MIN_ENCODERS}: run or name more (--results, sweep)"
         )
     found = []
-    for predictor, higher_is_better in PREDICTORS.items():
+    for predictor, more_is_better in PREDICTORS.items():
         for column in next(iter(scores.values())):
+            opposed = more_is_better == (higher_is_better(records, column) is False)
             pairs = [
-                (each.scores[predictor] * (1.0 if higher_is_better else -1.0), value)
+                (each.scores[predictor] * (-1.0 if opposed else 1.0), value)
                 for each in forecasts
                 if predictor in each.scores and each.encoder in scores
                 if (value := scores[each.encoder][column]) is not None

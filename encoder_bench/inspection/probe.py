@@ -119,6 +119,8 @@ def _scores_by_image(data: LabelledSet, known: Matrix, asked: Matrix) -> dict[st
         one_hot.fit_transform([image.classes for image in images]).astype(np.float64)
         for images in (data.train, data.test)
     )
+    if not data.several and len({image.classes for image in data.train}) < 2:
+        raise DataError(f"{data.name}: its training images are of one class; a probe needs two")
     measure = _ranking_precision if data.several else _accuracy
     linear = linear_probe_scores if data.several else _classifier_scores
     predicted = {

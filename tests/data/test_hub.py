@@ -103,3 +103,35 @@ def test_missing_columns_and_data_sets_are_named(tmp_path: Path) -> None:
             "nobody/nothing", tmp_path, kind="vqav2", split="x", part="val",
             reporter=QuietReporter(),
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "fault"),
+    [
+        ({"id": [9], "answer": [["another"]]}, r"000000000009\.png: is there and is another image"),
+        ({"id": ["COCO_9"], "answer": [["a"]]}, "row 0: 'id' is 'COCO_9'"),
+    ],
+)
+def test_an_import_that_would_mix_images_up_is_refused(
+    tmp_path: Path, rows: dict[str, list[object]], fault: str
+) -> None:
+    first = saved(tmp_path / "one", {"image": [picture(1)], "id": [9], "answer": [["dark"]]})
+    second = saved(tmp_path / "two", {"image": [picture(200)], **rows})
+    import_dataset(
+        str(first), tmp_path, kind="captions", split="x", part="val", reporter=QuietReporter()
+    )
+    with pytest.raises(DataError, match=fault):
+        import_dataset(
+            str(second), tmp_path, kind="captions", split="x", part="val", reporter=QuietReporter()
+        )
+
+
+def test_a_caption_that_is_no_list_is_one_caption(tmp_path: Path) -> None:
+    source = saved(tmp_path / "one", {"image": [picture(1)], "id": [9], "answer": ["a dark one"]})
+    import_dataset(
+        str(source), tmp_path, kind="captions", split="x", part="val", reporter=QuietReporter()
+    )
+    (sample,) = DataFolder("x", tmp_path).samples(
+        "captioning", reader="coco-captions", source="captions", split="test"
+    )
+    assert sample.references == ("a dark one",)

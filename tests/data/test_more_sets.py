@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -11,9 +12,11 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from encoder_bench.base.errors import DataError, EncoderBenchError
 from encoder_bench.base.recipes import load_task
+from encoder_bench.cli.app import app
 from encoder_bench.data.folder import DataFolder
 from encoder_bench.data.readers import readers
 from encoder_bench.data.sample import Sample, Split
@@ -118,6 +121,14 @@ def test_pope_has_three_settings_of_balanced_answers(root: Path) -> None:
         "adversarial",
     ]
     assert {sample.references for sample in samples} == {("Yes.",), ("No.",)}
+
+
+def test_a_check_of_sets_for_testing_only_finds_no_problem(root: Path) -> None:
+    checked = CliRunner().invoke(app, ["data", "check", str(root), "--tasks", "pope,flickr30k"])
+    assert checked.exit_code == 0, checked.output
+    assert re.search(r"pope +train +.*POPE has no train split", checked.stdout)
+    assert re.search(r"pope +test +6 samples", checked.stdout)
+    assert re.search(r"flickr30k +train +.*for testing only", checked.stdout)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from encoder_bench.inspection.probe import (
     linear_probe_scores,
     nearest_neighbour_scores,
     probe_encoder,
+    probe_features,
     recall_at_one,
 )
 
@@ -161,6 +162,44 @@ def test_a_saved_data_set_is_read_by_its_columns(tmp_path: Path) -> None:
     assert data.test[0].open().size == (40, 40)
     with pytest.raises(DataError, match=r"no column 'image'.*--image-column"):
         read_labelled(name, QUIET)
+
+
+def save_labelled(folder: Path, labels: dict[str, list[int]]) -> str:
+    import datasets
+
+    picture = write_classes(folder / "files", parts=("train",)).rglob("*.png")
+    image = str(next(iter(picture)))
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    datasets.DatasetDict(
+        {
+            part: datasets.Dataset.from_dict(
+                {"image": [image] * len(numbers), "label": numbers}, features=features
+            )
+            for part, numbers in labels.items()
+        }
+    ).save_to_disk(folder / "saved")
+    return f"hub:{folder / 'saved'}"
+
+
+def test_whole_numbers_as_labels_are_names_and_no_indices(tmp_path: Path) -> None:
+    name = save_labelled(tmp_path, {"train": [10, 9, 10, 2], "test": [2, 10]})
+    data = read_labelled(name, QUIET)
+    assert data.class_names == ("2", "9", "10")
+    assert [image.classes for image in data.train] == [(2,), (1,), (2,), (0,)]
+    assert [image.classes for image in data.test] == [(0,), (2,)]
+
+
+def test_a_test_label_that_training_lacks_is_named(tmp_path: Path) -> None:
+    name = save_labelled(tmp_path, {"train": [1, 2], "test": [3]})
+    with pytest.raises(DataError, match="row 0 of split 'test': its label 3 is none of split"):
+        read_labelled(name, QUIET)
+
+
+def test_training_images_of_one_class_are_refused(tmp_path: Path) -> None:
+    data = read_labelled(save_labelled(tmp_path, {"train": [1, 2], "test": [1]}), QUIET)
+    one = data._replace(train=data.train[:1])
+    with pytest.raises(DataError, match="training images are of one class"):
+        probe_features(one, np.ones((1, 4)), np.ones((1, 4)))
 
 
 def test_nearest_neighbours_by_hand() -> None:

@@ -10,7 +10,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from encoder_bench import api
 from encoder_bench.base.errors import DataError
+from encoder_bench.base.record import write_record
 from encoder_bench.cli.app import app
 from encoder_bench.inspection.alignment import (
     alignment,
@@ -126,6 +128,27 @@ def test_a_score_in_the_order_of_the_trained_one_is_worth_one(records):
     assert {w.correlation for w in wrong if w.column == "Avg"} == {-1.0}
 
 
+def test_of_an_error_less_is_better(records):
+    oc = {
+        name: {
+            "oc": record.tasks["oc"].model_copy(
+                update={"primary": "counting_error", "column": "OC Error"}
+            )
+        }
+        for name, record in ((r.run_id, r) for r in records if not r.joint)
+    }
+    changed = [r.model_copy(update={"tasks": oc[r.run_id]}) for r in records if not r.joint]
+    from encoder_bench.results.table import build_tables
+
+    errors = {
+        row.runs.records[0].encoder.name: row.cells["OC Error"].value
+        for row in build_tables(changed)[0].rows
+        if row.kind == "encoder"
+    }
+    found, _ = worth(forecasts({n: -v for n, v in errors.items()}), changed, joint=False)
+    assert {each.correlation for each in found} == {1.0}
+
+
 def test_three_encoders_are_too_few(records):
     with pytest.raises(DataError, match=r"3 of these encoders .* needs 4"):
         worth(forecasts(dict.fromkeys(TINY[:3], 1.0)), records, joint=False)
@@ -171,3 +194,19 @@ def test_without_captions_and_results_it_says_what_is_missing(tmp_path):
     assert "n/a: GW distance: the data has no captions of labelled test images" in result.output
     assert "n/a: A-score: no reference encoder (--reference)" in result.output
     assert "not known: 0 of these encoders have trained frozen results" in result.output
+
+
+def test_without_avg_the_first_score_is_compared_with(records, tmp_path, monkeypatch):
+    for record in records:
+        if not record.joint:
+            tasks = {name: record.tasks[name] for name in ("vqa", "oc")}
+            write_record(tmp_path, record.model_copy(update={"tasks": tasks}))
+    known = forecasts({name: float(n) for n, name in enumerate(TINY)})
+    monkeypatch.setattr(api, "predict", lambda *_, **__: known)
+    arguments = ["predict", "-e", "tiny-mae", "--results", str(tmp_path)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "VQA Acc" in result.output
+    wrong = CliRunner().invoke(app, [*arguments, "--by", "Avg"])
+    assert "Avg" in str(wrong.exception)
+    assert "tiny-mae" in wrong.output, "the forecasts are printed all the same"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from encoder_bench.base.errors import DataError
+from encoder_bench.base.errors import DataError, NoTrainSplitError
 from encoder_bench.data.files import DataFiles
 from encoder_bench.data.rows import AnnotationFile, Row, Rows, Text, read_rows, unique
 from encoder_bench.data.sample import OFFICIAL_PART, Sample, Split
@@ -138,7 +138,9 @@ def _known(where: str, field: str, value: int, known: dict[int, Any]) -> None:
 def more_samples(files: DataFiles, task: str, source: str, split: Split) -> Iterator[Sample]:
     """Yield one sample per image of the public test captions of NoCaps or Flickr30k."""
     if split != "test":
-        raise DataError(f"{files.root}: {source} is read for testing only; train on COCO captions")
+        raise NoTrainSplitError(
+            f"{files.root}: {source} is read for testing only; train on COCO captions"
+        )
     path = files.require(*MORE_SOURCES[source][0].split("/"))
     found = (
         [(where, row.file_name, lines, row.domain) for where, row, lines in _official(path)]

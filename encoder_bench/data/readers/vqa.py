@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from encoder_bench.base.errors import DataError
+from encoder_bench.base.errors import DataError, NoTrainSplitError
 from encoder_bench.base.hashing import hash_text
 from encoder_bench.data.files import DataFiles, coco_id
 from encoder_bench.data.rows import Row, Rows, Text, parse_json, read_rows, unique
@@ -218,7 +218,7 @@ class _PopeQuestion(Row):
 def pope_samples(files: DataFiles, task: str, source: str, split: Split) -> Iterator[Sample]:
     """Yield one sample per question of one setting, or of all three (`source = "all"`)."""
     if split != "test":
-        raise DataError(f"{files.root}: POPE has no {split} split; train on MCI instead")
+        raise NoTrainSplitError(f"{files.root}: POPE has no {split} split; train on MCI instead")
     for setting in _POPE_SETTINGS if source == "all" else (source,):
         path = files.require("pope", f"coco_pope_{setting}.json")
         lines = enumerate(path.read_bytes().split(b"\n"), start=1)
