@@ -93,10 +93,14 @@ class TokenizedDialogue(NamedTuple):
         ]
 
     def cut(self, max_length: int, visual_tokens: int) -> TokenizedDialogue | None:
-        """Return a conversation's first turns that fit into so many tokens; None if not even one.
+        """Return what fits into so many tokens; None if no answer does.
 
-        The images of turns that are left out go with them.
+        Of a conversation that is its first turns, with their images; of separate questions it is
+        each that fits by itself.
         """
+        apart = [each for each in self.apart() if each.longest(visual_tokens)[0] <= max_length]
+        if kept := {segment.turn for each in apart for segment in each.segments} - {0}:
+            return self._replace(segments=tuple(s for s in self.segments if s.turn in kept | {0}))
         total = end = 0
         for place, segment in enumerate(self.segments, start=1):
             total += _length(segment, visual_tokens)

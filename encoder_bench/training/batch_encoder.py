@@ -66,6 +66,10 @@ class BatchEncoder:
         del self._waiting[path]
         return decoded
 
+    def forget(self, known: Callable[[Path], bool]) -> None:
+        """Drop images that were begun and are known by now, through another process."""
+        self._waiting = {p: found for p, found in self._waiting.items() if not known(p)}
+
     @torch.inference_mode(mode=False)
     @torch.no_grad()
     def encode(self, pixels: Sequence[Tensor]) -> list[Tensor]:

@@ -176,8 +176,9 @@ class StepBatches(NamedTuple):
     Attributes:
         micro: of one forward pass each; where no row fits into the context, one without answers.
         images: that the rows show.
-        cut_rows: conversations whose last turns do not fit, and are left out.
-        skipped_rows: conversations whose first turn alone does not fit.
+        cut_rows: conversations whose last turns, and images some of whose questions do not fit into
+            the context, and are left out.
+        skipped_rows: those of which nothing fits.
     """
 
     micro: list[TrainingBatch]
@@ -249,11 +250,12 @@ class BatchMaker:
         return dialogue._replace(samples=names), images
 
     def _fitting(self, dialogue: TokenizedDialogue) -> TokenizedDialogue | None:
-        """Return a conversation as far as it fits; questions, which must fit, as they are."""
-        if any(segment.turn for segment in dialogue.segments):
+        """Return a row as far as it fits; as it is where its image alone does not, an error."""
+        context, visual_tokens = self.mllm.language.max_length, self.mllm.projector.visual_tokens
+        asks = any(segment.turn for segment in dialogue.segments)
+        if asks and dialogue.longest(visual_tokens)[1] >= context:
             return dialogue
-        visual_tokens = self.mllm.projector.visual_tokens
-        return dialogue.cut(self.mllm.language.max_length, visual_tokens)
+        return dialogue.cut(context, visual_tokens)
 
     def _micro(self, rows: Sequence[_Tokenized]) -> TrainingBatch:
         paths = [path for _, images in rows for path in images]

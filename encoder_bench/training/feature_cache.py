@@ -231,6 +231,7 @@ class FeatureStore(Mapping[Path, Tensor]):
         start = time.perf_counter()
         if start - self._refreshed > _REFRESH_SECONDS:
             self._shards.refresh()
+            self._encoder.forget(self._has)
             self._refreshed = start
         batch: dict[str, Tensor] = {}
         for each in self._start(path):

@@ -69,6 +69,7 @@ class FeatureShards:
         self._shards: dict[str, Path] = {}
         self._open: dict[Path, Any] = {}
         self._unchecked: dict[str, int] = {}
+        self._about: dict[str, str] = {}
         self.refresh()
 
     def refresh(self) -> None:
@@ -79,10 +80,12 @@ class FeatureShards:
             try:
                 handle: Any = safe_open(path, framework="pt")
                 self._shards |= dict.fromkeys(handle.keys(), path)
-            except (SafetensorError, OSError):
+            except SafetensorError:
                 with contextlib.suppress(OSError):
                     path.unlink(missing_ok=True)
                 continue
+            except (OSError, RuntimeError):
+                continue  # a whole shard that cannot be opened now: no rights, too many open files
             self._open[path] = handle
             metadata = handle.metadata() or {}
             self._unchecked |= json.loads(metadata.get(_CHECKSUMS, "{}"))
@@ -119,6 +122,8 @@ class FeatureShards:
         metadata = {_CHECKSUMS: checksums, _FILES: json.dumps(seen)}
         with atomic_path(self.folder / f"{uuid.uuid4().hex}.safetensors") as temporary:
             save_file(dict(tokens), temporary, metadata=metadata)
+        if self._about and not (self.folder / ABOUT).is_file():
+            self.mark_used(self._about)  # the folder was pruned while this run goes on
         self.refresh()
 
     def mark_used(self, about: Mapping[str, str]) -> None:
@@ -127,7 +132,7 @@ class FeatureShards:
         Raises:
             EncoderBenchError, OSError: the folder cannot be written.
         """
-        path = self.folder / ABOUT
+        path, self._about = self.folder / ABOUT, dict(about)
         if path.is_file():
             os.utime(path)
         else:

@@ -216,6 +216,18 @@ def test_a_long_conversation_is_cut_at_a_turn_and_its_images_with_it() -> None:
     assert whole.cut(14, 10) is None
 
 
+def test_of_an_images_questions_those_that_do_not_fit_are_left_out() -> None:
+    item = ImageDialogue(3, (("What?", "a dog"), ("Where? " * 30, "there"), ("Who?", "a cat")))
+    (whole,) = tokenize_dialogues(small_language(), [item], image=True)
+    lengths = [each.longest(10)[0] for each in whole.apart()]
+    assert whole.cut(max(lengths), 10) == whole
+    cut = whole.cut(max(lengths) - 1, 10)
+    assert cut is not None
+    assert {segment.turn for segment in cut.segments} == {0, 1, 3}
+    assert cut.images == 1
+    assert whole.cut(min(lengths) - 1, 10) is None
+
+
 @pytest.mark.parametrize(
     ("row", "fault"),
     [

@@ -415,3 +415,42 @@ def test_ls_and_prune_drop_the_least_recently_used(
     removed = prune(entries, entries[1].size_bytes)
     assert [entry.folder for entry in removed] == [old.folder]
     assert [entry.folder for entry in list_features()] == [new.folder]
+
+
+def test_a_shard_that_cannot_be_opened_now_is_kept(
+    encoder: Encoder, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise FileNotFoundError("No such file or directory")  # safetensors of too many open files
+
+    filled(encoder, images)
+    before = shards(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(feature_shards, "safe_open", refuse)
+        opened(encoder, images).close()
+    assert shards(tmp_path) == before
+    assert not opened(encoder, images).missing()
+
+
+def test_a_cache_that_is_pruned_during_a_run_is_listed_again(
+    encoder: Encoder, images: list[Path]
+) -> None:
+    store = opened(encoder, images)
+    prune(list_features(), 0)
+    store.fill()
+    store.close()
+    assert [entry.items for entry in list_features()] == [len(images)]
+
+
+def test_what_another_process_encoded_is_not_kept_decoded(
+    encoder: Encoder, images: list[Path]
+) -> None:
+    store = opened(encoder, images)
+    store._encoder.size, store._encoder.ahead = 1, 4
+    store._start(images[0])
+    assert len(store._encoder._waiting) > 1
+    filled(encoder, images)
+    store._refreshed = float("-inf")
+    assert store[images[0]] is not None
+    assert set(store._encoder._waiting) <= {images[0]}
+    store.close()
