@@ -8,17 +8,21 @@ it, or `ENCODER/MODE[/SEED]`.
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from encoder_bench.base.errors import needs_extra
+from encoder_bench.base.errors import DataError, needs_extra
+from encoder_bench.base.files import write_text
+from encoder_bench.base.hashing import hash_json
 from encoder_bench.base.paths import RESULTS, with_home
 from encoder_bench.base.progress import make_reporter
 from encoder_bench.base.recipes import LanguageModelSettings, load_task
 from encoder_bench.base.record import RunRecord, TaskScores, read_records, require_records
 from encoder_bench.pipeline.plan import DEFAULT_ENCODER, DEFAULT_TASKS, make_plan
 from encoder_bench.results.export import load_results as load_results
+from encoder_bench.results.grouping import scoring_task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     from encoder_bench.mllm.model import MLLM
     from encoder_bench.results.compare import RunComparison
     from encoder_bench.results.verdict import Verdict
+    from encoder_bench.tasks.task import TaskSamples
 
 
 def run(
@@ -46,6 +51,7 @@ def run(
     results: str | Path = RESULTS,
     device: str = "auto",
     settings: Mapping[str, Any] | None = None,
+    trust_remote_code: bool = False,
     quiet: bool = False,
 ) -> RunRecord:
     """Train an adapter on an encoder, score it on every task, and return its record.
@@ -67,7 +73,8 @@ def run(
         weights: the encoder's checkpoint on disk, instead of the Hub.
         results: folder of records, predictions and checkpoints.
         device: `auto` or a torch device.
-        settings: any other key of the adapter recipe, as in `{"training.precision": "bf16"}`.
+        settings: any other key of the adapter recipe, as in `{"llm.name": "smollm2-135m"}`.
+        trust_remote_code: let a Hub repository run its own Python code.
         quiet: print warnings only.
 
     Raises:
@@ -80,7 +87,7 @@ def run(
         encoder=encoder, joint=joint, adapter=adapter, data=data, training_data=training_data,
         mixture=mixture, tasks=tasks, seed=seed, limit=limit, controls=controls, steps=steps,
         weights=None if weights is None else with_home(weights), results=with_home(results),
-        device=device, settings=settings,
+        device=device, settings=settings, trust_remote_code=trust_remote_code,
     )  # fmt: skip
     return run_plan(plan, make_reporter(quiet=quiet), command=_call(given)).record
 
@@ -99,10 +106,12 @@ def load_model(
     results: str | Path = RESULTS,
     weights: str | Path | None = None,
     device: str = "auto",
+    trust_remote_code: bool = False,
 ) -> MLLM:
     """Return a finished run's trained model, in eval mode, verified to be the run's own.
 
-    `weights` is the encoder's checkpoint on disk, if the run was given one.
+    `weights` is the encoder's checkpoint on disk, if the run was given one; `trust_remote_code`
+    lets a Hub repository run its own Python code, as `run` was told.
 
     Raises:
         RecordError: no such run, or its trained weights are gone.
@@ -111,7 +120,10 @@ def load_model(
     from encoder_bench.pipeline.build import load_run
 
     folder, path = with_home(results), None if weights is None else with_home(weights)
-    return load_run(folder, _record(run, folder), weights=path, device=device)
+    return load_run(
+        folder, _record(run, folder), weights=path, device=device,
+        trust_remote_code=trust_remote_code,
+    )  # fmt: skip
 
 
 def evaluate(
@@ -124,12 +136,14 @@ def evaluate(
     limit: int | None = None,
     weights: str | Path | None = None,
     device: str = "auto",
+    trust_remote_code: bool = False,
     quiet: bool = False,
 ) -> dict[str, TaskScores]:
     """Return a finished run's scores on other tasks or other data, by task.
 
-    Predictions go to the folder `output`, `TASK.jsonl` each; resumes if interrupted. The baseline
-    `mean-image` is left out, since it needs the training images.
+    Predictions go to the folder `output`, `TASK.jsonl` each; resumes if interrupted, and refuses a
+    folder with another run's answers, or answers to other questions. The baseline `mean-image` is
+    left out, since it needs the training images.
 
     Raises:
         EncoderBenchError: bad input; nothing is lost.
@@ -147,7 +161,11 @@ def evaluate(
         controls = tuple(control for control in recipe.controls if control != "mean-image")
         recipe = recipe.model_copy(update={"controls": controls})
         asked.append(read_samples(folder, Path(name).stem, recipe, limit=limit))
-    model = load_model(record, results=results, weights=weights, device=device)
+    _claim(with_home(output), record, asked, folder.fingerprint())
+    model = load_model(
+        record, results=results, weights=weights, device=device,
+        trust_remote_code=trust_remote_code,
+    )  # fmt: skip
     return evaluate_tasks(
         ImagePredictor(model),
         asked,
@@ -158,15 +176,42 @@ def evaluate(
     )
 
 
+def _claim(folder: Path, record: RunRecord, asked: Sequence[TaskSamples], data: str) -> None:
+    """Note in `folder` which run answers what there.
+
+    Raises:
+        DataError: it holds answers of another run, or to other questions, or a name occurs twice.
+    """
+    file = folder / "evaluation.json"
+    try:
+        known = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        known = {path.name.partition(".")[0]: "unknown" for path in folder.glob("*jsonl*")}
+    for task in asked:
+        recipe = scoring_task(task.recipe.model_dump(mode="json"))
+        key = hash_json([record.run_id, recipe, data, len(task.samples)])
+        if known.setdefault(task.name, key) != key:
+            raise DataError(
+                f"{folder}: its answers to {task.name} are of another run, other data or another "
+                "recipe; give another folder, and each task a name of its own"
+            )
+    write_text(file, json.dumps(known, indent=1))
+
+
 def table(results: str | Path = RESULTS) -> pd.DataFrame:
     """Return the comparison table of a results folder, one row per encoder and mode.
 
     Raises:
         RecordError: a record is damaged.
     """
+    from encoder_bench.results.contrasts import over_twins, usual_ties
     from encoder_bench.results.table import build_tables, to_frame
 
-    return to_frame(build_tables(read_records(with_home(results))))
+    folder = with_home(results)
+    records = read_records(folder)
+    ties, _ = usual_ties(folder, records)
+    gains = None if ties is None else over_twins(folder, records)
+    return to_frame(build_tables(records, ties=ties, gains=gains))
 
 
 def compare(

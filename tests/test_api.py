@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import doctest
+import io
 import re
 from pathlib import Path
+from typing import Any
 
 import nbformat
+import pandas as pd
 import pytest
 from nbclient import NotebookClient
+from typer.testing import CliRunner
 
 import encoder_bench
-from encoder_bench.base.errors import RecordError
+from encoder_bench.base.errors import DataError, RecordError
+from encoder_bench.cli.app import app
 
 DATA = "scenes:5:64:2:12"
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -32,6 +37,8 @@ def test_from_a_run_to_the_table(tmp_path: Path) -> None:
     frame = encoder_bench.table(results)
     own = frame[frame["Row"] == "encoder"]
     assert own["OC Acc"].tolist() == [record.tasks["oc"].metrics["counting_accuracy"].value]
+    printed = CliRunner().invoke(app, ["table", "--results", str(results), "--format", "csv"])
+    assert frame.columns.tolist() == pd.read_csv(io.StringIO(printed.stdout)).columns.tolist()
 
     model = encoder_bench.load_model("tiny-mae/joint", results=results)
     assert not model.training
@@ -73,3 +80,23 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
 def test_the_citation_is_of_this_version() -> None:
     lines = (DOCS.parent / "CITATION.cff").read_text().splitlines()
     assert f"version: {encoder_bench.__version__}" in lines
+
+
+def test_answers_of_another_run_are_not_taken(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    one, other = (
+        encoder_bench.run(
+            "tiny-mae", data=DATA, tasks=["oc"], steps=steps, results=results, quiet=True
+        )
+        for steps in (1, 2)
+    )
+    asked: Any = {"tasks": ["mci"], "data": DATA, "results": results, "quiet": True}
+    scores = encoder_bench.evaluate(one, output=tmp_path / "one", **asked)
+    assert encoder_bench.evaluate(one, output=tmp_path / "one", **asked) == scores
+    for changed in ({}, {"data": "scenes:6:64:2:12"}, {"limit": 3}):
+        run = one if changed else other
+        with pytest.raises(DataError, match="mci are of another run, other data or another"):
+            encoder_bench.evaluate(run, output=tmp_path / "one", **asked | changed)
+    (tmp_path / "one" / "evaluation.json").unlink()
+    with pytest.raises(DataError, match="mci are of another run"):
+        encoder_bench.evaluate(one, output=tmp_path / "one", **asked)

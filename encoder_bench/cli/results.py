@@ -135,6 +135,7 @@ def ask_command(
     results: options.Results = options.RESULTS,
     weights: options.Weights = None,
     device: options.Device = "auto",
+    trust_remote_code: options.TrustRemoteCode = False,
     debug: options.Debug = False,
 ) -> None:
     """Ask a finished run's model about an image: one question, or a conversation."""
@@ -146,7 +147,10 @@ def ask_command(
     from encoder_bench.results.runs import find_run
 
     picture = load_image(image)
-    mllm = load_run(results, find_run(results, run), weights=weights, device=device)
+    mllm = load_run(
+        results, find_run(results, run), weights=weights, device=device,
+        trust_remote_code=trust_remote_code,
+    )  # fmt: skip
     talk = Conversation(mllm, picture, DecodingSettings(max_new_tokens=max_new_tokens))
     if question is not None:
         typer.echo(talk.ask(question))
@@ -173,13 +177,15 @@ def export_model_command(
             help="Then upload the folder to this model repository, made private if it is new.",
         ),
     ] = None,
+    trust_remote_code: options.TrustRemoteCode = False,
     debug: options.Debug = False,
 ) -> None:
     """Write a run's model as transformers' LlavaForConditionalGeneration, with its card.
 
-    transformers loads the folder whatever the encoder, and so does lmms-eval on top of it; vLLM's
-    LLaVA knows CLIP, SigLIP and Pixtral vision towers only. A part that the class cannot express
-    is named, and nothing is written. The chat template takes content as a string or as parts.
+    The encoder is one that transformers loads, the projector linear or an MLP of two layers on
+    each patch token; a part that the class cannot express is named, and nothing is written.
+    transformers loads the folder, and so does lmms-eval on top of it; vLLM's LLaVA knows CLIP,
+    SigLIP and Pixtral vision towers only. The chat template takes content as a string or as parts.
     """
     from encoder_bench.base.network import upload_folder
     from encoder_bench.mllm.export import export_llava
@@ -188,7 +194,9 @@ def export_model_command(
     from encoder_bench.results.runs import find_run
 
     record = find_run(results, run)
-    mllm = load_run(results, record, weights=weights, device="cpu")
+    mllm = load_run(
+        results, record, weights=weights, device="cpu", trust_remote_code=trust_remote_code
+    )
     typer.echo(f"wrote {export_llava(mllm, folder, card=model_card(record))}")
     if push_to_hub is not None:
         typer.echo(f"uploaded to {upload_folder(folder, push_to_hub)}")

@@ -1,5 +1,6 @@
 """The model of a plan or of a finished run, and the record's facts about it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -119,7 +120,12 @@ def model_notes(mllm: MLLM) -> tuple[str, ...]:
 
 
 def load_run(
-    results: Path, record: RunRecord, *, weights: Path | None = None, device: str = "auto"
+    results: Path,
+    record: RunRecord,
+    *,
+    weights: Path | None = None,
+    device: str = "auto",
+    trust_remote_code: bool = False,
 ) -> MLLM:
     """Return the trained model of a run, in eval mode; a tuned encoder is the tuned one.
 
@@ -132,7 +138,8 @@ def load_run(
     final = results / "checkpoints" / record.run_id / "final"
     if not final.is_dir():
         raise RecordError(f"{final}: the trained weights of run {record.run_id} are not there")
-    mllm = build_mllm(recorded_plan(record, results=results, weights=weights, device=device))
+    plan = recorded_plan(record, results=results, weights=weights, device=device)
+    mllm = build_mllm(replace(plan, trust_remote_code=trust_remote_code))
     if hash_parameters(mllm.encoder.backbone) != record.encoder.weights_sha256:
         raise WeightsError(
             f"encoder {record.encoder.name}: the weights found now are not those of run "
