@@ -1,4 +1,4 @@
-"""encoder-bench: which pretrained visual encoder should be inside a multimodal LLM?"""
+"""encoder-bench: which pretrained visual encoder should you use in a multimodal LLM?"""
 
 import os
 from typing import TYPE_CHECKING, Any

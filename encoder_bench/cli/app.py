@@ -21,7 +21,7 @@ from encoder_bench.cli import (
     sweep,
 )
 
-_HELP = """Which pretrained visual encoder should stand inside a multimodal LLM?
+_HELP = """Which pretrained visual encoder should you use in a multimodal LLM?
 
 encoder-bench trains a projector and an LLM on top of an encoder, [bold]frozen[/bold] or
 [bold]jointly tuned[/bold], scores the result on VQA, captioning, object counting (OC) and
