@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from encoder_bench.base.errors import RecipeError
 from encoder_bench.cli import options
 from encoder_bench.cli.printing import grid, print_grid
 from encoder_bench.cli.run import warn_of_drawn_scenes
@@ -27,7 +28,7 @@ from encoder_bench.sweep.jobs import (
     with_twins,
     write_job,
 )
-from encoder_bench.sweep.launch import SlurmOptions, run_local, submit, wait_for
+from encoder_bench.sweep.launch import SlurmOptions, known_queue, run_local, submit, wait_for
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -161,11 +162,18 @@ def _print_plan(
     missing: list[tuple[Job, RunEstimate]] = []
     rows: list[tuple[str | Text, ...]] = []
     running = 0
+    seen: dict[Path, Job] = {}
     for job in jobs:
         plan = job.plan(results)
         check_places(plan)
+        folder = job.folder(results)
+        if (other := seen.setdefault(folder, job)) is not job:
+            raise RecipeError(
+                f"{other.name} ({other.adapter}) and {job.name} ({job.adapter}) differ in nothing "
+                "that could change a score; leave one out"
+            )
         estimate = estimate_run(plan)
-        state = job_status(job.folder(results), results, job).state
+        state = job_status(folder, results, job).state
         sizes = map(size_text, (estimate.memory_bytes, estimate.disk_bytes))
         rows.append((job.name, _coloured(state), duration_text(estimate.seconds), *sizes))
         if state not in skipped:
@@ -251,7 +259,7 @@ def status_command(
     """Show each run's state (done, running, queued, interrupted or failed) and its last line."""
     from rich.live import Live
 
-    runs = all_runs(results)
+    runs = _runs(results)
     if json_output:
         typer.echo(json.dumps(runs, indent=1, default=dataclasses.asdict))
         return
@@ -262,10 +270,18 @@ def status_command(
     with Live(_status_table(runs), auto_refresh=False) as live:
         while idle < _IDLE_POLLS and not all(run.ended for run in runs):
             time.sleep(_POLL_SECONDS)
-            runs = all_runs(results)
+            runs = _runs(results)
             live.update(_status_table(runs), refresh=True)
             # Between two runs of a sweep none is running for a moment.
             idle = 0 if any(run.state in ("running", "queued") for run in runs) else idle + 1
+
+
+def _runs(results: Path) -> list[RunStatus]:
+    """Return all runs; SLURM is asked only where one of them should be in its queue."""
+    runs = all_runs(results)
+    if any(run.state == "queued" for run in runs):
+        return all_runs(results, queue=known_queue())
+    return runs
 
 
 def _status_table(runs: Iterable[RunStatus]) -> Table:

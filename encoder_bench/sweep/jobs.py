@@ -7,6 +7,7 @@ in a SLURM queue. Nothing else keeps state, so a killed process leaves nothing s
 """
 
 import datetime
+import functools
 import itertools
 import json
 import os
@@ -14,19 +15,19 @@ import shlex
 import socket
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from encoder_bench.base.errors import EncoderBenchError, RecipeError, RecordError
+from encoder_bench.base.errors import DataError, EncoderBenchError, RecipeError, RecordError
 from encoder_bench.base.files import write_text
 from encoder_bench.base.hashing import hash_json
 from encoder_bench.base.paths import visible
 from encoder_bench.base.record import MODES, read_record, record_path
-from encoder_bench.data.folder import is_scenes
+from encoder_bench.data.folder import is_scenes, open_data
 from encoder_bench.encoders.registry import RANDOM
 from encoder_bench.pipeline.plan import RunPlan, make_plan
 
@@ -79,14 +80,34 @@ class Job:
     def folder(self, results: Path) -> Path:
         """Return the job's folder, named by the hash of all that could change its scores."""
         plan = self.plan(results)
+        files = [*filter(None, [plan.weights]), Path(plan.adapter.llm.name)]
         content = {
             **plan.scoring_settings(),
-            "data": plan.data,
-            "training_data": plan.training_data,
-            "weights": str(plan.weights) if plan.weights else None,
+            "mixture_recipes": {n: r.model_dump(mode="json") for n, r in plan.mixtures.items()},
+            "data": [_data_state(name) for name in (plan.data, plan.training_data)],
+            "files": [_file_states(path) for path in files],
             "device": plan.device,
         }
         return results / "sweep" / hash_json(content)[:16]
+
+
+@functools.cache
+def _data_state(name: str) -> str:
+    """Return what tells data from others under their name; the name, where they are not there."""
+    if is_scenes(name):
+        return name
+    try:
+        return open_data(name, images_required=False).fingerprint()
+    except DataError:
+        return name
+
+
+def _file_states(place: Path) -> list[tuple[str, int, int]]:
+    """Return path, bytes and time of change of a file, or of a folder's files; else the name."""
+    files = [place] if place.is_file() else visible(place, "**/*") if place.is_dir() else []
+    stats = [(path, path.stat()) for path in files if path.is_file()]
+    found = [(str(path.resolve()), each.st_size, each.st_mtime_ns) for path, each in stats]
+    return found or [(str(place), 0, 0)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +191,13 @@ def read_job(folder: Path) -> Job:
         raise RecordError(f"{path}: not a sweep's job ({error}); run the sweep again") from error
 
 
-def job_status(folder: Path, results: Path, job: Job | None = None) -> RunStatus:
+def job_status(
+    folder: Path, results: Path, job: Job | None = None, *, queue: Collection[str] | None = None
+) -> RunStatus:
     """Return how a job stands now; one whose record was removed is `planned` again.
 
-    Where `job` is passed, the folder may not be there yet.
+    Where `job` is passed, the folder may not be there yet. `queue` are the ids of SLURM's jobs, if
+    they are known.
 
     Raises:
         RecordError: `job.json` is missing or damaged.
@@ -192,12 +216,13 @@ def job_status(folder: Path, results: Path, job: Job | None = None) -> RunStatus
         return status("done", run_id=run_id)
     if error:
         return status("failed", error)
-    if (folder / "slurm.txt").is_file():
+    number = text_of(folder / "slurm.txt")
+    if number and (queue is None or number in queue):
         return status("queued")
-    return status("planned") if run_id or not starts else status("interrupted", last)
+    return status("planned") if run_id or not (starts or number) else status("interrupted", last)
 
 
-def all_runs(results: Path) -> list[RunStatus]:
+def all_runs(results: Path, *, queue: Collection[str] | None = None) -> list[RunStatus]:
     """Return every run of a results folder: jobs of sweeps oldest first, then the others.
 
     Unfinished runs that no sweep started are known by their checkpoints alone; they are left out
@@ -208,7 +233,7 @@ def all_runs(results: Path) -> list[RunStatus]:
     """
     paths = list((results / "sweep").glob("*/job.json"))
     paths.sort(key=lambda path: path.stat().st_mtime)
-    found = [job_status(path.parent, results) for path in paths]
+    found = [job_status(path.parent, results, queue=queue) for path in paths]
     of_jobs = {run.run_id for run in found}
     records = visible(results / "records", "*.json")
     folders = visible(results / "checkpoints", "*")
@@ -281,6 +306,11 @@ def _do_job(folder: Path, results: Path, *, force: bool) -> bool:
             print(f"{STARTED}{socket.gethostname()} at {now}", file=sys.stderr, flush=True)
             (folder / "error.txt").unlink(missing_ok=True)
             try:
+                if job.folder(results).name != folder.name:
+                    raise RecipeError(
+                        "its recipe, weights or data have changed since this run was planned; run "
+                        "the sweep again"
+                    )
                 outcome = run_here(
                     job.plan(results), PlainReporter(), force=force, command=job.command
                 )

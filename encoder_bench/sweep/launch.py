@@ -5,6 +5,7 @@ through submitit, waited for, and queued again if preempted.
 """
 
 import contextlib
+import functools
 import getpass
 import itertools
 import os
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from encoder_bench.sweep.jobs import job_status, text_of
 INTERRUPTED = {-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, -signal.SIGUSR2}
 """Exit statuses of a process that was stopped from outside and resumes when it is run again."""
 _POLL_SECONDS, _QUEUE_POLL_SECONDS = 0.5, 4.0
+_MAX_ARRAY = 1000  # of SLURM's MaxArraySize, which is 1001 where nothing else is set
 _GPU = re.compile(r"\d+|(GPU|MIG)-.+")
 _FILE_DELAY_SECONDS = 30.0
 """How long a shared file system may take to show what a node wrote."""
@@ -261,8 +263,14 @@ class SlurmJob:
         preempted = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: preempted.set())
         processes, threads = max(1, self.options.gpus), self.options.cpus
+        # SLURM repeats this very job after a preemption or a failed node; then it resumes
+        again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
         process = start_job(
-            self.folder, self.results, processes=processes, threads=threads, force=self.force
+            self.folder,
+            self.results,
+            processes=processes,
+            threads=threads,
+            force=self.force and not again,
         )
         try:
             code = process.wait()
@@ -303,17 +311,19 @@ def submit(folders: Sequence[Path], results: Path, options: SlurmOptions, *, for
     logs = results.resolve() / "sweep" / "logs" / "%j"
     executor = submitit.SlurmExecutor(folder=logs, max_num_timeout=100)
     executor.update_parameters(**options.parameters())
-    try:
-        with executor.batch():
-            jobs = [
-                executor.submit(SlurmJob(folder, results.resolve(), options, force))
-                for folder in new
-            ]
-    except FailedJobError as error:
-        raise EncoderBenchError(f"--launcher slurm: sbatch refused: {error}") from error
-    for folder, job in zip(new, jobs, strict=True):
-        (folder / "error.txt").unlink(missing_ok=True)
-        write_text(folder / "slurm.txt", f"{job.job_id}\n")
+    for part in (new[at : at + _MAX_ARRAY] for at in range(0, len(new), _MAX_ARRAY)):
+        for folder in part:
+            (folder / "error.txt").unlink(missing_ok=True)
+        try:
+            with executor.batch():
+                jobs = [
+                    executor.submit(SlurmJob(folder, results.resolve(), options, force))
+                    for folder in part
+                ]
+        except FailedJobError as error:
+            raise EncoderBenchError(f"--launcher slurm: sbatch refused: {error}") from error
+        for folder, job in zip(part, jobs, strict=True):
+            write_text(folder / "slurm.txt", f"{job.job_id}\n")
 
 
 def wait_for(folders: Sequence[Path], results: Path) -> Generator[Path, None, None]:
@@ -336,6 +346,22 @@ def wait_for(folders: Sequence[Path], results: Path) -> Generator[Path, None, No
                 close_job(folder, results, "it left the SLURM queue")
                 del pending[folder]
                 yield folder
+
+
+def known_queue() -> Collection[str] | None:
+    """Return the ids of this user's jobs in SLURM's queue; None without one, or where it fails.
+
+    The scheduler is asked at most every 15 seconds.
+    """
+    return _queue_at(int(time.monotonic() // 15))
+
+
+@functools.lru_cache(maxsize=1)
+def _queue_at(_: int) -> frozenset[str] | None:
+    try:
+        return frozenset(_queue())
+    except (EncoderBenchError, OSError):
+        return None
 
 
 def _queue() -> set[str]:

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from encoder_bench.base.errors import RecordError
 from encoder_bench.base.limits import usable_cores
+from encoder_bench.base.recipes import recipe_folder
 from encoder_bench.base.record import read_records
 from encoder_bench.cli import options
 from encoder_bench.cli.app import app
@@ -387,3 +388,69 @@ def test_as_many_processes_as_fit() -> None:
     assert local_slots(None, 1, 1, 8) == 1
     assert local_slots(None, 10, 0, 8, 4) == 2
     assert local_slots(None, 10**9, 0, 0) == max(1, usable_cores() // 2)
+
+
+def test_a_job_is_of_the_files_that_it_reads(tmp_path: Path) -> None:
+    recipe = (recipe_folder("mixtures") / "llava-pretrain.toml").read_text()
+    one, other = tmp_path / "one.toml", tmp_path / "two" / "one.toml"
+    other.parent.mkdir()
+    one.write_text(recipe)
+    other.write_text(recipe.replace('path = "', 'path = "elsewhere/'))
+    weights = tmp_path / "last.safetensors"
+    weights.write_bytes(b"one")
+    plain = job().folder(tmp_path)
+    trained_on = [job(mixture=[str(path)]).folder(tmp_path) for path in (one, other)]
+    with_file = job(weights=str(weights)).folder(tmp_path)
+    weights.write_bytes(b"other")
+    assert len({plain, *trained_on, with_file, job(weights=str(weights)).folder(tmp_path)}) == 5
+
+
+@pytest.mark.usefixtures("forked_workers")
+def test_a_run_whose_recipe_has_changed_while_it_waited_is_not_done(tmp_path: Path) -> None:
+    adapter = tmp_path / "mine.toml"
+    adapter.write_text((recipe_folder("adapters") / "quick.toml").read_text())
+    made = Job(**{**asdict(job()), "adapter": str(adapter)})
+    folder = write_job(made, tmp_path)
+    adapter.write_text(adapter.read_text().replace("images_per_step = 8", "images_per_step = 4"))
+    assert made.folder(tmp_path) != folder
+    process = start_job(folder, tmp_path, processes=1, threads=1, force=False)
+    assert process.wait() == 1
+    status = job_status(folder, tmp_path)
+    assert status.state == "failed"
+    assert "have changed since this run was planned" in status.message
+
+
+def test_two_names_of_one_run_are_refused(tmp_path: Path) -> None:
+    text = (recipe_folder("adapters") / "quick.toml").read_text()
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.toml").write_text(text)
+    adapters = f"{tmp_path}/a.toml,{tmp_path}/b.toml"
+    result = sweep("--encoders", "tiny-mae", "--adapter", adapters, "--results", str(tmp_path))
+    assert "differ in nothing that could change a score" in str(result.exception)
+
+
+def test_a_job_that_slurm_repeats_resumes_though_it_was_forced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forced = []
+
+    def note(*_: Any, force: bool, **__: Any) -> Any:
+        forced.append(force)
+        return SimpleNamespace(wait=lambda: 0, pid=0)
+
+    monkeypatch.setattr(launch, "start_job", note)
+    monkeypatch.setattr(launch, "stop_job", lambda _: None)
+    monkeypatch.setattr(launch, "close_job", lambda *_: None)
+    monkeypatch.setattr(launch.signal, "signal", lambda *_: None)
+    queued = launch.SlurmJob(tmp_path, tmp_path, launch.SlurmOptions(gpus=0), force=True)
+    for count in ("0", "1"):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", count)
+        queued()
+    assert forced == [True, False]
+
+
+def test_a_job_that_left_the_queue_is_not_shown_as_queued(tmp_path: Path) -> None:
+    folder = write_job(job(), tmp_path)
+    (folder / "slurm.txt").write_text("7_1\n")
+    states = [job_status(folder, tmp_path, queue=queue).state for queue in (None, {"7_1"}, set())]
+    assert states == ["queued", "queued", "interrupted"]
