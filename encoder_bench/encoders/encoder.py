@@ -133,6 +133,9 @@ class Encoder(nn.Module, ABC):
     def _joined(self, outputs: Mapping[int, Tensor]) -> Tensor:
         """Return the wanted blocks' outputs, joined along channels."""
         parts = [outputs[index] for index in self._wanted()]
+        if len({part.shape[-1] for part in parts}) > 1:  # SAM's last is its neck's
+            names = ", ".join(map(str, self.layer))
+            raise WeightsError(f"layers {names} are of unequal width, and cannot be joined")
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
     def _set_shape(self, spec: EncoderSpec, *, width: int, patch: int, prefix_tokens: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from encoder_bench.base.errors import UnknownNameError, WeightsError
-from encoder_bench.base.hashing import known_hash
+from encoder_bench.base.hashing import hash_json, known_hash
 from encoder_bench.encoders.catalog import EncoderSpec
 from encoder_bench.encoders.encoder import Encoder, LoadOptions, TokensAndGrid, flat_map
 from encoder_bench.encoders.hf_architectures import (
@@ -32,8 +34,12 @@ from encoder_bench.encoders.weights import verify_weights
 
 _DESCRIBED = (
     "do_center_crop", "crop_size", "do_resize", "size", "resample", "image_mean", "image_std",
-    "rescale_factor",
+    "rescale_factor", "crop_pct",
 )  # fmt: skip
+_USUALLY_ON = ("do_normalize", "do_rescale")
+_COMPUTES = re.compile(r"act|eps|heads|rope|theta|window|scal|norm|bias|pool|drop_path|mask")
+"""Keys of a configuration that change features and no weight's shape."""
+_OF_NO_FEATURE = re.compile(r"dropout|^_|initializer|loss|label|activation_checkpoint|abstract")
 
 
 def load_hf(spec: EncoderSpec, place: str, options: LoadOptions) -> HfEncoder:
@@ -181,7 +187,9 @@ class HfEncoder(Encoder):
         self.resolution = output_size(self.processor)
         registers = int(getattr(config, "num_register_tokens", 0) or 0)
         self._prefix_tokens = self._architecture.prefix_tokens + registers
-        self._resized = config.image_size not in (self.resolution[0], list(self.resolution))
+        trained = config.image_size
+        trained = (trained, trained) if isinstance(trained, int) else tuple(trained)
+        self._resized = trained != self.resolution
         if self._resized and self._architecture.other_sizes == "never":
             raise WeightsError(
                 f"encoder {spec.name}: this architecture takes {config.image_size} pixels only, "
@@ -216,8 +224,10 @@ class HfEncoder(Encoder):
         if features.ndim == 4:
             return flat_map(features)
         tokens = features[:, self._prefix_tokens :]
-        stride = round((pixels.shape[2] * pixels.shape[3] / tokens.shape[1]) ** 0.5)
-        return tokens, (pixels.shape[2] // stride, pixels.shape[3] // stride)
+        count, ratio = tokens.shape[1], pixels.shape[2] / pixels.shape[3]
+        # stages round sizes that their strides do not divide up or down, so the count decides
+        factors = [(rows, count // rows) for rows in range(1, count + 1) if count % rows == 0]
+        return tokens, min(factors, key=lambda grid: abs(math.log(grid[0] / grid[1] / ratio)))
 
     def _size_notes(self, spec: EncoderSpec) -> tuple[str, ...]:
         """Return where the checkpoint's sizes disagree with its name or with each other."""
@@ -265,9 +275,24 @@ class HfEncoder(Encoder):
 
     @property
     def transform_description(self) -> str:
-        """The processor's settings that decide the pixels, in a fixed order."""
+        """What decides the pixels and, of a checkpoint that can be edited, how they are read."""
         settings = self.processor.to_dict()
-        return ", ".join(f"{k}={settings[k]}" for k in _DESCRIBED if settings.get(k) is not None)
+        parts = [f"{k}={settings[k]}" for k in _DESCRIBED if settings.get(k) is not None]
+        parts += [f"{k}=False" for k in _USUALLY_ON if settings.get(k) is False]
+        if self.spec.source != "bundled":
+            known = computing_settings(self.backbone.config)
+            known["processor"] = type(self.processor).__name__.removesuffix("Fast")
+            parts.append(f"configuration {hash_json(known)[:12]}")
+        return ", ".join(parts)
+
+
+def computing_settings(config: Any) -> dict[str, Any]:
+    """Return the keys of a configuration that decide what the same weights compute."""
+    return {
+        key: value
+        for key, value in config.to_dict().items()
+        if _COMPUTES.search(key) and not _OF_NO_FEATURE.search(key)
+    }
 
 
 def output_size(processor: Any) -> tuple[int, int]:
@@ -281,6 +306,8 @@ def output_size(processor: Any) -> tuple[int, int]:
     if isinstance(size, int):
         return size, size
     size = dict(size or {})
+    if _is_convnext(processor):  # a square, by a crop of `crop_pct` below 384 px
+        return int(size["shortest_edge"]), int(size["shortest_edge"])
     if "height" in size and "width" in size and size["height"]:
         return int(size["height"]), int(size["width"])
     raise WeightsError(f"its image processor gives no fixed size ({size}); pass --resolution")
@@ -289,6 +316,8 @@ def output_size(processor: Any) -> tuple[int, int]:
 def resized(processor: Any, resolution: int) -> Any:
     """Return an image processor with another output size; resize and crop keep their ratio."""
     settings = processor.to_dict()
+    if _is_convnext(processor):
+        return type(processor).from_dict(settings | {"size": {"shortest_edge": resolution}})
     square = {"height": resolution, "width": resolution}
     changes: dict[str, Any] = {"size": square}
     if settings.get("do_center_crop") and settings.get("crop_size"):
@@ -298,3 +327,7 @@ def resized(processor: Any, resolution: int) -> Any:
         if edge:
             changes["size"] = {"shortest_edge": round(edge * resolution / crop)}
     return type(processor).from_dict(settings | changes)
+
+
+def _is_convnext(processor: Any) -> bool:
+    return type(processor).__name__.startswith("ConvNext")

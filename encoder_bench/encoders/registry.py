@@ -265,12 +265,11 @@ def load_encoder(
     options = LoadOptions(
         layer, resolution, getattr(torch, dtype), spec.random_weights, trust_remote_code
     )
-    if not spec.random_weights:
-        return _load(spec, weights, options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = _load(spec, weights, options)
-    encoder.pretrained, encoder.weights_revision = False, None
+    if spec.random_weights:
+        encoder.pretrained, encoder.weights_revision = False, None
     return encoder
 
 
@@ -349,8 +348,13 @@ def _load(spec: EncoderSpec, weights: Path | None, options: LoadOptions) -> Enco
     if spec.source == "combined":
         from encoder_bench.encoders.encoder import CombinedEncoder
 
-        parts = [find_spec(part) for part in spec.locator.split("+")]
-        return CombinedEncoder(spec, [_load(part, None, options) for part in parts])
+        parts = []
+        for part in map(find_spec, spec.locator.split("+")):
+            random = options.random_weights or part.random_weights
+            parts.append(_load(part, None, replace(options, random_weights=random)))
+            if random:
+                parts[-1].pretrained, parts[-1].weights_revision = False, None
+        return CombinedEncoder(spec, parts)
     spec, weights = _by_file(spec, weights)
     if spec.sources and parse_source(spec.sources[0])[0] != spec.source:
         # Another library's record of these weights may state another size than the name.

@@ -323,6 +323,11 @@ def _flat(features: Tensor, backbone: Any) -> TokensAndGrid:
             grid = (round(count**0.5),) * 2
         if grid[0] * grid[1] != count:
             raise WeightsError(f"{count} tokens do not lie on a square grid; use another encoder")
+        if count == 1 and hasattr(backbone, "cls_token"):  # PiT's
+            raise WeightsError(
+                f"{type(backbone).__name__} gives its class token alone, no patch tokens; use "
+                "another encoder"
+            )
         return tokens, (int(grid[0]), int(grid[1]))
     if getattr(backbone, "output_fmt", "NCHW") == "NHWC":
         features = features.permute(0, 3, 1, 2)

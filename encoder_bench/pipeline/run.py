@@ -25,7 +25,7 @@ from encoder_bench.base.hardware import (
     package_versions,
     peak_memory,
 )
-from encoder_bench.base.hashing import hash_parameters
+from encoder_bench.base.hashing import hash_json, hash_parameters, hash_text
 from encoder_bench.base.paths import remove_folder
 from encoder_bench.base.progress import QuietReporter, Reporter
 from encoder_bench.base.record import (
@@ -38,6 +38,7 @@ from encoder_bench.base.record import (
     write_record,
 )
 from encoder_bench.data.images import IMAGE_LOADING
+from encoder_bench.encoders.hf import computing_settings
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.mllm.projectors.whitening import images_to_fit
 from encoder_bench.pipeline.build import build_mllm, encoder_facts, model_notes, model_warnings
@@ -240,6 +241,11 @@ def _facts(plan: RunPlan, data: RunData, mllm: MLLM, device: torch.device) -> di
         "versions": {name: versions[name] for name in _PACKAGES},
         "device": device.type,
     }
+    if not language.source.startswith("bundled:"):  # a folder's files can be edited
+        tokenizer = getattr(mllm.language.tokenizer, "backend_tokenizer", None)
+        text = tokenizer.to_str() if tokenizer is not None else ""
+        settings = computing_settings(mllm.language.model.config)
+        determinants["llm_reading"] = [hash_json(settings), hash_text(text)]
     if language.template is not None:  # plain text leaves an identity what it was
         determinants["llm_template"] = language.template
     return {

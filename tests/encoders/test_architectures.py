@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -142,14 +143,17 @@ def test_another_resolution_equals_the_librarys_own_interpolation(
 
 
 @pytest.mark.parametrize(
-    ("kind", "side"), [("swin", 96), ("swinv2", 96), ("convnext", 96), ("dinov3_convnext", 96)]
+    ("kind", "side"),
+    [("swin", 96), ("swinv2", 96), ("convnext", 96), ("dinov3_convnext", 96), ("swin", 100)],
 )
 def test_a_hierarchy_takes_another_resolution_as_the_library_does(
     kind: str, side: int, tmp_path: Path
 ) -> None:
     own = write(kind, tmp_path)
     encoder = load_encoder(f"dir:{tmp_path}", resolution=side)
-    assert encoder.num_tokens == TOKENS[kind] * (side // 32) ** 2 // 4
+    swin = math.ceil(side / 16) ** 2  # which pads what its strides do not divide
+    assert encoder.num_tokens == (swin if kind == "swin" else TOKENS[kind] * (side // 32) ** 2 // 4)
+    assert encoder.grid[0] * encoder.grid[1] == encoder.num_tokens
     pixels = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     asks = ARCHITECTURES[kind].other_sizes == "argument"
     with torch.no_grad():
@@ -264,3 +268,13 @@ def test_open_clip_preprocessing_is_that_of_the_tag(tmp_path: Path) -> None:
     assert facts["mean"] == (0.5, 0.5, 0.5)
     assert torch.allclose(white, torch.ones_like(white), atol=1e-6)
     assert encoder.spec.prefix_tokens == 0
+
+
+def test_a_class_token_alone_is_no_patch_token() -> None:
+    with pytest.raises(WeightsError, match="gives its class token alone"):
+        load_encoder("random:timm:pit_ti_224")
+
+
+def test_layers_of_unequal_width_are_not_joined() -> None:
+    with pytest.raises(WeightsError, match="layers -1, -2 are of unequal width"):
+        load_encoder("random:timm:samvit_base_patch16", layer=(-1, -2), resolution=64)

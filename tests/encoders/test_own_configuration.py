@@ -180,6 +180,67 @@ def test_a_transformers_checkpoint_of_another_size_is_followed_and_said(tmp_path
     assert not load_encoder("tiny-dino").notes
 
 
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("preprocessor_config.json", "do_normalize", False),
+        ("preprocessor_config.json", "do_rescale", False),
+        ("config.json", "num_attention_heads", 8),
+        ("config.json", "layer_norm_eps", 0.1),
+        ("config.json", "hidden_act", "relu"),
+    ],
+)
+def test_an_edited_checkpoint_is_another_encoder(
+    file: str, key: str, value: Any, tmp_path: Path
+) -> None:
+    folder = write_transformers("clip", tmp_path)
+    before = load_encoder(f"dir:{folder}")
+    settings = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(settings | {key: value}))
+    after = load_encoder(f"dir:{folder}")
+    features = [each(each.transform(picture())[None]) for each in (before, after)]
+    assert not torch.allclose(*features, atol=1e-4)
+    assert before.fingerprint() != after.fingerprint()
+
+
+def test_what_changes_no_feature_changes_no_fingerprint(tmp_path: Path) -> None:
+    folder = write_transformers("clip", tmp_path)
+    before = load_encoder(f"dir:{folder}").fingerprint()
+    settings = json.loads((folder / "config.json").read_text())
+    other = {"attention_dropout": 0.5, "transformers_version": "5.0.0", "id2label": {"0": "a"}}
+    (folder / "config.json").write_text(json.dumps(settings | other))
+    assert load_encoder(f"dir:{folder}").fingerprint() == before
+
+
+@pytest.mark.parametrize("family", ["deit", "clip", "siglip"])
+@pytest.mark.parametrize("size", [(72, 144), (144, 72)])
+def test_a_processor_of_an_oblong_size_is_followed(
+    family: str, size: tuple[int, int], tmp_path: Path
+) -> None:
+    folder = write_transformers(family, tmp_path)
+    processor = tiny_processor()
+    processor.size = {"height": size[0], "width": size[1]}
+    processor.save_pretrained(folder)
+    encoder = load_encoder(f"dir:{folder}")
+    assert encoder.grid == (size[0] // 12, size[1] // 12)
+    tokens = encoder(encoder.transform(picture())[None])
+    assert tokens.shape[1] == encoder.num_tokens
+
+
+def test_convnexts_own_processor_is_read(tmp_path: Path) -> None:
+    from transformers import ConvNextConfig, ConvNextImageProcessor, ConvNextModel
+
+    sizes = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "image_size": 64}
+    ConvNextModel(ConvNextConfig(**sizes)).save_pretrained(tmp_path)
+    ConvNextImageProcessor(size={"shortest_edge": 64}, crop_pct=0.875).save_pretrained(tmp_path)
+    own, larger = load_encoder(f"dir:{tmp_path}"), load_encoder(f"dir:{tmp_path}", resolution=96)
+    assert (own.resolution, own.grid) == ((64, 64), (2, 2))
+    assert (larger.resolution, larger.grid) == ((96, 96), (3, 3))
+    assert larger(larger.transform(picture())[None]).shape[1] == 9
+    ConvNextImageProcessor(size={"shortest_edge": 64}, crop_pct=0.5).save_pretrained(tmp_path)
+    assert load_encoder(f"dir:{tmp_path}").fingerprint() != own.fingerprint()
+
+
 def sources(name: str) -> list[str]:
     forms = [parse_source(source)[0] for source in CATALOG[name].sources]
     return [f"{name}@{form}" for form in forms if can_be_computed(find_spec(f"{name}@{form}"))]

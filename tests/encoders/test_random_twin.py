@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch.nn import ModuleList
 
 from encoder_bench.base.errors import UnknownNameError, WeightsError
+from encoder_bench.base.hashing import hash_parameters
 from encoder_bench.encoders.registry import encoder_card, find_spec, load_encoder
 from tests.encoders.test_contract import write_open_clip, write_timm, write_transformers
 
@@ -71,6 +73,17 @@ def test_a_twin_of_two_encoders_is_random_in_both() -> None:
     assert twin.width == both.width
     for ours, theirs in zip(twin.backbone, both.backbone, strict=True):
         assert not torch.equal(next(ours.parameters()), next(theirs.parameters()))
+
+
+def test_one_of_two_encoders_may_be_a_twin() -> None:
+    mixed = load_encoder("tiny-clip+random:tiny-siglip", seed=3)
+    assert isinstance(mixed.backbone, ModuleList)
+    own, twin = mixed.backbone
+    assert hash_parameters(own.backbone) == hash_parameters(load_encoder("tiny-clip").backbone)
+    assert hash_parameters(twin.backbone) != hash_parameters(load_encoder("tiny-siglip").backbone)
+    assert not mixed.pretrained
+    again, other = (load_encoder("tiny-clip+random:tiny-siglip", seed=s) for s in (3, 4))
+    assert again.fingerprint() == mixed.fingerprint() != other.fingerprint()
 
 
 def test_a_twins_name_is_exact_and_its_card_says_that_it_learned_nothing() -> None:
