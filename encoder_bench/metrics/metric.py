@@ -121,10 +121,10 @@ METRICS: dict[str, Metric] = {
         _caption("meteor", meteor, backend="java"),
         _caption("spice", spice, backend="java", version=1),
         # 2: refusals and negative numbers are parse failures; 3: bounds too, 2.0 and 1,000 are not
-        _count("counting_accuracy", per_answer(short_answers.counting_accuracy), version=3),
+        _count("counting_accuracy", per_answer(short_answers.counting_accuracy), version=4),
         _count(
             "counting_error", short_answers.counting_error,
-            higher_is_better=False, unit="count", graded=True, version=3,
+            higher_is_better=False, unit="count", graded=True, version=4,
         ),
         _count("counting_accuracy_gvt", per_answer(short_answers.counting_accuracy_gvt)),
         _count(
@@ -132,13 +132,13 @@ METRICS: dict[str, Metric] = {
             higher_is_better=False, unit="count", graded=True, version=2,  # 2: numbers are capped
         ),
         # 2: refusals and contradictions are parse failures, "none" is no
-        _yes_no("yesno_accuracy", per_answer(short_answers.yesno_accuracy), version=2),
-        _yes_no("yesno_precision", short_answers.yesno_precision, version=2),
-        _yes_no("yesno_recall", short_answers.yesno_recall, version=2),
-        _yes_no("yesno_f1", short_answers.yesno_f1, version=2),
+        _yes_no("yesno_accuracy", per_answer(short_answers.yesno_accuracy), version=3),
+        _yes_no("yesno_precision", short_answers.yesno_precision, version=3),
+        _yes_no("yesno_recall", short_answers.yesno_recall, version=3),
+        _yes_no("yesno_f1", short_answers.yesno_f1, version=3),
         _yes_no(
             "yes_rate", per_answer(short_answers.yes_rate),
-            higher_is_better=None, graded=True, version=2,
+            higher_is_better=None, graded=True, version=3,
         ),
         _yes_no("yesno_accuracy_gvt", per_answer(short_answers.yesno_accuracy_gvt)),
     )

@@ -42,7 +42,8 @@ _NUMBER = re.compile(
     + r")\b"
 )
 _REFUSAL = re.compile(
-    r"\b(?:no (?:idea|clue|way|answer|information|image|picture)|no one (?:can|could|knows)"
+    r"\b(?:no (?:idea|clue|way|answer|information)|no one (?:can|could|knows)"
+    r"|no (?:image|picture)(?! (?:on|in|of|at|above|below|behind|hang|hung|that|with|next|near))"
     r"|not (?:sure|able|possible|clear|certain|enough|known)|(?:hard|difficult) to \w+"
     r"|(?:do|does|did)(?:n't| not) (?:know|say|tell|show(?! (?:an?|any)\b))"
     r"|cannot|can't|can not|couldn't|could not|unable|unknown|unclear|uncertain|unsure|impossible"
@@ -51,7 +52,8 @@ _REFUSAL = re.compile(
 """An answer with one of these is a refusal, of a count and of yes or no alike."""
 _NEGATIVE = re.compile(r"(?<![\w.,])[-\u2212]\d|\b(?:minus|negative) ")
 _BOUND = re.compile(
-    r"\b(?:at (?:least|most)|(?:more|less|fewer) than|over|under|up to|or (?:more|less|fewer))\b"
+    r"\b(?:at (?:least|most)|(?:more|less|fewer) than|or (?:more|less|fewer))\b"
+    rf"|\b(?:over|under|up to) (?:{_NUMBER.pattern})"  # and not "under the table"
     r"|\d ?\+"
 )
 _SOMETHING_ELSE = re.compile(r"\b(?:and|plus) (?:an?|another|some|several|many|few)\b(?! hundred)")
