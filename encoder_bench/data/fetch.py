@@ -142,13 +142,14 @@ def _get(
     into = folder / file.into
     target = (folder / ARCHIVES if file.unpack else into) / file.url.rpartition("/")[2]
     noted = _noted(folder).get(file.url, {})
-    if file.unpack and not target.is_file() and noted.get("unpacked"):
+    there = all((into / member).is_file() for member in noted.get("members", ()))
+    if file.unpack and not target.is_file() and noted.get("unpacked") and there:
         return f"{target.name}: unpacked into {into} before (sha256 {noted['sha256'][:12]})"
     expected = file.sha256 or (None if file.sha1 else noted.get("sha256"))
     digest = download(file.url, target, reporter, sha256=expected, sha1=file.sha1, size=file.size)
-    if file.unpack:
-        unpack(target, into, reporter)
-    _note(folder, file.url, {"set": name, "sha256": digest, "unpacked": file.unpack})
+    members = unpack(target, into, reporter) if file.unpack else []
+    ends = {"members": [members[0], members[-1]]} if members else {}
+    _note(folder, file.url, {"set": name, "sha256": digest, "unpacked": file.unpack, **ends})
     if file.unpack and not keep_archives:
         target.unlink()
     known = "as published" if file.pinned else "not published anywhere, noted and compared from now"
@@ -167,13 +168,16 @@ def _note(folder: Path, key: str, facts: dict[str, Any]) -> None:
     write_text(folder / NOTE, json.dumps(_noted(folder) | {key: facts}, indent=1) + "\n")
 
 
-def unpack(archive: Path, into: Path, reporter: Reporter) -> None:
+def unpack(archive: Path, into: Path, reporter: Reporter) -> list[str]:
     """Unpack a zip or tar archive; members that are there in the same size are skipped.
+
+    Returns their names.
 
     Raises:
         DataError: the archive is damaged, or a member leaves the folder.
     """
     into.mkdir(parents=True, exist_ok=True)
+    names: list[str] = []
     try:
         with reporter.phase(f"unpacking {archive.name}", None, "files") as phase:
             for name, size, stream in _members(archive):
@@ -182,9 +186,11 @@ def unpack(archive: Path, into: Path, reporter: Reporter) -> None:
                     if not target.is_file() or target.stat().st_size != size:
                         with atomic_path(target) as temporary, temporary.open("wb") as written:
                             shutil.copyfileobj(stream, written, 1 << 20)
+                names.append(name)
                 phase.advance()
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
         raise DataError(f"{archive}: cannot be unpacked ({error}); remove it and repeat") from error
+    return names
 
 
 def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:

@@ -17,7 +17,7 @@ from encoder_bench.base.hashing import hash_file, hash_text, known_hash
 from encoder_bench.base.paths import visible, with_home
 from encoder_bench.base.progress import QuietReporter, Reporter
 from encoder_bench.base.recipes import TaskRecipe
-from encoder_bench.data.fetch import known_version
+from encoder_bench.data.fetch import NOTE, known_version
 from encoder_bench.data.files import FOLLOW_LINKS, DataFiles
 from encoder_bench.data.index import Index, RowMaker, open_index
 from encoder_bench.data.readers import Reader, find_reader, readers
@@ -133,6 +133,7 @@ class DataFolder:
             for folder in folders
             for place in self.files.places(folder)
             for path in (*visible(place, "*.json"), *visible(place, "*.json.gz"))
+            if path != self.root / NOTE
         }
 
     def versions(self) -> dict[str, str]:

@@ -50,7 +50,9 @@ def import_dataset(
         raise DataError(
             f"{source}: no column '{missing[0]}' for {kind}; it has {', '.join(columns)}"
         )
-    images = output / "coco" / f"{part}2017"
+    # VQAv2's images are those of 2014, which 2017 split otherwise: each number must mean one image
+    year = 2014 if kind == "vqav2" else 2017
+    images = output / "coco" / f"{part}{year}"
     with reporter.phase(f"importing {source}", None if streaming else len(rows), "rows") as phase:
         count, contents = (_vqa if kind == "vqav2" else _captions)(
             _counted(rows, phase, source), images, part
@@ -145,7 +147,7 @@ def _vqa(rows: Iterable[dict[str, Any]], images: Path, part: Part) -> _Written:
     questions, annotations = [], []
     for index, row in enumerate(rows):
         ids = {name: _whole_number(row, name, index) for name in ("image_id", "question_id")}
-        _save_image(row["image"], images, ids["image_id"])
+        _save_image(row["image"], images / f"COCO_{images.name}_{ids['image_id']:012}.png")
         questions.append({**ids, "question": row["question"]})
         annotations.append({**ids, **{n: row[n] for n in _ANNOTATION_COLUMNS if n in row}})
     return len(questions), {
@@ -159,7 +161,7 @@ def _captions(rows: Iterable[dict[str, Any]], images: Path, part: Part) -> _Writ
     annotations: list[dict[str, Any]] = []
     for index, row in enumerate(rows):
         image_id, (width, height) = _whole_number(row, "id", index), row["image"].size
-        name = _save_image(row["image"], images, image_id)
+        name = _save_image(row["image"], images / f"{image_id:012}.png")
         entries.append({"id": image_id, "file_name": name, "width": width, "height": height})
         captions = [row["answer"]] if isinstance(row["answer"], str) else row["answer"]
         for number, caption in enumerate(captions, start=len(annotations) + 1):
@@ -177,9 +179,9 @@ def _whole_number(row: dict[str, Any], name: str, index: int) -> int:
         ) from None
 
 
-def _save_image(image: Any, folder: Path, image_id: int) -> str:
+def _save_image(image: Any, path: Path) -> str:
     """Write an image once, as PNG, which loses nothing, and return its name."""
-    path, pixels = folder / f"{image_id:012}.png", image.convert("RGB")
+    pixels = image.convert("RGB")
     if not path.is_file():
         with atomic_path(path) as temporary:
             pixels.save(temporary, format="PNG")

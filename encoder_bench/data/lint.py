@@ -132,7 +132,7 @@ def missing_classes(samples: SampleTable) -> str | None:
     targets = {text.strip(" .").lower() for text in samples.counts("target")}
     if targets in ({"yes"}, {"no"}):
         return f"every answer is {targets.pop()!r}"
-    if not all(text.isdigit() for text in targets):
+    if not all(text.isdecimal() for text in targets):
         return None
     numbers = {int(text) for text in targets}
     missing = [str(number) for number in range(max(numbers)) if number not in numbers]

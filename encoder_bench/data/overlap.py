@@ -72,7 +72,9 @@ class TestImages:
     __test__ = False  # not a test of pytest's
 
     def __init__(self, sets: Mapping[str, Sequence[Sample]]) -> None:
-        self.sets = {name: SampleTable.of(some).image_paths() for name, some in sets.items()}
+        tables = {name: SampleTable.of(some) for name, some in sets.items()}
+        self.sets = {name: table.image_paths() for name, table in tables.items()}
+        self._numbered = [pair for table in tables.values() for pair in table.numbered_images()]
         self.paths = list(dict.fromkeys(path for paths in self.sets.values() for path in paths))
 
     @cached_property
@@ -82,9 +84,13 @@ class TestImages:
 
     @cached_property
     def by_number(self) -> dict[int, Path]:
-        """The images that have a number of COCO's."""
+        """The images that have a number of COCO's, by their path or as their identity.
+
+        The identity is that of the name in the data folder, which a link may lead away from.
+        """
         numbers = coco_numbers(pa.array(map(str, self.paths), pa.string())).to_pylist()
-        return {n: path for n, path in zip(numbers, self.paths, strict=True) if n is not None}
+        by_path = {n: p for n, p in zip(numbers, self.paths, strict=True) if n is not None}
+        return dict(self._numbered) | by_path
 
     @cached_property
     def by_size(self) -> dict[int, list[Path]]:

@@ -42,6 +42,18 @@ def read_rows(path: Path, row: type[T], key: str | None = "") -> Numbered[T]:
     return AnnotationFile(path).rows(row, key)
 
 
+def read_json_bytes(path: Path) -> bytes:
+    """Return the content of a JSON file, or of the `.gz` of one, without a byte order mark.
+
+    Raises:
+        DataError: not readable.
+    """
+    with reading(path):
+        data = path.read_bytes()
+        data = gzip.decompress(data) if path.suffix == ".gz" else data
+    return data.removeprefix(codecs.BOM_UTF8)  # which editors on Windows write
+
+
 class AnnotationFile:
     """A JSON file (or the `.gz` of one), whose rows are decoded when asked for.
 
@@ -50,11 +62,7 @@ class AnnotationFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        with reading(path):
-            data = path.read_bytes()
-            data = gzip.decompress(data) if path.suffix == ".gz" else data
-        self._content = data.removeprefix(codecs.BOM_UTF8)  # which editors on Windows write
+        self._path, self._content = path, read_json_bytes(path)
 
     def rows(self, row: type[T], key: str | None = "") -> Numbered[T]:
         """Yield the rows of the list under a key, or of the list that the file is.

@@ -170,6 +170,12 @@ class SampleTable(Sequence[Sample]):
             names = names.filter(pc.is_in(names, pa.array(sorted(wanted), pa.string())))
         return [self.root / name for name in names.to_pylist()]
 
+    def numbered_images(self) -> list[tuple[int, Path]]:
+        """Return number and file of the images whose identity is a number."""
+        pairs = self.table.select(["image", "path"]).group_by(["image", "path"]).aggregate([])
+        found = ((_from_json(pair["image"]), pair["path"]) for pair in pairs.to_pylist())
+        return [(image, self.root / path) for image, path in found if isinstance(image, int)]
+
     def by_image(self, tasks: Sequence[str]) -> ImageGroups:
         """Return the samples of some tasks by image, grouped once for each choice of tasks."""
         key = frozenset(tasks)

@@ -11,6 +11,7 @@ from encoder_bench.base.hashing import hash_text
 from encoder_bench.base.progress import Reporter
 from encoder_bench.data.folder import DataFolder, check_disjoint, open_data
 from encoder_bench.data.mixture import Mixture, open_mixture
+from encoder_bench.data.readers.vqa import HELD_OUT_SHARE, holds_out
 from encoder_bench.data.sample_table import SampleTable
 from encoder_bench.pipeline.plan import RunPlan
 from encoder_bench.tasks.task import TaskSamples, read_samples
@@ -106,7 +107,7 @@ def read_data(plan: RunPlan, reporter: Reporter) -> RunData:
     tests = {  # whole, whatever the limit: the trained model may be asked the rest later
         name: folder.task_samples(name, recipe, "test")
         for name, recipe in plan.tasks.items()
-        if plan.mixtures
+        if plan.mixtures or training_folder is not folder
     }
     mixtures = {
         name: open_mixture(name, training_folder.root, reporter, tests=tests)
@@ -122,8 +123,22 @@ def read_data(plan: RunPlan, reporter: Reporter) -> RunData:
     if not training and not mixtures:
         raise DataError(f"--train-data {plan.training_data}: no training samples")
     check_disjoint(training, _tested(test))
+    if training_folder is not folder:
+        check_disjoint(training, SampleTable.joined([*tests.values()]))
+        _warn_of_held_out(training_folder, plan, reporter)
     staged = [stage.mixture for stage in plan.adapter.stages]
     return RunData(folder, training_folder, training, test, mixtures, staged)
+
+
+def _warn_of_held_out(folder: DataFolder, plan: RunPlan, reporter: Reporter) -> None:
+    """Say that a folder for training keeps images for a test set that nobody asks for."""
+    readers = {recipe.reader for recipe in plan.training_recipes.values()}
+    if "vqav2" in readers and holds_out(folder.files):
+        reporter.warn(
+            f"--train-data {plan.training_data}: {HELD_OUT_SHARE:.0%} of the images with VQAv2 "
+            "questions are kept out of training, as the test set of a folder without validation "
+            "questions; put those beside them, or train and test on one folder"
+        )
 
 
 def _left_out(mixture: Mixture) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 import threading
 import zipfile
@@ -169,6 +170,9 @@ def test_archives_are_unpacked_noted_and_dropped_on_request(
     (line,) = fetch("x", tmp_path, QUIET)
     assert "before" in line
     assert len(server.asked) == 1
+    shutil.rmtree(tmp_path / "place" / "in")
+    fetch("x", tmp_path, QUIET, keep_archives=False)
+    assert (tmp_path / "place" / "in" / "a").read_text() == "first"
 
 
 def test_a_file_without_a_published_hash_may_not_change_later(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import datasets
@@ -52,7 +53,36 @@ def test_questions_are_read_back_as_they_were(tmp_path: Path) -> None:
     assert samples[0].references == ("red",) * 10
     assert samples[1].facets["answer_type"] == "number"
     assert Image.open(samples[2].image_path).getpixel((0, 0)) == (200, 0, 0)
-    assert len(list((output / "coco" / "val2017").iterdir())) == 2
+    names = sorted(path.name for path in (output / "coco" / "val2014").iterdir())
+    assert names == ["COCO_val2014_000000000004.png", "COCO_val2014_000000000005.png"]
+
+
+def test_imported_questions_are_kept_out_of_training_on_the_same_images(tmp_path: Path) -> None:
+    rows = {
+        "image": [picture(10)], "image_id": [4], "question": ["What?"], "question_id": [40],
+        "answers": [answers("red")], "multiple_choice_answer": ["red"], "answer_type": ["other"],
+        "question_type": ["what"],
+    }  # fmt: skip
+    source = saved(tmp_path / "source", rows)
+    for number in (4, 5):  # in 2017 both are training images
+        image = tmp_path / "coco" / "train2017" / f"{number:012}.jpg"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        picture(10).save(image)
+    captions = tmp_path / "coco" / "captions_train2017.json"
+    captions.write_text(
+        json.dumps(
+            {
+                "images": [{"id": n, "file_name": f"{n:012}.jpg"} for n in (4, 5)],
+                "annotations": [{"id": n, "image_id": n, "caption": "a dog"} for n in (4, 5)],
+            }
+        )
+    )
+    import_dataset(
+        str(source), tmp_path, kind="vqav2", split="x", part="val", reporter=QuietReporter()
+    )
+    folder = DataFolder("x", tmp_path)
+    train = folder.samples("captioning", reader="coco-captions", source="coco2017", split="train")
+    assert {sample.image_id for sample in train} == {5}
 
 
 def test_captions_are_read_back_as_they_were(tmp_path: Path) -> None:

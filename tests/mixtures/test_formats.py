@@ -18,7 +18,7 @@ from encoder_bench.data.images import load_image, read_image_bytes
 from encoder_bench.data.mixture import Mixture, open_mixture
 from encoder_bench.data.sample import Sample, Turn
 from encoder_bench.data.scenes.build import SceneSizes, write_scenes
-from tests.mixtures.conftest import COCO, VG, turns
+from tests.mixtures.conftest import COCO, VG, picture, turns
 
 Read = Callable[..., Mixture]
 
@@ -94,6 +94,9 @@ def test_a_folder_of_save_to_disk_and_one_of_its_splits(read: Read, root: Path) 
     one = read("chat", 'path = "saved"')
     check_cauldron(one, root)
     assert {path.parents[2].suffix for path in one.images()} == {".arrow"}
+    own = sorted((root / "saved").glob("*.arrow"))
+    (root / "saved" / "cache-0123456789abcdef.arrow").write_bytes(own[0].read_bytes())
+    check_cauldron(read("chat", 'path = "saved"'), root)
     datasets.DatasetDict(train=whole, test=whole.select([0])).save_to_disk(root / "splits")
     check_cauldron(read("chat", 'path = "splits"'), root)
     assert len(read("chat", 'path = "splits"\nsplit = "test"')) == 1
@@ -267,6 +270,18 @@ def test_tasks_of_a_folder(read: Read, tmp_path: Path) -> None:
     fewer = read("folder", f'path = "{tmp_path / "link"}"\ntasks = ["vqa", "oc"]')
     assert [path.name for path in fewer.images()] == [path.name for path in images[1:]]
     assert skipped(fewer)["missing image"] == len(mixture) - len(fewer) > 0
+
+
+def test_images_of_a_set_that_come_later_are_found(read: Read, root: Path) -> None:
+    own = root / "own"
+    (own / "gqa" / "images").mkdir(parents=True)
+    rows = {str(n): {"imageId": f"{n}", "question": "What?", "answer": "a dog"} for n in (1, 2)}
+    (own / "gqa" / "train_balanced_questions.json").write_text(json.dumps(rows))
+    picture(1).save(own / "gqa" / "images" / "1.jpg")
+    source = f'path = "{own}"\ntasks = ["gqa"]'
+    assert len(read("folder", source)) == 1
+    picture(2).save(own / "gqa" / "images" / "2.jpg")
+    assert len(read("folder", source)) == 2
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +145,14 @@ def test_a_test_image_is_found_by_its_number(
             f"rows.json: row {row}: {COCO} is the test image {shown} (by id)" for row in (0, 1)
         ],
     }
+
+
+def test_a_test_image_in_a_folder_of_another_name_is_found_by_its_number(
+    opened: Opened, test_image: Callable[..., dict]
+) -> None:
+    [sample] = test_image("store/images/000000000123.jpg", picture(5))["vqa"]
+    mixture = opened(rows(COCO, VG), tests={"vqa": [replace(sample, image_id=123)]})
+    assert [row.row_id for row in mixture] == ["own/000001"]
 
 
 def test_a_test_image_is_found_by_its_bytes(

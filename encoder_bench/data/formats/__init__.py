@@ -6,6 +6,7 @@ million costs one.
 
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -64,8 +65,12 @@ def _chat_rows(place: Place) -> RawRows:
 
 
 def _identify_folder(place: Place, reporter: Reporter) -> Place:
-    recipes = {task: load_task(task).scoring() for task in place.source.tasks}
-    return replace(place, identity=repr((_folder(place).fingerprint(), recipes)))
+    folder, recipes = _folder(place), {task: load_task(task) for task in place.source.tasks}
+    # of the samples, since images that come later are in no fingerprint of the folder
+    tables = [folder.task_samples(*named, "train") for named in recipes.items()]
+    samples = [(table.fingerprint, sorted(table.missing())) for table in tables]
+    asked = {task: recipe.scoring() for task, recipe in recipes.items()}
+    return replace(place, identity=repr((folder.fingerprint(), samples, asked)))
 
 
 def _folder(place: Place) -> DataFolder:
@@ -85,6 +90,7 @@ def _task_rows(place: Place) -> RawRows:
 
 
 _TABLES = (".arrow", ".parquet")
+_COMPUTED = re.compile(r"(cache|tmp)[-\w]*\.arrow")
 _JSON = (".json", ".jsonl")
 FORMATS = {
     "llava": Format(json_files.rows, _JSON),
@@ -149,6 +155,8 @@ def _files(source: SourceSettings, root: Path, kind: Format) -> list[Path]:
         split = path / source.split
         path = split if (path / "dataset_dict.json").is_file() and split.is_dir() else path
         files = next(filter(None, (visible(path, f"**/*{end}") for end in kind.endings)), [])
+        # beside a saved set's own files lie those that `map` and `filter` of datasets computed
+        files = [file for file in files if not _COMPUTED.fullmatch(file.name)]
         parts = (f"{source.split}-", f"{source.split}.")
         of_split = [file for file in files if file.name.startswith(parts)]
         return of_split if of_split and kind.prepare is tables.prepare else files

@@ -14,7 +14,15 @@ import msgspec
 from encoder_bench.base.errors import DataError, NoTrainSplitError
 from encoder_bench.base.hashing import hash_text
 from encoder_bench.data.files import DataFiles, coco_id
-from encoder_bench.data.rows import Row, Rows, Text, parse_json, read_rows, unique
+from encoder_bench.data.rows import (
+    Row,
+    Rows,
+    Text,
+    parse_json,
+    read_json_bytes,
+    read_rows,
+    unique,
+)
 from encoder_bench.data.sample import OFFICIAL_PART, Sample, Split
 
 HELD_OUT_SHARE = 0.6
@@ -73,12 +81,17 @@ def vqav2_samples(files: DataFiles, task: str, source: str, split: Split) -> Ite
         for where, row in unique(read_rows(path, _Question, "questions"), "question_id"):
             image = files.image(row.image_id, where, split="test")
             yield Sample(f"{task}/{row.question_id}", task, *image, row.question, (), "")
-    elif any(files.find("vqav2", f"v2_{name}.json") for name in _names("val")):
+    elif not holds_out(files):
         yield from _paired(files, task, OFFICIAL_PART[split], "vqav2")
     else:
         for sample in _paired(files, task, "train", "vqav2"):
             if is_held_out(sample.image_id) == (split == "test"):
                 yield sample
+
+
+def holds_out(files: DataFiles) -> bool:
+    """Return whether a part of VQAv2's training images is the test split, for want of another."""
+    return not any(files.find("vqav2", f"v2_{name}.json") for name in _names("val"))
 
 
 def is_held_out(image_id: int | str) -> bool:
@@ -221,7 +234,7 @@ def pope_samples(files: DataFiles, task: str, source: str, split: Split) -> Iter
         raise NoTrainSplitError(f"{files.root}: POPE has no {split} split; train on MCI instead")
     for setting in _POPE_SETTINGS if source == "all" else (source,):
         path = files.require("pope", f"coco_pope_{setting}.json")
-        lines = enumerate(path.read_bytes().split(b"\n"), start=1)
+        lines = enumerate(read_json_bytes(path).split(b"\n"), start=1)
         asked = [(f"{path}:{number}", line) for number, line in lines if line.strip()]
         if not asked:
             raise DataError(f"{path}: is empty")

@@ -64,7 +64,7 @@ class SceneSizes(NamedTuple):
 def parse_sizes(name: str, flag: str = "--data") -> SceneSizes:
     """Read `scenes`, `scenes:SEED` or `scenes:SEED:TRAIN:VAL:TEST`."""
     parts = name.split(":")[1:]
-    if len(parts) in (0, 1, 4) and all(part.isdigit() for part in parts):
+    if len(parts) in (0, 1, 4) and all(part.isdecimal() for part in parts):
         sizes = SceneSizes(*map(int, parts))
         if all(number > 0 for number in sizes[1:]):
             return sizes
