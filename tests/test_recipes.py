@@ -162,6 +162,36 @@ def test_override_reaches_a_stage_by_its_name(minimal: Path) -> None:
         load_adapter(str(minimal), {f"stages.{name}.steps": 7})
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("answer", "It is {answer}."), ("prompt", "{question.x}")]
+)
+def test_braces_of_a_task_are_checked(key: str, value: str, tmp_path: Path) -> None:
+    recipe = {
+        "description": "d", "runner": "vqa", "reader": "vqav2", "source": "vqav2",
+        "prompt": "{question}", "primary": "vqa_accuracy", "column": "VQA",
+    } | {key: value}  # fmt: skip
+    lines = [f'{name} = "{text}"' for name, text in recipe.items()]
+    path = tmp_path / "own.toml"
+    path.write_text("\n".join([*lines, 'metrics = ["vqa_accuracy"]']))
+    with pytest.raises(RecipeError, match="may stand in braces"):
+        load_task(str(path))
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ({"steps": 0}, "--steps 0: give at least 1"),
+        ({"seed": -1}, "--seed -1: give 0 or a positive number"),
+        ({"seed": 2**63}, "--seed .* below 2"),
+        ({"joint": True, "settings": {"encoder.dtype": "float16"}}, "encoder.dtype float16"),
+        ({"llm_train": "full", "settings": {"llm.dtype": "bfloat16"}}, "llm.dtype bfloat16"),
+    ],
+)
+def test_what_could_not_train_is_refused_at_once(given: dict[str, Any], fault: str) -> None:
+    with pytest.raises(RecipeError, match=fault):
+        make_plan(**given)
+
+
 def test_steps_and_epochs_exclude_each_other(tmp_path: Path) -> None:
     path = tmp_path / "both.toml"
     path.write_text(MINIMAL.replace("steps = 3", "steps = 3\nepochs = 1.0"))

@@ -16,6 +16,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -255,13 +256,14 @@ class TaskRecipe(_Frozen):
             return value
         return tuple("question-majority" if name == "majority" else name for name in value)
 
-    @field_validator("prompt")
+    @field_validator("prompt", "answer")
     @classmethod
-    def _known_fields(cls, value: str) -> str:
+    def _known_fields(cls, value: str, info: ValidationInfo) -> str:
+        field = "question" if info.field_name == "prompt" else "target"
         try:
-            value.format(question="")
-        except (KeyError, IndexError, ValueError) as error:
-            raise ValueError(f"only '{{question}}' may stand in braces ({error!r})") from None
+            value.format(**{field: ""})
+        except (KeyError, IndexError, ValueError, AttributeError) as error:
+            raise ValueError(f"only '{{{field}}}' may stand in braces ({error!r})") from None
         return value
 
 

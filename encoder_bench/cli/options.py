@@ -181,7 +181,7 @@ Layer = Annotated[
 ]
 Resolution = Annotated[int | None, how(metavar="PIXELS", help="encoder.resolution")]
 Dtype = Annotated[Literal["float32", "bfloat16", "float16"], how(help="Of the weights.")]
-Steps = Annotated[int | None, how(metavar="N", help="Optimizer steps of each stage.")]
+Steps = Annotated[int | None, how(metavar="N", min=1, help="Optimizer steps of each stage.")]
 Set = Annotated[
     list[str] | None,
     how(
@@ -294,12 +294,14 @@ def weights_by_name(encoders: list[str], texts: list[str] | None) -> dict[str, P
     found: dict[str, Path] = {}
     for text in texts or []:
         name, _, path = text.partition("=")
-        if name in encoders and path:
-            found[name] = Path(path)
-        elif len(encoders) == 1:
-            found[encoders[0]] = Path(text)
-        else:
-            raise RecipeError(f"--weights {text}: give NAME=PATH with one of {', '.join(encoders)}")
+        if not (name in encoders and path):
+            if len(encoders) != 1:
+                names = ", ".join(encoders)
+                raise RecipeError(f"--weights {text}: give NAME=PATH with one of {names}")
+            name, path = encoders[0], text
+        if name in found:
+            raise RecipeError(f"--weights names {name} twice")
+        found[name] = with_home(path)
     return found
 
 

@@ -110,8 +110,8 @@ class MLLM(nn.Module):
 
         A frozen part goes to eval mode whole; in a part with low-rank adapters only the adapters'
         own modules train. Recomputation (gradient checkpointing) is switched by the `training`
-        flag of the blocks themselves, which holds no dropout, so it is kept on where it was asked
-        for.
+        flag of the blocks themselves, so it is kept on where it was asked for, and dropout that
+        OPT's, BioGPT's and other blocks do by the same flag is set to 0.
 
         A batch norm keeps the checkpoint's running statistics in a tuned part too, as where He et
         al. 2015 fine-tune (arXiv 1512.03385, appendix A); its scale and shift train. Statistics of
@@ -128,7 +128,16 @@ class MLLM(nn.Module):
                 adapter = adapted and "lora_" in name
                 if adapter or getattr(module, "gradient_checkpointing", False):
                     module.training = mode
+                if not adapter and getattr(module, "gradient_checkpointing", False):
+                    _without_dropout(module)
         for module in self.modules():
             if isinstance(module, _BatchNorm):
                 module.eval()
         return self
+
+
+def _without_dropout(block: nn.Module) -> None:
+    """Set a frozen block's own rates of dropout to 0, which its `training` flag would apply."""
+    for name, value in vars(block).items():
+        if "dropout" in name and isinstance(value, float):
+            setattr(block, name, 0.0)

@@ -51,7 +51,8 @@ def build_mllm(plan: RunPlan) -> MLLM:
     projector = build_projector(
         plan.adapter.projector, grid=encoder.grid, width=encoder.width, llm_width=language.width
     )
-    projector.start_from(language.table)
+    scale = getattr(language.model.get_input_embeddings(), "embed_scale", None)  # Gemma's
+    projector.start_from(language.table if scale is None else language.table * float(scale))
     mllm = MLLM(encoder, projector, language)
     set_trainable(mllm, encoder=plan.joint, llm=plan.adapter.llm.train)
     if plan.joint and plan.adapter.encoder.gradient_checkpointing:

@@ -123,7 +123,8 @@ def make_plan(
     }
     given = {key: value for key, value in flags.items() if value is not None}
     recipe = load_adapter(adapter, {**(settings or {}), **given})
-    _check(encoder, recipe.projector.name, limit)
+    _check(encoder, recipe.projector.name, limit, steps, seed)
+    _check_dtypes(recipe)
     recipe = _resolve_stages(recipe, adapter, mixture, steps)
     tested = _task_recipes(tasks, recipe.controls)
     return RunPlan(
@@ -194,7 +195,7 @@ def recorded_plan(
     )
 
 
-def _check(encoder: str, projector: str, limit: int | None) -> None:
+def _check(encoder: str, projector: str, limit: int | None, steps: int | None, seed: int) -> None:
     from encoder_bench.encoders.registry import find_spec
     from encoder_bench.mllm.projectors import projector_names
 
@@ -203,6 +204,26 @@ def _check(encoder: str, projector: str, limit: int | None) -> None:
         raise UnknownNameError("projector", projector, projector_names())
     if limit is not None and limit < 1:
         raise RecipeError(f"--limit {limit}: give at least 1")
+    if steps is not None and steps < 1:
+        raise RecipeError(f"--steps {steps}: give at least 1")
+    if not 0 <= seed < 2**63:
+        raise RecipeError(f"--seed {seed}: give 0 or a positive number below 2^63")
+
+
+def _check_dtypes(recipe: AdapterRecipe) -> None:
+    """Refuse to train weights of half precision, in which small steps vanish or go too far.
+
+    AdamW's second moment underflows in float16, and in bfloat16 most weights do not move at all.
+    """
+    for key, dtype, trained in (
+        ("encoder.dtype", recipe.encoder.dtype, recipe.encoder.trainable),
+        ("llm.dtype", recipe.llm.dtype, recipe.llm.train == "full"),
+    ):
+        if trained and dtype != "float32":
+            raise RecipeError(
+                f"{key} {dtype}: weights that train are in float32; set {key}=float32 and "
+                "training.precision=bfloat16, which computes in half precision"
+            )
 
 
 def _taught(recipe: AdapterRecipe) -> list[str]:

@@ -131,8 +131,9 @@ def stage_order(
         images_per_step=stage.images_per_step,
         samples_per_image=stage.samples_per_image,
     )
-    epochs = stage.epochs or 1.0
-    return order, stage.steps or math.ceil(epochs * len(rows) / stage.images_per_step)
+    if stage.steps is not None:
+        return order, stage.steps
+    return order, math.ceil((stage.epochs or 1.0) * len(rows) / stage.images_per_step)
 
 
 def training_images(

@@ -201,7 +201,8 @@ def remove_checkpoints(folder: Path, *, keep: int = 0) -> None:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("checkpoint-*") if path.is_dir())
+    paths = [path for path in folder.glob("checkpoint-*") if path.is_dir()]
+    return sorted(paths, key=lambda path: [int(part) for part in path.name.split("-")[1:]])
 
 
 def _write_folder(

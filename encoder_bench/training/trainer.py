@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from encoder_bench.base.errors import DataError, TrainingError
+from encoder_bench.base.errors import EncoderBenchError, TrainingError
 from encoder_bench.base.hashing import hash_json, hash_text
 from encoder_bench.base.progress import Reporter
 from encoder_bench.base.recipes import AdapterRecipe, TaskRecipe
@@ -123,8 +123,8 @@ class Trainer:
         Raises:
             TrainingError: nothing to train, no samples, a non-finite loss (names the samples), out
                 of memory with one image, or a checkpoint of another recipe.
-            DataError: an image cannot be read; what was learned until then is kept.
-            EncoderBenchError: a checkpoint cannot be written.
+            EncoderBenchError: an image cannot be read, features not be kept, or a checkpoint not be
+                written; what was learned until then is kept.
         """
         whole = self.mllm
         self.accelerator = make_accelerator(self.device, self.adapter, self.folder, self.trackers)
@@ -225,7 +225,7 @@ class Trainer:
                             self.save(number, done, optimizer)
                             saved = time.perf_counter()
                         began = time.perf_counter()
-            except (DataError, TrainingError):
+            except EncoderBenchError:
                 if not self.sharded:  # the other processes are not here to give their shards
                     self.save(number, done, optimizer)
                 raise

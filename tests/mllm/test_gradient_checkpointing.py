@@ -10,13 +10,14 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
+from transformers import OPTConfig, OPTForCausalLM
 
 from encoder_bench.base.errors import RecipeError
 from encoder_bench.mllm.trainable import enable_gradient_checkpointing
 from encoder_bench.pipeline.build import build_mllm
 from encoder_bench.pipeline.plan import make_plan
 
-from .models import pixels
+from .models import pixels, small_mllm
 
 
 def of_timm() -> tuple[nn.Module, nn.Module, Callable[[nn.Module], Tensor]]:
@@ -88,3 +89,16 @@ def test_a_model_that_cannot_is_named() -> None:
         enable_gradient_checkpointing(
             nn.Sequential(nn.Linear(2, 2)), key="encoder.gradient_checkpointing"
         )
+
+
+def test_a_frozen_llm_that_recomputes_has_no_dropout() -> None:
+    config = OPTConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, ffn_dim=32,
+        word_embed_proj_dim=16, max_position_embeddings=32, dropout=0.5,
+    )  # fmt: skip
+    mllm = small_mllm()
+    mllm.language.model = OPTForCausalLM(config).requires_grad_(False)
+    mllm.language.model.gradient_checkpointing_enable()
+    mllm.train()
+    ids = torch.arange(8)[None]
+    assert torch.equal(mllm.language.model(ids).logits, mllm.language.model(ids).logits)
