@@ -212,9 +212,10 @@ def _ranking_precision(scores: Matrix, labels: Matrix) -> Matrix:
     return np.asarray([ranking(labels[[i]], scores[[i]]) for i in kept])
 
 
-def _mean(each: NDArray[Any]) -> dict[str, Any]:
+def _mean(each: NDArray[Any], images: Sequence[int] | None = None) -> dict[str, Any]:
+    """Return a share with its interval over images; by default each value is one's own."""
     values = np.stack([each.astype(np.float64), np.ones(len(each))], axis=1)
-    interval = share_interval(values, range(len(values)))
+    interval = share_interval(values, range(len(values)) if images is None else images)
     return {
         "percent": round(100.0 * float(values[:, 0].mean()), 2),
         "interval": None if interval is None else [round(end, 2) for end in interval],
@@ -233,7 +234,7 @@ def recall_at_one(images: Tensor, texts: Tensor, owner: Sequence[int]) -> dict[s
     right_images = of[similarity.argmax(dim=0)] == torch.arange(len(images))
     return {
         "image_to_text": _mean(right_images.numpy()),
-        "text_to_image": _mean((similarity.argmax(dim=1) == of).numpy()),
+        "text_to_image": _mean((similarity.argmax(dim=1) == of).numpy(), owner),
         "images": len(images),
         "texts": len(texts),
         "chance_percent": round(100.0 / len(images), 2),

@@ -308,17 +308,28 @@ def plain_ratio(sums: Matrix) -> Matrix:
         return np.asarray(sums[:, 0] / sums[:, 1])
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values: Sequence[float], *, unseen: int = 0) -> list[float]:
     """Return p values corrected by Holm's method for being several, in the order given.
+
+    So many `unseen` tests count besides. Where rows are compared with the best, which the same data
+    chose, they are the pairs without it (`other_pairs`): any of them might have been the best.
 
     >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
     [0.03, 0.06, 0.06]
+    >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03], unseen=other_pairs(4))]
+    [0.06, 0.16, 0.15]
     """
     from statsmodels.stats.multitest import multipletests
 
     if not p_values:
         return []
-    return [float(p) for p in multipletests(p_values, method="holm")[1]]
+    every = [*p_values, *[1.0] * unseen]
+    return [float(p) for p in multipletests(every, method="holm")[1][: len(p_values)]]
+
+
+def other_pairs(rows: int) -> int:
+    """Return how many pairs of rows are without the best one."""
+    return max(0, (rows - 1) * (rows - 2) // 2)
 
 
 def spearman_interval(correlation: float, pairs: int) -> tuple[float, float]:

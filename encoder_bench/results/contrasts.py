@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from encoder_bench.base.errors import RecordError
 from encoder_bench.base.record import RunRecord
-from encoder_bench.metrics.statistics import Difference, holm
+from encoder_bench.metrics.statistics import Difference, holm, other_pairs
 from encoder_bench.results.grouping import (
     TableGroup,
     TableRow,
@@ -128,16 +128,18 @@ def contrast_frame(found: Sequence[Contrast]) -> pd.DataFrame:
 def best_ties(results: Path, records: Sequence[RunRecord]) -> Ties:
     """Return the rows that tie with the best of each mode and column, from the predictions.
 
-    Each row is tested against the best in its mode, as in `contrasts`; p is corrected over all
-    tests of a table by Holm's method, and a row ties where it is at least 0.05. Raises as
-    `row_scores`.
+    Each row is tested against the best in its mode, as in `contrasts`; p is corrected by Holm's
+    method over all pairs of rows of a mode and column, of the whole table, since the data chose the
+    best. A row ties where it is at least 0.05. Raises as `row_scores`.
     """
     ties: dict[tuple[str, bool, str], frozenset[str]] = {}
     for columns in _tables(results, records):
         pairs = [pair for column in columns for pair in _against_best(column)]
         shared = [(pair, shared_scores(pair.a[1], pair.b[1])) for pair in pairs]
         tested = [(pair, difference(*scores).p) for pair, scores in shared if scores]
-        corrected = holm([p for _, p in tested])
+        modes = [each.mode(joint=joint) for each in columns if each.best for joint in (False, True)]
+        unseen = sum(other_pairs(len(rows)) for rows in modes)
+        corrected = holm([p for _, p in tested], unseen=unseen)
         for (pair, _), p in zip(tested, corrected, strict=True):
             key = (pair.column.heading, pair.rows[0].joint, pair.column.name)
             tied = {pair.b[0]} if p >= LEVEL else set()

@@ -40,7 +40,8 @@ _MEAN_RANK = (
 _SEEDS = "Means over seeds; ± covers both the choice of images and the spread between seeds."
 _LIFT = (
     "Under each score (SPICE aside) its lift over blind: the gain over the best of the run's own "
-    "blind baselines; below 0 looking did not pay. Under Avg, the mean lift of its four scores."
+    "blind baselines. The best of several is high by chance too, so that one below 0 does not show "
+    "that looking harms. Under Avg, the mean lift of its four scores."
 )
 _TWIN = (
     "Over random twin: the score minus that of the same architecture with random weights, what "

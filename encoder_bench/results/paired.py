@@ -121,7 +121,8 @@ def difference(a: Scores, b: Scores) -> Difference:
     The variance has a part from images (all samples of an image are left out together) and a part
     from seeds: the variance between the seeds' differences where both sides ran the same seeds,
     else the sum of both sides' own. What differs between seeds sample by sample is in the second
-    part alone. Where few images differ at all, p is at least that of the sign test on them.
+    part alone. Where few images differ at all, p is at least the smallest that a sign test on as
+    many can have.
     """
     value = b.mean - a.mean
     left, right = (leave_one_out(each.values, each.images, each.statistic) for each in (a, b))
@@ -151,7 +152,7 @@ def _noise(left_out: NDArray[np.float64]) -> float:
 
 
 def _sign_variance(a: Scores, b: Scores, value: float) -> float:
-    """Return the variance at which p is the sign test's on images where the sides differ."""
+    """Return the variance at which p is the smallest of a sign test on the images that differ."""
     from scipy.special import stdtrit
 
     left, right = (cluster_sums(each.values.mean(axis=0), each.images) for each in (a, b))

@@ -70,9 +70,8 @@ def compare_reported(records: Iterable[RunRecord]) -> pd.DataFrame:
     figures = []
     for table in build_tables(records):
         for row in table.rows:
-            own = (
-                row.runs if row.kind == "encoder" else None
-            )  # no random twin is a published encoder
+            # a random twin is of its encoder's family, and was not published
+            own = row.runs if row.kind == "encoder" else None
             family = own.records[0].encoder.family.casefold() if own else ""
             theirs = published.get((bool(row.joint), family), {})
             for column in COLUMNS if theirs else ():

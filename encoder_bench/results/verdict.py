@@ -9,7 +9,7 @@ import numpy as np
 
 from encoder_bench.base.errors import RecordError, UnknownNameError
 from encoder_bench.base.record import RunRecord
-from encoder_bench.metrics.statistics import Difference, Matrix, holm, plain_ratio
+from encoder_bench.metrics.statistics import Difference, Matrix, holm, other_pairs, plain_ratio
 from encoder_bench.results.grouping import (
     TableGroup,
     TableRow,
@@ -130,9 +130,9 @@ def recommend(
     """Return a verdict for each table, from paired differences that hold images and seeds.
 
     A row ties with the best where the difference is not significant at 5% after Holm's correction
-    over the rows, pretrained and random apart; gains of joint tuning are corrected over pretrained
-    encoders and scores. `max_gflops` leaves out encoders that take more per image, or whose cost is
-    not known; the scores of `tasks` count, by default those that Avg counts, or all.
+    over all pairs of rows, pretrained and random apart; gains of joint tuning are corrected over
+    pretrained encoders and scores. `max_gflops` leaves out encoders that take more per image, or
+    whose cost is not known; the scores of `tasks` count, by default those that Avg counts, or all.
 
     Raises:
         RecordError: predictions are missing or damaged, or no row is left.
@@ -168,15 +168,14 @@ def verdict_sentences(results: Path, records: Sequence[RunRecord]) -> list[str]:
 def _verdict(results: Path, group: TableGroup, tasks: Sequence[str]) -> Verdict | None:
     wanted = _columns(group, tasks)
     every = {f"{row.label} ({row.mode})": row for row in group.rows}
-    found = {name: _scores(results, row, wanted) for name, row in every.items()}
-    columns = wanted if tasks else _common(wanted, [*found.values()])
+    sources = {n: [score_sources(run).keys() for run in row.records] for n, row in every.items()}
+    has = {n: [c for c in wanted if all(c in run for run in runs)] for n, runs in sources.items()}
+    columns = wanted if tasks else _common(wanted, [*has.values()])
     if not tasks and set(AVERAGED) <= set(columns):
         columns = [*AVERAGED]
-    scores = {
-        name: {column: own[column] for column in columns}
-        for name, own in found.items()
-        if columns and set(columns) <= own.keys()
-    }
+    whole = [name for name, own in has.items() if columns and set(columns) <= set(own)]
+    read = {name: _scores(results, every[name], columns) for name in whole}
+    scores = {name: own for name, own in read.items() if len(own) == len(columns)}
     rows = {name: every[name] for name in scores}
     if not rows:
         return None
@@ -250,7 +249,7 @@ def _choice(
     best = max(choices, key=lambda name: scores[name].mean)
     others = sorted(scores.keys() - {best}, key=lambda name: (-scores[name].mean, name))
     real = [name for name in others if name in choices]
-    tied = _not_worse(scores, best, real)
+    tied = _not_worse(scores, best, real, unseen=other_pairs(len(choices)))
     # what pretraining is worth is one test, of the twin: one over all random rows would hide it
     twin, random = twins.get(best), [name for name in others if name not in choices]
     if twin is not None:
@@ -261,14 +260,16 @@ def _choice(
         scores[best].mean,
         tied=tied,
         worse=tuple(name for name in real if name not in tied),
-        unbeaten=_not_worse(scores, best, random),
+        unbeaten=_not_worse(scores, best, random, unseen=(len(choices) - 1) * len(random)),
     )
 
 
-def _not_worse(scores: Mapping[str, Scores], best: str, others: Sequence[str]) -> tuple[str, ...]:
-    """Return the rows that are not significantly worse than one, corrected over all of them."""
+def _not_worse(
+    scores: Mapping[str, Scores], best: str, others: Sequence[str], *, unseen: int
+) -> tuple[str, ...]:
+    """Return the rows that are not significantly worse than the best, corrected as by `holm`."""
     found = [_difference(scores[best], scores[name]) for name in others]
-    corrected = holm([each.p for each in found])
+    corrected = holm([each.p for each in found], unseen=unseen)
     tested = zip(others, found, corrected, strict=True)
     return tuple(name for name, each, p in tested if p >= LEVEL or each.value > 0)
 

@@ -228,6 +228,17 @@ def test_recall_at_one_by_hand() -> None:
     assert report["chance_percent"] == 33.33
 
 
+def test_captions_of_one_image_are_not_independent() -> None:
+    images = torch.eye(40)
+    texts = torch.eye(40).repeat_interleave(5, dim=0)
+    texts[: 5 * 20] = -texts[: 5 * 20]  # all captions of half of the images are wrong
+    owner = [number for number in range(40) for _ in range(5)]
+    found = recall_at_one(images, texts, owner)
+    low, high = found["text_to_image"]["interval"]
+    alone_low, alone_high = found["image_to_text"]["interval"]
+    assert high - low == pytest.approx(alone_high - alone_low, abs=2.0)
+
+
 def write_dual(folder: Path) -> Path:
     """Write a small CLIP with both towers, tokenizer and processor, as a Hub repository has."""
     import transformers

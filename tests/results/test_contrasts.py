@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from report_builders import make_run
 from result_builders import make_record, table
+from scipy.stats import ttest_rel
 from typer.testing import CliRunner
 
 from encoder_bench.base.errors import RecordError
 from encoder_bench.base.record import RunRecord, read_records, write_record
 from encoder_bench.cli.app import app
-from encoder_bench.metrics.statistics import holm
+from encoder_bench.metrics.statistics import holm, other_pairs
 from encoder_bench.results.contrasts import (
     BLIND,
     ENCODERS,
@@ -160,6 +161,23 @@ def test_holm_against_the_published_steps() -> None:
     assert holm([0.005, 0.011, 0.02, 0.04]) == pytest.approx([0.02, 0.033, 0.04, 0.04])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+@pytest.mark.usefixtures("little_garbage")
+@pytest.mark.parametrize("rows", [3, 6, 10])
+def test_of_equal_rows_none_is_called_worse_than_the_best_more_often_than_stated(rows: int) -> None:
+    rng, false, naive, families = np.random.default_rng(rows), 0, 0, 2000
+    for _ in range(families):
+        scores = rng.normal(size=(rows, 60))
+        best = scores.mean(axis=1).argmax()
+        others = np.delete(scores, best, axis=0)
+        p_values = list(
+            ttest_rel(np.broadcast_to(scores[best], others.shape), others, axis=1).pvalue
+        )
+        naive += min(holm(p_values)) < 0.05
+        false += min(holm(p_values, unseen=other_pairs(rows))) < 0.05
+    assert false / families < 0.06
+    assert naive / families > {3: 0.06, 6: 0.08, 10: 0.12}[rows], "the best was chosen by the data"
 
 
 def test_a_clear_loser_is_out_and_a_near_equal_ties(tmp_path: Path) -> None:
