@@ -35,7 +35,7 @@ def test_rows_become_conversations(opened: Opened, root: Path) -> None:
     mixture = opened(rows)
     assert [row.turns for row in mixture] == [
         (Turn("<image>\nWhat?", "A dog."), Turn("Where?", "Here.")),
-        (Turn("Describe it.\n<image>", "Grass."),),
+        (Turn("<image>\nDescribe it.", "Grass."),),  # as LLaVA's own code moves the mark
         (Turn("<image>\nNo mark.", "Yes."),),
         (Turn("Two and two?", "Four."),),
         (Turn("<image>\n<image>\nSame?", "No."),),

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from encoder_bench.base.errors import EncoderBenchError, RecipeError, UnknownNameError
-from encoder_bench.base.recipes import ProjectorSettings
+from encoder_bench.base.recipes import ProjectorSettings, load_adapter
 from encoder_bench.mllm.projectors import build_projector, projector_names
 from encoder_bench.mllm.projectors.projector import grid_of
 from encoder_bench.pipeline.plan import make_plan
@@ -43,14 +43,13 @@ def test_an_image_does_not_depend_on_its_batch(name: str) -> None:
 
 
 def test_resampler_has_the_published_size() -> None:
-    # GVT: depth 6, 16 heads of 64, 32 latents, on a ViT-L's 1024: attention without bias
-    # 4 * 1024 * 1024, feed-forward 8 * 1024 * 1024, three normalisations a layer.
-    settings = ProjectorSettings(
-        name="resampler", depth=6, heads=16, head_width=64, visual_tokens=32
-    )
+    # GVT at 40532be: depth 6, 16 heads of 96, 32 latents, on a ViT-L's 1024: attention without bias
+    # 4 * 1024 * 1536, feed-forward 8 * 1024 * 1024, three normalisations a layer.
+    settings = load_adapter("gvt").projector
+    assert (settings.depth, settings.heads, settings.visual_tokens) == (6, 16, 32)
     with torch.device("meta"):
         projector = build_projector(settings, grid=(16, 16), width=1024, llm_width=4096)
-    layer = 12 * 1024 * 1024 + 3 * 2 * 1024
+    layer = 4 * 1024 * 1536 + 8 * 1024 * 1024 + 3 * 2 * 1024
     rest = 32 * 1024 + 2 * 1024 + 1024 * 4096 + 4096
     assert sum(p.numel() for p in projector.parameters()) == 6 * layer + rest
 

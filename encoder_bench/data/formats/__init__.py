@@ -33,7 +33,7 @@ from encoder_bench.data.formats.row import (
 )
 from encoder_bench.data.index import Index, RowMaker, open_index
 
-FORMAT_VERSION = "2"
+FORMAT_VERSION = "3"
 """Raised where the same file gives other rows, so that no earlier index is read."""
 SCHEMA = pa.schema(
     {
@@ -90,7 +90,7 @@ def _task_rows(place: Place) -> RawRows:
 
 
 _TABLES = (".arrow", ".parquet")
-_COMPUTED = re.compile(r"(cache|tmp)[-\w]*\.arrow")
+_COMPUTED = re.compile(r"cache-[0-9a-f]{16}(_\d+_of_\d+)?\.arrow")
 _JSON = (".json", ".jsonl")
 FORMATS = {
     "llava": Format(json_files.rows, _JSON),
@@ -195,7 +195,7 @@ def _make_rows(place: Place, reporter: Reporter) -> RowMaker:
             if not files or files[-1][0] != raw.file:
                 files.append((raw.file, read - 1))
             try:
-                parsed = parse(raw.content, source.prompt)
+                parsed = parse(raw.content, source.prompt, image_first=source.format == "llava")
                 digest.update(b"%d:%s" % (read - 1, msgspec.json.encode(parsed)))
             except BadRow as error:
                 note_skipped(skipped, error.reason, f"{raw.file}: row {raw.number}: {error}")

@@ -110,10 +110,11 @@ def caption(images: Sequence[str], text: object, prompt: str | None) -> Dialogue
     return Dialogue([("user", asked), ("assistant", text)], images[:1])
 
 
-def parse(content: object, prompt: str | None) -> Parsed:
+def parse(content: object, prompt: str | None, *, image_first: bool = False) -> Parsed:
     """Return the images and turns of a row's content.
 
-    A source's `prompt` replaces the question of JSON of one turn, as LLaVA's first stage does.
+    A source's `prompt` replaces the question of JSON of one turn, as LLaVA's first stage does;
+    `image_first` puts a row's one image before the text that marks it, wherever the mark stands.
 
     Raises:
         BadRow: fields are missing or of another type, the turns do not alternate, marks of images
@@ -121,10 +122,11 @@ def parse(content: object, prompt: str | None) -> Parsed:
     """
     if isinstance(content, BadRow):
         raise content
-    return _conversation(content if isinstance(content, Dialogue) else _dialogue(content, prompt))
+    dialogue = content if isinstance(content, Dialogue) else _dialogue(content, prompt)
+    return _conversation(dialogue, image_first=image_first)
 
 
-def _conversation(dialogue: Dialogue) -> Parsed:
+def _conversation(dialogue: Dialogue, *, image_first: bool) -> Parsed:
     """Return the turns of messages that alternate.
 
     A system's text is put before the first question. Where no user's text marks a place of an
@@ -146,6 +148,8 @@ def _conversation(dialogue: Dialogue) -> Parsed:
         users[0] = "\n".join([IMAGE] * len(images) + [users[0]] * bool(users[0]))
     elif marks != len(images):
         raise BadRow(f"{IMAGE} marks do not fit", f"{marks} {IMAGE} for {len(images)} images")
+    elif image_first and marks == 1:
+        users = [_before_its_text(text) if IMAGE in text else text for text in users]
     if system:
         users[0] = f"{system}\n\n{users[0]}"
     turns = [Turn(*pair) for pair in zip(users, answers, strict=True)]
@@ -153,6 +157,10 @@ def _conversation(dialogue: Dialogue) -> Parsed:
     if empty:
         raise BadRow("empty turn", f"turn {empty[0]} has no text")
     return Parsed(tuple(images), turns)
+
+
+def _before_its_text(text: str) -> str:
+    return f"{IMAGE}\n{text.replace(IMAGE, '').strip()}".strip()
 
 
 class _Link(msgspec.Struct):

@@ -51,7 +51,7 @@ class Resampler(Projector):
     """`visual_tokens` (32) latents through `depth` layers, then linear to the LLM's width.
 
     In each layer the latents are queries, and keys and values come from the patch tokens joined
-    with the latents. GVT's has depth 6, 16 heads of 64 and 32 latents.
+    with the latents. GVT's has depth 6, 16 heads of 96 and 32 latents.
 
     Reference: Alayrac et al. 2022, Flamingo (arXiv 2204.14198), as used by Wang et al. 2023, GVT
     (arXiv 2305.12223). As there, normalisation comes first and attention has no bias.
