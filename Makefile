@@ -90,6 +90,7 @@ baseline: $(STAMP)  ## run the embedded default of every tiny encoder, both mode
 	$(BIN)/encoder-bench table --results $(BASELINE) --write
 	git add $(BASELINE)
 	git commit --message "Accept the baseline: $(REASON)"
+	@rm -rf $(BASELINE_RUNS)  # else the next baseline would find these runs done, whatever code has changed
 
 table: $(STAMP)  ## rewrite table.* of RESULTS (runs/) from its records and predictions
 	$(BIN)/encoder-bench table --results $(RESULTS) --write

@@ -161,11 +161,11 @@ def evaluate(
         controls = tuple(control for control in recipe.controls if control != "mean-image")
         recipe = recipe.model_copy(update={"controls": controls})
         asked.append(read_samples(folder, Path(name).stem, recipe, limit=limit))
-    _claim(with_home(output), record, asked, folder.fingerprint())
     model = load_model(
         record, results=results, weights=weights, device=device,
         trust_remote_code=trust_remote_code,
     )  # fmt: skip
+    _claim(with_home(output), record, asked, folder.fingerprint())
     return evaluate_tasks(
         ImagePredictor(model),
         asked,
@@ -174,6 +174,9 @@ def evaluate(
         seed=record.seed,
         reporter=reporter,
     )
+
+
+_ANSWERS = (".jsonl", ".jsonl.gz", ".partial.jsonl")
 
 
 def _claim(folder: Path, record: RunRecord, asked: Sequence[TaskSamples], data: str) -> None:
@@ -186,14 +189,15 @@ def _claim(folder: Path, record: RunRecord, asked: Sequence[TaskSamples], data: 
     try:
         known = dict(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
-        known = {path.name.partition(".")[0]: "unknown" for path in folder.glob("*jsonl*")}
+        known = {}
     for task in asked:
         recipe = scoring_task(task.recipe.model_dump(mode="json"))
         key = hash_json([record.run_id, recipe, data, len(task.samples)])
-        if known.setdefault(task.name, key) != key:
+        there = any((folder / f"{task.name}{end}").exists() for end in _ANSWERS)
+        if known.setdefault(task.name, "" if there else key) != key:
             raise DataError(
-                f"{folder}: its answers to {task.name} are of another run, other data or another "
-                "recipe; give another folder, and each task a name of its own"
+                f"{folder}: its answers to {task.name} are not known to be of this run, these data "
+                "and this recipe; give another folder, and each task a name of its own"
             )
     write_text(file, json.dumps(known, indent=1))
 

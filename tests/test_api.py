@@ -95,8 +95,8 @@ def test_answers_of_another_run_are_not_taken(tmp_path: Path) -> None:
     assert encoder_bench.evaluate(one, output=tmp_path / "one", **asked) == scores
     for changed in ({}, {"data": "scenes:6:64:2:12"}, {"limit": 3}):
         run = one if changed else other
-        with pytest.raises(DataError, match="mci are of another run, other data or another"):
+        with pytest.raises(DataError, match="mci are not known to be of this run, these data"):
             encoder_bench.evaluate(run, output=tmp_path / "one", **asked | changed)
     (tmp_path / "one" / "evaluation.json").unlink()
-    with pytest.raises(DataError, match="mci are of another run"):
+    with pytest.raises(DataError, match="mci are not known to be of this run"):
         encoder_bench.evaluate(one, output=tmp_path / "one", **asked)

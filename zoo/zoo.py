@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -171,12 +171,13 @@ def pretrain_llm(
     from zoo.language import pretrain_language_model
     from zoo.written_scenes import shipped_prompts
 
-    key = hash_json([budget.as_json(), seed])[:16]
+    prompts = shipped_prompts()
+    key = hash_json([budget.as_json(), seed, asdict(prompts)])[:16]
     pretrain_language_model(
         budget,
         work=cache_dir("pretrain", f"tiny-llama-{key}"),
         output=output or bundled_folder("llm", "tiny-llama"),
-        prompts=shipped_prompts(),
+        prompts=prompts,
         reporter=reporter,
         seed=seed,
         held_out_count=held_out_pages,

@@ -174,6 +174,8 @@ def _print_plan(
             )
         estimate = estimate_run(plan)
         state = job_status(folder, results, job).state
+        if state == "queued":
+            state = job_status(folder, results, job, queue=known_queue()).state
         sizes = map(size_text, (estimate.memory_bytes, estimate.disk_bytes))
         rows.append((job.name, _coloured(state), duration_text(estimate.seconds), *sizes))
         if state not in skipped:

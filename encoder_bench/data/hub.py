@@ -13,7 +13,7 @@ from encoder_bench.base.errors import DataError
 from encoder_bench.base.files import atomic_path
 from encoder_bench.base.progress import Phase, Reporter
 from encoder_bench.data.files import write_annotations
-from encoder_bench.data.images import load_image
+from encoder_bench.data.images import as_rgb, load_image
 
 Kind = Literal["vqav2", "captions"]
 Part = Literal["train", "val"]
@@ -145,9 +145,13 @@ _Written = tuple[int, dict[str, dict[str, Any]]]
 
 def _vqa(rows: Iterable[dict[str, Any]], images: Path, part: Part) -> _Written:
     questions, annotations = [], []
+    saved: set[Path] = set()  # several questions are about one image
     for index, row in enumerate(rows):
         ids = {name: _whole_number(row, name, index) for name in ("image_id", "question_id")}
-        _save_image(row["image"], images / f"COCO_{images.name}_{ids['image_id']:012}.png")
+        path = images / f"COCO_{images.name}_{ids['image_id']:012}.png"
+        if path not in saved:
+            saved.add(path)
+            _save_image(row["image"], path)
         questions.append({**ids, "question": row["question"]})
         annotations.append({**ids, **{n: row[n] for n in _ANNOTATION_COLUMNS if n in row}})
     return len(questions), {
@@ -181,7 +185,7 @@ def _whole_number(row: dict[str, Any], name: str, index: int) -> int:
 
 def _save_image(image: Any, path: Path) -> str:
     """Write an image once, as PNG, which loses nothing, and return its name."""
-    pixels = image.convert("RGB")
+    pixels = as_rgb(image, path)
     if not path.is_file():
         with atomic_path(path) as temporary:
             pixels.save(temporary, format="PNG")

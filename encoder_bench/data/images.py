@@ -78,7 +78,7 @@ def load_image(path: Path, data: bytes | None = None) -> Image.Image:
                     f"{path}: {image.width} x {image.height} pixels, one side more than "
                     f"{MAX_ASPECT} times the other; crop it or leave it out"
                 )
-            return _as_rgb(ImageOps.exif_transpose(image), path)
+            return as_rgb(ImageOps.exif_transpose(image), path)
     except FileNotFoundError:
         raise DataError(f"{path}: no such image file") from None
     except UnidentifiedImageError:
@@ -89,7 +89,12 @@ def load_image(path: Path, data: bytes | None = None) -> Image.Image:
         raise DataError(f"{path}: cannot be decoded ({error}); fetch it again") from error
 
 
-def _as_rgb(image: Image.Image, path: Path) -> Image.Image:
+def as_rgb(image: Image.Image, path: Path) -> Image.Image:
+    """Return an image as `load_image` does, without the orientation; `path` is for errors.
+
+    Raises:
+        DataError: pixels of 32 bits.
+    """
     if image.mode in ("F", "I"):
         raise DataError(f"{path}: pixels of 32 bits, whose white is unknown; save it with 8 or 16")
     if image.mode.startswith("I;16"):

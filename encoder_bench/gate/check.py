@@ -16,7 +16,7 @@ from encoder_bench.gate.baseline import (
     read_baseline,
     weights_folder,
 )
-from encoder_bench.metrics.metric import recorded_metric
+from encoder_bench.metrics.metric import Metric, recorded_metric
 from encoder_bench.metrics.statistics import holm
 from encoder_bench.pipeline.plan import NO_MIXTURE, RunPlan, make_plan
 from encoder_bench.results.compare import TaskComparison, compare_task
@@ -27,6 +27,8 @@ from encoder_bench.tasks.predictions import Prediction, read_predictions
 
 LEVEL = 0.05
 """Of the test that a score got worse, corrected over all scores that are checked together."""
+COUNT_MARGIN = 1.0
+"""Objects by which a counting error may grow, where the margin in points is larger."""
 MAX_CHANGED = 0.03
 """Share of a kept model's answers that rounding may change. Answers are decoded greedily, so that
 only a near tie between two words can turn."""
@@ -443,10 +445,10 @@ def _task_failures(
         if now is None or now.value is None:
             reason = "it is gone" if now is None else now.reason or "no reason given"
             yield f"{name} was {score.value:.2f} and is n/a now: {reason}"
-        elif metric.loss(score.value, now.value) > margin:
+        elif metric.loss(score.value, now.value) > (most := _margin(metric, margin)):
             yield (
                 f"{name} got worse, from {score.value:.2f} to {now.value:.2f}, more than the "
-                f"margin of {margin:g}"
+                f"margin of {most:g}"
             )
     before, after = _unparsed(accepted), _unparsed(fresh)
     if after - before > margin:
@@ -465,6 +467,10 @@ def _notes(accepted: RunRecord, fresh: RunRecord) -> Iterator[str]:
             yield f"{package} was {version}, is {now}"
     if accepted.hardware != fresh.hardware:
         yield "the hardware differs"
+
+
+def _margin(metric: Metric, points: float) -> float:
+    return points if metric.unit == "percent" else min(points, COUNT_MARGIN)
 
 
 def _differ(before: float | None, after: float | None) -> bool:

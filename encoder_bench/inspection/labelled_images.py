@@ -176,6 +176,12 @@ def _from_hub(source: str, columns: HubColumns) -> LabelledSet:
                 )
         labels = rows[columns.label]
         names = getattr(rows.features[columns.label], "names", None)
+        for number, label in enumerate(labels):
+            if not isinstance(label, str | int | float):
+                raise DataError(
+                    f"{source}: row {number} of split '{split}': its label {label!r} is no name "
+                    "and no number (--label-column)"
+                )
         if names is not None:  # a ClassLabel column, whose values are indices; -1 is unlabelled
             labels = [names[label] if 0 <= label < len(names) else label for label in labels]
         class_names = class_names or tuple(map(str, names or _ordered(labels)))

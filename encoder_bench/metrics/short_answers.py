@@ -43,7 +43,8 @@ _NUMBER = re.compile(
 )
 _REFUSAL = re.compile(
     r"\b(?:no (?:idea|clue|way|answer|information)|no one (?:can|could|knows)"
-    r"|no (?:image|picture)(?! (?:on|in|of|at|above|below|behind|hang|hung|that|with|next|near))"
+    r"|no (?:image|picture)s?(?! (?:on|above|below|behind|hang|hung|hanging|next|near)\b"
+    r"| (?:in|at|of) the (?:wall|room|frame|table)\b)"
     r"|not (?:sure|able|possible|clear|certain|enough|known)|(?:hard|difficult) to \w+"
     r"|(?:do|does|did)(?:n't| not) (?:know|say|tell|show(?! (?:an?|any)\b))"
     r"|cannot|can't|can not|couldn't|could not|unable|unknown|unclear|uncertain|unsure|impossible"

@@ -110,8 +110,8 @@ class MLLM(nn.Module):
 
         A frozen part goes to eval mode whole; in a part with low-rank adapters only the adapters'
         own modules train. Recomputation (gradient checkpointing) is switched by the `training`
-        flag of the blocks themselves, so it is kept on where it was asked for, and dropout that
-        OPT's, BioGPT's and other blocks do by the same flag is set to 0.
+        flag of the blocks themselves, so it is kept on where it was asked for, and the dropout that
+        OPT's, BioGPT's and other blocks do by the same flag is 0 while they are frozen.
 
         A batch norm keeps the checkpoint's running statistics in a tuned part too, as where He et
         al. 2015 fine-tune (arXiv 1512.03385, appendix A); its scale and shift train. Statistics of
@@ -121,23 +121,28 @@ class MLLM(nn.Module):
         for part in self.parts().values():
             parameters = dict(part.named_parameters())
             adapted = any(".lora_" in name for name in parameters)
-            if not adapted and any(p.requires_grad for p in parameters.values()):
+            trains = not adapted and any(p.requires_grad for p in parameters.values())
+            for module in part.modules():
+                if getattr(module, "gradient_checkpointing", False):
+                    _set_dropout(module, on=trains)
+            if trains:
                 continue
             part.eval()
             for name, module in part.named_modules():
                 adapter = adapted and "lora_" in name
                 if adapter or getattr(module, "gradient_checkpointing", False):
                     module.training = mode
-                if not adapter and getattr(module, "gradient_checkpointing", False):
-                    _without_dropout(module)
         for module in self.modules():
             if isinstance(module, _BatchNorm):
                 module.eval()
         return self
 
 
-def _without_dropout(block: nn.Module) -> None:
-    """Set a frozen block's own rates of dropout to 0, which its `training` flag would apply."""
-    for name, value in vars(block).items():
-        if "dropout" in name and isinstance(value, float):
-            setattr(block, name, 0.0)
+def _set_dropout(block: nn.Module, *, on: bool) -> None:
+    """Give a block its own rates of dropout, or 0, which its `training` flag would apply."""
+    own = vars(block).setdefault(
+        "_own_dropout",
+        {n: v for n, v in vars(block).items() if "dropout" in n and isinstance(v, float)},
+    )
+    for name, rate in own.items():
+        setattr(block, name, rate if on else 0.0)

@@ -1,12 +1,13 @@
 """What a run will do: flags merged over recipes."""
 
+import contextlib
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from encoder_bench.base.errors import RecipeError, UnknownNameError
+from encoder_bench.base.errors import EncoderBenchError, RecipeError, UnknownNameError
 from encoder_bench.base.paths import RESULTS
 from encoder_bench.base.recipes import (
     AdapterRecipe,
@@ -173,6 +174,21 @@ def _check_source(source: SourceSettings, training_data: str) -> None:
     drawn = source.format == "folder" and is_scenes(str(source.path))
     if not (is_scenes(training_data) or drawn):
         find_place(source, open_data(training_data, images_required=False).root)
+
+
+def mixture_files(plan: RunPlan) -> list[Path]:
+    """Return the files on disk that a plan's mixtures are read from, as far as they are there."""
+    from encoder_bench.data.folder import open_data
+    from encoder_bench.data.formats import find_place
+
+    found: list[Path] = []
+    for mixture in plan.mixtures.values():
+        for source in mixture.sources:
+            if source.path and source.format != "folder":
+                with contextlib.suppress(EncoderBenchError):
+                    root = open_data(plan.training_data, images_required=False).root
+                    found += find_place(source, root).files
+    return found
 
 
 def recorded_plan(

@@ -6,6 +6,7 @@ in a SLURM queue. Nothing else keeps state, so a killed process leaves nothing s
 `python -m encoder_bench.sweep.jobs JOB RESULTS [--force]` is a process that does one.
 """
 
+import contextlib
 import datetime
 import functools
 import itertools
@@ -29,7 +30,7 @@ from encoder_bench.base.paths import visible
 from encoder_bench.base.record import MODES, read_record, record_path
 from encoder_bench.data.folder import is_scenes, open_data
 from encoder_bench.encoders.registry import RANDOM
-from encoder_bench.pipeline.plan import RunPlan, make_plan
+from encoder_bench.pipeline.plan import RunPlan, make_plan, mixture_files
 
 STARTED = "started on "
 """Begins the line that a job's log gets at each start."""
@@ -80,7 +81,7 @@ class Job:
     def folder(self, results: Path) -> Path:
         """Return the job's folder, named by the hash of all that could change its scores."""
         plan = self.plan(results)
-        files = [*filter(None, [plan.weights]), Path(plan.adapter.llm.name)]
+        files = [*filter(None, [plan.weights]), Path(plan.adapter.llm.name), *mixture_files(plan)]
         content = {
             **plan.scoring_settings(),
             "mixture_recipes": {n: r.model_dump(mode="json") for n, r in plan.mixtures.items()},
@@ -106,7 +107,8 @@ def _file_states(place: Path) -> list[tuple[str, int, int]]:
     """Return path, bytes and time of change of a file, or of a folder's files; else the name."""
     files = [place] if place.is_file() else visible(place, "**/*") if place.is_dir() else []
     stats = [(path, path.stat()) for path in files if path.is_file()]
-    found = [(str(path.resolve()), each.st_size, each.st_mtime_ns) for path, each in stats]
+    # a node may reach them by other links, and know times by the second
+    found = [(str(path.absolute()), each.st_size, int(each.st_mtime)) for path, each in stats]
     return found or [(str(place), 0, 0)]
 
 
@@ -217,9 +219,15 @@ def job_status(
     if error:
         return status("failed", error)
     number = text_of(folder / "slurm.txt")
-    if number and (queue is None or number in queue):
+    if number and (queue is None or number in queue or not _is_own(folder / "slurm.txt")):
         return status("queued")
     return status("planned") if run_id or not (starts or number) else status("interrupted", last)
+
+
+def _is_own(path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return path.stat().st_uid == os.getuid()
+    return False
 
 
 def all_runs(results: Path, *, queue: Collection[str] | None = None) -> list[RunStatus]:

@@ -312,6 +312,7 @@ def submit(folders: Sequence[Path], results: Path, options: SlurmOptions, *, for
     executor = submitit.SlurmExecutor(folder=logs, max_num_timeout=100)
     executor.update_parameters(**options.parameters())
     for part in (new[at : at + _MAX_ARRAY] for at in range(0, len(new), _MAX_ARRAY)):
+        errors = {folder: text_of(folder / "error.txt") for folder in part}
         for folder in part:
             (folder / "error.txt").unlink(missing_ok=True)
         try:
@@ -321,6 +322,8 @@ def submit(folders: Sequence[Path], results: Path, options: SlurmOptions, *, for
                     for folder in part
                 ]
         except FailedJobError as error:
+            for folder in filter(errors.get, part):
+                write_text(folder / "error.txt", f"{errors[folder]}\n")
             raise EncoderBenchError(f"--launcher slurm: sbatch refused: {error}") from error
         for folder, job in zip(part, jobs, strict=True):
             write_text(folder / "slurm.txt", f"{job.job_id}\n")

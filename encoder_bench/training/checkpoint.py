@@ -4,6 +4,7 @@ Folders are whole or absent; nothing is pickled.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from encoder_bench.base.files import atomic_folder
 from encoder_bench.mllm.model import MLLM
 from encoder_bench.training.distributed import cut_like
 
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)-(\d+)")
 _WEIGHTS = "trained.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
 _STATE = "state.json"
@@ -201,8 +203,9 @@ def remove_checkpoints(folder: Path, *, keep: int = 0) -> None:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    paths = [path for path in folder.glob("checkpoint-*") if path.is_dir()]
-    return sorted(paths, key=lambda path: [int(part) for part in path.name.split("-")[1:]])
+    names = ((path, _CHECKPOINT.fullmatch(path.name)) for path in folder.glob("checkpoint-*"))
+    found = [(int(n[1]), int(n[2]), path) for path, n in names if n is not None and path.is_dir()]
+    return [path for _, _, path in sorted(found)]
 
 
 def _write_folder(

@@ -55,6 +55,10 @@ def test_questions_are_read_back_as_they_were(tmp_path: Path) -> None:
     assert Image.open(samples[2].image_path).getpixel((0, 0)) == (200, 0, 0)
     names = sorted(path.name for path in (output / "coco" / "val2014").iterdir())
     assert names == ["COCO_val2014_000000000004.png", "COCO_val2014_000000000005.png"]
+    again = import_dataset(
+        str(source), output, kind="vqav2", split="x", part="val", reporter=QuietReporter()
+    )
+    assert again == 3
 
 
 def test_imported_questions_are_kept_out_of_training_on_the_same_images(tmp_path: Path) -> None:
@@ -165,3 +169,14 @@ def test_a_caption_that_is_no_list_is_one_caption(tmp_path: Path) -> None:
         "captioning", reader="coco-captions", source="captions", split="test"
     )
     assert sample.references == ("a dark one",)
+
+
+def test_a_transparent_colour_is_the_same_image_again(tmp_path: Path) -> None:
+    see_through = picture(1)
+    see_through.info["transparency"] = (1, 0, 0)
+    rows = {"image": [see_through, see_through], "id": [9, 9], "answer": [["a"], ["b"]]}
+    source = saved(tmp_path / "one", rows)
+    count = import_dataset(
+        str(source), tmp_path, kind="captions", split="x", part="val", reporter=QuietReporter()
+    )
+    assert count == 2

@@ -232,7 +232,9 @@ def test_the_command_prints_markdown_and_appends_an_escaped_step_summary(
     assert "and 10 more" in text
 
 
-@pytest.mark.parametrize(("before", "after", "passes"), [(9.0, 0.03, True), (0.03, 9.0, False)])
+@pytest.mark.parametrize(
+    ("before", "after", "passes"), [(9.0, 0.03, True), (0.03, 9.0, False), (0.6, 1.7, False)]
+)
 def test_a_smaller_error_is_an_improvement(
     tmp_path: Path, before: float, after: float, passes: bool
 ) -> None:

@@ -102,3 +102,6 @@ def test_a_frozen_llm_that_recomputes_has_no_dropout() -> None:
     mllm.train()
     ids = torch.arange(8)[None]
     assert torch.equal(mllm.language.model(ids).logits, mllm.language.model(ids).logits)
+    mllm.language.model.requires_grad_(True)  # a later stage trains it, with its own dropout
+    mllm.train()
+    assert not torch.equal(mllm.language.model(ids).logits, mllm.language.model(ids).logits)
