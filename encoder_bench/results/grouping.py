@@ -187,7 +187,7 @@ def find_twin(row: TableRow, rows: Sequence[TableRow]) -> int | None:
         if twin.encoder.name == RANDOM + own.encoder.name:
             if twin.encoder.parameters == own.encoder.parameters:
                 return place
-        elif not twin.encoder.name.startswith(RANDOM):
+        elif RANDOM not in twin.encoder.name:  # nor one of which a part alone is random
             alike.append(place)
     return alike[0] if len(alike) == 1 else None
 

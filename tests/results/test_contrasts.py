@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from report_builders import make_run
-from result_builders import make_record, table
+from result_builders import encoder_facts, make_record, table
 from scipy.stats import ttest_rel
 from typer.testing import CliRunner
 
@@ -30,6 +30,7 @@ from encoder_bench.results.contrasts import (
     over_twins,
 )
 from encoder_bench.results.formats import FORMATS
+from encoder_bench.results.grouping import find_twin, group_records
 from encoder_bench.results.paired import Scores, difference
 from encoder_bench.results.table import build_tables
 
@@ -252,6 +253,20 @@ def test_without_a_twin_of_its_own_the_one_row_of_random_weights_is_taken(tmp_pa
     make_run(tmp_path, "random:dino", joint=False, skill=0.3, count=80)
     pairs = {(c.a, c.b) for c in contrasts(tmp_path, read_records(tmp_path)) if c.family == TWINS}
     assert pairs == {("DINO", "RANDOM:DINO"), ("CLIP", "MAE")}
+
+
+def test_an_encoder_of_which_a_part_is_random_is_no_twin() -> None:
+    half = encoder_facts("a+random:b", supervision="none", pretrained=False)
+    whole = encoder_facts("random:a+b", supervision="none", pretrained=False)
+    rows = group_records([make_record("a+b"), make_record(facts=half)])[0].rows
+    own = next(row for row in rows if row.pretrained)
+    assert find_twin(own, rows) is None
+    rows = group_records([make_record("a+b"), make_record(facts=half), make_record(facts=whole)])[
+        0
+    ].rows
+    place = find_twin(next(row for row in rows if row.pretrained), rows)
+    assert place is not None
+    assert rows[place].records[0].encoder.name == "random:a+b"
 
 
 def test_random_weights_of_other_pixels_are_said_to_be_no_twin(tmp_path: Path) -> None:
