@@ -12,6 +12,8 @@ from encoder_bench.base.recipes import DecodingSettings, LanguageModelSettings
 from encoder_bench.mllm.generate import answer, generate
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.model import MLLM
+from encoder_bench.pipeline import build
+from encoder_bench.pipeline.plan import make_plan
 
 from .models import byte_tokenizer, make_batch, pixels, small_mllm
 from .test_generation import PROMPTS, plain_answer, visual_of
@@ -95,3 +97,15 @@ def test_likelihoods_are_those_of_the_loss(name: str) -> None:
     decoding = DecodingSettings(max_new_tokens=2)
     ((found,),) = answer(mllm, list(visual), [[prompt]], decoding, [reply, "another"])
     assert found.likelihoods[0] == pytest.approx(-loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gemma3_text", "qwen2"])
+def test_a_projector_from_zero_starts_at_words_as_the_llm_reads_them(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    language = family(name).language
+    monkeypatch.setattr(build, "load_language_model", lambda _: language)
+    mllm = build.build_mllm(make_plan(projector="linear-from-zero", visual_tokens=1))
+    words = language.embed(torch.arange(len(language.table)))
+    tokens = mllm.projector(torch.randn(1, mllm.encoder.num_tokens, mllm.encoder.width))
+    torch.testing.assert_close(tokens[0, 0], words.float().mean(0))
