@@ -12,6 +12,7 @@ import typer
 from encoder_bench.base.errors import UnknownNameError
 from encoder_bench.cli import options, run_app
 
+Repeats = Annotated[int, typer.Option(metavar="N", min=1, help="Timed repeats of each way.")]
 Device = Annotated[str, typer.Option(metavar="cpu|cuda", help="Where.")]
 
 
@@ -24,9 +25,7 @@ def bench_command(
             help="One of the benches; full-size (minutes, 2 GB of disk) only if it is named.",
         ),
     ] = None,
-    repeats: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Timed repeats of each way.")
-    ] = 5,
+    repeats: Repeats = 5,
     llm: Annotated[str, typer.Option(metavar="NAME", help="The language model.")] = "tiny-llama",
     encoder: Annotated[
         str | None, typer.Option(metavar="NAME", help="Of side-by-side; else a small random ViT.")

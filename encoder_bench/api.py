@@ -8,14 +8,11 @@ it, or `ENCODER/MODE[/SEED]`.
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from encoder_bench.base.errors import DataError, needs_extra
-from encoder_bench.base.files import write_text
-from encoder_bench.base.hashing import hash_json
+from encoder_bench.base.errors import needs_extra
 from encoder_bench.base.paths import RESULTS, with_home
 from encoder_bench.base.progress import make_reporter
 from encoder_bench.base.recipes import LanguageModelSettings, load_task
@@ -31,7 +28,6 @@ if TYPE_CHECKING:
     from encoder_bench.mllm.model import MLLM
     from encoder_bench.results.compare import RunComparison
     from encoder_bench.results.verdict import Verdict
-    from encoder_bench.tasks.task import TaskSamples
 
 
 def run(
@@ -151,6 +147,7 @@ def evaluate(
     from encoder_bench.data.folder import open_data
     from encoder_bench.pipeline.predictor import ImagePredictor
     from encoder_bench.tasks.evaluate import evaluate as evaluate_tasks
+    from encoder_bench.tasks.predictions import claim_answers
     from encoder_bench.tasks.task import read_samples
 
     reporter, record = make_reporter(quiet=quiet), _record(run, with_home(results))
@@ -165,7 +162,11 @@ def evaluate(
         record, results=results, weights=weights, device=device,
         trust_remote_code=trust_remote_code,
     )  # fmt: skip
-    _claim(with_home(output), record, asked, folder.fingerprint())
+    made = [record.run_id, folder.fingerprint()]
+    recipes = [scoring_task(task.recipe.model_dump(mode="json")) for task in asked]
+    makers = zip(asked, recipes, strict=True)
+    claims = [(task.name, [*made, recipe, len(task.samples)]) for task, recipe in makers]
+    claim_answers(with_home(output), claims)
     return evaluate_tasks(
         ImagePredictor(model),
         asked,
@@ -174,32 +175,6 @@ def evaluate(
         seed=record.seed,
         reporter=reporter,
     )
-
-
-_ANSWERS = (".jsonl", ".jsonl.gz", ".partial.jsonl")
-
-
-def _claim(folder: Path, record: RunRecord, asked: Sequence[TaskSamples], data: str) -> None:
-    """Note in `folder` which run answers what there.
-
-    Raises:
-        DataError: it holds answers of another run, or to other questions, or a name occurs twice.
-    """
-    file = folder / "evaluation.json"
-    try:
-        known = dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        known = {}
-    for task in asked:
-        recipe = scoring_task(task.recipe.model_dump(mode="json"))
-        key = hash_json([record.run_id, recipe, data, len(task.samples)])
-        there = any((folder / f"{task.name}{end}").exists() for end in _ANSWERS)
-        if known.setdefault(task.name, "" if there else key) != key:
-            raise DataError(
-                f"{folder}: its answers to {task.name} are not known to be of this run, these data "
-                "and this recipe; give another folder, and each task a name of its own"
-            )
-    write_text(file, json.dumps(known, indent=1))
 
 
 def table(results: str | Path = RESULTS) -> pd.DataFrame:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import doctest
 import io
+import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +102,19 @@ def test_answers_of_another_run_are_not_taken(tmp_path: Path) -> None:
     (tmp_path / "one" / "evaluation.json").unlink()
     with pytest.raises(DataError, match="mci are not known to be of this run"):
         encoder_bench.evaluate(one, output=tmp_path / "one", **asked)
+
+
+def test_an_edited_language_model_is_another_run(tmp_path: Path) -> None:
+    folder = tmp_path / "llm"
+    shutil.copytree(Path(encoder_bench.__path__[0]) / "bundled" / "llm" / "tiny-llama", folder)
+    config = folder / "config.json"
+    runs = []
+    for eps in (1e-6, 1e-6, 1e-2):
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"rms_norm_eps": eps}))
+        runs.append(
+            encoder_bench.run(
+                "tiny-mae", data=DATA, tasks=["oc"], steps=1, results=tmp_path / "results",
+                settings={"llm.name": str(folder)}, quiet=True,
+            ).run_id
+        )  # fmt: skip
+    assert runs[0] == runs[1] != runs[2]

@@ -216,7 +216,10 @@ class CombinedEncoder(Encoder):
         self.layer = encoders[0].layer
         self.pretrained = all(encoder.pretrained for encoder in encoders)
         self.remote_code = any(encoder.remote_code for encoder in encoders)
-        self.weights_revision = "+".join(e.weights_revision or "unpinned" for e in encoders)
+        revisions = [encoder.weights_revision for encoder in encoders]
+        self.weights_revision = (
+            "+".join(r or "unpinned" for r in revisions) if any(revisions) else None
+        )
         self.notes = tuple(note for encoder in encoders for note in encoder.notes)
 
     @property

@@ -267,10 +267,7 @@ def load_encoder(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = _load(spec, weights, options)
-    if spec.random_weights:
-        encoder.pretrained, encoder.weights_revision = False, None
-    return encoder
+        return _load(spec, weights, options)
 
 
 _BEIT = {
@@ -352,8 +349,6 @@ def _load(spec: EncoderSpec, weights: Path | None, options: LoadOptions) -> Enco
         for part in map(find_spec, spec.locator.split("+")):
             random = options.random_weights or part.random_weights
             parts.append(_load(part, None, replace(options, random_weights=random)))
-            if random:
-                parts[-1].pretrained, parts[-1].weights_revision = False, None
         return CombinedEncoder(spec, parts)
     spec, weights = _by_file(spec, weights)
     if spec.sources and parse_source(spec.sources[0])[0] != spec.source:
@@ -366,6 +361,8 @@ def _load(spec: EncoderSpec, weights: Path | None, options: LoadOptions) -> Enco
     with explained(spec.name, str(weights or spec.locator)):
         encoder = _from_library(spec, weights, options)
         encoder.pixels([new_image("RGB", (8, 8))])  # settings that fit no image fail here
+    if options.random_weights:
+        encoder.pretrained, encoder.weights_revision = False, None
     return encoder
 
 

@@ -71,9 +71,8 @@ def sample_pictures(data: str | None, records: Sequence[RunRecord]) -> dict[str,
     for record in records:
         own = str(record.data.get("name", ""))
         name = data or own
-        if name != own and (data is None or is_scenes(own) or is_scenes(data)):
-            continue
-        if data is None and not is_scenes(name):
+        # scenes are themselves alone, and photos are wherever the caller says
+        if name != own if is_scenes(own) or is_scenes(name) else data is None:
             continue
         for task, scores in record.tasks.items():
             reader, source = (scores.definition.get(key) for key in ("reader", "source"))

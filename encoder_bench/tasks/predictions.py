@@ -11,8 +11,9 @@ from typing import Any, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from encoder_bench.base.errors import RecordError
+from encoder_bench.base.errors import DataError, RecordError
 from encoder_bench.base.files import write_text
+from encoder_bench.base.hashing import hash_json
 from encoder_bench.base.progress import Reporter
 from encoder_bench.base.recipes import DecodingSettings
 from encoder_bench.base.record import RunRecord
@@ -121,6 +122,28 @@ class GrowingPredictions:
         with self._file.open("a", encoding="utf-8") as stream:
             stream.writelines(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
         self.replies |= replies
+
+
+def claim_answers(folder: Path, claims: Iterable[tuple[str, Any]]) -> None:
+    """Note in `folder` what answers each task there: model, recipe and data, as JSON.
+
+    Raises:
+        DataError: it holds a task's answers that were not made so, or a name occurs twice.
+    """
+    file = folder / "evaluation.json"
+    try:
+        known = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        known = {}
+    for task, made in claims:
+        path, key = folder / f"{task}.jsonl", hash_json(made)
+        there = has_predictions(path) or _growing(path).is_file()
+        if known.setdefault(task, "" if there else key) != key:
+            raise DataError(
+                f"{folder}: its answers to {task} are not known to be of this run, these data and "
+                "this recipe; give another folder, and each task a name of its own"
+            )
+    write_text(file, json.dumps(known, indent=1))
 
 
 def predict(
