@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 import time
 from dataclasses import replace
@@ -28,6 +29,7 @@ from encoder_bench.base.recipes import load_adapter
 from encoder_bench.base.record import read_record, read_records
 from encoder_bench.data.folder import DataFolder
 from encoder_bench.data.images import load_image
+from encoder_bench.data.scenes.build import SceneSizes, write_scenes
 from encoder_bench.pipeline.build import build_mllm, load_run
 from encoder_bench.pipeline.data import read_data
 from encoder_bench.pipeline.plan import RunPlan, check_places, make_plan
@@ -330,6 +332,35 @@ def test_an_estimate_counts_what_trains_and_what_is_asked(frozen: Path) -> None:
     unknown = estimate_run(plan(Path("unused"), adapter="gvt", steps=10))
     assert unknown.seconds is None
     assert any("vicuna" in line for line in unknown.lines())
+
+
+def test_training_shares_no_image_with_what_a_limit_leaves_out(tmp_path: Path) -> None:
+    """The trained model may be asked the rest of the test set later."""
+    tested, taught = tmp_path / "tested", tmp_path / "taught"
+    write_scenes(tested, SceneSizes(seed=3, train=30, val=5, test=20), QuietReporter())
+    last = json.loads((tested / "gvtbench" / "coco_oc.json").read_text())[-1]["image_id"]
+    # the same folder, in which this image is one to train on
+    train = "coco/annotations/instances_train2017.json"
+    shown = json.loads((tested / train).read_text())
+    val = json.loads((tested / train.replace("train", "val")).read_text())
+    (image,) = (row for row in val["images"] if row["id"] == last)
+    shown["images"].append(image)
+    shown["annotations"] += [row for row in val["annotations"] if row["image_id"] == last]
+    shutil.copytree(tested, taught)
+    for file in taught.rglob("*.json"):
+        content = json.loads(file.read_text())
+        for rows in content.values() if isinstance(content, dict) else [content]:
+            if isinstance(rows, list):
+                names = ("image_id", "cocoid", "id")
+                rows[:] = [r for r in rows if last not in [r.get(name) for name in names]]
+        file.write_text(json.dumps(content))
+    (taught / train).write_text(json.dumps(shown))
+    shutil.move(taught / "coco" / "val2017" / image["file_name"], taught / "coco" / "train2017")
+    chosen = plan(
+        Path("unused"), data=str(tested), training_data=str(taught), tasks=["oc"], limit=1
+    )
+    with pytest.raises(DataError, match=f"share 1 images, the first {last}"):
+        read_data(chosen, QuietReporter())
 
 
 def test_a_folder_whose_name_begins_with_scenes_is_a_folder(

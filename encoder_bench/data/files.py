@@ -147,8 +147,8 @@ class DataFiles:
         """Return an image's identity and its file.
 
         The identity is COCO's numeric id where the file is named by it, else the file's path in the
-        data folder: ids that begin again in each split are none. An image that is not there is no
-        error, but noted in `missing`.
+        data folder: ids that begin again in each split, for other photos, are none. An image that
+        is not there is no error, but noted in `missing`.
 
         Args:
             image_id: a number, or the path that a data file gives.
@@ -208,7 +208,9 @@ class DataFiles:
         if first not in listing.sizes or first in listing.links:
             path = path_inside(listing.folder, first, where, self.root)
         known = [_YEARS.get(folder) for folder in {f[0].folder.name for f in numbered}]
-        if by_id and (len(known) < 2 or all(known.count(year) < 2 for year in _YEARS.values())):
+        apart = len(known) < 2 or all(known.count(year) < 2 for year in _YEARS.values())
+        others = (each.folder / other for each, other in numbered)
+        if by_id and (apart or all(filecmp.cmp(path, other, shallow=False) for other in others)):
             return image_id, path
         return (listing.folder / first).relative_to(self.root).as_posix(), path
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from encoder_bench.base.errors import DataError, MissingDependencyError
+from encoder_bench.base.errors import DataError
 
 IDS = ("sample_id", "question_id", "image_id", "id", "index", "doc_id")
 """The keys of a row that may name its sample, the surest first; the last three often count rows."""
@@ -167,8 +167,6 @@ def _read_excel(path: Path) -> tuple[str, Rows]:
 
     try:
         frame = pd.read_excel(path, dtype=object, na_filter=False)
-    except ImportError as error:
-        raise MissingDependencyError(f"{path}: reading it needs `pip install openpyxl`") from error
     except Exception as error:  # a damaged workbook fails in any of the parsers below
         raise DataError(f"{path}: cannot be read as an Excel sheet ({error})") from error
     frame.columns = frame.columns.map(str)

@@ -86,6 +86,16 @@ def test_ids_that_begin_again_in_each_split_are_no_identity(tmp_path: Path) -> N
     assert asked.image_id == test[2].image_id == "coco/val2017/000000000003.png"
 
 
+def test_a_copy_in_the_other_split_is_the_same_image_and_not_trained_on(tmp_path: Path) -> None:
+    for part, numbers in (("train", (1, 2, 3)), ("val", (3, 4))):
+        names = {n: f"{n:012}.png" for n in numbers}
+        for number, name in names.items():
+            picture(tmp_path / "coco" / f"{part}2017" / name, number)
+        captions(tmp_path, part, names)
+    assert [s.image_id for s in read(tmp_path)] == [3, 4]
+    assert [s.image_id for s in read(tmp_path, split="train")] == [1, 2]
+
+
 def test_one_image_of_coco_is_one_image_in_the_folders_of_both_years(tmp_path: Path) -> None:
     picture(tmp_path / "coco" / "train2017" / "000000000042.png", 7)
     picture(tmp_path / "coco" / "val2014" / "COCO_val2014_000000000042.png", 8)
