@@ -120,11 +120,12 @@ METRICS: dict[str, Metric] = {
         _caption("rouge_l", per_sample(caption.rouge_l)),
         _caption("meteor", meteor, backend="java"),
         _caption("spice", spice, backend="java", version=1),
-        # 2: refusals and negative numbers are parse failures; 3: bounds too, 2.0 and 1,000 are not
-        _count("counting_accuracy", per_answer(short_answers.counting_accuracy), version=4),
+        # 2: refusals and negative numbers are parse failures; 3: bounds too, 2.0 and 1,000 are not;
+        # 5: negations are, and "there isn't one" is 0
+        _count("counting_accuracy", per_answer(short_answers.counting_accuracy), version=5),
         _count(
             "counting_error", short_answers.counting_error,
-            higher_is_better=False, unit="count", graded=True, version=4,
+            higher_is_better=False, unit="count", graded=True, version=5,
         ),
         _count("counting_accuracy_gvt", per_answer(short_answers.counting_accuracy_gvt)),
         _count(

@@ -58,7 +58,11 @@ _BOUND = re.compile(
     r"|\d ?\+"
 )
 _SOMETHING_ELSE = re.compile(r"\b(?:and|plus) (?:an?|another|some|several|many|few)\b(?! hundred)")
-_NOT_ANY = re.compile(r"(?:n't|\bnot)(?: \w+)? any\b|\bno one\b")
+_NOT = r"(?:n't|\bnot)(?: think there (?:is|are))?"
+_NOT_ANY = re.compile(
+    rf"{_NOT}(?: \w+)? any\b|{_NOT}(?: (?:see|find|have|spot|even))?(?: a single)? one\b|\bno one\b"
+)
+_NOT_SO_MANY = re.compile(rf"{_NOT}(?: \w+)? (?:{_NUMBER.pattern})")
 _MAX_DIGITS = 18
 
 
@@ -70,10 +74,11 @@ def parse_count(answer: str) -> int | None:
     """Return the number that an answer gives, or None where it gives none or several.
 
     Digits or number words to a hundred, as whole words, in any case. "2.0" is 2 and "1,000" is a
-    thousand, since they can mean nothing else; "no", "none", "nobody" and "there aren't any" are 0.
-    The same number twice is one number. Unparsed are: refusals; negative numbers and fractions, as
-    no count is one; bounds ("at least 3"), which fit many counts; and a number beside something
-    else that is counted too ("two people and a dog"), which may be the answer or a part of it.
+    thousand, since they can mean nothing else; "no", "none", "nobody", "there aren't any" and
+    "there isn't one" are 0. The same number twice is one number. Unparsed are: refusals; negative
+    numbers and fractions, as no count is one; bounds ("at least 3") and negations ("not two"),
+    which fit many counts; and a number beside something else that is counted too ("two people and
+    a dog"), which may be the answer or a part of it.
 
     >>> [parse_count(t) for t in ("Nine.", "There are 3 dogs", "a phone", "none", "2 or 3")]
     [9, 3, None, 0, None]
@@ -81,11 +86,15 @@ def parse_count(answer: str) -> int | None:
     [None, 0, None, None]
     >>> [parse_count(t) for t in ("2.0", "1,000", "2.5", "There aren't any", "at least 3")]
     [2, 1000, None, 0, None]
+    >>> [parse_count(t) for t in ("There isn't a single one.", "not two dogs", "not only one")]
+    [0, None, None]
     """
     text = _plain(answer)
     if any(each.search(text) for each in (_REFUSAL, _NEGATIVE, _BOUND, _SOMETHING_ELSE)):
         return None
     text = " ".join(_NOT_ANY.sub(" none ", text).replace("-", " ").split())
+    if _NOT_SO_MANY.search(text):
+        return None
     found = set()
     for word in _NUMBER.findall(text):
         digits = word.partition(".")[0].replace(",", "")

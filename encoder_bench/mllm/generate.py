@@ -14,7 +14,7 @@ import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import takewhile
 from typing import Any, NamedTuple
 
@@ -69,7 +69,7 @@ def answer(
 
     Raises:
         DataError: prompt and answer do not fit into the context (shows the prompt), or a candidate,
-            or a prompt that has some, is empty.
+            or a prompt that has some or has nothing before it, is empty.
         WeightsError: the language model's logits are not finite.
     """
     language, tokens = mllm.language, decoding.max_new_tokens
@@ -86,7 +86,9 @@ def answer(
         batches: Iterable[list[Question]] = ([question] for question in unique)
         if resumes:  # otherwise padding would pass through a recurrent state
             added = max([tokens, *map(sum, lengths)])
-            batches = prefix.batches(unique, new_tokens=added, copies=decoding.num_beams)
+            rows = 1 if language.keeps_questions_apart else len(candidates)
+            copies = max(decoding.num_beams, rows)
+            batches = prefix.batches(unique, new_tokens=added, copies=copies)
         for batch in batches:
             own = [replies[question.ids] for question in batch]
             answered = _replies(prefix, batch, own, decoding, shared=shared, greedy=greedy)
@@ -239,11 +241,21 @@ def _by_library(
         attention_mask=mask,
         generation_config=settings,
         logits_processor=[lambda _, scores: _finite(language, scores)],
+        stopping_criteria=[partial(_stopped, language, decoding.stop)] * bool(decoding.stop),
     )
     return [
         list(takewhile(lambda token: token not in language.end_ids, ids))
         for ids in generated.tolist()
     ]
+
+
+def _stopped(
+    language: LanguageModel, stop: Sequence[str], ids: Tensor, _scores: Any, **_: Any
+) -> Tensor:
+    """Return which rows `(R,)` of generated ids `(R, T)` hold a stop string, as `_greedy` looks."""
+    texts = map(language.decode, ids.tolist())
+    found = [any(string in text for string in stop) for text in texts]
+    return torch.tensor(found, device=ids.device)
 
 
 def _candidate_ids(

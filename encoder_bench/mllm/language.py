@@ -131,7 +131,8 @@ class LanguageModel(nn.Module):
         """Read template, special tokens and context; hash the weights as they were loaded.
 
         Raises:
-            WeightsError: a tokenizer without an end token, or a template that drops its content.
+            WeightsError: a tokenizer without an end token, a template that drops its content, or a
+                model that does not take embeddings in the place of token ids.
         """
         from transformers import GenerationConfig
 
@@ -158,6 +159,7 @@ class LanguageModel(nn.Module):
             eos_token_id=sorted(self.end_ids),
             pad_token_id=self.pad_id,
         )
+        self._check_model()
         self._check_ids()
         context = getattr(self.config, "max_position_embeddings", None) or settings.max_length
         self.max_length = min(settings.max_length, int(context))
@@ -207,37 +209,46 @@ class LanguageModel(nn.Module):
     def resumes_from_cache(self) -> bool:
         """Whether questions can go on from the keys and values of a shared prefix, padded.
 
-        Not so with recurrent layers and without position ids.
+        Not so with recurrent layers, without position ids, and with GPT-Neo's local layers, whose
+        window counts padding.
         """
-        return self._takes_positions and self._layer_types <= _ATTENTION_LAYERS
+        local = "local" in (getattr(self.config, "attention_layers", None) or ())
+        return self._takes_positions and self._layer_types <= _ATTENTION_LAYERS and not local
 
     @property
     def keeps_questions_apart(self) -> bool:
         """Whether a mask and position ids can keep questions in one row from seeing each other.
 
-        Not so where they cannot go on from a shared prefix either, and where a sliding window is
-        narrower than the context, since a mask that is given replaces the library's own.
+        Not so where they cannot go on from a shared prefix either, where a sliding window is
+        narrower than the context, since a mask that is given replaces the library's own, and where
+        distances are read off the mask (Falcon with ALiBi).
         """
         masked = self.attention in ("sdpa", "eager", "flex_attention")
+        masked = masked and not getattr(self.config, "alibi", False)
         window = self.sliding_window or self.max_length
         return masked and self.resumes_from_cache and window >= self.max_length
 
     @property
     def heads(self) -> int:
         """Attention heads of a layer; 1 for recurrent models, which have none."""
-        return int(getattr(self.config, "num_attention_heads", None) or 1)
+        return self._largest("num_attention_heads") or 1
 
     @property
     def head_width(self) -> int:
         """Channels of one attention head."""
-        return int(getattr(self.config, "head_dim", None) or self.config.hidden_size // self.heads)
+        return self._largest("head_dim") or int(self.config.hidden_size) // self.heads
 
     @property
     def cache_bytes_per_token(self) -> int:
         """Bytes of keys and values that one token of one row takes."""
-        kept = getattr(self.config, "num_key_value_heads", None) or self.heads
+        kept = self._largest("num_key_value_heads") or self.heads
         per_layer = 2 * kept * self.head_width * self.dtype.itemsize
         return int(self.config.num_hidden_layers * per_layer)
+
+    def _largest(self, setting: str) -> int | None:
+        """Return a setting of the decoder; of layers that differ in it (Gemma 4), the largest."""
+        layers = getattr(self.config, "per_layer_config", None) or [self.config]
+        return max((getattr(each, setting, None) or 0 for each in layers), default=0) or None
 
     def forward(
         self,
@@ -356,6 +367,20 @@ class LanguageModel(nn.Module):
 
     def _question_text(self, prompt: str, *, image: bool) -> str:
         return (self.settings.image_suffix if image else "") + prompt + self.template.tail
+
+    def _check_model(self) -> None:
+        """Refuse models whose input is more than embeddings, which is all that an image has."""
+        kind, prepares = type(self.model).__name__, self.model.prepare_inputs_for_generation
+        why = ""
+        if "inputs_embeds" not in inspect.signature(prepares).parameters:
+            why = "does not generate from embeddings"
+        elif getattr(self.config, "hidden_size_per_layer_input", None):
+            why = "has further embeddings of each token id in its layers"
+        if why:
+            raise WeightsError(
+                f"LLM {self.settings.name}: transformers' {kind} {why}, so that it cannot be shown "
+                "an image as visual tokens; choose another language model"
+            )
 
     def _check_ids(self) -> None:
         """Refuse a tokenizer whose own or template's tokens have no embedding."""

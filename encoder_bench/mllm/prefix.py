@@ -72,14 +72,16 @@ class Prefix:
         return groups, sorted(unique, key=lambda question: len(question.ids))
 
     def check_lengths(self, questions: Sequence[Question], *, answer_tokens: int) -> None:
-        """Check that questions fit into the context with `answer_tokens`.
+        """Check that questions fit into the context with `answer_tokens`, and are not empty.
 
         Raises:
-            DataError: one does not; shows how it begins.
+            DataError: one does not; shows how it begins. Or one has no token, and none before it.
         """
         language = self.language
         for question in questions:
             before = len(self.embeddings[question.image])
+            if not before + len(question.ids):
+                raise DataError("an empty prompt without an image cannot be answered")
             length = before + len(question.ids) + answer_tokens
             if length > language.max_length:
                 begins = language.decode(list(question.ids[:16]))

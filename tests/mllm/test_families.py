@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
+from encoder_bench.base.errors import WeightsError
 from encoder_bench.base.recipes import DecodingSettings, LanguageModelSettings
 from encoder_bench.mllm.generate import answer, generate
 from encoder_bench.mllm.language import LanguageModel
@@ -35,19 +36,40 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gemma3_text": _SHAPE,
     "phi": _SHAPE,
     "mistral": {**_SHAPE, "sliding_window": 24},  # narrower than any prompt here
+    "gpt_neo": {
+        "hidden_size": 64,
+        "num_layers": 3,
+        "num_heads": 4,
+        "attention_types": [[["global", "local", "local"], 1]],
+        "window_size": 24,
+        "max_position_embeddings": 512,
+    },
+    "falcon": {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "alibi": True},
+    "gemma4_text": {  # heads of two widths
+        **_SHAPE,
+        "num_hidden_layers": 6,
+        "global_head_dim": 32,
+        "sliding_window": 24,
+        "hidden_size_per_layer_input": 0,
+        "num_kv_shared_layers": 0,
+    },
     "gpt2": {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 512},
     "mamba": {"hidden_size": 64, "num_hidden_layers": 3, "state_size": 8},  # no keys and values
 }
 
 
-def family(name: str) -> MLLM:
+NOT_SHARED = {"mistral", "mamba", "gpt_neo", "falcon", "gemma4_text"}
+"""Whose windows, recurrent state or distances a shared row would change."""
+
+
+def family(name: str, **changed: Any) -> MLLM:
     tokenizer = byte_tokenizer()
     config = CONFIG_MAPPING[name](
         vocab_size=len(tokenizer),
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        **FAMILIES[name],
+        **FAMILIES.get(name, _SHAPE) | changed,
     )
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).eval()
@@ -67,7 +89,7 @@ def test_loss_behind_a_shared_prefix(name: str) -> None:
         batch = make_batch(
             mllm.language, DIALOGUES, shared_prefix=shared, pixels=pixels(len(DIALOGUES))
         )
-        assert batch.shared_prefix == (shared and name not in ("mistral", "mamba"))
+        assert batch.shared_prefix == (shared and name not in NOT_SHARED)
         with torch.no_grad():
             losses[shared] = mllm(batch).item()
     assert losses[True] == pytest.approx(losses[False], rel=1e-5)
@@ -85,7 +107,9 @@ def test_greedy_answers_are_the_librarys(name: str) -> None:
     assert answers == expected
 
 
-@pytest.mark.parametrize("name", ["gemma2", "mistral", "gpt2", "mamba"])
+@pytest.mark.parametrize(
+    "name", ["gemma2", "mistral", "gpt_neo", "falcon", "gemma4_text", "gpt2", "mamba"]
+)
 def test_likelihoods_are_those_of_the_loss(name: str) -> None:
     mllm = family(name)
     item = DIALOGUES[1]
@@ -97,6 +121,26 @@ def test_likelihoods_are_those_of_the_loss(name: str) -> None:
     decoding = DecodingSettings(max_new_tokens=2)
     ((found,),) = answer(mllm, list(visual), [[prompt]], decoding, [reply, "another"])
     assert found.likelihoods[0] == pytest.approx(-loss, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "why"),
+    [
+        (
+            "falcon_h1",
+            {"mamba_d_ssm": 128},
+            "FalconH1ForCausalLM does not generate from embeddings",
+        ),
+        ("ctrl", {}, "CTRLLMHeadModel does not generate from embeddings"),
+        ("gemma4_text", {"hidden_size_per_layer_input": 8}, "further embeddings of each token id"),
+        ("gemma3n_text", {"num_kv_shared_layers": 0}, "further embeddings of each token id"),
+    ],
+)
+def test_models_that_cannot_be_shown_an_image_are_refused_at_once(
+    name: str, changed: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(WeightsError, match=why):
+        family(name, **changed)
 
 
 @pytest.mark.parametrize("name", ["gemma2", "gemma3_text", "qwen2"])

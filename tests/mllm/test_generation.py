@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,9 +14,10 @@ from torch import Tensor
 from encoder_bench.base.errors import DataError, WeightsError
 from encoder_bench.base.recipes import DecodingSettings
 from encoder_bench.mllm import generate as generation
-from encoder_bench.mllm.generate import Conversation, answer, generate
+from encoder_bench.mllm.generate import Conversation, answer, cut_at_stop, generate
 from encoder_bench.mllm.language import LanguageModel
 from encoder_bench.mllm.model import MLLM
+from encoder_bench.mllm.prefix import Prefix
 
 from .models import pixels, small_language, small_mllm
 
@@ -25,7 +29,13 @@ PROMPTS = [
 
 
 def plain_answer(
-    language: LanguageModel, visual: Tensor | None, prompt: str, *, tokens: int, beams: int = 1
+    language: LanguageModel,
+    visual: Tensor | None,
+    prompt: str,
+    *,
+    tokens: int,
+    beams: int = 1,
+    **settings: Any,
 ) -> str:
     """The library's own generate on one sequence: no cache shared, no batch, no padding."""
     image = visual is not None
@@ -41,6 +51,7 @@ def plain_answer(
         max_new_tokens=tokens,
         do_sample=False,
         num_beams=beams,
+        **settings,
     )
     answer = ids[0].tolist()
     end = next((n for n, token in enumerate(answer) if token in language.end_ids), len(answer))
@@ -166,6 +177,56 @@ def test_stop_strings_cut_the_answer_and_end_it_early(monkeypatch: pytest.Monkey
     (answer,) = generate(mllm, visual[:1], [[PROMPTS[0][0]]], decoding)[0]
     assert answer == whole[0][0].partition(stop)[0].strip()
     assert len(steps) - 1 < 12  # one call reads the prefix
+
+
+def test_stop_strings_end_beams_as_the_library_ends_them() -> None:
+    """Text after a stop string has no part in which beam wins."""
+    mllm = small_mllm()
+    language, visual, prompts = mllm.language, visual_of(mllm, 12), ["How many?", "Is it red?", "x"]
+    asked = changed = 0
+    for image, prompt in itertools.product(visual, prompts):
+        beams = DecodingSettings(max_new_tokens=8, num_beams=3)
+        ((whole,),) = generate(mllm, image[None], [[prompt]], beams)
+        stop = next((c for c in whole[1:5] if not c.isspace() and c.isascii()), None)
+        if stop is None:
+            continue
+        stopped = beams.model_copy(update={"stop": (stop,)})
+        ((answer,),) = generate(mllm, image[None], [[prompt]], stopped)
+        text = plain_answer(
+            language,
+            image,
+            prompt,
+            tokens=8,
+            beams=3,
+            stop_strings=[stop],
+            tokenizer=language.tokenizer,
+        )
+        assert answer == cut_at_stop(text, [stop])
+        asked, changed = asked + 1, changed + (answer != cut_at_stop(whole, [stop]))
+    assert asked > 10
+    assert changed
+
+
+def test_an_empty_prompt_without_anything_before_it_is_refused() -> None:
+    mllm = small_mllm()
+    mllm.language.prefix_ids = lambda *, image: []  # type: ignore[method-assign]
+    with pytest.raises(DataError, match="an empty prompt without an image"):
+        answer(mllm, [None], [[""]], DecodingSettings(max_new_tokens=3))
+
+
+def test_candidates_in_rows_of_their_own_are_counted_as_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mllm = small_mllm()
+    monkeypatch.setattr(type(mllm.language), "keeps_questions_apart", False)
+    copies: list[int] = []
+    batches = Prefix.batches
+    monkeypatch.setattr(
+        Prefix, "batches", lambda *a, **k: (copies.append(k["copies"]), batches(*a, **k))[1]
+    )
+    decoding, candidates = DecodingSettings(max_new_tokens=2), ["1", "2", "3"]
+    answer(mllm, list(visual_of(mllm, 1)), [["How many?"]], decoding, candidates)
+    assert copies == [3]
 
 
 def test_empty_prompts_are_answered_after_the_image() -> None:
