@@ -27,16 +27,16 @@ _WHOLE = (
     "version; interval and p as above, of the whole score, BLEU's and F1's too."
 )
 _ONE_SEED = (
-    "One seed a side: the variance of seeds is not known, and interval and p are about the images "
-    "alone."
+    "One seed {}: the variance of seeds is not known, and interval and p are about images alone."
 )
 
 
 def task_page(comparison: RunComparison) -> Page:
     """Return the comparison of primary metrics as one printable table with its footnotes."""
     notes = [_PAIRED]
-    if min(len(comparison.runs_a), len(comparison.runs_b)) < 2:
-        notes.append(_ONE_SEED)
+    sides = (("A", comparison.runs_a), ("B", comparison.runs_b))
+    if single := [f"of {side}" for side, runs in sides if len(runs) == 1]:
+        notes.append(_ONE_SEED.format("a side" if len(single) > 1 else single[0]))
     if comparison.differing:
         differing = ", ".join(comparison.differing)
         notes.append(f"These runs differ in more than the encoder: {differing}.")

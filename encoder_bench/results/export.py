@@ -14,7 +14,7 @@ from encoder_bench.base.record import RunRecord, Score, read_records
 from encoder_bench.encoders.registry import find_spec
 from encoder_bench.metrics.metric import recorded_metric
 from encoder_bench.results.formats import FORMATS, templates
-from encoder_bench.results.score import score_sources
+from encoder_bench.results.score import score_sources, training_seconds
 from encoder_bench.results.table import build_tables
 from encoder_bench.tasks.predictions import predictions_path, read_controls
 
@@ -40,7 +40,7 @@ _FACTS: dict[str, Callable[[RunRecord], Any]] = {
     "seed": lambda run: run.seed,
     "limit": lambda run: run.limit,
     "visual_tokens": lambda run: run.visual_tokens,
-    "seconds": lambda run: sum(s for phase, s in run.seconds.items() if phase != "encoding"),
+    "seconds": lambda run: _seconds(run),
     "peak_memory_bytes": lambda run: max(run.peak_memory_bytes.values(), default=None),
 }
 _SCORE_COLUMNS = (
@@ -51,6 +51,13 @@ _SCORE_COLUMNS = (
 _HUB_LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit", "CC-BY-NC-4.0": "cc-by-nc-4.0"}
 _PERMISSIVE = ("bundled:", "hub:HuggingFaceTB/SmolLM2")
 """Sources of LLMs under Apache-2.0, which leave the encoder's licence as it is."""
+
+
+def _seconds(run: RunRecord) -> float:
+    """Return how long a run took, without encoding; of a resumed one all steps count."""
+    phases = {phase: s for phase, s in run.seconds.items() if phase != "encoding"}
+    phases["training"] = max(phases.get("training", 0.0), training_seconds(run) or 0.0)
+    return sum(phases.values())
 
 
 def load_results(results: str | Path = RESULTS) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
@@ -40,13 +41,18 @@ _LATEX_ESCAPES = str.maketrans(
         "<": r"\textless{}",
         ">": r"\textgreater{}",
         "|": r"\textbar{}",
-        '"': r"\textquotedbl{}",
+        '"': r"\char34{}",
         "±": r"$\pm$",
         "·": r"\textperiodcentered{}",
-        "–": "--",
+        "–": r"\textendash{}",
         "−": r"$-$",
+        "×": r"$\times$",
+        "≥": r"$\geq$",
+        "→": r"$\rightarrow$",
     }
 )
+_LIGATURE = re.compile(r"([-'`])(?=\1)")
+"""Two of these in a row are one other character."""
 _WIDE = 150
 _LEAST_NEWS = (IMAGES, SUPERVISION, SEEDS, MEAN_RANK, PRIMARY, SAMPLES)
 """Columns that a narrow terminal lacks first."""
@@ -54,7 +60,8 @@ _GROWTH = {ENCODER: 0, MODE: 2, SUPERVISION: 2, IMAGES: 2}
 """Order in which columns get the width that is left; by default 1."""
 _SMALL = "not bold not underline dim"
 _LATEX_HEAD = (
-    "% \\usepackage{booktabs,graphicx} and, before LaTeX 2018, \\usepackage[utf8]{inputenc}\n"
+    "% \\usepackage{booktabs,graphicx} and, before LaTeX 2018, \\usepackage[utf8]{inputenc};\n"
+    "% names in other scripts need LuaLaTeX or XeLaTeX and a font that has them\n"
 )
 
 
@@ -89,9 +96,9 @@ def print_page(page: Page, console: Console | None = None) -> None:
     padding = 0 if console.width < _WIDE else 2
     texts = [[Text(entry.text), *(_text(line.entries[n]) for line in page.lines)]
              for n, entry in enumerate(page.header)]  # fmt: skip
-    least = [max(len(word) for text in column for word in [*text.plain.split(), ""])
+    least = [max(cell_len(word) for text in column for word in [*text.plain.split(), ""])
              for column in texts]  # fmt: skip
-    most = [max(max(map(len, text.plain.splitlines()), default=0) for text in column)
+    most = [max(max(map(cell_len, text.plain.splitlines()), default=0) for text in column)
             for column in texts]  # fmt: skip
     shown, hidden = list(range(len(texts))), []
     for name in _LEAST_NEWS:
@@ -189,10 +196,10 @@ def _markdown_entry(entry: Entry) -> str:
 def escape_latex(text: str) -> str:
     r"""Return text that LaTeX prints as it is.
 
-    >>> escape_latex("50% of a_b")
-    '50\\% of a\\_b'
+    >>> escape_latex("50% of a_b"), escape_latex("--weights")
+    ('50\\% of a\\_b', '-{}-weights')
     """
-    return " ".join(text.split()).translate(_LATEX_ESCAPES)
+    return _LIGATURE.sub(r"\1{}", " ".join(text.split()).translate(_LATEX_ESCAPES))
 
 
 def to_latex(pages: Sequence[Page]) -> str:

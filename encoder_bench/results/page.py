@@ -34,15 +34,16 @@ _AVERAGE = (
     "theirs, which holds however their errors are correlated."
 )
 _MEAN_RANK = (
-    "Mean Rank is the mean of the ranks in the columns of Avg among the encoders of the mode: 1 is "
-    "best everywhere, and no column weighs more for having larger figures."
+    "Mean Rank is the mean of the ranks in {} among the encoders of the mode: 1 is best "
+    "everywhere, and no column weighs more for having larger figures."
 )
 _SEEDS = "Means over seeds; ± covers both the choice of images and the spread between seeds."
 _LIFT = (
-    "Under each score (SPICE aside) its lift over blind: the gain over the best of the run's own "
-    "blind baselines. The best of several is high by chance too, so that one below 0 does not show "
-    "that looking harms. Under Avg, the mean lift of its four scores."
+    "Under each score{} its lift over blind: the gain over the best of the run's own blind "
+    "baselines. The best of several is high by chance too, so that one below 0 does not show that "
+    "looking harms."
 )
+_MEAN_LIFT = " Under Avg, the mean lift of its four scores."
 _TWIN = (
     "Over random twin: the score minus that of the same architecture with random weights, what "
     "pretraining itself adds; ± covers images and, where there are several, the seeds of both."
@@ -149,12 +150,13 @@ def table_page(table: Table) -> Page:
 
 
 def _name(row: Row, notes: _Notes) -> Entry:
-    tip = "; ".join(row.marks)
-    if row.kind != "random":
-        return Entry(row.label, tip=tip)
-    said = RANDOM_WEIGHTS in row.label
-    name = row.label if said else f"{row.label} [{RANDOM_WEIGHTS}]"
-    return Entry(name, note=_lettered(notes, _RANDOM), tip=tip)
+    name, texts = row.label, []
+    if row.kind == "random":
+        texts.append(_RANDOM)
+        if RANDOM_WEIGHTS not in name:
+            name += f" [{RANDOM_WEIGHTS}]"
+    texts += [mark for mark in row.marks if mark != RANDOM_WEIGHTS]
+    return Entry(name, note=",".join(_lettered(notes, text) for text in texts))
 
 
 def _score(cell: Cell, column: str, notes: _Notes) -> Entry:
@@ -185,13 +187,16 @@ def _number(value: float | None, digits: int) -> Entry:
 
 
 def _general_notes(table: Table, columns: Sequence[str], lines: Sequence[Line]) -> list[str]:
-    texts = {"CIDEr": _CIDER, AVERAGE: _AVERAGE, MEAN_RANK: _MEAN_RANK}
+    ranked = [column for column in columns if column in score.AVERAGED]
+    ranks = _MEAN_RANK.format("the columns of Avg" if AVERAGE in columns else " and ".join(ranked))
+    texts = {"CIDEr": _CIDER, AVERAGE: _AVERAGE, MEAN_RANK: ranks}
     notes = [" ".join([_SCORES, *(text for name, text in texts.items() if name in columns)])]
     notes.append(f"Samples (images): {_sample_counts(table) or 'none'}.")
     if SEEDS in columns:
         notes.append(_SEEDS)
     if any(entry.lift for line in lines for entry in line.entries):
-        notes.append(_LIFT)
+        aside = f" ({_WITHOUT_LIFT} aside)" if _WITHOUT_LIFT in columns else ""
+        notes.append(_LIFT.format(aside) + (_MEAN_LIFT if AVERAGE in columns else ""))
     if any(cell.over_twin for row in table.rows for cell in row.cells.values()):
         notes.append(_TWIN)
     notes += [_false_twin(row, other) for row, other in false_twins(table.group.rows)]

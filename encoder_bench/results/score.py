@@ -117,9 +117,15 @@ def mean_if_whole(values: Iterable[float | None]) -> float | None:
     return math.fsum(known) / len(known) if known else None
 
 
+def training_seconds(record: RunRecord) -> float | None:
+    """Return seconds of training steps, those before an interruption too."""
+    phase = record.seconds.get("training")  # of the process that finished the run alone
+    return _number(record.training.get("seconds", phase))
+
+
 def device_hours(record: RunRecord) -> float | None:
     """Return hours of training times the devices used: GPU-hours where they were GPUs."""
-    seconds = _number(record.seconds.get("training"))
+    seconds = training_seconds(record)
     processes = _number(record.training.get("processes")) or 1.0
     return None if seconds is None else seconds * processes / 3600
 
@@ -146,7 +152,7 @@ EXTRA_COLUMNS = {
     ),
     "device-hours": ExtraColumn(
         "Device-hours", 2,
-        "hours of training times devices (GPU-hours on GPUs), on each run's own hardware",
+        "hours of training steps times devices (GPU-hours on GPUs), on each run's own hardware",
         device_hours,
     ),
     "visual-tokens": ExtraColumn(
@@ -158,8 +164,8 @@ EXTRA_COLUMNS = {
         _parse_failures,
     ),
     "training-seconds": ExtraColumn(
-        "Training (s)", 0, "wall-clock seconds of training, on each run's own hardware",
-        lambda record: _number(record.seconds.get("training")),
+        "Training (s)", 0, "wall-clock seconds of training steps, on each run's own hardware",
+        training_seconds,
     ),
     "peak-memory": ExtraColumn(
         "Peak memory (GiB)", 2, "the largest of the memories that the run watched",

@@ -66,7 +66,9 @@ class Row:
             return []
         marks = [] if self.runs.pretrained else [RANDOM_WEIGHTS]
         if self.runs.superseded:
-            marks.append(f"replaces {len(self.runs.superseded)} older run(s) of the same seed")
+            older = len(self.runs.superseded)
+            runs = "an older run" if older == 1 else f"{older} older runs"
+            marks.append(f"replaces {runs} of the same seed")
         return marks
 
     @property
@@ -140,7 +142,8 @@ def _table(
     for row, column in itertools.product(rows, columns):
         key, cell = (group.heading, row.joint is True, column), row.cells[column]
         if ties is not None and column != AVERAGE:
-            cell = replace(cell, tied=row.runs is not None and row.label in ties.get(key, ()))
+            tested = row.runs is not None and key in ties
+            cell = replace(cell, tied=row.label in ties[key] if tested else None)
         gain = gains.get((*key, row.label)) if row.runs else None
         row.cells[column] = replace(cell, over_twin=gain)
     return Table(group, columns, extras, tuple(rows))

@@ -21,6 +21,8 @@ from encoder_bench.results.paired import Scores, difference, row_scores, shared_
 from encoder_bench.results.score import AVERAGE, AVERAGED, higher_is_better, score_sources
 
 LEVEL, NEAR_POINTS = 0.05, 1.0
+_LISTED = 6
+"""Names in a sentence; of more the number is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +51,18 @@ class Choice:
         if self.open:
             found += "; that it is best is not established: no row is significantly worse."
         elif self.tied:
-            found += f". Tied with {', '.join(self.tied)}."
+            found += f". Tied with {_listed(self.tied)}."
         else:
             found += f", {'ahead of all others' if self.worse else 'the only row'}."
         return found + self.above_random()
 
     def above_random(self) -> str:
         """Return a sentence that names random weights that the best does not beat, or nothing."""
-        names = ", ".join(self.unbeaten)
-        return f" {self.best} is not significantly above {names}." if names else ""
+        return (
+            f" {self.best} is not significantly above {_listed(self.unbeaten)}."
+            if self.unbeaten
+            else ""
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +84,9 @@ class Verdict:
         by_task: by each score.
         cheapest: the row of fewest GFLOPs within a point of the best mean; None where unknown.
         gains: of joint tuning, every encoder and score that has both modes.
-        seeds: runs of each row, at least.
-        left_out: rows without all of the scores that are chosen by.
+        seeds: runs of each row that the choice is between.
+        left_out: rows without all of the scores that are chosen by; by a score that they have they
+            are compared.
     """
 
     setting: str
@@ -88,7 +94,7 @@ class Verdict:
     by_task: tuple[Choice, ...]
     cheapest: str | None
     gains: tuple[Gain, ...]
-    seeds: int
+    seeds: Mapping[str, int]
     left_out: tuple[str, ...] = ()
 
     def sentences(self) -> list[str]:
@@ -114,9 +120,10 @@ class Verdict:
             where = "elsewhere" if clear else "for any encoder on any task"
             found.append(f"Whether joint tuning has an effect is not established {where}.")
         if self.left_out:
-            found.append(f"Left out, without all of these scores: {', '.join(self.left_out)}.")
-        if self.seeds < 2:
-            found.append("One seed per row: the variance of seeds is not known and not counted.")
+            found.append(f"Left out, without all of these scores: {_listed(self.left_out)}.")
+        if single := [name for name, runs in self.seeds.items() if runs == 1]:
+            which = "per row" if len(single) == len(self.seeds) else f"of {_listed(single)}"
+            found.append(f"One seed {which}: the variance of seeds is not known and not counted.")
         return found
 
 
@@ -155,14 +162,16 @@ def recommend(
     return found
 
 
-def verdict_sentences(results: Path, records: Sequence[RunRecord]) -> list[str]:
-    """Return the verdicts in words, each table's after its heading; why there are none."""
+def verdict_sentences(results: Path, records: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
+    """Return each table's heading, empty where it is the only one, and its verdict in words.
+
+    Where there is none, it says why.
+    """
     try:
         found = recommend(results, records)
     except RecordError as error:
-        return [f"No verdict: {error}."]
-    several = len(found) > 1
-    return [s for v in found for s in ([v.setting] if several else []) + v.sentences()]
+        return [("", [f"No verdict: {error}."])]
+    return [(v.setting if len(found) > 1 else "", v.sentences()) for v in found]
 
 
 def _verdict(results: Path, group: TableGroup, tasks: Sequence[str]) -> Verdict | None:
@@ -173,32 +182,29 @@ def _verdict(results: Path, group: TableGroup, tasks: Sequence[str]) -> Verdict 
     columns = wanted if tasks else _common(wanted, [*has.values()])
     if not tasks and set(AVERAGED) <= set(columns):
         columns = [*AVERAGED]
-    whole = [name for name, own in has.items() if columns and set(columns) <= set(own)]
-    read = {name: _scores(results, every[name], columns) for name in whole}
+    asked = {name: [c for c in columns if c in own] for name, own in has.items()}
+    read = {name: _scores(results, every[name], own) for name, own in asked.items()}
     scores = {name: own for name, own in read.items() if len(own) == len(columns)}
     rows = {name: every[name] for name in scores}
-    if not rows:
+    if not rows or not columns:
         return None
     by = AVERAGE if set(columns) == set(AVERAGED) else " + ".join(columns)
     means = {name: _together(list(own.values())) for name, own in scores.items()}
-    choices = [name for name, row in rows.items() if row.pretrained] or list(rows)
-    names, order = list(rows), list(rows.values())
-    places = {name: find_twin(row, order) for name, row in rows.items()}
-    twins = {name: names[place] for name, place in places.items() if place is not None}
+    choices = _choices(rows)
     least = max(means[name].mean for name in choices) - NEAR_POINTS
     costs = {n: _gflops(rows[n].records[0]) for n in choices if means[n].mean >= least}
-    cheapest = min(costs, key=lambda name: costs[name])
+    cheapest = min(costs, key=lambda name: (costs[name], -means[name].mean))
     known = costs[cheapest] < np.inf
     return Verdict(
         setting=group.heading,
-        choice=_choice(by, means, choices, twins),
+        choice=_choice(by, means, every),
         by_task=tuple(
-            _choice(c, {name: own[c] for name, own in scores.items()}, choices, twins)
+            _choice(c, {name: own[c] for name, own in read.items() if c in own}, every)
             for c in columns
         ),
         cheapest=f"{cheapest}, {costs[cheapest]:.3g} GFLOPs" if known else None,
         gains=tuple(_gains({name: rows[name] for name in choices}, scores, columns)),
-        seeds=min(len(row.records) for row in rows.values()),
+        seeds={name: len(row.records) for name, row in rows.items()},
         left_out=tuple(name for name in every if name not in rows),
     )
 
@@ -215,6 +221,16 @@ def _common(columns: Sequence[str], rows: Sequence[Collection[str]]) -> list[str
         return []
     best = max(sets, key=lambda own: (sets[own], sum(own <= set(row) for row in rows), len(own)))
     return [column for column in columns if column in best]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return names as a sentence lists them.
+
+    >>> _listed(["a", "b"]), _listed(list("abcdefghi"))
+    ('a, b', '9 rows, among them a, b, c, d, e, f')
+    """
+    shown = ", ".join(names[:_LISTED])
+    return shown if len(names) <= _LISTED else f"{len(names)} rows, among them {shown}"
 
 
 def _columns(group: TableGroup, tasks: Sequence[str]) -> list[str]:
@@ -243,16 +259,25 @@ def _together(parts: Sequence[Scores]) -> Scores:
     return Scores(parts[0].seeds, samples, images, values, mean)
 
 
-def _choice(
-    by: str, scores: Mapping[str, Scores], choices: Sequence[str], twins: Mapping[str, str]
-) -> Choice:
+def _choices(rows: Mapping[str, TableRow]) -> list[str]:
+    """Return the rows that are no random weights, or all where there are no others."""
+    return [name for name, row in rows.items() if row.pretrained] or list(rows)
+
+
+def _choice(by: str, scores: Mapping[str, Scores], every: Mapping[str, TableRow]) -> Choice:
+    rows = {name: every[name] for name in scores}
+    choices = _choices(rows)
     best = max(choices, key=lambda name: scores[name].mean)
     others = sorted(scores.keys() - {best}, key=lambda name: (-scores[name].mean, name))
     real = [name for name in others if name in choices]
     tied = _not_worse(scores, best, real, unseen=other_pairs(len(choices)))
     # what pretraining is worth is one test, of the twin: one over all random rows would hide it
-    twin, random = twins.get(best), [name for name in others if name not in choices]
-    if twin is not None:
+    place, random = (
+        find_twin(every[best], [*rows.values()]),
+        [n for n in others if n not in choices],
+    )
+    if place is not None:
+        twin = list(rows)[place]
         random = [n for n in random if n == twin or scores[n].mean > scores[best].mean]
     return Choice(
         by,

@@ -243,7 +243,7 @@ def test_settings_that_change_no_score_share_a_row() -> None:
     new = new.model_copy(update={"run_id": "new", "adapter": faster, "tasks": tasks})
     frame = encoders(table([old, new]))
     assert frame["Runs"].tolist() == ["new"]
-    assert "replaces 1 older run" in frame["Marks"].iloc[0]
+    assert "replaces an older run" in frame["Marks"].iloc[0]
     slower = {**faster, "training": {**faster["training"], "precision": "bfloat16"}}
     frame = table([old, new.model_copy(update={"adapter": slower})])
     assert frame["Setting"].nunique() == 2, "precision changes scores"
@@ -265,12 +265,37 @@ def test_seeds_are_averaged_with_both_spreads() -> None:
     assert "% of the variance comes from seeds" in text(records, "html")
 
 
+def test_device_hours_count_the_steps_before_an_interruption() -> None:
+    record = make_record()
+    training = record.training | {"seconds": 7200.0, "processes": 2}
+    resumed = record.model_copy(
+        update={"training": training, "seconds": {"training": 0.1, "oc": 5.0, "encoding": 9.0}}
+    )
+    extra = table([resumed], extra=["device-hours", "training-seconds"])
+    assert extra["Device-hours"][0] == pytest.approx(4.0)
+    assert extra["Training (s)"][0] == pytest.approx(7200.0)
+
+
+def test_footnotes_speak_of_the_columns_that_are_there() -> None:
+    two = {name: task_scores(name, 50.0) for name in ("oc", "mci")}
+    records = [make_record(name, tasks=two, controls=BLIND) for name in ("dino", "clip")]
+    page = text(records)
+    assert "Mean Rank is the mean of the ranks in OC Acc and MCI Acc among" in page
+    assert "Avg" not in page
+    assert "SPICE" not in page
+    whole = text(with_lifts())
+    assert "Under each score (SPICE aside)" in whole
+    assert "Under Avg, the mean lift" in whole
+
+
 def test_the_newest_run_of_a_seed_replaces_older_ones_and_says_so() -> None:
     old = make_record(values=(1, 1, 1, 1), torch="2.8.0")
     new = make_record(created="2026-02-01T00:00:00+00:00")
     frame = table([new, old])
     assert frame["VQA Acc"].tolist() == [50.0]
-    assert "replaces 1 older run" in frame["Marks"][0]
+    assert "replaces an older run" in frame["Marks"][0]
+    for form in ("md", "tex", "html"):
+        assert "replaces an older run of the same seed" in text([new, old], form)
 
 
 def test_rows_of_one_name_say_what_tells_them_apart() -> None:
@@ -393,8 +418,10 @@ def test_lift_stands_under_its_score_in_every_format_and_a_footnote_says_what_it
     assert re.findall(r"<br><sub>(.*?)</sub>", line) == ["+12.5", "+22.5", "-7.5", "+37.5", "+16.2"]
     assert text(records, "html").count("<br><small>") == 5
     assert "<br><small>-7.5</small></td>" in text(records, "html")
-    under = text(records, "tex").splitlines()[10]
-    assert under.count("&") == text(records, "tex").splitlines()[7].count("&")
+    lines = text(records, "tex").splitlines()
+    place = next(n for n, line in enumerate(lines) if r"\scriptsize $+12.5$" in line)
+    under, header = lines[place], lines[lines.index(r"\toprule") + 1]
+    assert under.count("&") == header.count("&")
     assert r"{\scriptsize $-7.5$}" in under
     assert json.loads(text(records, "json"))[0]["OC Acc lift"] == -7.5
     assert pd.read_csv(io.StringIO(text(records, "csv")))["OC Acc lift"][0] == -7.5

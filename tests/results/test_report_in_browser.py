@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
-from report_builders import draw_pictures, make_results
+from report_builders import draw_pictures, make_results, make_run
 
 from encoder_bench.base.record import read_records
 from encoder_bench.results.report.content import chapters
@@ -113,6 +113,15 @@ def test_a_heading_sorts_each_half_and_blind_rows_stay_last(visit: Visit) -> Non
     assert set(names(visit.page)[3:]) == {"no image", "shuffled images"}
 
 
+def test_the_first_click_on_ranks_and_names_begins_with_the_best_and_with_a(visit: Visit) -> None:
+    visit.page.get_by_role("button", name="VQA Acc", exact=True).click()
+    best = names(visit.page)
+    visit.page.get_by_role("button", name="Mean Rank", exact=True).click()
+    assert names(visit.page)[0] == best[0]
+    visit.page.get_by_role("button", name="Visual Encoder", exact=True).click()
+    assert names(visit.page) == sorted(best)
+
+
 def test_the_filters_hide_rows_and_count_them(visit: Visit) -> None:
     visit.page.locator("[data-filter]").fill("clip")
     assert [name for name in names(visit.page) if name.isupper()] == ["CLIP"]
@@ -150,6 +159,48 @@ def test_samples_are_paged(visit: Visit) -> None:
         page.get_by_role("button", name="Next", exact=True).first.click()
     assert page.locator("#sample-count").inner_text() == "24 samples, page 4 of 4"
     assert page.locator("#next").is_disabled()
+
+
+def test_the_search_reads_what_is_shown_and_not_how_it_is_stored(visit: Visit) -> None:
+    page = visit.page
+    page.locator("#pick-rule").select_option("all")
+    for stored in ("unparsed", "score", '":'):
+        page.locator("#pick-text").fill(stored)
+        assert page.locator("#sample-count").inner_text() == "0 samples, page 1 of 1"
+    answer = page.evaluate(
+        "() => Object.values(JSON.parse(document.getElementById('sample-data').textContent)"
+        ".tables[0].tasks)[0][0].references[0]"
+    )
+    page.locator("#pick-text").fill(answer.upper())
+    assert not page.locator("#sample-count").inner_text().startswith("0 ")
+
+
+def test_an_opened_sample_goes_on_to_the_next_page(visit: Visit) -> None:
+    page = visit.page
+    page.locator("#pick-rule").select_option("all")
+    page.locator("#sample-list h3 button").nth(5).click()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#sample-count").inner_text() == "24 samples, page 2 of 4"
+    following = page.locator("dialog[open] .id").inner_text()
+    assert following == page.locator("#sample-list .id").first.inner_text()
+    page.keyboard.press("ArrowLeft")
+    assert page.locator("#sample-count").inner_text() == "24 samples, page 1 of 4"
+
+
+def test_one_encoder_in_two_modes_is_compared_with_itself_and_one_run_shows_all(
+    browser: Any, tmp_path: Path
+) -> None:
+    for modes, rule, b in (((False, True), "right-a", "joint"), ((False,), "all", "frozen")):
+        folder = tmp_path / rule
+        for joint in modes:
+            make_run(folder, "dino", joint=joint, skill=0.5, count=12)
+        opened = Visit(browser, write_report(folder), DESKTOP, "light")
+        assert opened.page.locator("#pick-rule").input_value() == rule
+        assert b in opened.page.locator("#pick-b option:checked").inner_text()
+        opened.page.locator("#pick-rule").select_option("all")
+        assert opened.page.locator("#sample-list .sample").count() == 6
+        assert opened.page.locator("#sample-list details").count() == 0
+        opened.close()
 
 
 def test_captions_are_neither_right_nor_wrong(visit: Visit) -> None:

@@ -68,7 +68,9 @@ def parse(path: Path) -> _Page:
 def test_a_page_of_two_encoders_has_every_chapter_in_order(tmp_path: Path) -> None:
     make_results(tmp_path, encoders=("dino", "clip"), count=12)
     pictures = draw_pictures(tmp_path / "pictures", 6)
-    path = write_report(tmp_path, images=pictures, verdict=["Choose CLIP & <b>tune</b> it."])
+    path = write_report(
+        tmp_path, images=pictures, verdict=[("", ["Choose CLIP & <b>tune</b> it."])]
+    )
     text = path.read_text(encoding="utf-8")
     headings = (
         "<h1>2 visual encoders in a multimodal LLM, frozen and jointly tuned</h1>",

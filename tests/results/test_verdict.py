@@ -104,14 +104,16 @@ def test_what_is_not_established_is_called_so(tmp_path: Path) -> None:
     for name in ("a", "bb"):
         make_run(tmp_path, name, joint=False, skill=0.6, count=20)
         make_run(tmp_path, name, joint=True, skill=0.6, count=20)
-    text = " ".join(verdict_sentences(tmp_path, read_records(tmp_path)))
+    ((heading, sentences),) = verdict_sentences(tmp_path, read_records(tmp_path))
+    assert not heading
+    text = " ".join(sentences)
     assert "that it is best is not established" in text
     assert "not established for any encoder on any task" in text
     assert "the variance of seeds is not known" in text
 
 
 def test_without_predictions_there_is_no_verdict_and_a_reason(tmp_path: Path) -> None:
-    (line,) = verdict_sentences(tmp_path, [make_record("a"), make_record("b")])
+    ((_, (line,)),) = verdict_sentences(tmp_path, [make_record("a"), make_record("b")])
     assert line.startswith("No verdict: ")
     assert "not there; keep a run's predictions" in line
 
@@ -161,6 +163,37 @@ def test_a_row_without_a_score_is_named_and_not_chosen_by_default(tmp_path: Path
     assert (verdict.choice.by, verdict.choice.best) == ("Avg", "GOOD (frozen)")
     assert verdict.left_out == ("MORE (frozen)",)
     assert "Left out, without all of these scores: MORE (frozen)." in verdict.sentences()
+
+
+def test_a_row_left_out_by_the_mean_is_compared_by_the_scores_that_it_has(tmp_path: Path) -> None:
+    for name, skill in (("good", 0.5), ("poor", 0.2)):
+        make_run(tmp_path, name, joint=False, skill=skill, count=60)
+    partial = make_run(tmp_path, "more", joint=False, skill=0.95, count=60)
+    kept = {name: partial.tasks[name] for name in ("vqa", "oc")}
+    write_record(tmp_path, partial.model_copy(update={"tasks": kept}))
+    (verdict,) = recommend(tmp_path, read_records(tmp_path))
+    assert verdict.choice.best == "GOOD (frozen)"
+    best = {each.by: each.best for each in verdict.by_task}
+    assert (best["OC Acc"], best["MCI Acc"]) == ("MORE (frozen)", "GOOD (frozen)")
+
+
+def test_rows_of_one_seed_beside_others_are_named(tmp_path: Path) -> None:
+    for name, seeds in (("a", 3), ("b", 1)):
+        for seed in range(seeds):
+            make_run(tmp_path, name, joint=False, skill=0.6, count=20, seed=seed)
+    (verdict,) = recommend(tmp_path, read_records(tmp_path))
+    said = "One seed of B (frozen): the variance of seeds is not known and not counted."
+    assert said in verdict.sentences()
+
+
+def test_of_equally_cheap_rows_the_better_is_the_cheapest(tmp_path: Path) -> None:
+    for joint, skill in ((False, 0.90), (True, 0.91)):
+        for seed in range(3):
+            record = make_run(tmp_path, "a", joint=joint, skill=skill, count=60, seed=seed)
+            cost = record.encoder.model_copy(update={"gflops": 2.0})
+            write_record(tmp_path, record.model_copy(update={"encoder": cost}))
+    (verdict,) = recommend(tmp_path, read_records(tmp_path))
+    assert verdict.cheapest == f"{verdict.choice.best}, 2 GFLOPs"
 
 
 def test_a_task_more_in_one_run_leaves_the_others_in(tmp_path: Path) -> None:

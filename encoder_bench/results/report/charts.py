@@ -219,7 +219,9 @@ def error_chart(
     rows = []
     for point in kept:
         half = "" if point.half_width is None else f" ±{point.half_width:.0f}"
-        rows.append(point.row(at=headings[str(point.at)], shown=f"{point.value:.0f}{half}"))
+        name = f"{point.mode} · {point.label}"  # a long name loses its end
+        at = headings[str(point.at)]
+        rows.append(point.row(at=at, shown=f"{point.value:.0f}{half}", name=name))
     lines = "split(datum.label, '\\n')"
     axis = alt.Axis(orient="top", labelAngle=0, labelPadding=18, labelExpr=lines)
     names = list(dict.fromkeys(row["name"] for row in rows))

@@ -196,8 +196,9 @@ def browse(
 
     Returns:
         A JSON list (one entry per table: `heading`, `runs`, `second`, the best run of another
-        encoder than the first, `tasks` -> samples, `right` -> from which score on the task's
-        answers are right, None for graded ones), and why some predictions are not shown.
+        encoder than the first, else of its other mode, `tasks` -> samples, `right` -> from which
+        score on the task's answers are right, None for graded ones), and why some predictions are
+        not shown.
     """
     tables: list[dict[str, Any]] = []
     problems = _missing(results, [run for c in chapters for row in c.rows for run in row.records])
@@ -205,10 +206,12 @@ def browse(
         runs = [(row, record) for row in chapter.rows for record in row.records]
         labels = [row.label for row, _ in runs]
         records = [record for _, record in runs]
+        modes = [row.joint for row, _ in runs]
+        other = next((n for n, joint in enumerate(modes) if joint != modes[0]), 0)
         entry: dict[str, Any] = {
             "heading": chapter.table.heading,
             "runs": [f"{row.name}, seed {record.seed}" for row, record in runs],
-            "second": next((n for n, label in enumerate(labels) if label != labels[0]), 0),
+            "second": next((n for n, label in enumerate(labels) if label != labels[0]), other),
             "right": {},
             "tasks": {},
         }

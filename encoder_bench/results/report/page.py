@@ -40,13 +40,14 @@ def write_report(
     images: Mapping[str, Path] | None = None,
     features: Mapping[str, Seen] | None = None,
     samples_per_task: int = 250,
-    verdict: Sequence[str] = (),
+    verdict: Sequence[tuple[str, Sequence[str]]] = (),
 ) -> Path:
     """Write `results/report.html` from the records and the predictions; return its path.
 
     Predictions that cannot be read are named on the page. `output` is another path of the file;
     `images` are `str(image_id)` -> image file, of the samples that have pictures; `features` are
-    table heading -> what its encoders see; `verdict` are sentences above everything else.
+    table heading -> what its encoders see; `verdict` are headings and sentences above
+    everything else.
 
     Raises:
         RecordError: there are no records, or one is damaged.

@@ -10,7 +10,9 @@ for (const section of document.querySelectorAll("section[id^='table-']")) {
     button.append(...heading.childNodes);
     heading.append(button);
     button.addEventListener("click", () => {
-      const down = heading.getAttribute("aria-sort") !== "descending";
+      // The best comes first, and names from A on; a second click turns the order.
+      const first = heading.classList.contains("n") && button.textContent !== "Mean Rank" ? "descending" : "ascending";
+      const down = (heading.getAttribute("aria-sort") === first) !== (first === "descending");
       headings.forEach((each) => each.removeAttribute("aria-sort"));
       heading.setAttribute("aria-sort", down ? "descending" : "ascending");
       for (const body of table.tBodies) sortRows(body, column, down);
@@ -98,7 +100,8 @@ function browseSamples(data) {
     for (const option of pick("rule").querySelectorAll("[data-verdict]")) {
       option.hidden = option.disabled = !judged;
     }
-    pick("rule").value = judged ? "right-a" : "a";
+    const alone = pick("a").value === pick("b").value;
+    pick("rule").value = alone ? "all" : judged ? "right-a" : "a";
     newPage(0);
   };
   const newTable = () => {
@@ -113,7 +116,9 @@ function browseSamples(data) {
     const a = sample.answers[Number(pick("a").value)];
     const b = sample.answers[Number(pick("b").value)];
     const words = pick("text").value.toLowerCase();
-    if (words && !JSON.stringify([sample.question, sample.references, sample.answers]).toLowerCase().includes(words)) return false;
+    const answers = sample.answers.map((answer) => (answer ? answer.text : ""));
+    const texts = [sample.question, ...sample.references, ...answers].join("\n").toLowerCase();
+    if (!texts.includes(words)) return false;
     switch (pick("rule").value) {
       case "right-a": return Boolean(a && b && isRight(a) && !isRight(b));
       case "right-b": return Boolean(a && b && isRight(b) && !isRight(a));
@@ -141,6 +146,11 @@ function browseSamples(data) {
   };
   // One sample at a time, with its picture larger; arrow keys go on, Escape closes.
   const open = (index) => {
+    const turn = index < 0 ? -1 : index >= shown.length ? 1 : 0;
+    if (turn && !document.getElementById(turn < 0 ? "previous" : "next").disabled) {
+      newPage(page + turn);
+      index = turn < 0 ? shown.length - 1 : 0;
+    }
     opened = (index + shown.length) % shown.length;
     dialog.querySelector("[data-body]").replaceChildren(card(shown[opened], null));
     if (!dialog.open) dialog.showModal();
@@ -205,7 +215,8 @@ function browseSamples(data) {
         more.append(rest);
       });
     }
-    right.append(table, more);
+    right.append(table);
+    if (others.length) right.append(more);
     box.append(left, right);
     return box;
   };
