@@ -7,7 +7,7 @@ RESULTS ?= runs
 MODES ?= frozen
 BASELINE ?= results/baseline
 BASELINE_RUNS ?= runs/baseline
-BASELINE_ENCODERS ?= tiny-deit,tiny-clip,tiny-siglip,tiny-mae,tiny-dino,tiny-dinov2
+BASELINE_ENCODERS ?= tiny-deit,tiny-clip,tiny-siglip,tiny-mae,tiny-dino,tiny-dinov2,tiny-random
 
 .DEFAULT_GOAL := help
 .PHONY: help setup smollm2 real demo test test-lowest test-slow test-slurm lint typecheck check check-scores baseline table report bench zoo clean

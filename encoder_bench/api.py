@@ -7,10 +7,12 @@ it, or `ENCODER/MODE[/SEED]`.
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from encoder_bench.base.errors import needs_extra
 from encoder_bench.base.paths import RESULTS, with_home
@@ -30,6 +32,30 @@ if TYPE_CHECKING:
     from encoder_bench.results.verdict import Verdict
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+_ONE_AT_A_TIME = threading.RLock()
+
+
+def _alone(function: Callable[P, T]) -> Callable[P, T]:
+    """Let one thread at a time in, and leave the caller's random generators as they were.
+
+    PyTorch's generators and what transformers sets while it loads are of the whole process.
+    """
+
+    @functools.wraps(function)
+    def waiting(*args: P.args, **kwargs: P.kwargs) -> T:
+        import torch
+
+        used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        devices = range(torch.cuda.device_count() if used else 0)
+        with _ONE_AT_A_TIME, torch.random.fork_rng(devices=devices):
+            return function(*args, **kwargs)
+
+    return waiting
+
+
+@_alone
 def run(
     encoder: str = DEFAULT_ENCODER,
     *,
@@ -96,6 +122,7 @@ def _call(given: Mapping[str, Any]) -> str:
     return f"encoder_bench.run({', '.join(words)})"
 
 
+@_alone
 def load_model(
     run: str | RunRecord,
     *,
@@ -122,6 +149,7 @@ def load_model(
     )  # fmt: skip
 
 
+@_alone
 def evaluate(
     run: str | RunRecord,
     *,
@@ -275,6 +303,7 @@ def report(
     )
 
 
+@_alone
 def predict(
     encoders: Sequence[str],
     *,

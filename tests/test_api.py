@@ -7,12 +7,14 @@ import io
 import json
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pandas as pd
 import pytest
+import torch
 from nbclient import NotebookClient
 from typer.testing import CliRunner
 
@@ -118,3 +120,23 @@ def test_an_edited_language_model_is_another_run(tmp_path: Path) -> None:
             ).run_id
         )  # fmt: skip
     assert runs[0] == runs[1] != runs[2]
+
+
+def test_threads_wait_for_each_other_and_random_numbers_stay_the_callers(tmp_path: Path) -> None:
+    """PyTorch's generators are of the whole process, and so is what transformers sets to load."""
+
+    def losses(results: Path, seed: int) -> list[float]:
+        made = encoder_bench.run(
+            "tiny-dino", tasks=["oc"], data=DATA, results=results, steps=2, seed=seed, limit=2,
+            quiet=True,
+        )  # fmt: skip
+        return list(made.training["losses"])
+
+    with ThreadPoolExecutor(2) as pool:
+        threads = list(pool.map(losses, [tmp_path / "a"] * 2, (0, 1)))
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    alone = [losses(tmp_path / "b", seed) for seed in (0, 1)]
+    assert torch.equal(torch.rand(1), expected)
+    assert threads == alone

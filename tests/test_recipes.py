@@ -138,7 +138,9 @@ def test_override_reaches_a_nested_key_and_none_is_passed_over(minimal: Path) ->
 def test_override_is_validated_like_the_file(minimal: Path) -> None:
     with pytest.raises(RecipeError, match=r"projector\.visual_tokens"):
         load_adapter(str(minimal), {"projector.visual_tokens": -1})
-    with pytest.raises(RecipeError, match="unknown key 'visual_token'"):
+    with pytest.raises(
+        RecipeError, match=r"with projector\.visual_token set: .*unknown key 'visual_t"
+    ):
         load_adapter(str(minimal), {"projector.visual_token": 4})
     with pytest.raises(RecipeError, match="'description' is not a table"):
         load_adapter(str(minimal), {"description.x": 4})

@@ -3,6 +3,7 @@
 Run identity, resuming and the grouping of records follow from the fields that change scores.
 """
 
+import copy
 import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -406,9 +407,9 @@ def _load(kind: Kind, name: str, model: type[ModelT], overrides: Mapping[str, An
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not valid TOML: {error}") from error
-    for dotted, value in overrides.items():
-        if value is None:
-            continue
+    given = {dotted: value for dotted, value in overrides.items() if value is not None}
+    own = copy.deepcopy(content) if given else content
+    for dotted, value in given.items():
         *parents, last = dotted.split(".")
         table: Any = content
         for key in parents:
@@ -416,7 +417,13 @@ def _load(kind: Kind, name: str, model: type[ModelT], overrides: Mapping[str, An
         if not isinstance(table, dict):
             raise RecipeError(f"cannot override '{dotted}': name one of '{parents[-1]}' before it")
         table[last] = value
-    return _validated(content, model, str(path))
+    try:
+        return _validated(content, model, str(path))
+    except RecipeError:
+        if not given:
+            raise
+        _validated(own, model, str(path))  # the file's own faults come first
+        return _validated(content, model, f"{path} with {', '.join(given)} set")
 
 
 def _inside(table: Any, key: str, dotted: str) -> Any:

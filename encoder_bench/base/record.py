@@ -257,8 +257,15 @@ def _migrated(body: Any, path: Path) -> dict[str, Any]:
 
 def read_records(results: Path) -> list[RunRecord]:
     """Read every record under `results/records`, oldest first; raises as `read_record`."""
-    records = [read_record(path) for path in visible(results / "records", "*.json")]
+    records = filter(None, map(read_own, visible(results / "records", "*.json")))
     return sorted(records, key=lambda record: (record.created, record.run_id))
+
+
+def read_own(path: Path) -> RunRecord | None:
+    """Return `read_record`, None for a copy beside the record that its name says it is not."""
+    record = read_record(path)
+    own = path.with_stem(record.run_id)
+    return record if path == own or not own.is_file() else None
 
 
 def require_records(results: Path) -> list[RunRecord]:

@@ -121,7 +121,8 @@ def questions_command(
         Path, typer.Argument(metavar="DIR", help="The data folder, which holds the images.")
     ],
     number: Annotated[
-        int, typer.Option("--questions", min=1, help="How many of each kind, where possible.")
+        int,
+        typer.Option("--questions", min=1, help="At least so many of each kind, where possible."),
     ] = 10_000,
     image_folder: Annotated[
         str,

@@ -135,5 +135,7 @@ _FORMATS: dict[str, Callable[[Any], str]] = {
     "gflops": lambda number: (
         f"{number:,} (a multiply-add counted as two; papers often print {number / 2:,.2f})"
     ),
-    "paper": lambda paper: " + ".join(f"arXiv:{number}" for number in paper.split(" + ")),
+    "paper": lambda paper: " + ".join(
+        number if number == "unknown" else f"arXiv:{number}" for number in paper.split(" + ")
+    ),
 }

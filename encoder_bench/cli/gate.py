@@ -1,5 +1,6 @@
 """`encoder-bench check | baseline`: the gate that scores must pass, and what it compares with."""
 
+import math
 import os
 from pathlib import Path
 from typing import Annotated, Literal
@@ -53,6 +54,7 @@ def check_command(
     """
     from encoder_bench.gate.check import check, rerun_full, rerun_quick
 
+    _check_margin(margin)
     if rerun and partial:
         raise EncoderBenchError("--partial is for runs in --results; a rerun chooses its part")
     reporter = make_reporter(quiet=quiet)
@@ -67,6 +69,11 @@ def check_command(
         with Path(summary).open("a", encoding="utf-8") as stream:
             stream.write(result.markdown())
     raise typer.Exit(0 if result.passed else 1)
+
+
+def _check_margin(margin: float | None) -> None:
+    if margin is not None and not 0 < margin < math.inf:
+        raise EncoderBenchError(f"--margin {margin:g}: give points above 0")
 
 
 @baseline_app.command("accept")
@@ -98,6 +105,7 @@ def accept_command(
     """Put runs into the baseline, in place of those of the same identity."""
     from encoder_bench.gate.baseline import accept, check_distinct, identity, read_baseline
 
+    _check_margin(margin)
     if every and runs:
         raise EncoderBenchError("--all takes every run; name none beside it")
     found = read_records(results) if every else []

@@ -108,6 +108,10 @@ def export_command(
     from encoder_bench.results.export import export_harness, export_parquet
     from encoder_bench.results.runs import find_run
 
+    wanted = ".parquet" if run is None else ".json"
+    if target.suffix.lower() != wanted:
+        every = "all runs are written as Parquet, one of them (--run) as JSON"
+        raise EncoderBenchError(f"{target}: give FILE{wanted}; {every}")
     if run is not None:
         write_text(target, json.dumps(export_harness(find_run(results, run)), indent=1) + "\n")
     else:

@@ -258,7 +258,10 @@ def status_command(
     json_output: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Show each run's state (done, running, queued, interrupted or failed) and its last line."""
+    """Show each run's state and its last line.
+
+    It is done, running, queued, planned, interrupted, failed or damaged.
+    """
     from rich.live import Live
 
     runs = _runs(results)

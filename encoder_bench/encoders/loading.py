@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import logging
 import pickle
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from encoder_bench.encoders.encoder import TokensAndGrid
 _UNREACHABLE = ("LocalEntryNotFound", "OfflineMode", "ConnectError", "ConnectionError", "Timeout")
 _MAX_MODULES = 20_000
 """More than any published encoder has; a library builds as many in a few seconds."""
+_GLOBAL = re.compile(r"GLOBAL (\S+)")
+"""How PyTorch names a class that `weights_only` does not read."""
 _RANDOM_FILLS = {
     Tensor.uniform_,
     Tensor.normal_,
@@ -55,9 +58,11 @@ def explained(name: str, place: str) -> Iterator[None]:
             "fetch them again"
         ) from error
     except pickle.UnpicklingError as error:
+        found = _GLOBAL.search(str(error))
+        what = f" ({found.group(1)})" if found else ""
         raise WeightsError(
-            f"encoder {name}: {place} is a pickle that holds more than weights, or is damaged; it "
-            "is not read"
+            f"encoder {name}: {place} is a pickle that holds more than weights{what}, or is "
+            "damaged, and is not read. Save the weights alone: torch.save(model.state_dict(), FILE)"
         ) from error
     except Exception as error:  # whatever a library raises on a damaged configuration
         kinds = {type(e).__name__ for e in _chain(error)}

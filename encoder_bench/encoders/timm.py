@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -102,7 +102,8 @@ def load_timm(spec: EncoderSpec, weights: Path | None, options: LoadOptions) -> 
         file, revision = _find(spec, name, place, weights)
         with NoRandomFill():
             backbone = build_timm(own, side)
-        _read(spec.name, file, backbone, name)
+        resized = _read(spec.name, file, backbone, name)
+        notes += () if options.resolution else resized
     encoder = TimmEncoder(own, backbone.to(options.dtype).eval(), options)
     encoder.weights_revision = revision
     encoder.notes = notes
@@ -167,8 +168,13 @@ def _find(
     return fetch_file(spec, repository, (*first, *names, "pytorch_model.bin"))
 
 
-def _read(name: str, file: Path, backbone: Any, model: str) -> None:
-    """Read every parameter of a backbone from a checkpoint, in timm's names or its authors'."""
+def _read(name: str, file: Path, backbone: Any, model: str) -> tuple[str, ...]:
+    """Read every parameter of a backbone from a checkpoint, in timm's names or its authors'.
+
+    Returns:
+        A note where its position embeddings are of another size and are interpolated.
+    """
+    theirs: dict[str, Tensor] = {}
     if file.suffix == ".npz":  # JAX weights, which timm copies array by array
         for parameter in backbone.parameters():
             parameter.data.fill_(torch.nan)
@@ -176,8 +182,30 @@ def _read(name: str, file: Path, backbone: Any, model: str) -> None:
         unread = {k for k, v in backbone.named_parameters() if v.isnan().any()}
         tensors = {k: v for k, v in backbone.state_dict().items() if k not in unread}
     else:
-        tensors = state_filter(model)(_whole_blocks(read_tensors(name, file), backbone), backbone)
-    strict_loading(name, str(file), backbone, tensors, ignored_keys=_HEADS)
+        theirs = _whole_blocks(read_tensors(name, file), backbone)
+        counts = [_positions(each) for each in (theirs, backbone.state_dict())]
+        tensors = state_filter(model)(theirs, backbone)
+    try:
+        strict_loading(name, str(file), backbone, tensors, ignored_keys=_HEADS)
+    except WeightsError as error:
+        raise WeightsError(
+            f"{error}. Where it was trained with arguments that are not timm's own (global_pool, "
+            f"init_values...), a config.json beside it names them (docs/encoders.md)"
+        ) from error
+    prefix = getattr(backbone, "num_prefix_tokens", 0)
+    if not theirs or 0 in counts or abs(counts[0] - counts[1]) <= prefix:
+        return ()
+    return (
+        f"encoder {name}: the position embeddings in {file.name} are for {counts[0]:,} tokens, "
+        f"those here for {counts[1]:,}, and are interpolated; --resolution gives it the size that "
+        "it was trained at",
+    )
+
+
+def _positions(tensors: Mapping[str, Tensor]) -> int:
+    """Return how many tokens have position embeddings; 0 where they are not in one sequence."""
+    found = tensors.get("pos_embed")
+    return found.shape[1] if found is not None and found.ndim == 3 else 0
 
 
 def _whole_blocks(tensors: dict[str, Tensor], backbone: Any) -> dict[str, Tensor]:

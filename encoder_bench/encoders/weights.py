@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import importlib
 import json
 import re
 import warnings
@@ -20,13 +21,19 @@ from encoder_bench.encoders.catalog import EncoderSpec
 from encoder_bench.encoders.loading import explained, require_here_or_reachable, unreachable
 
 SAFETENSORS = ("model.safetensors", "open_clip_model.safetensors", "model.safetensors.index.json")
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".tar", ".npz")
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".tar", ".ckpt", ".npz")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_INSIDE = ("state_dict_ema", "model_ema", "teacher", "state_dict", "model", "module", "encoder")
+_INSIDE = (
+    *("state_dict_ema", "model_ema", "ema_state_dict", "averaged_model", "ema", "shadow"),
+    *("teacher", "state_dict", "model_state_dict", "model", "module", "net", "encoder"),
+)
 """Where a training checkpoint keeps the tensors that are evaluated: averaged ones first."""
-_WRAPPERS = ("module.base_encoder.", "module.", "backbone.")
+_WRAPPERS = ("module.base_encoder.", "module.", "_orig_mod.", "backbone.")
 """What training scripts put before the encoder's names; other names are then heads."""
-_WRAPPERS_OF_ALL = ("model.", "teacher.", "encoder.")
+_WRAPPERS_OF_MOST = ("model.", "net.")
+_MOST = 0.8
+"""Likewise, where so many names begin so: beside them are the loss's or the trainer's own."""
+_WRAPPERS_OF_ALL = ("teacher.", "encoder.")
 """Likewise, where every name begins so."""
 
 
@@ -40,7 +47,7 @@ def find_file(spec: EncoderSpec, weights: Path) -> tuple[Path, str]:
     """
     candidates = [weights / name for name in SAFETENSORS] if weights.is_dir() else [weights]
     for file in candidates:
-        if file.is_file() and (file.suffix in _WEIGHTS or file.name in SAFETENSORS):
+        if file.is_file() and (file.suffix.lower() in _WEIGHTS or file.name in SAFETENSORS):
             return verified(spec, file)
     raise WeightsError(
         f"encoder {spec.name}: --weights {weights}: no {' or '.join(SAFETENSORS)}; a checkpoint "
@@ -218,8 +225,24 @@ def _content(file: Path) -> Any:
             module: Any = torch.jit.load(file, map_location="cpu")  # type: ignore[no-untyped-call]
         return dict(module.state_dict())  # OpenAI's CLIP
     plain: list[Any] = [argparse.Namespace, PosixPath]  # arguments that training scripts save
+    plain += _numpy_classes()
     with torch.serialization.safe_globals(plain):
         return torch.load(file, map_location="cpu", weights_only=True, mmap=archive)
+
+
+def _numpy_classes() -> list[Any]:
+    """Return what NumPy's numbers and arrays are pickled with: a best score, a random state."""
+    import numpy as np
+
+    parts = importlib.import_module("numpy._core.multiarray")
+    old = "numpy.core.multiarray"
+    kinds = (np.float64, np.float32, np.int64, np.int32, np.uint32, np.bool_)
+    functions = (parts.scalar, parts._reconstruct)
+    return [
+        *functions,
+        *((function, f"{old}.{function.__name__}") for function in functions),
+        *(np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in kinds)),
+    ]
 
 
 def _shards(index: Path) -> list[Path]:
@@ -233,7 +256,7 @@ def encoder_tensors(content: Any) -> dict[str, Tensor]:
     The content is a state dict, or a dict that holds one among other things.
     """
     while isinstance(content, dict) and (
-        key := next((k for k in _INSIDE if isinstance(content.get(k), dict)), None)
+        key := next((k for k in _INSIDE if _holds_tensors(content.get(k))), None)
     ):
         content = content[key]
     tensors = {str(k): v for k, v in dict(content).items() if isinstance(v, Tensor)}
@@ -246,9 +269,17 @@ def encoder_tensors(content: Any) -> dict[str, Tensor]:
     return tensors
 
 
+def _holds_tensors(content: Any) -> bool:
+    found = content.values() if isinstance(content, dict) else ()
+    return any(isinstance(value, Tensor) or _holds_tensors(value) for value in found)
+
+
 def _wrapper(tensors: dict[str, Tensor]) -> str | None:
     for wrapper in _WRAPPERS:
         if any(name.startswith(wrapper) for name in tensors):
+            return wrapper
+    for wrapper in _WRAPPERS_OF_MOST:
+        if sum(name.startswith(wrapper) for name in tensors) > _MOST * len(tensors):
             return wrapper
     for wrapper in _WRAPPERS_OF_ALL:
         if tensors and all(name.startswith(wrapper) for name in tensors):

@@ -29,6 +29,7 @@ LEVEL = 0.05
 """Of the test that a score got worse, corrected over all scores that are checked together."""
 COUNT_MARGIN = 1.0
 """Objects by which a counting error may grow, where the margin in points is larger."""
+_OWN_FILE = " (settings given by flags are kept in an adapter file of your own)"
 MAX_CHANGED = 0.03
 """Share of a kept model's answers that rounding may change. Answers are decoded greedily, so that
 only a near tie between two words can turn."""
@@ -175,6 +176,7 @@ def rerun_quick(
                 plan = todays_plan(record, results=baseline, data=data, device=device)
                 if changed := _changed_recipe(record, plan):
                     failure = f"adapter recipe '{plan.adapter_name}' differs now in {changed}"
+                    failure += _OWN_FILE
                     verdicts.append(Verdict(name, "recipe", (failure,)))
                 fresh = answer_again(baseline, record, plan, Path(temporary), reporter)
             except EncoderBenchError as error:  # of this run, not of the gate
@@ -213,8 +215,7 @@ def rerun_full(
         if changed := _changed_recipe(record, plan):
             raise RecordError(
                 f"{baseline}: {name}: adapter recipe '{plan.adapter_name}' differs now in "
-                f"{changed}, so it would train another run; accept one of today's recipe (settings "
-                "given by flags are kept in an adapter file of your own)"
+                f"{changed}, so it would train another run; accept one of today's recipe{_OWN_FILE}"
             )
         plans.append(plan)
     for plan in plans:

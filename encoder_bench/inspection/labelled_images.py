@@ -35,11 +35,15 @@ Box = tuple[float, float, float, float]
 
 
 class LabelledImage(NamedTuple):
-    """One image (opened in RGB) and the indices of its classes; `name` is unique."""
+    """One image (opened in RGB) and the indices of its classes; `name` is unique.
+
+    `key` is its name within the data, wherever these are.
+    """
 
     name: str
     open: Callable[[], Image.Image]
     classes: tuple[int, ...]
+    key: str
 
 
 class LabelledSet(NamedTuple):
@@ -71,7 +75,7 @@ def read_labelled(
 
     That is `scenes`; a folder of class folders, whole or under `train/` and `test/` (or `val/`); a
     folder with COCO instances files; or `hub:NAME` of `datasets`. A limit, of each half, chooses by
-    a hash of the images' names.
+    a hash of the images' keys.
 
     Raises:
         DataError: nothing there has labels, a half is empty, or an image is in both.
@@ -91,7 +95,7 @@ def read_labelled(
     for half, images in (("train", found.train), ("test", found.test)):
         if not images:
             raise DataError(f"--data {data}: no labelled {half} images")
-        chosen = sorted(images, key=lambda image: hash_text("probe", image.name))[:limit]
+        chosen = sorted(images, key=lambda image: hash_text("probe", image.key))[:limit]
         halves.append(tuple(sorted(chosen, key=lambda image: image.name)))
     return found._replace(train=halves[0], test=halves[1])
 
@@ -121,7 +125,11 @@ def _from_class_folders(root: Path) -> LabelledSet:
         )
     class_names = list(train)
     halves = (
-        tuple(_image(p, (class_names.index(name),)) for name, paths in half.items() for p in paths)
+        tuple(
+            _image(path, (class_names.index(name),), path.relative_to(root).as_posix())
+            for name, paths in half.items()
+            for path in paths
+        )
         for half in (train, held_out)
     )
     return LabelledSet(root.name, tuple(class_names), False, *halves)
@@ -136,8 +144,8 @@ def _by_class(root: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _image(path: Path, classes: tuple[int, ...]) -> LabelledImage:
-    return LabelledImage(str(path), functools.partial(load_image, path), classes)
+def _image(path: Path, classes: tuple[int, ...], key: str) -> LabelledImage:
+    return LabelledImage(str(path), functools.partial(load_image, path), classes, key)
 
 
 def _is_held_out(digest: str) -> bool:
@@ -159,7 +167,8 @@ def _from_instances(data: str, reporter: Reporter) -> LabelledSet:
     for (image_id, path), names in present.items():
         if path.is_file():
             labels = tuple(sorted(class_names.index(name) for name in names))
-            halves[_is_held_out(hash_text(str(image_id)))].append(_image(path, labels))
+            key = str(image_id)
+            halves[_is_held_out(hash_text(key))].append(_image(path, labels, key))
     return LabelledSet(folder.name, class_names, True, *map(tuple, halves))
 
 
@@ -194,7 +203,8 @@ def _from_hub(source: str, columns: HubColumns) -> LabelledSet:
                     f"split '{columns.train}'"
                 )
             opener = functools.partial(_open_row, rows, number, columns.image)
-            images.append(LabelledImage(f"{source}/{split}/{number}", opener, (index,)))
+            row = f"{source}/{split}/{number}"
+            images.append(LabelledImage(row, opener, (index,), row))
         halves.append(tuple(images))
     return LabelledSet(source, class_names, False, *halves)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from encoder_bench.base.errors import RecordError
 from encoder_bench.base.paths import remove_folder, visible
-from encoder_bench.base.record import MODES, RunRecord, read_record, record_path
+from encoder_bench.base.record import MODES, RunRecord, read_own, read_record, record_path
 from encoder_bench.results.grouping import group_records
 
 _ENCODER_MODE = re.compile(rf"(.+)/({'|'.join(MODES)})(?:/(\d+))?")
@@ -17,7 +17,8 @@ def inventory(results: Path) -> tuple[list[RunRecord], list[str]]:
     records, damaged = [], []
     for path in visible(results / "records", "*.json"):
         try:
-            records.append(read_record(path))
+            record = read_own(path)
+            records += [record] if record else []
         except RecordError as error:
             damaged.append(str(error))
     records.sort(key=lambda record: (record.created, record.run_id))
@@ -67,19 +68,19 @@ def _named(results: Path, name: str) -> list[RunRecord]:
             and seed in (None, str(record.seed))
         ]
         if not found:
-            raise RecordError(f"{results}: no run '{name}'; `encoder-bench results ls` lists them")
+            hint = f"`encoder-bench results ls --results {results}` lists them"
+            raise RecordError(f"{results}: no run '{name}'; {hint}")
         return found
     paths = [p for p in visible(results / "records", "*.json") if p.stem.startswith(name)]
     if not paths or not name:
         rows = dict.fromkeys(f"{r.encoder.name}/{r.mode}" for r in inventory(results)[0])
         known = ", ".join([*rows][:8]) or "none"
         raise RecordError(f"{results}: no run '{name}'; give an id or one of {known}")
-    if len(paths) > 1:
-        these = ", ".join(path.stem for path in paths[:4])
-        raise RecordError(
-            f"{results}: '{name}' begins {len(paths)} runs ({these}); give more digits"
-        )
-    return [read_record(paths[0])]
+    own = [record for path in paths if (record := read_own(path))]
+    if len(own) > 1:
+        these = ", ".join(record.run_id for record in own[:4])
+        raise RecordError(f"{results}: '{name}' begins {len(own)} runs ({these}); give more digits")
+    return own
 
 
 def remove_runs(results: Path, names: Sequence[str]) -> Iterator[str]:

@@ -272,7 +272,7 @@ def over_rows(cells: Sequence[Cell]) -> Cell:
     known = [cell for cell in cells if cell.value is not None]
     if known:
         return _mean(known)
-    return missing(cells[0].reason if cells else "control not run")
+    return missing(cells[0].reason if cells else "baseline not run on this task")
 
 
 def average(cells: Mapping[str, Cell]) -> Cell:

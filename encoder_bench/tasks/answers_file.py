@@ -26,6 +26,8 @@ _QUESTIONS = ("question", "text_in", "input")
 _TRUTHS = ("target", "answer")
 _FILE_NAME = re.compile(r"(?:.*[_/])?0*(\d+)\.(?:jpe?g|png)|COCO_\w+_0*(\d+)", re.IGNORECASE)
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
+_WHOLE_FLOAT = re.compile(r"\d+\.0+")
+"""As pandas writes whole numbers of a column that lacks some."""
 _LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
@@ -100,6 +102,7 @@ def read_answers_file(path: Path, column: str | None = None) -> AnswersFile:
             raise DataError(
                 f"{place}: needs one of {', '.join(IDS)} and one of "
                 f"{column or ', '.join(columns or COLUMNS)}; it has {', '.join(row)}"
+                f"{'' if column else ' (--column names another for the answer)'}"
             )
         if path.suffix.lower() in _CONTAINERS:
             row = {key: "" if value is None else value for key, value in row.items()}
@@ -147,7 +150,10 @@ def _read_json(path: Path) -> tuple[str, Rows]:
 
 def _read_table(path: Path, delimiter: str) -> tuple[str, Rows]:
     limit = csv.field_size_limit(sys.maxsize)
-    reader = csv.DictReader(io.StringIO(_text_of(path), newline=""), delimiter=delimiter)
+    text = _text_of(path)
+    if delimiter not in (header := text.partition("\n")[0]) and ";" in header:
+        delimiter = ";"  # as Excel writes CSV where the comma is the decimal mark
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     rows: Rows = []
     try:
         for row in reader:
@@ -159,7 +165,7 @@ def _read_table(path: Path, delimiter: str) -> tuple[str, Rows]:
         raise DataError(f"{path}:{reader.line_num}: not valid CSV ({error})") from error
     finally:
         csv.field_size_limit(limit)
-    return "CSV" if delimiter == "," else "TSV", rows
+    return "TSV" if delimiter == "\t" else "CSV", rows
 
 
 def _read_excel(path: Path) -> tuple[str, Rows]:
@@ -288,13 +294,15 @@ def _is_id(value: Any) -> bool:
 def _spellings(identifier: Any) -> tuple[str, ...]:
     """Return an id as it is written, and as the number that it means.
 
-    >>> _spellings(42.0), _spellings("000042"), _spellings("COCO_val2014_000000000042.jpg")
+    >>> _spellings("42.0"), _spellings("000042"), _spellings("COCO_val2014_000000000042.jpg")
     (('42',), ('000042', '42'), ('COCO_val2014_000000000042.jpg', '42'))
     """
     return tuple(dict.fromkeys((_written(identifier), name_of_image(identifier))))
 
 
 def _written(identifier: Any) -> str:
+    if isinstance(identifier, str) and _WHOLE_FLOAT.fullmatch(identifier):
+        return identifier.partition(".")[0]
     if isinstance(identifier, float) and identifier.is_integer():
         identifier = int(identifier)
     return str(identifier).strip()

@@ -77,9 +77,11 @@ def _pairs(
             f"{first.place}: image {first.names['image_id'][-1]} has several questions, and the "
             f"rows are not those of task '{task}' in order; add 'question' or 'sample_id'"
         )
+    given = next((names[0] for names in file.answers[0].names.values()), "none")
     look = ", ".join(dict.fromkeys((samples[0].sample_id, _short(samples[0]))))
     raise DataError(
-        f"{file.path}: no id of it is one of task '{task}', whose ids look like {look}"
+        f"{file.path}: no id of it (the first is {given}) is one of task '{task}', whose ids look "
+        f"like {look}"
         f"{contradiction}"
     )
 

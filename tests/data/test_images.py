@@ -96,6 +96,21 @@ def test_a_copy_in_the_other_split_is_the_same_image_and_not_trained_on(tmp_path
     assert [s.image_id for s in read(tmp_path, split="train")] == [1, 2]
 
 
+def test_copies_of_photos_without_numbers_are_not_trained_on(tmp_path: Path) -> None:
+    """As where questions were made of the same instances that training has."""
+    for number, name in enumerate(("a", "b", "c"), start=1):
+        picture(tmp_path / "coco" / "train2017" / f"{name}.png", number)
+    captions(tmp_path, "train", {n: f"{name}.png" for n, name in enumerate("abc", start=1)})
+    assert len(read(tmp_path, split="train")) == 3
+    picture(tmp_path / "photos" / "mine" / "one.png", 2)
+    row = {"image_id": "photos/mine/one.png", "text_in": "Does cup exist in the image?"}
+    (tmp_path / "gvtbench").mkdir()
+    asked = [row | {"text_out": "Yes.", "n_obj_exist": 1}]
+    (tmp_path / "gvtbench" / "coco_mci.json").write_text(json.dumps(asked))
+    assert read(tmp_path, "mci")[0].image_path.is_file()
+    assert [shade(s) for s in read(tmp_path, split="train")] == [1, 3]
+
+
 def test_one_image_of_coco_is_one_image_in_the_folders_of_both_years(tmp_path: Path) -> None:
     picture(tmp_path / "coco" / "train2017" / "000000000042.png", 7)
     picture(tmp_path / "coco" / "val2014" / "COCO_val2014_000000000042.png", 8)

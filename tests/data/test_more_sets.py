@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ def put(root: Path, name: str, content: Any) -> None:
 def picture(root: Path, name: str) -> None:
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (8, 8)).save(path)
+    colour = zlib.crc32(name.encode()) % 2**24  # no two files are equal
+    Image.new("RGB", (8, 8), f"#{colour:06x}").save(path)
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import datetime
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -280,6 +282,37 @@ def test_big_visions_npz_is_read_with_the_activation_it_was_trained_with(tmp_pat
         load_encoder("siglip-b", weights=file)
 
 
+def test_what_training_scripts_save_is_read_or_refused_with_the_remedy(tmp_path: Path) -> None:
+    import timm
+
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=96)
+    compiled = {f"model._orig_mod.{k}": v for k, v in model.state_dict().items()}
+    file = tmp_path / "epoch=3.ckpt"
+    saved = {"state_dict": compiled | {"criterion.weight": torch.ones(3)}}
+    saved |= {"best": np.float64(81.5), "random": np.arange(4, dtype=np.uint32)}
+    torch.save(saved, file)
+    encoder = load_encoder("timm:vit_tiny_patch16_224", weights=file)
+    (note,) = encoder.notes
+    assert "are for 37 tokens, those here for 197" in note
+    own = load_encoder("timm:vit_tiny_patch16_224", weights=file, resolution=96)
+    assert not own.notes
+    assert torch.equal(own.backbone.pos_embed, model.pos_embed)
+
+    pooled = timm.create_model("vit_tiny_patch16_224", num_classes=0, global_pool="avg")
+    torch.save(pooled.state_dict(), tmp_path / "pooled.pth")
+    with pytest.raises(
+        WeightsError, match=r"global_pool, init_values\.\.\.\), a config\.json beside"
+    ):
+        load_encoder("timm:vit_tiny_patch16_224", weights=tmp_path / "pooled.pth")
+    arguments = {"architecture": "vit_tiny_patch16_224", "model_args": {"global_pool": "avg"}}
+    (tmp_path / "config.json").write_text(json.dumps(arguments | {"pretrained_cfg": {}}))
+    assert load_encoder("timm:vit_tiny_patch16_224", weights=tmp_path / "pooled.pth").width == 192
+
+    torch.save({"model": model.state_dict(), "when": datetime.date(2026, 1, 1)}, tmp_path / "d.pth")
+    with pytest.raises(WeightsError, match=r"\(datetime\.date\).*torch\.save\(model\.state_dict"):
+        load_encoder("timm:vit_tiny_patch16_224", weights=tmp_path / "d.pth")
+
+
 def test_a_file_beside_its_configuration_is_its_folder() -> None:
     from encoder_bench.encoders.bundled import bundled_folder
 
@@ -295,8 +328,6 @@ def test_a_file_that_no_library_reads_is_refused_with_the_reason(tmp_path: Path)
 
 
 def test_shards_are_one_checkpoint(tmp_path: Path) -> None:
-    import json
-
     state = timm_state("vit_tiny_patch16_224")
     halves = [dict(list(state.items())[half::2]) for half in (0, 1)]
     for number, half in enumerate(halves):
@@ -315,6 +346,24 @@ def test_wrappers_are_taken_off_names_only_where_all_have_them() -> None:
     assert encoder_tensors({"module": {"model.a": one, "model.b": one}}) == {"a": one, "b": one}
     assert encoder_tensors({"model.a": one, "b": one}) == {"model.a": one, "b": one}
     assert encoder_tensors({"encoder": {"module.a": one}, "predictor": {"c": one}}) == {"a": one}
+    assert encoder_tensors({"module._orig_mod.a": one}) == {"a": one}
+    most = {f"model.{name}": one for name in "abcdefghi"}
+    assert encoder_tensors(most | {"criterion.weight": one}).keys() == set("abcdefghi")
+
+
+@pytest.mark.parametrize(
+    "averaged",
+    [
+        {"ema_state_dict": {"a": torch.ones(1)}},
+        {"averaged_model": {"module.a": torch.ones(1), "n_averaged": 3}},
+        {"ema": {"decay": 0.999, "shadow": {"a": torch.ones(1)}}},
+    ],
+)
+def test_averaged_weights_come_first_under_their_usual_names(averaged: dict[str, Any]) -> None:
+    raw = {"model": {"a": torch.zeros(1)}, "optimizer": {"state": {0: {"m": torch.zeros(1)}}}}
+    assert encoder_tensors(raw | averaged) == {"a": torch.ones(1)}
+    empty = {"ema": {"decay": 0.999}, "net": {"a": torch.ones(1)}}
+    assert encoder_tensors(empty) == {"a": torch.ones(1)}
 
 
 class CapturedError(Exception):

@@ -13,7 +13,7 @@ from result_builders import make_record, score, task_scores, write_predictions
 from typer.testing import CliRunner
 
 from encoder_bench.base.errors import RecordError
-from encoder_bench.base.record import RunRecord, write_record
+from encoder_bench.base.record import RunRecord, read_records, write_record
 from encoder_bench.cli.app import app
 from encoder_bench.gate.baseline import accept, identity, read_baseline
 from encoder_bench.gate.check import CheckResult, Verdict, check
@@ -339,3 +339,21 @@ def test_a_results_folder_that_is_its_own_baseline_keeps_its_runs(tmp_path: Path
     assert {path.stem for path in (tmp_path / "records").glob("*.json")} == {
         old.run_id, new.run_id,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("margin", ["nan", "inf", "0", "-1"])
+def test_a_margin_that_is_none_is_refused(baseline: Path, margin: str) -> None:
+    for command in (["check", str(baseline)], ["baseline", "accept", "--all", "--reason", "x"]):
+        done = CliRunner().invoke(app, [*command, "--margin", margin])
+        assert "give points above 0" in str(done.exception)
+
+
+def test_a_copy_of_a_record_beside_it_is_no_other_run(tmp_path: Path) -> None:
+    record = scored_run(tmp_path)
+    own = tmp_path / "records" / f"{record.run_id}.json"
+    shutil.copy(own, own.with_stem(f"{record.run_id} (conflicted copy)"))
+    assert len(read_records(tmp_path)) == 1
+    known = accept(tmp_path / "baseline", tmp_path, [record.run_id], reason="first")
+    assert len(known.runs) == 1
+    own.unlink()
+    assert len(read_records(tmp_path)) == 1, "under another name alone it is the run"

@@ -105,6 +105,17 @@ def test_colours_are_learned_from_class_folders(tmp_path: Path, parts: tuple[str
     assert report["train_images"] + report["test_images"] == 24 * len(parts)
 
 
+def test_a_limit_chooses_the_same_images_wherever_they_lie(tmp_path: Path) -> None:
+    one, other = write_classes(tmp_path / "one"), write_classes(tmp_path / "a" / "longer" / "way")
+    names = []
+    for root in (one, other):
+        found = read_labelled(str(root), QuietReporter(), limit=4)
+        halves = (found.train, found.test)
+        names.append([[Path(i.name).relative_to(root) for i in half] for half in halves])
+    assert names[0] == names[1]
+    assert all(names[0])
+
+
 def test_the_same_image_in_both_halves_is_refused(tmp_path: Path) -> None:
     write_classes(tmp_path, parts=("train", "val"))
     twin = tmp_path / "val" / "red" / "twin.png"

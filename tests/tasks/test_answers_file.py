@@ -241,6 +241,20 @@ def test_a_bad_file_is_named(tmp_path: Path, file: str, content: str, message: s
         read_answers_file(path)
 
 
+def test_tables_of_pandas_and_of_european_excel_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("question_id;answer\n42000.0;a, b\n42001.0;c\n7000.0;\n")
+    assert read(path, VQA) == ["a, b", "c", ""]
+    path.write_text("question_id,model_output\n42000,a\n")
+    with pytest.raises(
+        DataError, match=r"it has question_id, model_output \(--column names another"
+    ):
+        read_answers_file(path)
+    path.write_text("question_id,answer\n5,a\n")
+    with pytest.raises(DataError, match=r"no id of it \(the first is 5\) is one of task 'a'"):
+        read(path, VQA)
+
+
 def test_fields_may_be_long_and_hold_any_line_separator(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("question_id,answer\n42000," + "x" * 500_000 + "\n42001,a\u2028b\n7000,\n")
