@@ -33,7 +33,7 @@ _EMPTY = re.compile(r"Expected `(array` of length >= 1|str` matching regex .*)")
 class Row(msgspec.Struct, gc=False):
     """A row of an annotation file; it may leave out fields that the file has.
 
-    A number written as text is an error, since it matches nothing.
+    Whole numbers may be written as `5.0` or `"5"`, as tools that export COCO's format do.
     """
 
 
@@ -104,9 +104,34 @@ def _decoded(named: Iterable[tuple[str, bytes | msgspec.Raw]], form: type[T]) ->
     where = ""
     try:
         for where, data in named:
-            yield where, decode(data)
+            try:
+                row = decode(data)
+            except msgspec.ValidationError:
+                if (found := _otherwise_written(data, form)) is None:
+                    raise
+                row = found
+            yield where, row
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{where}: {_explained(error)}") from None
+
+
+def _otherwise_written(data: bytes | msgspec.Raw, form: type[T]) -> T | None:
+    """Return a row whose whole numbers are written otherwise; None where more is wrong with it."""
+    if not issubclass(form, Row):
+        return None
+    try:
+        return msgspec.convert(_whole_numbers(msgspec.json.decode(data)), form, strict=False)
+    except (msgspec.ValidationError, RecursionError):
+        return None
+
+
+def _whole_numbers(value: Any) -> Any:
+    """Return JSON content with numbers such as 5.0 as whole ones."""
+    if isinstance(value, dict):
+        return {key: _whole_numbers(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_whole_numbers(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _explained(error: Exception) -> str:

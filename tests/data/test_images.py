@@ -17,6 +17,7 @@ from encoder_bench.cli.app import app
 from encoder_bench.data.files import FOLLOW_LINKS
 from encoder_bench.data.folder import DataFolder, check_disjoint
 from encoder_bench.data.images import load_image
+from encoder_bench.data.readers.captions import read_instances
 from encoder_bench.data.sample import Sample, Split
 
 
@@ -94,6 +95,28 @@ def test_a_copy_in_the_other_split_is_the_same_image_and_not_trained_on(tmp_path
         captions(tmp_path, part, names)
     assert [s.image_id for s in read(tmp_path)] == [3, 4]
     assert [s.image_id for s in read(tmp_path, split="train")] == [1, 2]
+
+
+def test_whole_numbers_may_be_written_as_exporting_tools_write_them(tmp_path: Path) -> None:
+    annotations = tmp_path / "coco" / "annotations"
+    annotations.mkdir(parents=True)
+    for number in (1, 2):
+        picture(tmp_path / "coco" / "train2017" / f"{number:012}.png", number)
+    images = [{"id": n, "file_name": f"{int(n):012}.png"} for n in (1.0, "2")]
+    boxes = [
+        {"image_id": "1", "category_id": 3.0, "iscrowd": None},
+        {"image_id": 2.0, "category_id": "3"},
+    ]
+    content = {"images": images, "annotations": boxes, "categories": [{"id": "3", "name": "cup"}]}
+    file = annotations / "instances_train2017.json"
+    file.write_text(json.dumps(content))
+    assert read_instances(file).counts == {1: {"cup": 1}, 2: {"cup": 1}}
+    boxes[1]["image_id"] = 2.5
+    file.write_text(json.dumps(content))
+    with pytest.raises(
+        DataError, match="annotations row 1: 'image_id': Expected `int`, got `float`"
+    ):
+        read_instances(file)
 
 
 def test_copies_of_photos_without_numbers_are_not_trained_on(tmp_path: Path) -> None:

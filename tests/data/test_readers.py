@@ -125,7 +125,7 @@ def double_first(key: str) -> Callable[[Path], None]:
         (
             "vqa",
             ANSWERS,
-            set_first("annotations", "image_id", "12"),
+            set_first("annotations", "image_id", "twelve"),
             ["row 0: 'image_id': Expected `int`"],
         ),
         ("vqa", ANSWERS, set_first("annotations", "image_id", 5), ["another 'image_id'"]),

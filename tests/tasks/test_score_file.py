@@ -65,7 +65,7 @@ def test_missing_answers_are_refused_or_wrong_but_never_dropped_silently(tmp_pat
     assert (score.value, score.samples, found.total) == (100.0, 2, 3)
     stray = tmp_path / "stray.jsonl"
     stray.write_text('{"id": "other/1", "answer": "x"}')
-    with pytest.raises(DataError, match="no id of it .* is one of task 'oc'"):
+    with pytest.raises(DataError, match=r"no id of it .* is one of task 'oc'"):
         score_predictions("oc", load_task("oc"), COUNTS, stray)
 
 

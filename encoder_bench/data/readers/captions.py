@@ -71,7 +71,7 @@ class _Category(Row):
 class _Object(Row):
     image_id: int
     category_id: int
-    iscrowd: bool | int = 0
+    iscrowd: bool | int | None = 0
 
 
 def coco_samples(files: DataFiles, task: str, source: str, split: Split) -> Iterator[Sample]:
