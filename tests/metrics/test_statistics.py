@@ -133,6 +133,12 @@ def test_all_right_and_none_right_have_intervals_of_some_width(value: float) -> 
     assert (alone[0] if value == 0 else alone[1]) == 100 * value
 
 
+def test_two_images_have_an_interval_and_one_has_none() -> None:
+    right = columns(np.array([1.0, 0.0]))
+    assert share_interval(right, [0, 1]) == pytest.approx((0.3, 99.7), abs=0.1)
+    assert share_interval(right, [0, 0]) is None
+
+
 def test_right_answers_are_shares_and_captions_are_not() -> None:
     for name, low in (("vqa_accuracy", 28.3), ("rouge_l", 100.0)):
         found = find_metric(name).measure(["a"] * 4, [["a"] * 10] * 4)
