@@ -47,10 +47,11 @@ def _alone(function: Callable[P, T]) -> Callable[P, T]:
     def waiting(*args: P.args, **kwargs: P.kwargs) -> T:
         import torch
 
-        used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-        devices = range(torch.cuda.device_count() if used else 0)
-        with _ONE_AT_A_TIME, torch.random.fork_rng(devices=devices):
-            return function(*args, **kwargs)
+        with _ONE_AT_A_TIME:
+            used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+            devices = range(torch.cuda.device_count() if used else 0)
+            with torch.random.fork_rng(devices=devices):
+                return function(*args, **kwargs)
 
     return waiting
 

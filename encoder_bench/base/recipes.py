@@ -420,10 +420,9 @@ def _load(kind: Kind, name: str, model: type[ModelT], overrides: Mapping[str, An
     try:
         return _validated(content, model, str(path))
     except RecipeError:
-        if not given:
-            raise
-        _validated(own, model, str(path))  # the file's own faults come first
-        return _validated(content, model, f"{path} with {', '.join(given)} set")
+        if given and _is_valid(own, model):
+            return _validated(content, model, f"{path} with {', '.join(given)} set")
+        raise
 
 
 def _inside(table: Any, key: str, dotted: str) -> Any:
@@ -439,6 +438,14 @@ def _inside(table: Any, key: str, dotted: str) -> Any:
     if not isinstance(inner, dict | list):
         raise RecipeError(f"cannot override '{dotted}': '{key}' is not a table")
     return inner
+
+
+def _is_valid(content: Mapping[str, Any], model: type[BaseModel]) -> bool:
+    try:
+        model.model_validate(content)
+    except ValidationError:
+        return False
+    return True
 
 
 def _validated(content: Mapping[str, Any], model: type[ModelT], where: str) -> ModelT:

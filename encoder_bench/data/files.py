@@ -7,7 +7,7 @@ import copy
 import filecmp
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -49,15 +49,15 @@ class DataFiles:
         root: the folder as the user gave it.
         missing: one line per image that is not there, by image.
         looked: where else than in annotation files and image folders something was looked for.
-        avoided: identities of images that training leaves out, as JSON: a reader whose choice of
-            one image depends on others leaves them out itself, and need not look at others.
+        is_tested: whether training leaves an image out, by identity and file: a reader whose choice
+            of one image depends on others leaves them out itself.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.missing: dict[int | str, str] = {}
         self.looked: set[str] = set()
-        self.avoided: frozenset[str] = frozenset()
+        self.is_tested: Callable[[int | str, Path], bool] = lambda *_: False
         self._found: dict[tuple[int | str, str, str], tuple[int | str, Path] | None] = {}
 
     def afresh(self) -> DataFiles:

@@ -3,6 +3,7 @@
 import filecmp
 import functools
 import heapq
+import json
 import os
 import sys
 from collections.abc import Iterable
@@ -86,23 +87,26 @@ class DataFolder:
 
     def _rows(self, reader: Reader, source: str, split: Split) -> RowMaker:
         files, digest = self.files.afresh(), RowDigest()
-        avoided = self._test_images if split == "train" else (frozenset(), frozenset())
-        files.avoided = avoided[0]
-        roots = (f"{self._real_root}{os.sep}", f"{self.root}{os.sep}")
+        if split == "train":
+            files.is_tested = functools.cache(self._is_tested)
         noted: set[int | str] = set()
         for sample in reader.read(files, source, source, split):
-            path = str(sample.image_path)
-            path = next((path.removeprefix(top) for top in roots if path.startswith(top)), path)
-            row = as_row(sample, path)
-            if row["image"] in avoided[0] or path in avoided[1]:
+            if files.is_tested(sample.image_id, sample.image_path):
                 continue
-            if split == "train" and self._is_test_photo(sample.image_path):
-                continue
+            row = as_row(sample, self._inside(sample.image_path))
             if sample.image_id in files.missing and sample.image_id not in noted:
                 noted.add(sample.image_id)
                 row["missing"] = files.missing[sample.image_id]
             yield digest.add(row)
-        return {"rows": digest.hexdigest(), "looked": files.stamps(files.looked)}
+        looked = files.looked
+        if split == "train" and "_test_files" in vars(self):  # whose bytes were compared
+            looked = looked | self._test_images[1]
+        return {"rows": digest.hexdigest(), "looked": files.stamps(looked)}
+
+    def _inside(self, image: Path) -> str:
+        """Return a file's path in the folder, or the whole one of a file elsewhere."""
+        path, roots = str(image), (f"{self._real_root}{os.sep}", f"{self.root}{os.sep}")
+        return next((path.removeprefix(top) for top in roots if path.startswith(top)), path)
 
     @cached_property
     def _real_root(self) -> Path:
@@ -129,18 +133,27 @@ class DataFolder:
         return frozenset(found[0]), frozenset(found[1])
 
     @cached_property
+    def _tests_have_numbers(self) -> bool:
+        """Whether COCO's number is the identity of every test image; others are paths."""
+        return not any(text.startswith('"') for text in self._test_images[0])
+
+    @cached_property
     def _test_files(self) -> dict[int, list[Path]]:
-        """The test images by the size of their files; none where COCO's numbers tell them apart."""
-        identities, paths = self._test_images
+        """The test images that are there, by the size of their files."""
         found: dict[int, list[Path]] = {}
-        if any(text.startswith('"') for text in identities):  # paths, which a copy does not share
-            for path in filter(Path.is_file, map(self.root.joinpath, paths)):
-                found.setdefault(path.stat().st_size, []).append(path)
+        for path in filter(Path.is_file, map(self.root.joinpath, self._test_images[1])):
+            found.setdefault(path.stat().st_size, []).append(path)
         return found
 
-    def _is_test_photo(self, path: Path) -> bool:
-        """Return whether a test image of another name has the bytes of this image."""
-        if not self._test_files or not path.is_file():
+    def _is_tested(self, identity: int | str, path: Path) -> bool:
+        """Return whether a test split shows an image: by identity, path, or bytes.
+
+        Bytes are compared where not both have COCO's numbers, which a copy would share.
+        """
+        identities, paths = self._test_images
+        if json.dumps(identity) in identities or self._inside(path) in paths:
+            return True
+        if (isinstance(identity, int) and self._tests_have_numbers) or not path.is_file():
             return False
         alike = self._test_files.get(path.stat().st_size, ())
         return any(filecmp.cmp(path, each, shallow=False) for each in alike)

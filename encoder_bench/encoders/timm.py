@@ -175,7 +175,7 @@ def _read(name: str, file: Path, backbone: Any, model: str) -> tuple[str, ...]:
         A note where its position embeddings are of another size and are interpolated.
     """
     theirs: dict[str, Tensor] = {}
-    if file.suffix == ".npz":  # JAX weights, which timm copies array by array
+    if file.suffix.lower() == ".npz":  # JAX weights, which timm copies array by array
         for parameter in backbone.parameters():
             parameter.data.fill_(torch.nan)
         backbone.load_pretrained(str(file))
@@ -184,13 +184,17 @@ def _read(name: str, file: Path, backbone: Any, model: str) -> tuple[str, ...]:
     else:
         theirs = _whole_blocks(read_tensors(name, file), backbone)
         counts = [_positions(each) for each in (theirs, backbone.state_dict())]
-        tensors = state_filter(model)(theirs, backbone)
+        tensors = theirs
     try:
+        if theirs:
+            tensors = state_filter(model)(theirs, backbone)
         strict_loading(name, str(file), backbone, tensors, ignored_keys=_HEADS)
-    except WeightsError as error:
+    except (WeightsError, RuntimeError) as error:
+        known = isinstance(error, WeightsError)
+        found = str(error) if known else f"encoder {name}: {file} does not fit: {error}"
         raise WeightsError(
-            f"{error}. Where it was trained with arguments that are not timm's own (global_pool, "
-            f"init_values...), a config.json beside it names them (docs/encoders.md)"
+            f"{found}. Where it was trained with arguments that are not timm's own (global_pool, "
+            "init_values...), a config.json beside it names them (docs/encoders.md)"
         ) from error
     prefix = getattr(backbone, "num_prefix_tokens", 0)
     if not theirs or 0 in counts or abs(counts[0] - counts[1]) <= prefix:

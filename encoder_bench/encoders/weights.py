@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import importlib
 import json
 import re
 import warnings
@@ -22,13 +21,21 @@ from encoder_bench.encoders.loading import explained, require_here_or_reachable,
 
 SAFETENSORS = ("model.safetensors", "open_clip_model.safetensors", "model.safetensors.index.json")
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".tar", ".ckpt", ".npz")
+_NUMPY = (
+    *("numpy.ndarray", "numpy.dtype"),
+    *(
+        f"numpy.{core}.{function}"
+        for core in ("core", "_core")
+        for function in ("multiarray.scalar", "multiarray._reconstruct", "numeric._frombuffer")
+    ),
+)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _INSIDE = (
     *("state_dict_ema", "model_ema", "ema_state_dict", "averaged_model", "ema", "shadow"),
     *("teacher", "state_dict", "model_state_dict", "model", "module", "net", "encoder"),
 )
 """Where a training checkpoint keeps the tensors that are evaluated: averaged ones first."""
-_WRAPPERS = ("module.base_encoder.", "module.", "_orig_mod.", "backbone.")
+_WRAPPERS = ("module.base_encoder.", "module.", "ema_model.", "_orig_mod.", "backbone.")
 """What training scripts put before the encoder's names; other names are then heads."""
 _WRAPPERS_OF_MOST = ("model.", "net.")
 _MOST = 0.8
@@ -95,7 +102,7 @@ def external_checkpoint(spec: EncoderSpec, address: str, weights: Path | None) -
         file = fetch_address(spec.name, address)
     else:
         file = weights / _file_name(address) if weights.is_dir() else weights
-        if file.suffix == ".safetensors" or not file.is_file():
+        if file.suffix.lower() == ".safetensors" or not file.is_file():
             return find_file(spec, weights)
     file, revision = verified(spec, file)
     if spec.revision not in (None, revision):
@@ -144,7 +151,7 @@ def verified(spec: EncoderSpec, file: Path) -> tuple[Path, str]:
     """
     from safetensors import safe_open
 
-    if file.suffix == ".safetensors":
+    if file.suffix.lower() == ".safetensors":
         with explained(spec.name, str(file)), safe_open(file, framework="pt") as handle:
             handle.keys()  # a truncated file fails here, before its hash is computed
     if file.suffix == ".json":
@@ -167,7 +174,7 @@ def verify_weights(name: str, place: Path) -> int:
     files = [place] if place.is_file() else sorted(p for p in place.iterdir() if p.is_file())
     compared = 0
     for file in files:
-        expected = next(_known_hashes(file), None) if file.suffix in _WEIGHTS else None
+        expected = next(_known_hashes(file), None) if file.suffix.lower() in _WEIGHTS else None
         if expected is None:
             continue
         found = known_hash(file)
@@ -215,7 +222,7 @@ def _content(file: Path) -> Any:
     import torch
     from safetensors.torch import load_file
 
-    if file.suffix == ".safetensors":
+    if file.suffix.lower() == ".safetensors":
         return load_file(file)
     if file.suffix == ".json":
         return {k: v for shard in _shards(file) for k, v in load_file(shard).items()}
@@ -225,24 +232,22 @@ def _content(file: Path) -> Any:
             module: Any = torch.jit.load(file, map_location="cpu")  # type: ignore[no-untyped-call]
         return dict(module.state_dict())  # OpenAI's CLIP
     plain: list[Any] = [argparse.Namespace, PosixPath]  # arguments that training scripts save
-    plain += _numpy_classes()
+    plain += [_Ignored, *((_Ignored, name) for name in _NUMPY)]
     with torch.serialization.safe_globals(plain):
         return torch.load(file, map_location="cpu", weights_only=True, mmap=archive)
 
 
-def _numpy_classes() -> list[Any]:
-    """Return what NumPy's numbers and arrays are pickled with: a best score, a random state."""
-    import numpy as np
+class _Ignored:
+    """Stands for a NumPy number or array of a pickle (a best score, a random state): no weight.
 
-    parts = importlib.import_module("numpy._core.multiarray")
-    old = "numpy.core.multiarray"
-    kinds = (np.float64, np.float32, np.int64, np.int32, np.uint32, np.bool_)
-    functions = (parts.scalar, parts._reconstruct)
-    return [
-        *functions,
-        *((function, f"{old}.{function.__name__}") for function in functions),
-        *(np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in kinds)),
-    ]
+    NumPy's own functions are not called, since a crafted pickle could let them read any memory.
+    """
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
 
 
 def _shards(index: Path) -> list[Path]:
@@ -270,8 +275,11 @@ def encoder_tensors(content: Any) -> dict[str, Tensor]:
 
 
 def _holds_tensors(content: Any) -> bool:
-    found = content.values() if isinstance(content, dict) else ()
-    return any(isinstance(value, Tensor) or _holds_tensors(value) for value in found)
+    """Return whether a dict has weights, not numbers alone, by itself or where one keeps them."""
+    if not isinstance(content, dict):
+        return False
+    own = any(isinstance(value, Tensor) and value.ndim for value in content.values())
+    return own or any(_holds_tensors(content.get(key)) for key in _INSIDE)
 
 
 def _wrapper(tensors: dict[str, Tensor]) -> str | None:

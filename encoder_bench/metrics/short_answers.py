@@ -60,9 +60,12 @@ _BOUND = re.compile(
 _SOMETHING_ELSE = re.compile(r"\b(?:and|plus) (?:an?|another|some|several|many|few)\b(?! hundred)")
 _NOT = r"(?:n't|\bnot)(?: think there (?:is|are))?"
 _NOT_ANY = re.compile(
-    rf"{_NOT}(?: \w+)? any\b|{_NOT}(?: (?:see|find|have|spot|even))?(?: a single)? one\b|\bno one\b"
+    rf"{_NOT}(?: \w+)? any\b|\bno one\b"
+    rf"|{_NOT}(?: (?:see|find|have|spot|even))*(?: a single(?: one)?| one)\b"
 )
-_NOT_SO_MANY = re.compile(rf"{_NOT}(?: \w+)? (?:{_NUMBER.pattern})")
+_NOT_SO_MANY = re.compile(
+    rf"{_NOT}(?: (?!all\b|mistaken\b)\w+)? (?!no|zero)(?P<many>{_NUMBER.pattern})"
+)
 _MAX_DIGITS = 18
 
 
@@ -93,10 +96,11 @@ def parse_count(answer: str) -> int | None:
     if any(each.search(text) for each in (_REFUSAL, _NEGATIVE, _BOUND, _SOMETHING_ELSE)):
         return None
     text = " ".join(_NOT_ANY.sub(" none ", text).replace("-", " ").split())
-    if _NOT_SO_MANY.search(text):
+    said = _NUMBER.findall(_NOT_SO_MANY.sub(" ", text))
+    if any(denied["many"] not in said for denied in _NOT_SO_MANY.finditer(text)):
         return None
     found = set()
-    for word in _NUMBER.findall(text):
+    for word in said:
         digits = word.partition(".")[0].replace(",", "")
         if word in _VALUES or len(digits) <= _MAX_DIGITS:
             found.add(_VALUES[word] if word in _VALUES else int(digits))

@@ -228,6 +228,11 @@ def _by_library(
     from transformers import GenerationConfig
 
     language = prefix.language
+    if not language.generates:
+        raise WeightsError(
+            f"LLM {language.settings.name}: transformers' {type(language.model).__name__} has no "
+            "beam search from embeddings, and answers no empty prompt; set decoding.num_beams to 1"
+        )
     settings = GenerationConfig(
         do_sample=False,
         num_beams=decoding.num_beams,

@@ -115,6 +115,7 @@ class LanguageModel(nn.Module):
         end_id: taught after each answer: what the chat template puts there, else the end token.
         configured_end_ids: those that the model's own configuration names, none where it has none.
         end_ids: every id that ends a generated answer.
+        generates: whether the library's own `generate` takes embeddings, as beam search needs.
         max_length: context in tokens: the recipe's, or the model's where that is shorter.
     """
 
@@ -145,6 +146,7 @@ class LanguageModel(nn.Module):
         taken = inspect.signature(self.model.forward).parameters
         self._takes_positions = "position_ids" in taken
         self._cache_argument = "cache" if "cache" in taken else "past_key_values"  # before 5.24
+        self._takes_cache = self._cache_argument in taken
         self.template = _read_template(tokenizer, settings)
         self.end_id = int(tokenizer.convert_tokens_to_ids(self.template.end.lstrip()))
         configured = getattr(self.model.generation_config, "eos_token_id", None)
@@ -372,7 +374,8 @@ class LanguageModel(nn.Module):
         """Refuse models whose input is more than embeddings, which is all that an image has."""
         kind, prepares = type(self.model).__name__, self.model.prepare_inputs_for_generation
         why = ""
-        if "inputs_embeds" not in inspect.signature(prepares).parameters:
+        self.generates = "inputs_embeds" in inspect.signature(prepares).parameters
+        if not self.generates and not (self._takes_cache and self.resumes_from_cache):
             why = "does not generate from embeddings"
         elif getattr(self.config, "hidden_size_per_layer_input", None):
             why = "has further embeddings of each token id in its layers"

@@ -72,11 +72,11 @@ def _named(results: Path, name: str) -> list[RunRecord]:
             raise RecordError(f"{results}: no run '{name}'; {hint}")
         return found
     paths = [p for p in visible(results / "records", "*.json") if p.stem.startswith(name)]
-    if not paths or not name:
+    own = [record for path in paths if name and (record := read_own(path))]
+    if not own:
         rows = dict.fromkeys(f"{r.encoder.name}/{r.mode}" for r in inventory(results)[0])
         known = ", ".join([*rows][:8]) or "none"
         raise RecordError(f"{results}: no run '{name}'; give an id or one of {known}")
-    own = [record for path in paths if (record := read_own(path))]
     if len(own) > 1:
         these = ", ".join(record.run_id for record in own[:4])
         raise RecordError(f"{results}: '{name}' begins {len(own)} runs ({these}); give more digits")
@@ -96,5 +96,7 @@ def remove_runs(results: Path, names: Sequence[str]) -> Iterator[str]:
     for identifier in identifiers:
         for folder in ("checkpoints", "predictions"):
             remove_folder(results / folder / identifier)
-        record_path(results, identifier).unlink(missing_ok=True)
+        own = record_path(results, identifier)
+        for path in (*own.parent.glob(f"*{identifier}*.json"), own):  # copies first
+            path.unlink(missing_ok=True)
         yield identifier

@@ -183,7 +183,14 @@ def _verdict(results: Path, group: TableGroup, tasks: Sequence[str]) -> Verdict 
     if not tasks and set(AVERAGED) <= set(columns):
         columns = [*AVERAGED]
     asked = {name: [c for c in columns if c in own] for name, own in has.items()}
-    read = {name: _scores(results, every[name], own) for name, own in asked.items()}
+    read: dict[str, dict[str, Scores]] = {}
+    for name, own in asked.items():
+        try:
+            read[name] = _scores(results, every[name], own)
+        except RecordError:
+            if len(own) == len(columns):
+                raise
+            read[name] = {}  # left out anyhow
     scores = {name: own for name, own in read.items() if len(own) == len(columns)}
     rows = {name: every[name] for name in scores}
     if not rows or not columns:

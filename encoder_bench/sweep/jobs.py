@@ -27,7 +27,7 @@ from encoder_bench.base.errors import DataError, EncoderBenchError, RecipeError,
 from encoder_bench.base.files import write_text
 from encoder_bench.base.hashing import hash_json
 from encoder_bench.base.paths import visible
-from encoder_bench.base.record import MODES, read_record, record_path
+from encoder_bench.base.record import MODES, read_own, record_path
 from encoder_bench.data.folder import is_scenes, open_data
 from encoder_bench.encoders.registry import RANDOM
 from encoder_bench.pipeline.plan import RunPlan, make_plan, mixture_files
@@ -247,7 +247,8 @@ def all_runs(results: Path, *, queue: Collection[str] | None = None) -> list[Run
     folders = visible(results / "checkpoints", "*")
     if any(run.state != "done" for run in found):
         folders = []
-    found += [_recorded(path) for path in records if path.stem not in of_jobs]
+    recorded = (_recorded(path) for path in records if path.stem not in of_jobs)
+    found += [run for run in recorded if run is not None]
     finished = {path.stem for path in records}
     found += [_unfinished(each) for each in folders if each.is_dir() and each.name not in finished]
     return found
@@ -261,11 +262,13 @@ def text_of(path: Path) -> str:
         return ""
 
 
-def _recorded(path: Path) -> RunStatus:
+def _recorded(path: Path) -> RunStatus | None:
     try:
-        record = read_record(path)
+        record = read_own(path)
     except RecordError as error:
         return RunStatus(path.name, "damaged", str(error))
+    if record is None:
+        return None
     adapter = str(record.adapter.get("name"))
     name = Job(record.encoder.name, record.joint, record.seed, adapter, {}).name
     return RunStatus(name, "done", record.created, record.run_id)

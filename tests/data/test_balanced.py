@@ -131,6 +131,40 @@ def test_training_questions_of_a_balanced_source_do_not_tell_their_answers(
         assert sum(apart) < 0.15 * len(samples)  # drawn at random: 0.25
 
 
+def test_balanced_training_leaves_copies_of_test_photos_out_before_it_chooses(
+    tmp_path: Path,
+) -> None:
+    cups = range(1, 21)
+    content = {
+        "images": [{"id": n, "file_name": f"{'cup' if n in cups else 'dog'}-{n}.png"}
+                   for n in range(1, 41)],
+        "categories": [{"id": 1, "name": "cup"}, {"id": 2, "name": "dog"}],
+        "annotations": [{"image_id": n, "category_id": 1 if n in cups else 2}
+                        for n in range(1, 41)],
+    }  # fmt: skip
+    train, own = tmp_path / "coco" / "train2017", tmp_path / "photos"
+    for folder in (train, own, tmp_path / "coco" / "annotations", tmp_path / "gvtbench"):
+        folder.mkdir(parents=True)
+    for image in content["images"]:
+        Image.new("RGB", (8, 8), (int(image["id"]), 0, 0)).save(train / image["file_name"])
+    file = tmp_path / "coco" / "annotations" / "instances_train2017.json"
+    file.write_text(json.dumps(content))
+    copied = [f"cup-{n}.png" for n in range(1, 16)]
+    for name in copied:
+        shutil.copy(train / name, own / name)
+    row = {"text_in": "Does cup exist in the image?", "text_out": "Yes.", "n_obj_exist": 1}
+    asked = [row | {"image_id": f"photos/{name}"} for name in copied]
+    (tmp_path / "gvtbench" / "coco_mci.json").write_text(json.dumps(asked))
+    samples = DataFolder("x", tmp_path).samples(
+        "mci", reader="gvtbench", source="coco_mci_balanced", split="train"
+    )
+    answers = Counter((sample.question, sample.target) for sample in samples)
+    assert not {s.image_path.name for s in samples} & {*copied}
+    for name in ("cup", "dog"):
+        question = f"Does {name} exist in the image?"
+        assert answers[question, "Yes."] == answers[question, "No."] == 5
+
+
 def test_counting_questions_leave_room_for_higher_counts(
     made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

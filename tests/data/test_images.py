@@ -132,6 +132,17 @@ def test_copies_of_photos_without_numbers_are_not_trained_on(tmp_path: Path) -> 
     (tmp_path / "gvtbench" / "coco_mci.json").write_text(json.dumps(asked))
     assert read(tmp_path, "mci")[0].image_path.is_file()
     assert [shade(s) for s in read(tmp_path, split="train")] == [1, 3]
+    picture(tmp_path / "photos" / "mine" / "one.png", 3)
+    assert [shade(s) for s in read(tmp_path, split="train")] == [1, 2], "read again"
+
+
+def test_a_copy_without_a_number_of_a_photo_with_one_is_not_trained_on(tmp_path: Path) -> None:
+    picture(tmp_path / "coco" / "val2017" / "000000000003.png", 3)
+    captions(tmp_path, "val", {3: "000000000003.png"})
+    for name, tone in (("a", 1), ("c", 3)):
+        picture(tmp_path / "coco" / "train2017" / f"{name}.png", tone)
+    captions(tmp_path, "train", {1: "a.png", 2: "c.png"})
+    assert [shade(s) for s in read(tmp_path, split="train")] == [1]
 
 
 def test_one_image_of_coco_is_one_image_in_the_folders_of_both_years(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from encoder_bench.base.errors import WeightsError
 from encoder_bench.encoders.registry import load_encoder
 from encoder_bench.encoders.timm import state_filter
-from encoder_bench.encoders.weights import encoder_tensors
+from encoder_bench.encoders.weights import encoder_tensors, read_tensors
 
 OPTIMIZER = {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 0.1}]}
 ARGUMENTS = argparse.Namespace(model="vit", output_dir=Path("runs"), lr=0.1)
@@ -298,6 +298,12 @@ def test_what_training_scripts_save_is_read_or_refused_with_the_remedy(tmp_path:
     assert not own.notes
     assert torch.equal(own.backbone.pos_embed, model.pos_embed)
 
+    wrong = file.with_name("W.PTH")
+    torch.save(model.state_dict(), wrong)
+    (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  W.PTH\n")
+    with pytest.raises(WeightsError, match=r"W\.PTH is damaged or was changed"):
+        load_encoder("timm:vit_tiny_patch16_224", weights=wrong)
+
     pooled = timm.create_model("vit_tiny_patch16_224", num_classes=0, global_pool="avg")
     torch.save(pooled.state_dict(), tmp_path / "pooled.pth")
     with pytest.raises(
@@ -311,6 +317,21 @@ def test_what_training_scripts_save_is_read_or_refused_with_the_remedy(tmp_path:
     torch.save({"model": model.state_dict(), "when": datetime.date(2026, 1, 1)}, tmp_path / "d.pth")
     with pytest.raises(WeightsError, match=r"\(datetime\.date\).*torch\.save\(model\.state_dict"):
         load_encoder("timm:vit_tiny_patch16_224", weights=tmp_path / "d.pth")
+
+
+class CraftedArray:
+    """Pickles as a call of NumPy that takes these bytes for pointers to objects."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return np.ndarray, ((1,), np.dtype("O"), b"AAAAAAAA")
+
+
+def test_numpys_functions_are_not_called_by_a_pickle(tmp_path: Path) -> None:
+    state = {"a": torch.ones(2)}
+    kinds = (np.float16(1), np.str_("x"), np.arange(3), np.dtype("f4"), CraftedArray())
+    torch.save({"model": state, "others": list(kinds)}, tmp_path / "c.pth")
+    ((name, tensor),) = read_tensors("x", tmp_path / "c.pth").items()
+    assert (name, tensor.tolist()) == ("a", [1.0, 1.0])
 
 
 def test_a_file_beside_its_configuration_is_its_folder() -> None:
@@ -362,8 +383,18 @@ def test_wrappers_are_taken_off_names_only_where_all_have_them() -> None:
 def test_averaged_weights_come_first_under_their_usual_names(averaged: dict[str, Any]) -> None:
     raw = {"model": {"a": torch.zeros(1)}, "optimizer": {"state": {0: {"m": torch.zeros(1)}}}}
     assert encoder_tensors(raw | averaged) == {"a": torch.ones(1)}
-    empty = {"ema": {"decay": 0.999}, "net": {"a": torch.ones(1)}}
-    assert encoder_tensors(empty) == {"a": torch.ones(1)}
+    for nothing in (
+        {"decay": 0.999},
+        {"decay": torch.tensor(0.999)},
+        {"deep": {"b": torch.ones(2)}},
+    ):
+        assert encoder_tensors(raw | {"ema": nothing}) == {"a": torch.zeros(1)}
+    library = {
+        "ema_model.a": torch.ones(1),
+        "online_model.a": torch.zeros(1),
+        "step": torch.ones(1),
+    }
+    assert encoder_tensors(raw | {"ema": library}) == {"a": torch.ones(1)}
 
 
 class CapturedError(Exception):

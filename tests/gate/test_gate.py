@@ -17,6 +17,8 @@ from encoder_bench.base.record import RunRecord, read_records, write_record
 from encoder_bench.cli.app import app
 from encoder_bench.gate.baseline import accept, identity, read_baseline
 from encoder_bench.gate.check import CheckResult, Verdict, check
+from encoder_bench.results.runs import remove_runs
+from encoder_bench.sweep.jobs import all_runs
 
 SAMPLES = 120
 
@@ -355,5 +357,19 @@ def test_a_copy_of_a_record_beside_it_is_no_other_run(tmp_path: Path) -> None:
     assert len(read_records(tmp_path)) == 1
     known = accept(tmp_path / "baseline", tmp_path, [record.run_id], reason="first")
     assert len(known.runs) == 1
-    own.unlink()
+    for command in ("show", "rm"):
+        done = CliRunner().invoke(app, ["results", command, "x copy", "--results", str(tmp_path)])
+        assert isinstance(done.exception, RecordError)
+    own.rename(own.with_stem("renamed"))
+    own.with_stem(f"{record.run_id} (conflicted copy)").unlink()
     assert len(read_records(tmp_path)) == 1, "under another name alone it is the run"
+
+
+def test_removing_a_run_removes_its_copies(tmp_path: Path) -> None:
+    record = scored_run(tmp_path)
+    own = tmp_path / "records" / f"{record.run_id}.json"
+    shutil.copy(own, own.with_stem(f"Copy of {record.run_id}"))
+    (line,) = all_runs(tmp_path)
+    assert line.run_id == record.run_id
+    assert list(remove_runs(tmp_path, [record.run_id])) == [record.run_id]
+    assert not list(own.parent.iterdir())

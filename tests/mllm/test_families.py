@@ -131,7 +131,7 @@ def test_likelihoods_are_those_of_the_loss(name: str) -> None:
             {"mamba_d_ssm": 128},
             "FalconH1ForCausalLM does not generate from embeddings",
         ),
-        ("ctrl", {}, "CTRLLMHeadModel does not generate from embeddings"),
+        ("openai-gpt", {}, "OpenAIGPTLMHeadModel does not generate from embeddings"),
         ("gemma4_text", {"hidden_size_per_layer_input": 8}, "further embeddings of each token id"),
         ("gemma3n_text", {"num_kv_shared_layers": 0}, "further embeddings of each token id"),
     ],
@@ -141,6 +141,25 @@ def test_models_that_cannot_be_shown_an_image_are_refused_at_once(
 ) -> None:
     with pytest.raises(WeightsError, match=why):
         family(name, **changed)
+
+
+def test_what_only_beam_search_needs_is_asked_for_beams_alone() -> None:
+    """Gemma 3 of 4B and more is a class that `generate` gives no embeddings to."""
+    text = {**_SHAPE, "vocab_size": len(byte_tokenizer()), "sliding_window": 24}
+    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
+              "num_attention_heads": 2, "image_size": 28, "patch_size": 14}  # fmt: skip
+    config = CONFIG_MAPPING["gemma3"](text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    settings = LanguageModelSettings(chat_template=False)
+    language = LanguageModel(model, byte_tokenizer(), settings, source="gemma3")
+    mllm = small_mllm(language=language)
+    if language.generates:
+        pytest.skip("this release of transformers gives Gemma 3 embeddings")
+    prompts = [["How many?", "Is it red?"]]
+    answers = generate(mllm, visual_of(mllm, 1), prompts, DecodingSettings(max_new_tokens=4))
+    assert len(answers[0]) == 2
+    with pytest.raises(WeightsError, match=r"set decoding\.num_beams to 1"):
+        generate(mllm, visual_of(mllm, 1), prompts, DecodingSettings(num_beams=2))
 
 
 @pytest.mark.parametrize("name", ["gemma2", "gemma3_text", "qwen2"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +176,9 @@ def test_a_row_left_out_by_the_mean_is_compared_by_the_scores_that_it_has(tmp_pa
     assert verdict.choice.best == "GOOD (frozen)"
     best = {each.by: each.best for each in verdict.by_task}
     assert (best["OC Acc"], best["MCI Acc"]) == ("MORE (frozen)", "GOOD (frozen)")
+    shutil.rmtree(tmp_path / "predictions" / partial.run_id)
+    (without,) = recommend(tmp_path, read_records(tmp_path))
+    assert (without.choice.best, without.left_out) == ("GOOD (frozen)", ("MORE (frozen)",))
 
 
 def test_rows_of_one_seed_beside_others_are_named(tmp_path: Path) -> None:

@@ -83,7 +83,8 @@ def _facets(objects: int, answer: str) -> dict[str, str | int]:
 def _generate(files: DataFiles, task: str, source: str) -> Iterator[Sample]:
     instances = read_instances(files.require("coco", "instances_train2017.json"))
     if source.endswith(_BALANCED):
-        left_out = {number for number in instances.counts if str(number) in files.avoided}
+        images = ((number, instances.image(files, number)) for number in instances.counts)
+        left_out = {number for number, image in images if files.is_tested(*image)}
         asked = _balanced(instances, source, left_out)
     else:
         asked = _four_per_image(instances, source)
