@@ -191,13 +191,14 @@ def test_rows_of_one_seed_beside_others_are_named(tmp_path: Path) -> None:
 
 
 def test_of_equally_cheap_rows_the_better_is_the_cheapest(tmp_path: Path) -> None:
-    for joint, skill in ((False, 0.90), (True, 0.91)):
-        for seed in range(3):
-            record = make_run(tmp_path, "a", joint=joint, skill=skill, count=60, seed=seed)
+    for joint in (False, True):
+        for seed in range(2):
+            record = make_run(tmp_path, "a", joint=joint, skill=0.9, count=60, seed=seed)
             cost = record.encoder.model_copy(update={"gflops": 2.0})
             write_record(tmp_path, record.model_copy(update={"encoder": cost}))
     (verdict,) = recommend(tmp_path, read_records(tmp_path))
-    assert verdict.cheapest == f"{verdict.choice.best}, 2 GFLOPs"
+    assert verdict.choice.best == "A (joint)", "by a fifth of a point, so that both are near"
+    assert verdict.cheapest == "A (joint), 2 GFLOPs"
 
 
 def test_a_task_more_in_one_run_leaves_the_others_in(tmp_path: Path) -> None:
