@@ -151,7 +151,8 @@ class DataFolder:
         Bytes are compared where not both have COCO's numbers, which a copy would share.
         """
         identities, paths = self._test_images
-        if json.dumps(identity) in identities or self._inside(path) in paths:
+        written = json.dumps(identity, ensure_ascii=False)  # as `as_row` writes it
+        if written in identities or self._inside(path) in paths:
             return True
         if (isinstance(identity, int) and self._tests_have_numbers) or not path.is_file():
             return False

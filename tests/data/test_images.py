@@ -136,6 +136,17 @@ def test_copies_of_photos_without_numbers_are_not_trained_on(tmp_path: Path) -> 
     assert [shade(s) for s in read(tmp_path, split="train")] == [1, 2], "read again"
 
 
+def test_a_test_image_that_is_not_there_is_left_out_by_its_name(tmp_path: Path) -> None:
+    """In whatever script: training asks about an image by the path that the test set gives."""
+    (tmp_path / "gvtbench").mkdir()
+    row = {"image_id": "photos/Jürgen/鳥.png", "text_in": "Does cup exist in the image?"}
+    asked = [row | {"text_out": "Yes.", "n_obj_exist": 1}]
+    (tmp_path / "gvtbench" / "coco_mci.json").write_text(json.dumps(asked))
+    folder = DataFolder("x", tmp_path, images_required=False)
+    assert folder._is_tested(row["image_id"], tmp_path / "elsewhere.png")
+    assert not folder._is_tested("photos/other.png", tmp_path / "elsewhere.png")
+
+
 def test_a_copy_without_a_number_of_a_photo_with_one_is_not_trained_on(tmp_path: Path) -> None:
     picture(tmp_path / "coco" / "val2017" / "000000000003.png", 3)
     captions(tmp_path, "val", {3: "000000000003.png"})
