@@ -147,6 +147,8 @@ class LanguageModel(nn.Module):
         self._takes_positions = "position_ids" in taken
         self._cache_argument = "cache" if "cache" in taken else "past_key_values"  # before 5.24
         self._takes_cache = self._cache_argument in taken
+        prepares = inspect.signature(self.model.prepare_inputs_for_generation)
+        self.generates = "inputs_embeds" in prepares.parameters
         self.template = _read_template(tokenizer, settings)
         self.end_id = int(tokenizer.convert_tokens_to_ids(self.template.end.lstrip()))
         configured = getattr(self.model.generation_config, "eos_token_id", None)
@@ -372,9 +374,7 @@ class LanguageModel(nn.Module):
 
     def _check_model(self) -> None:
         """Refuse models whose input is more than embeddings, which is all that an image has."""
-        kind, prepares = type(self.model).__name__, self.model.prepare_inputs_for_generation
-        why = ""
-        self.generates = "inputs_embeds" in inspect.signature(prepares).parameters
+        kind, why = type(self.model).__name__, ""
         if not self.generates and not (self._takes_cache and self.resumes_from_cache):
             why = "does not generate from embeddings"
         elif getattr(self.config, "hidden_size_per_layer_input", None):

@@ -279,10 +279,8 @@ def _choice(by: str, scores: Mapping[str, Scores], every: Mapping[str, TableRow]
     real = [name for name in others if name in choices]
     tied = _not_worse(scores, best, real, unseen=other_pairs(len(choices)))
     # what pretraining is worth is one test, of the twin: one over all random rows would hide it
-    place, random = (
-        find_twin(every[best], [*rows.values()]),
-        [n for n in others if n not in choices],
-    )
+    place = find_twin(every[best], [*rows.values()])
+    random = [name for name in others if name not in choices]
     if place is not None:
         twin = list(rows)[place]
         random = [n for n in random if n == twin or scores[n].mean > scores[best].mean]
