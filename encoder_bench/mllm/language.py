@@ -147,8 +147,8 @@ class LanguageModel(nn.Module):
         self._takes_positions = "position_ids" in taken
         self._cache_argument = "cache" if "cache" in taken else "past_key_values"  # before 5.24
         self._takes_cache = self._cache_argument in taken
-        prepares = inspect.signature(self.model.prepare_inputs_for_generation)
-        self.generates = "inputs_embeds" in prepares.parameters
+        prepares: Any = self.model.prepare_inputs_for_generation
+        self.generates = "inputs_embeds" in inspect.signature(prepares).parameters
         self.template = _read_template(tokenizer, settings)
         self.end_id = int(tokenizer.convert_tokens_to_ids(self.template.end.lstrip()))
         configured = getattr(self.model.generation_config, "eos_token_id", None)
